@@ -1,0 +1,110 @@
+"""One write in the making: events on top of a view that does not show them yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from journal import event_codec, state_codec
+from journal.errors import Conflict
+from journal.head import Extent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from journal.index import JobView
+    from journal.state_codec import Sealed
+
+
+class Batch:
+    """One write in the making: events on top of a view that does not show them yet.
+
+    Attributes:
+        view: what is durable.
+        seq: the last event, those of this batch included.
+        current: seq of the checkpoint that is current then, 0 for none.
+        keys: idempotency keys used by this batch.
+        ids: checkpoint ids made by this batch.
+    """
+
+    def __init__(self, view: JobView, at: str) -> None:
+        self.view = view
+        self.at = at
+        self.seq = view.seq
+        self.current = 0 if view.current is None else view.current.seq
+        self.keys: dict[str, str] = {}
+        self.ids: set[str] = set()
+        self.size_bytes = 0
+        self.opening: dict[str, object] = {}  # data of the job.opened in this batch
+        self._drafts: list[tuple[str, str, Mapping[str, object], Sealed | None]] = []
+
+    def add(
+        self,
+        type_: str,
+        actor: str,
+        data: Mapping[str, object],
+        sealed: Sealed | None = None,
+    ) -> int:
+        """Add one event, with the state it commits; return its seq."""
+        self.seq += 1
+        self._drafts.append((type_, actor, data, sealed))
+        if sealed is not None:
+            self.size_bytes += len(sealed.rest)
+        return self.seq
+
+    @property
+    def seen_seq(self) -> int:
+        """The seq that a caller could have read: 0 for a job that is being created."""
+        is_opening = self.view.seq == 0 and self.seq <= 1
+        return 0 if is_opening else self.seq
+
+    def check_seq(self, expected_seq: int | None) -> None:
+        """Refuse a stale writer.
+
+        Raises:
+            Conflict: the job is not at `expected_seq`.
+        """
+        if expected_seq is not None and self.seen_seq != expected_seq:
+            raise Conflict(
+                f"job {self.view.job_id!r} is at seq {self.seen_seq}, "
+                f"not {expected_seq}",
+                hint="read it again, then decide again",
+            )
+
+    def mark(self) -> tuple[int, int]:
+        """Return what `rewind` needs to take back what is added from here on."""
+        return self.seq, self.current
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Take back what was added since `mark`."""
+        self.seq, self.current = mark
+        del self._drafts[self.seq - self.view.seq :]
+
+    def __len__(self) -> int:
+        return len(self._drafts)
+
+    def encode(self) -> tuple[bytes, Extent]:
+        """Return the bytes of the write, and its last seq and hash."""
+        first = self.view.seq + 1
+        span = (first, self.seq) if len(self._drafts) > 1 else None
+        prev = self.view.hash
+        parts: list[bytes] = []
+        for seq, (type_, actor, data, sealed) in enumerate(self._drafts, first):
+            if prev is None:
+                opened = cast("dict[str, str]", data)
+                prev = event_codec.genesis(
+                    opened["store"], opened["job"], opened["nonce"]
+                )
+            if sealed is not None:
+                parts.append(state_codec.state_line(seq, sealed))
+            line, prev = event_codec.encode(
+                prev,
+                seq=seq,
+                at=self.at,
+                type_=type_,
+                actor=actor,
+                data=data,
+                span=span,
+            )
+            parts.append(line)
+        assert prev is not None
+        return b"".join(parts), Extent(self.seq, prev)

@@ -1,0 +1,462 @@
+"""The public face: save, list, restore, delete, clean up, and ask."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from journal import ids, retention, state_codec
+from journal.clock import stamp
+from journal.errors import Conflict, InvalidArgument, Protected, StalePlan
+from journal.reader import CheckpointReader
+from journal.retention import Plan, Policy, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from journal.batch import Batch
+    from journal.events import ForkOrigin
+    from journal.index import JobView
+
+# An event line is for ever, so that one of many removals stays readable.
+_MAX_REMOVED_PER_EVENT = 10_000
+
+
+class CheckpointManager(CheckpointReader):
+    """Keeps the checkpoints of jobs; see `CheckpointReader` for its arguments.
+
+    Safe for many threads, and for many processes of one machine on one folder.
+    Nothing is read or made before the first call.
+    """
+
+    def save(
+        self,
+        job_id: str,
+        step_name: str,
+        state: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        pinned: bool = False,
+        workflow_name: str | None = None,
+        workflow_version: str | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> str:
+        """Save `state` as a new checkpoint, make it current, and return its id.
+
+        Returns once it is durable.  The first save creates the job.
+
+        Args:
+            job_id: 1 to 512 bytes of printable text.
+            step_name: 1 to 512 bytes; part of the id, made safe for a URL.
+            state: a dict of plain JSON values.
+            metadata: a dict of plain JSON values, at most 64 KiB, shown by `list`.
+            tags: labels for policies and searches.
+            pinned: no policy removes it.
+            workflow_name: recorded.
+            workflow_version: recorded.
+            actor: who saves, if not the manager's.
+            idempotency_key: a repeat with the same key returns the first id.
+            expected_seq: refuse if the job has moved on since; 0: it must be new.
+
+        Raises:
+            InvalidArgument: an id, a name or a label is out of bounds.
+            InvalidState: the state would not come back equal; names the path.
+            Conflict: `expected_seq` is stale, or the key was used for another state.
+            DamagedJournal: the job is quarantined.
+            StorageFailed: the disk said no; its subclasses say what that means.
+        """
+        ids.check_job_id(job_id)
+        ids.check_step_name(step_name)
+        labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
+        raw = state_codec.to_json(state, self._limits)
+        sealed = state_codec.seal(raw, metadata)
+        data: dict[str, Any] = {
+            "checkpoint_id": "",
+            "step_name": step_name,
+            "parent": 0,
+            "state_sha256": sealed.sha256,
+            "state_bytes": sealed.raw_bytes,
+            **labels,
+        }
+        if pinned:
+            data["pinned"] = True
+        if sealed.has_metadata:
+            data["has_metadata"] = True
+        who = self._who(actor)
+
+        def request(batch: Batch) -> str:
+            if idempotency_key is not None:
+                known = batch.keys.get(idempotency_key)
+                if known is None:
+                    known = self._answered(batch.view, data, raw, metadata)
+                if known is not None:
+                    return known
+            batch.check_seq(expected_seq)
+            checkpoint_id = self._new_id(batch, step_name)
+            data["checkpoint_id"] = checkpoint_id
+            data["parent"] = batch.current
+            batch.current = batch.add("checkpoint.saved", who, data, sealed)
+            batch.ids.add(checkpoint_id)
+            if idempotency_key is not None:
+                batch.keys[idempotency_key] = checkpoint_id
+            return checkpoint_id
+
+        checkpoint_id: str = self._store.write(job_id, request, is_shared=True)
+        return checkpoint_id
+
+    def restore(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> dict[str, Any]:
+        """Return a checkpoint's state and make it current, on the record.
+
+        The next save becomes its child; nothing that was saved since is lost.  `get`
+        reads without either.
+
+        Raises:
+            UnknownCheckpoint: (a FileNotFoundError) not there, or deleted.
+            UnreadableState: (a ValueError) its bytes are not what was saved.
+            DamagedJournal: (a ValueError) the job is quarantined.
+            Conflict: `expected_seq` is stale.
+            StorageFailed: it could not be recorded.
+        """
+        view = self._view(job_id)
+        opened = self._open(view, self._entry(view, checkpoint_id))
+
+        def request(batch: Batch) -> None:
+            batch.check_seq(expected_seq)
+            self._entry(batch.view, checkpoint_id)
+            data = {"checkpoint_id": checkpoint_id}
+            if batch.view.current is not None:
+                data["was"] = batch.view.current.checkpoint_id
+            batch.add("checkpoint.restored", self._who(actor), data)
+
+        self._store.write(job_id, request)
+        return opened.state
+
+    def delete(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        force: bool = False,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Delete a checkpoint; return False if there is none.
+
+        It leaves the lists at once and can be undeleted until the trash period ends.
+        The record that it existed stays.
+
+        Raises:
+            Protected: it is pinned, and `force` was not given.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            view = batch.view
+            if checkpoint_id not in view.checkpoints:
+                return False
+            batch.check_seq(expected_seq)
+            if checkpoint_id in view.pinned and not force:
+                raise Protected(
+                    f"checkpoint {checkpoint_id!r} is pinned",
+                    hint="unpin it, or delete it with force",
+                )
+            data = {"checkpoint_id": checkpoint_id}
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add("checkpoint.deleted", self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
+
+    def cleanup(
+        self,
+        job_id: str,
+        keep_last: int = 10,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> int:
+        """Delete all but the newest `keep_last`; return how many were deleted.
+
+        Pinned checkpoints and the current one stay besides.
+
+        Raises:
+            InvalidArgument: `keep_last` is not a whole number of at least 1.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        policy = Policy("cleanup", keep_last=retention.check_keep_last(keep_last))
+
+        def request(batch: Batch) -> int:
+            batch.check_seq(expected_seq)
+            plan = self._plan(batch.view, policy, self._clock())
+            self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
+            return len(plan.remove)
+
+        if self._view(job_id).seq == 0:
+            return 0
+        removed: int = self._store.write(job_id, request)
+        return removed
+
+    def undelete(
+        self, job_id: str, checkpoint_id: str, *, actor: str | None = None
+    ) -> bool:
+        """Bring a deleted checkpoint back; return False if it was not deleted.
+
+        Raises:
+            Conflict: its trash period has ended.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            trashed = batch.view.trash.get(checkpoint_id)
+            if trashed is None:
+                return False
+            end = datetime.fromisoformat(trashed.at) + timedelta(
+                seconds=self.trash_seconds
+            )
+            if self._clock() >= end:
+                raise Conflict(
+                    f"checkpoint {checkpoint_id!r} was deleted at {trashed.at}; its "
+                    f"trash period ended at {stamp(end)}"
+                )
+            data = {"checkpoint_id": checkpoint_id}
+            batch.add("checkpoint.undeleted", self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
+
+    def pin(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Shield a checkpoint from every policy; False if it already was.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._set_pin(job_id, checkpoint_id, "checkpoint.pinned", actor, reason)
+
+    def unpin(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Take the shield away; False if there was none.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._set_pin(
+            job_id, checkpoint_id, "checkpoint.unpinned", actor, reason
+        )
+
+    def _set_pin(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        type_: str,
+        actor: str | None,
+        reason: str | None,
+    ) -> bool:
+        self._entry(self._view(job_id), checkpoint_id)
+
+        def request(batch: Batch) -> bool:
+            self._entry(batch.view, checkpoint_id)
+            is_pinned = checkpoint_id in batch.view.pinned
+            if is_pinned == (type_ == "checkpoint.pinned"):
+                return False
+            data = {"checkpoint_id": checkpoint_id}
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add(type_, self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
+
+    def fork(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        new_job_id: str,
+        *,
+        actor: str | None = None,
+    ) -> str:
+        """Begin a new job with a copy of a checkpoint; return the copy's id.
+
+        The source is untouched, and deleting it later does not touch the new job.  Its
+        first event says where it came from.
+
+        Raises:
+            UnknownCheckpoint, UnreadableState: as `restore`.
+            Conflict: `new_job_id` already exists.
+            InvalidArgument, DamagedJournal, StorageFailed: as `save`.
+        """
+        ids.check_job_id(new_job_id)
+        source = self._view(job_id)
+        entry = self._entry(source, checkpoint_id)
+        opened = self._open(source, entry)
+        sealed = state_codec.seal(
+            state_codec.to_json(opened.state, self._limits), opened.metadata
+        )
+        origin: ForkOrigin = {
+            "job": job_id,
+            "checkpoint_id": checkpoint_id,
+            "seq": entry.seq,
+            "hash": self._event_of(source, entry)["hash"],
+        }
+        data: dict[str, Any] = {
+            "checkpoint_id": "",
+            "step_name": entry.step_name,
+            "parent": 0,
+            "state_sha256": sealed.sha256,
+            "state_bytes": sealed.raw_bytes,
+            **_labels(
+                entry.labels.tags,
+                entry.labels.workflow_name,
+                entry.labels.workflow_version,
+                None,
+            ),
+        }
+        if sealed.has_metadata:
+            data["has_metadata"] = True
+
+        def request(batch: Batch) -> str:
+            if batch.seen_seq != 0:
+                raise Conflict(f"job {new_job_id!r} already exists")
+            batch.opening["forked_from"] = origin
+            data["checkpoint_id"] = self._new_id(batch, entry.step_name)
+            batch.add("checkpoint.saved", self._who(actor), data, sealed)
+            return str(data["checkpoint_id"])
+
+        forked: str = self._store.write(new_job_id, request)
+        return forked
+
+    def apply(self, plan: Plan, *, actor: str | None = None) -> int:
+        """Carry out exactly `plan`; return how many checkpoints were removed.
+
+        Raises:
+            StalePlan: the job moved on since; nothing was removed.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        if not plan.remove:
+            return 0
+
+        def request(batch: Batch) -> int:
+            view = batch.view
+            if (view.seq, view.hash) != (plan.head_seq, plan.head_hash):
+                raise StalePlan(
+                    f"plan {plan.plan_id} was made at event {plan.head_seq} of job "
+                    f"{plan.job_id!r}, which is at {view.seq} now",
+                    hint="plan again",
+                )
+            self._add_cleaned(batch, plan, self._who(actor), plan_id=plan.plan_id)
+            return len(plan.remove)
+
+        removed: int = self._store.write(plan.job_id, request)
+        return removed
+
+    def _add_cleaned(
+        self, batch: Batch, plan: Plan, actor: str, *, plan_id: str | None
+    ) -> None:
+        until = stamp(self._clock() + timedelta(seconds=self.trash_seconds))
+        for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
+            part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
+            data: dict[str, object] = {
+                "removed": {v.checkpoint_id: _text(v) for v in part},
+                "kept": len(plan.keep),
+                "policy": retention.describe(plan.policy),
+                "trash_until": until,
+            }
+            if plan_id is not None:
+                data["plan_id"] = plan_id
+            batch.add("checkpoints.cleaned", actor, data)
+
+    # -- inside ----------------------------------------------------------------
+
+    def _who(self, actor: str | None) -> str:
+        return self._actor if actor is None else ids.check_label("actor", actor)
+
+    def _new_id(self, batch: Batch, step_name: str) -> str:
+        view = batch.view
+        while True:
+            new = ids.new_checkpoint_id(step_name, self._clock())
+            if not (new in view.checkpoints or new in view.trash or new in batch.ids):
+                return new
+
+    def _change(self, job_id: str, request: Callable[[Batch], bool]) -> bool:
+        """Write to a job that must exist; False if it does not."""
+        if self._view(job_id).seq == 0:
+            return False
+        changed: bool = self._store.write(job_id, request)
+        return changed
+
+    def _answered(
+        self,
+        view: JobView,
+        data: Mapping[str, Any],
+        raw: bytes,
+        metadata: Mapping[str, Any] | None,
+    ) -> str | None:
+        """Return the id that this idempotency key was answered with, if it was."""
+        known = view.keys.get(data["key"])
+        if known is None:
+            return None
+        trashed = view.trash.get(known)
+        entry = view.checkpoints[known] if trashed is None else trashed.entry
+        line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
+        event = self._event_of(view, entry)
+        assert event["type"] == "checkpoint.saved"
+        meta = state_codec.metadata_json(metadata)
+        same = state_codec.same_state(line, event["data"]["state_sha256"], raw, meta)
+        if not same or entry.step_name != data["step_name"]:
+            raise Conflict(
+                f"idempotency key {data['key']!r} was used for {known!r}, "
+                "which is another save",
+                hint="a key stands for one save; take a new one",
+            )
+        return known
+
+
+def _labels(
+    tags: Sequence[str], name: str | None, version: str | None, key: str | None
+) -> dict[str, Any]:
+    """Return the optional fields of a saved event, checked; only those that are set."""
+    if isinstance(tags, str):
+        raise InvalidArgument(f"tags must be a list of strings, got {tags!r:.60}")
+    labels: dict[str, Any] = {}
+    for field, value in (
+        ("workflow_name", name),
+        ("workflow_version", version),
+        ("key", key),
+    ):
+        if value is not None:
+            labels[field] = ids.check_label(field, value)
+    if tags:
+        labels["tags"] = [ids.check_label("a tag", tag) for tag in tags]
+    return labels
+
+
+def _text(verdict: Verdict) -> str:
+    return "; ".join(verdict.reasons)

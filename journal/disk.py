@@ -1,0 +1,255 @@
+"""The seam: every file operation of the file store, and nothing else.
+
+`PosixDisk` is the real one.  Whatever stands here can be replaced by a simulated disk
+that forgets what was not synced, so the storage must use nothing besides.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from journal.errors import UnsupportedFolder
+
+# "append" and "update" differ because Linux ignores pwrite's offset under O_APPEND.
+Mode = Literal["append", "update", "read"]
+_FLAGS: dict[Mode, int] = {
+    "append": os.O_RDWR | os.O_APPEND,
+    "update": os.O_RDWR,
+    "read": os.O_RDONLY,
+}
+
+
+class Stat(NamedTuple):
+    """What tells one version of a file from another."""
+
+    inode: int
+    size: int
+
+
+class File(Protocol):
+    """An open file.  Every method may raise `OSError`."""
+
+    def stat(self) -> Stat:
+        """Return inode and size of what is open, whatever the path names by now."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes; fewer only at the end of the file."""
+
+    def append(self, data: bytes) -> int:
+        """Write `data` at the end with one call; return how much was taken."""
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """Write `data` at `offset` with one call; return how much was taken."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def sync(self, *, metadata: bool = False) -> None:
+        """Return once the content is on the medium (`metadata`: the inode too)."""
+
+    def drop_cache(self) -> None:
+        """Ask that the next read comes from the medium, not from memory."""
+
+    def try_lock(self) -> bool:
+        """Take the file's exclusive lock if it is free."""
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Disk(Protocol):
+    """Folders and names.  Every method may raise `OSError`."""
+
+    def open(self, path: Path, mode: Mode, *, create: bool = False) -> File:
+        """Open a file, never through a symbolic link; `create`: it must be new."""
+
+    def stat(self, path: Path) -> Stat | None:
+        """Return inode and size of what `path` names, None if nothing."""
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names in `folder`, in no order; none if there is no folder."""
+
+    def make_folder(self, folder: Path) -> None:
+        """Make `folder` for this user alone, if it is not there."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name in the same folder, replacing what has it."""
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name; `FileExistsError` if that is taken."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+
+    def sync_folder(self, folder: Path) -> None:
+        """Return once the names in `folder` are on the medium."""
+
+    def check_supported(self, folder: Path) -> None:
+        """Raise `UnsupportedFolder` if locks or syncs mean nothing there."""
+
+
+class PosixFile:
+    """A `File` on a POSIX system."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def stat(self) -> Stat:
+        """See `File.stat`."""
+        found = os.fstat(self._fd)
+        return Stat(found.st_ino, found.st_size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See `File.read`."""
+        data = os.pread(self._fd, size, offset)
+        if len(data) == size or not data:
+            return data
+        parts = [data]  # a signal or a limit of the kernel (2 GiB) cut it short
+        have = len(data)
+        while have < size:
+            more = os.pread(self._fd, size - have, offset + have)
+            if not more:
+                break
+            parts.append(more)
+            have += len(more)
+        return b"".join(parts)
+
+    def append(self, data: bytes) -> int:
+        """See `File.append`."""
+        return os.write(self._fd, data)
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """See `File.pwrite`."""
+        return os.pwrite(self._fd, data, offset)
+
+    def truncate(self, size: int) -> None:
+        """See `File.truncate`."""
+        os.ftruncate(self._fd, size)
+
+    def sync(self, *, metadata: bool = False) -> None:
+        """See `File.sync`."""
+        if metadata:
+            os.fsync(self._fd)
+        else:
+            os.fdatasync(self._fd)
+
+    def drop_cache(self) -> None:
+        """See `File.drop_cache`."""
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def try_lock(self) -> bool:
+        """See `File.try_lock`."""
+        # flock, not lockf: a POSIX lock is silently lost when the process closes any
+        # descriptor of the file, and does not exclude two opens in one process.
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """See `File.unlock`."""
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """See `File.close`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class PosixDisk:
+    """The real disk."""
+
+    def open(self, path: Path, mode: Mode, *, create: bool = False) -> PosixFile:
+        """See `Disk.open`."""
+        flags = _FLAGS[mode] | os.O_CLOEXEC | os.O_NOFOLLOW
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        return PosixFile(os.open(path, flags, 0o600))
+
+    def stat(self, path: Path) -> Stat | None:
+        """See `Disk.stat`."""
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Stat(found.st_ino, found.st_size)
+
+    def names(self, folder: Path) -> list[str]:
+        """See `Disk.names`."""
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
+    def make_folder(self, folder: Path) -> None:
+        """See `Disk.make_folder`."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """See `Disk.rename`."""
+        source.rename(target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """See `Disk.link`."""
+        target.hardlink_to(source)
+
+    def unlink(self, path: Path) -> None:
+        """See `Disk.unlink`."""
+        path.unlink()
+
+    def sync_folder(self, folder: Path) -> None:
+        """See `Disk.sync_folder`."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:  # some file systems cannot, and need not
+                raise
+        finally:
+            os.close(fd)
+
+    def check_supported(self, folder: Path) -> None:
+        """See `Disk.check_supported`."""
+        kind = _filesystem_of(folder)
+        if kind in _REMOTE or kind.startswith("fuse"):
+            raise UnsupportedFolder(
+                f"{folder} is on {kind}, where file locks and syncs are not reliable",
+                hint="keep the store on a local disk of the machine that writes it",
+            )
+
+
+_REMOTE = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "smb3", "smbfs"),
+    }
+)
+
+
+def _filesystem_of(folder: Path) -> str:
+    """Return the type of the file system that holds `folder`; "" if unknown."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+        target = folder.resolve()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        mount = fields[4].replace("\\040", " ")
+        inside = target == Path(mount) or Path(mount) in target.parents
+        if inside and len(mount) >= len(best):
+            best, kind = mount, fields[fields.index("-") + 1]
+    return kind

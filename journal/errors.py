@@ -1,0 +1,169 @@
+"""What can go wrong: one class per decision that a caller can make.
+
+Every error carries a stable ``code`` for programs and one clear line for people.  Each
+is also the built-in exception that older callers already catch.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MilepostError(Exception):
+    """Root of every error that Milepost raises on purpose.
+
+    Attributes:
+        code: stable and machine-readable; the HTTP API and ``--json`` repeat it.
+        hint: what to do about it, where that is not obvious from the text.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidArgument(MilepostError, ValueError):
+    """An id, a name or a number is out of bounds; nothing was done."""
+
+    code = "invalid_argument"
+
+
+class InvalidState(MilepostError, ValueError):
+    """A state would not come back as it was saved; nothing was written.
+
+    Attributes:
+        path: where in the state, as ``$.plan.deadline`` or ``$.items[3]``.
+    """
+
+    code = "invalid_state"
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{path}: {problem}", hint=hint)
+        self.path = path
+
+
+class StateTooLarge(InvalidState):
+    """A state is larger or nested deeper than the settings allow."""
+
+    code = "state_too_large"
+
+
+class UnknownCheckpoint(MilepostError, FileNotFoundError):
+    """No such checkpoint, or it was deleted: then it says when and by whom."""
+
+    code = "not_found"
+
+    def __init__(
+        self,
+        checkpoint_id: str,
+        *,
+        job_id: str | None = None,
+        deleted_at: str | None = None,
+        deleted_by: str | None = None,
+    ) -> None:
+        text = f"checkpoint {checkpoint_id!r} not found"
+        if job_id is not None:
+            text += f" in job {job_id!r}"
+        if deleted_at is not None:
+            text += f": deleted at {deleted_at} by {deleted_by}"
+        super().__init__(text)
+        self.deleted_at = deleted_at
+        self.deleted_by = deleted_by
+
+
+class Conflict(MilepostError, ValueError):
+    """Somebody else was first: read again, then decide again."""
+
+    code = "conflict"
+
+
+class StalePlan(Conflict):
+    """The job moved on since the plan was made; nothing was removed."""
+
+    code = "stale_plan"
+
+
+class Protected(MilepostError, ValueError):
+    """The checkpoint is pinned; nothing was removed."""
+
+    code = "protected"
+
+
+class DamagedJournal(MilepostError, ValueError):
+    """A journal is not what was written: this job is quarantined until repaired.
+
+    Attributes:
+        job_id: the job; other jobs go on.
+        line: 1-based number of the first bad line, 0 if the file itself is missing.
+        offset: byte offset of that line in the journal.
+        expected: what should stand there.
+        found: what stands there.
+    """
+
+    code = "damaged"
+
+    def __init__(
+        self, job_id: str, *, line: int, offset: int, expected: str, found: str
+    ) -> None:
+        super().__init__(
+            f"job {job_id!r} is damaged at line {line}, byte {offset}: "
+            f"expected {expected}, found {found}",
+            hint="other jobs go on; restore this journal from a backup, or move its "
+            "files out of journals/ and heads/ to start anew",
+        )
+        self.job_id = job_id
+        self.line = line
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+
+
+class UnreadableState(MilepostError, ValueError):
+    """The state of this one checkpoint cannot be trusted; no older one is given."""
+
+    code = "unreadable"
+
+
+class NewerFormat(MilepostError, ValueError):
+    """A newer Milepost wrote here; this one does not guess what it meant."""
+
+    code = "newer_format"
+
+
+class StorageFailed(MilepostError, OSError):
+    """The storage said no.  Unless a subclass says otherwise, stop writing."""
+
+    code = "storage_failed"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        MilepostError.__init__(self, message, hint=hint)
+
+
+class NoSpace(StorageFailed):
+    """The disk is full; nothing was written, and what was there is intact."""
+
+    code = "no_space"
+
+
+class ReadOnlyStore(StorageFailed):
+    """The folder cannot be written; nothing was changed."""
+
+    code = "read_only"
+
+
+class LockTimeout(StorageFailed):
+    """Another process held the job's lock for longer than the limit."""
+
+    code = "locked"
+
+
+class UnsupportedFolder(StorageFailed):
+    """The folder cannot hold a store: file locks or syncs mean nothing there."""
+
+    code = "unsupported_folder"

@@ -1,0 +1,205 @@
+r"""Event lines as bytes: encoding, and the one loop that reads and verifies them.
+
+An event line ends in ``,"hash":"<64 hex>"}\n``.  The hash is SHA-256 over the hash of
+the event before it (64 hex digits) followed by the exact bytes of its own line up to
+that suffix, so it is checksum and chain in one and nothing is ever re-serialised
+(docs/adr/0001).  The suffix is found by position, never by searching.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import orjson
+
+from journal.events import SCHEMA_VERSION, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# The length of `,"hash":"<64 hex>"}` and of `,"crc":"<8 hex>"}`, without the newline.
+HASH_SUFFIX_BYTES = 75
+CRC_SUFFIX_BYTES = 18
+_FIRST_OF_EVENT = ord("v")  # the third byte of `{"v":`
+_FIRST_OF_STATE = ord("s")  # the third byte of `{"state":`
+_STATEFUL = frozenset({"checkpoint.saved"})
+
+
+# An event that verified, where its lines begin (its state line if it has one, else its
+# own), how many bytes they take, and what is wrong with the state line, None if nothing
+# is.  A plain tuple, because replay makes one for every event.
+Located = tuple[Event, int, int, str | None]
+
+
+class BadLine(Exception):
+    """The bytes at `offset` are not the line that must stand there."""
+
+    def __init__(self, offset: int, expected: str, found: str) -> None:
+        super().__init__(f"byte {offset}: expected {expected}, found {found}")
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+
+
+class Encoded(NamedTuple):
+    """One event line and the hash that it ends in."""
+
+    line: bytes
+    hash: str
+
+
+def genesis(store_id: str, job_id: str, nonce: str) -> str:
+    """Return what stands for "the hash before" in a journal's first event.
+
+    It binds store, job and nonce, each preceded by its length, so that a journal
+    cannot be passed off as another job's.
+    """
+    digest = hashlib.sha256(b"milepost journal 1")
+    for part in (store_id, job_id, nonce):
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(8, "big"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def encode(
+    prev: str,
+    *,
+    seq: int,
+    at: str,
+    type_: str,
+    actor: str,
+    data: Mapping[str, object],
+    span: tuple[int, int] | None = None,
+) -> Encoded:
+    """Return the line of one event, newline included.
+
+    Raises:
+        orjson.JSONEncodeError: `data` holds what JSON cannot.
+    """
+    envelope: dict[str, object] = {
+        "v": SCHEMA_VERSION,
+        "seq": seq,
+        "at": at,
+        "type": type_,
+        "actor": actor,
+        "data": data,
+    }
+    if span is not None:
+        envelope["span"] = span
+    body = orjson.dumps(envelope)[:-1]
+    digest = hashlib.sha256(prev.encode() + body).hexdigest()
+    return Encoded(b'%b,"hash":"%b"}\n' % (body, digest.encode()), digest)
+
+
+def scan(
+    data: bytes, *, seq: int, prev: str | None, offset: int = 0
+) -> Iterator[Located]:
+    """Verify and decode whole lines of `data`, one event at a time.
+
+    Args:
+        data: journal bytes that begin at a line; an unterminated last line, or a
+            state line whose event is not there yet, is left alone.
+        seq: the number of the last event before `data`.
+        prev: the hash of that event; None at the start of a journal.
+        offset: where `data` begins in the journal.
+
+    Raises:
+        BadLine: a line that is not next in the chain.  Every event before it has been
+            yielded.
+    """
+    # This is the replay loop, and each line of it was measured: names are bound once,
+    # slices are few, and nothing is built that the caller may not want.
+    sha256, crc32, loads, find = hashlib.sha256, zlib.crc32, orjson.loads, data.find
+    window = memoryview(data)
+    before = b"" if prev is None else prev.encode()
+    position, start, fault = 0, -1, None
+    while (end := find(b"\n", position)) >= 0:
+        kind = data[position + 2] if end - position > HASH_SUFFIX_BYTES else 0
+        if kind == _FIRST_OF_EVENT:
+            line = data[position:end]
+            before = before or _genesis_of(line, offset + position)
+            digest = sha256(before + line[:-HASH_SUFFIX_BYTES]).hexdigest()
+            try:
+                event = loads(line)
+                # Read as JSON: a byte of the suffix that is not as it must be leaves no
+                # JSON, or no "hash" in it.
+                is_next = event["hash"] == digest and event["seq"] == seq + 1
+                is_stateful = event["type"] in _STATEFUL
+            except (ValueError, KeyError, TypeError):
+                is_next = is_stateful = False
+            if not is_next:
+                raise BadLine(
+                    offset + position,
+                    f"event {seq + 1} with hash {digest}",
+                    _claims(line),
+                )
+            if start < 0:
+                start = position
+                if is_stateful:
+                    fault = "its state line is missing"
+            elif not is_stateful:
+                raise BadLine(
+                    offset + position, "the event of a state", f"a {event['type']}"
+                )
+            yield event, offset + start, end + 1 - start, fault
+            seq += 1
+            before, start, fault = digest.encode(), -1, None
+        elif kind == _FIRST_OF_STATE and start < 0:
+            start = position
+            crc = b',"crc":"%08x"}' % crc32(window[position : end - CRC_SUFFIX_BYTES])
+            found = data[end - CRC_SUFFIX_BYTES : end]
+            if crc != found:
+                fault = f"its state line ends in {_excerpt(found)}, expected {crc!r}"
+        else:
+            raise BadLine(
+                offset + position,
+                f"a state line or event {seq + 1}",
+                _excerpt(data[position:end]),
+            )
+        position = end + 1
+
+
+def _claims(line: bytes) -> str:
+    event = peek(line)
+    if event is None:
+        return _excerpt(line)
+    return f"event {event['seq']} with hash {event.get('hash')}"
+
+
+def _decode(line: bytes, offset: int) -> Event:
+    try:
+        event = orjson.loads(line)
+        if isinstance(event["seq"], int) and isinstance(event["type"], str):
+            return cast("Event", event)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise BadLine(offset, "an event as JSON", _excerpt(line))
+
+
+def _genesis_of(line: bytes, offset: int) -> bytes:
+    event = _decode(line, offset)
+    if event["type"] != "job.opened":
+        raise BadLine(offset, "a job.opened event", _excerpt(line))
+    try:
+        data = event["data"]
+        return genesis(data["store"], data["job"], data["nonce"]).encode()
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise BadLine(offset, "a job.opened event", _excerpt(line)) from exc
+
+
+def peek(line: bytes) -> Event | None:
+    """Return the event that `line` claims to be, unverified; None if it is none."""
+    if line[2:3] != b"v" or line[-HASH_SUFFIX_BYTES:][:9] != b',"hash":"':
+        return None
+    try:
+        return _decode(line, 0)
+    except BadLine:
+        return None
+
+
+def _excerpt(raw: bytes) -> str:
+    """Return the first bytes of `raw` for a message: short, and one line."""
+    return repr(raw[:40])[1:] + ("…" if len(raw) > 40 else "")  # noqa: PLR2004

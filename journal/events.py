@@ -1,0 +1,188 @@
+"""The vocabulary: every fact that a journal can hold.
+
+Events are `TypedDict`s, that is, exactly what `orjson.loads` returns: replay builds no
+object per event (docs/adr/0003), type checkers see every field, and pydantic validates
+the same definitions wherever data crosses a boundary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+SCHEMA_VERSION = 1
+
+
+class Envelope(TypedDict):
+    """What every event has in common.
+
+    `seq` is 1..n without gaps per job; `at` is informative, never an order; `span` is
+    the first and last seq of the write that carried this event, if it carried more.
+    """
+
+    v: int
+    seq: int
+    at: str
+    actor: str
+    span: NotRequired[list[int]]
+    hash: str
+
+
+class ForkOrigin(TypedDict):
+    """Where a forked job came from."""
+
+    job: str
+    checkpoint_id: str
+    seq: int
+    hash: str
+
+
+class JobOpenedData(TypedDict):
+    """The true id of the job, and what binds its chain to this store."""
+
+    job: str
+    store: str
+    nonce: str
+    forked_from: NotRequired[ForkOrigin]
+
+
+class JobRepairedData(TypedDict):
+    """What a recovery did: why, which bytes it cut and where they are kept."""
+
+    reason: Literal["torn_tail", "head_missing", "sync_failed"]
+    offset: NotRequired[int]
+    cut_bytes: NotRequired[int]
+    side_file: NotRequired[str]
+    lost_events: NotRequired[int]
+
+
+class CheckpointSavedData(TypedDict):
+    """A new checkpoint; the state line right above this event holds its state.
+
+    `parent` is the seq of the checkpoint that was current, 0 for a root.
+    `state_sha256` is the salted digest of metadata and state (FORMAT.md).
+    """
+
+    checkpoint_id: str
+    step_name: str
+    parent: int
+    state_sha256: str
+    state_bytes: int
+    workflow_name: NotRequired[str]
+    workflow_version: NotRequired[str]
+    tags: NotRequired[list[str]]
+    pinned: NotRequired[bool]
+    key: NotRequired[str]
+    has_metadata: NotRequired[bool]
+
+
+class CheckpointRestoredData(TypedDict):
+    """`checkpoint_id` became current; `was` had been, if there was one."""
+
+    checkpoint_id: str
+    was: NotRequired[str]
+
+
+class CheckpointChangedData(TypedDict):
+    """One checkpoint was deleted, undeleted, pinned or unpinned."""
+
+    checkpoint_id: str
+    reason: NotRequired[str]
+
+
+class CheckpointsCleanedData(TypedDict):
+    """A policy, or a caller's cleanup, removed checkpoints: a reason for each."""
+
+    removed: dict[str, str]
+    kept: int
+    policy: dict[str, Any]
+    plan_id: NotRequired[str]
+    trash_until: str
+
+
+class JobOpened(Envelope):
+    """The first event of every journal."""
+
+    type: Literal["job.opened"]
+    data: JobOpenedData
+
+
+class JobRepaired(Envelope):
+    """A recovery changed the file; nothing acknowledged was lost unless it says so."""
+
+    type: Literal["job.repaired"]
+    data: JobRepairedData
+
+
+class CheckpointSaved(Envelope):
+    """A checkpoint was saved and is current."""
+
+    type: Literal["checkpoint.saved"]
+    data: CheckpointSavedData
+
+
+class CheckpointRestored(Envelope):
+    """A checkpoint was restored and is current."""
+
+    type: Literal["checkpoint.restored"]
+    data: CheckpointRestoredData
+
+
+class CheckpointDeleted(Envelope):
+    """A checkpoint left the lists; its state follows after the trash period."""
+
+    type: Literal["checkpoint.deleted"]
+    data: CheckpointChangedData
+
+
+class CheckpointUndeleted(Envelope):
+    """A deleted checkpoint came back."""
+
+    type: Literal["checkpoint.undeleted"]
+    data: CheckpointChangedData
+
+
+class CheckpointPinned(Envelope):
+    """No policy removes it, and deleting it needs force."""
+
+    type: Literal["checkpoint.pinned"]
+    data: CheckpointChangedData
+
+
+class CheckpointUnpinned(Envelope):
+    """The pin is gone."""
+
+    type: Literal["checkpoint.unpinned"]
+    data: CheckpointChangedData
+
+
+class CheckpointsCleaned(Envelope):
+    """Many checkpoints left the lists at once."""
+
+    type: Literal["checkpoints.cleaned"]
+    data: CheckpointsCleanedData
+
+
+Event = (
+    CheckpointSaved
+    | CheckpointRestored
+    | CheckpointDeleted
+    | CheckpointsCleaned
+    | CheckpointUndeleted
+    | CheckpointPinned
+    | CheckpointUnpinned
+    | JobOpened
+    | JobRepaired
+)
+EVENT_TYPES: frozenset[str] = frozenset(
+    {
+        "checkpoint.saved",
+        "checkpoint.restored",
+        "checkpoint.deleted",
+        "checkpoints.cleaned",
+        "checkpoint.undeleted",
+        "checkpoint.pinned",
+        "checkpoint.unpinned",
+        "job.opened",
+        "job.repaired",
+    }
+)

@@ -1,0 +1,185 @@
+"""The head of one job as a file: what is acknowledged, and what writers lock."""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+from journal import head as head_codec
+from journal.errors import LockTimeout
+from journal.head import Head
+from journal.storage import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from journal.disk import Disk, File
+
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0002, 0.01
+
+
+def open_either(disk: Disk, path: Path, mode: Literal["append", "update"]) -> File:
+    """Open a file for writing if this user may, else for reading.
+
+    Raises:
+        OSError: neither.
+    """
+    try:
+        return disk.open(path, mode)
+    except OSError as exc:
+        if exc.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise
+        return disk.open(path, "read")
+
+
+class HeadFile:
+    """The head file of one job, opened when first needed.
+
+    Attributes:
+        head: what was last read or written here.
+        raw: the bytes of it; equal bytes mean that nobody else wrote since.
+        is_new: this process made the file, and nobody wrote a slot before.
+    """
+
+    def __init__(self, disk: Disk, path: Path, lock_timeout_seconds: float) -> None:
+        self._disk = disk
+        self._path = path
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._opening = threading.Lock()  # a reader and a writer may both come first
+        self._file: File | None = None
+        self.head = Head()
+        self.raw = b""
+        self.is_new = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a descriptor is held."""
+        return self._file is not None
+
+    def peek(self) -> bytes:
+        """Return the file's bytes without taking them over; none if there is no file.
+
+        Raises:
+            OSError: it cannot be opened or read.
+        """
+        try:
+            file = self._open(lambda: False)
+        except Busy:
+            return b""
+        return file.read(0, head_codec.FILE_BYTES)
+
+    def lock(self, *, wait: bool, may_create: Callable[[], bool]) -> None:
+        """Take the lock that excludes every other writer of the job.
+
+        Args:
+            wait: for up to the lock timeout; else raise at once.
+            may_create: asked if there is no file.
+
+        Raises:
+            Busy: it is held, or there is no file and none may be made.
+            LockTimeout: it was held for too long.
+            OSError: the file cannot be opened or made.
+        """
+        deadline = time.monotonic() + self._lock_timeout_seconds
+        pause = _FIRST_WAIT_SECONDS
+        while True:
+            file = self._open(may_create)
+            if file.try_lock():
+                found = self._disk.stat(self._path)
+                if found is not None and found.inode == file.stat().inode:
+                    return
+                # Another head was put in its place: this lock excludes nobody.
+                self.close()
+                continue
+            if not wait:
+                raise Busy
+            if time.monotonic() > deadline:
+                raise self.late()
+            # flock has no deadline of its own and no queue; the jitter keeps waiting
+            # processes from marching in step.
+            time.sleep(pause * (0.5 + random.random()))  # noqa: S311 - not a secret
+            pause = min(pause * 1.5, _LONGEST_WAIT_SECONDS)
+
+    def late(self) -> LockTimeout:
+        """Return the error that says that the lock was held for too long."""
+        return LockTimeout(
+            f"{self._path} stayed locked by another writer for "
+            f"{self._lock_timeout_seconds:g} s",
+            hint="try again; if it stays so, look for a stopped process",
+        )
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            self._file.unlock()
+
+    def _open(self, may_create: Callable[[], bool]) -> File:
+        with self._opening:
+            if self._file is None:
+                try:
+                    self._file = open_either(self._disk, self._path, "update")
+                except FileNotFoundError:
+                    if not may_create():
+                        raise Busy from None
+                    self._file = self._create()
+            return self._file
+
+    def _create(self) -> File:
+        self._disk.make_folder(self._path.parent)
+        try:
+            file = self._disk.open(self._path, "update", create=True)
+        except FileExistsError:
+            return self._disk.open(self._path, "update")
+        self.is_new = True
+        # Its blocks exist from now on, so that moving it never meets a full disk.
+        file.pwrite(bytes(head_codec.FILE_BYTES), 0)
+        file.sync(metadata=True)
+        self._disk.sync_folder(self._path.parent)
+        return file
+
+    def take_over(self, raw: bytes) -> bool:
+        """Make `raw`, which `peek` returned, what is known here; False if no head."""
+        self.raw = raw
+        found = head_codec.decode(raw)
+        self.head = Head() if found is None else found
+        return found is not None
+
+    def write(self, head: Head) -> None:
+        """Write `head` to the slot whose turn it is; not synced.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        assert self._file is not None, "only under the lock"
+        writing = self.head.writing + 1
+        self.head = head._replace(writing=writing)
+        offset = head_codec.slot_offset(writing)
+        slot = head_codec.encode(self.head)
+        self._file.pwrite(slot, offset)
+        raw = self.raw.ljust(head_codec.FILE_BYTES, b"\0")
+        self.raw = raw[:offset] + slot + raw[offset + len(slot) :]
+
+    def sync(self) -> None:
+        """Return once it is on the medium.
+
+        Raises:
+            OSError: it cannot be synced.
+        """
+        if self._file is not None:
+            self._file.sync(metadata=True)
+
+    def remove(self) -> None:
+        """Take back a file that this process has just made and not written to."""
+        self._disk.unlink(self._path)
+        self.close()
+
+    def close(self) -> None:
+        """Close it; a lock that a parent process holds stays held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self.is_new = False

@@ -1,0 +1,126 @@
+"""Job ids, step names, checkpoint ids, and the file names that job ids become."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+from journal.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+MAX_ID_BYTES = 512
+MAX_NAME_BYTES = 200
+_CUT_NAME_BYTES = 150
+_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
+_MAX_SLUG = 64
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _check_text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument(
+            f"{what} must be a string, got {type(value).__name__} {value!r:.60}"
+        )
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as exc:
+        raise InvalidArgument(
+            f"{what} {value!r:.60} holds a lone surrogate, which has no UTF-8 form"
+        ) from exc
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise InvalidArgument(
+            f"{what} must have 1 to {MAX_ID_BYTES} bytes, got {size}: {value!r:.60}"
+        )
+    return value
+
+
+def check_job_id(job_id: object) -> str:
+    """Return `job_id` if a job of that name may exist.
+
+    Raises:
+        InvalidArgument: not a string of 1 to 512 UTF-8 bytes without control
+            characters.
+    """
+    text = _check_text("job_id", job_id)
+    if _CONTROL.search(text):
+        raise InvalidArgument(f"job_id {text!r:.60} holds a control character")
+    return text
+
+
+def check_new_job_id(job_id: object) -> str:
+    """Return `job_id` if a job of that name may be created.
+
+    Stricter than `check_job_id`, because "printable" depends on the Unicode version
+    of the running Python: an existing job stays reachable under an older one.
+
+    Raises:
+        InvalidArgument: as `check_job_id`, or a character that cannot be printed
+            (bidi overrides, zero-width characters, unusual blanks).
+    """
+    text = check_job_id(job_id)
+    if not text.isprintable():
+        bad = next(c for c in text if not c.isprintable())
+        raise InvalidArgument(
+            f"job_id {text!r:.60} holds U+{ord(bad):04X}, which cannot be printed"
+        )
+    return text
+
+
+def check_step_name(step_name: object) -> str:
+    """Return `step_name` if it has 1 to 512 UTF-8 bytes.
+
+    Raises:
+        InvalidArgument: it has not, or it is no string.
+    """
+    return _check_text("step_name", step_name)
+
+
+def check_label(what: str, value: object) -> str:
+    """Return `value` if it can be a tag, an actor, a key, a name or a version.
+
+    Raises:
+        InvalidArgument: not a string of 1 to 512 UTF-8 bytes.
+    """
+    return _check_text(what, value)
+
+
+def file_name(job_id: str) -> str:
+    """Return the name, without ending, of the files that belong to `job_id`.
+
+    Every byte outside ``[A-Za-z0-9_-]`` is percent-encoded, so that no id can leave the
+    folder.  A name over 200 bytes is cut and gets ``~`` and a hash; a plain name never
+    holds a ``~``, so the two cannot meet.
+    """
+    raw = job_id.encode()
+    name = "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in raw)
+    if len(name) > MAX_NAME_BYTES:
+        return f"{name[:_CUT_NAME_BYTES]}~{hashlib.sha256(raw).hexdigest()[:32]}"
+    return name
+
+
+def job_of(name: str) -> str | None:
+    """Return the job id that `file_name` turned into `name`; None if it was cut."""
+    if "~" in name:
+        return None
+    try:
+        job_id = unquote_to_bytes(name).decode()
+    except UnicodeDecodeError:
+        return None
+    return job_id if file_name(job_id) == name else None
+
+
+def new_checkpoint_id(step_name: str, now: datetime) -> str:
+    """Return ``<step>_<unix seconds>_<8 hex>``, always one safe segment of a URL."""
+    slug = _NOT_SLUG.sub("-", step_name)[:_MAX_SLUG].strip("-") or "step"
+    return f"{slug}_{int(now.timestamp())}_{os.urandom(4).hex()}"
+
+
+def new_nonce() -> str:
+    """Return 32 random hex digits, for a store id or the start of a chain."""
+    return os.urandom(16).hex()

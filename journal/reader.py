@@ -1,0 +1,503 @@
+"""The reading half of the public face: it asks, and never writes to a journal."""
+
+from __future__ import annotations
+
+import fnmatch
+import socket
+import sys
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from journal import diff as state_diff
+from journal import ids, retention, state_codec
+from journal.clock import utc_now
+from journal.errors import (
+    InvalidArgument,
+    MilepostError,
+    UnknownCheckpoint,
+    UnreadableState,
+)
+from journal.event_codec import peek
+from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
+from journal.retention import Candidate, Plan, Policy
+from journal.state_codec import Limits, Opened
+from journal.storage_file import FileStorage
+from journal.store import Store
+
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from journal.diff import Change
+    from journal.events import Event
+    from journal.index import Entry, JobView
+    from journal.journal_file import Durability
+    from journal.storage import Storage
+
+
+class CheckpointReader:
+    """Answers questions about jobs in a folder, or in any other `Storage`.
+
+    Safe for many threads, and for many processes of one machine on one folder.
+    Nothing is read or made before the first call.
+
+    Args:
+        root: the folder.  `storage_dir` and `storage_path` mean the same.
+        storage: instead of a folder.
+        durability: ``always``: what was answered survives a power cut.  ``interval``:
+            it does after `interval_seconds`.  ``never``: the operating system decides.
+        interval_seconds: see `durability`.
+        max_state_bytes: of a state's JSON.
+        max_depth: levels of nesting in a state, at most 250.
+        lock_timeout_seconds: how long to wait while another process writes to a job.
+        trash_seconds: how long a deleted checkpoint can be undeleted.
+        actor: who this is, in the journal; ``lib:<program>@<host>`` unless given.
+        clock: gives the time.
+
+    Raises:
+        InvalidArgument: no folder or more than one, or a number out of bounds.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        storage_dir: str | Path | None = None,
+        storage_path: str | Path | None = None,
+        storage: Storage | None = None,
+        durability: Durability = "always",
+        interval_seconds: float = 0.2,
+        max_state_bytes: int = 16 * 1024 * 1024,
+        max_depth: int = 200,
+        lock_timeout_seconds: float = 30.0,
+        trash_seconds: float = 7 * 86400.0,
+        actor: str | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        given = [p for p in (root, storage_dir, storage_path) if p is not None]
+        if len(given) + (storage is not None) != 1:
+            raise InvalidArgument("give one folder, or one storage")
+        if durability not in ("always", "interval", "never"):
+            raise InvalidArgument(
+                f"durability must be always, interval or never, got {durability!r}"
+            )
+        if not 1 <= max_depth <= state_codec.DEPTH_LIMIT:
+            raise InvalidArgument(
+                f"max_depth must be 1 to {state_codec.DEPTH_LIMIT}, got {max_depth!r}"
+            )
+        self.root = Path(given[0]) if given else None
+        self.trash_seconds = trash_seconds
+        self._limits = Limits(max_state_bytes, max_depth)
+        self._actor = _default_actor() if actor is None else actor
+        ids.check_label("actor", self._actor)
+        self._clock = clock
+        if storage is None:
+            assert self.root is not None
+            storage = FileStorage(
+                self.root,
+                durability=durability,
+                interval_seconds=interval_seconds,
+                lock_timeout_seconds=lock_timeout_seconds,
+            )
+        self._store = Store(storage, clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Sync what is not synced yet and let go of every file.  Idempotent."""
+        self._store.close()
+
+    def list(self, job_id: str) -> list[CheckpointInfo]:
+        """Return the job's checkpoints, oldest first; none for an unknown job.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+            DamagedJournal: the job is quarantined.
+        """
+        view = self._view(job_id)
+        return self._infos(view, list(view.checkpoints.values()))
+
+    def get(self, job_id: str, checkpoint_id: str) -> Checkpoint:
+        """Return a checkpoint with its state, without moving current.
+
+        Raises:
+            UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
+        """
+        view = self._view(job_id)
+        entry = self._entry(view, checkpoint_id)
+        opened = self._open(view, entry)
+        info = _info(view, entry, opened.metadata, view.id_of(entry.parent))
+        return Checkpoint(info, opened.state)
+
+    def find(self, checkpoint_id: str) -> CheckpointInfo:
+        """Return the checkpoint of that id, in whichever job it is.
+
+        Raises:
+            UnknownCheckpoint: in none; says when and by whom if it was deleted.
+        """
+        deleted: UnknownCheckpoint | None = None
+        for job_id in self._store.known_then_all():
+            try:
+                view = self._store.readable(job_id)
+            except MilepostError:
+                continue  # one job's damage is not this checkpoint's
+            entry = view.checkpoints.get(checkpoint_id)
+            if entry is not None:
+                return self._infos(view, [entry])[0]
+            if checkpoint_id in view.trash:
+                deleted = _unknown(view, checkpoint_id)
+        raise deleted or UnknownCheckpoint(checkpoint_id)
+
+    def latest(self, job_id: str) -> CheckpointInfo | None:
+        """Return the newest checkpoint, None if there is none.
+
+        Raises:
+            DamagedJournal: the job is quarantined; never an older one instead.
+        """
+        view = self._view(job_id)
+        return None if view.latest is None else self._infos(view, [view.latest])[0]
+
+    def current(self, job_id: str) -> CheckpointInfo | None:
+        """Return the checkpoint that a resumed job continues from.
+
+        A save moves it forward, a restore moves it back.
+
+        Raises:
+            DamagedJournal: the job is quarantined.
+        """
+        view = self._view(job_id)
+        return None if view.current is None else self._infos(view, [view.current])[0]
+
+    def page(
+        self, job_id: str, *, limit: int, after_seq: int = 0
+    ) -> builtins.list[CheckpointInfo]:
+        """Return up to `limit` checkpoints saved after event `after_seq`.
+
+        Raises:
+            InvalidArgument, DamagedJournal: as `list`.
+        """
+        view = self._view(job_id)
+        entries = [e for e in view.checkpoints.values() if e.seq > after_seq]
+        return self._infos(view, entries[:limit])
+
+    def seq(self, job_id: str) -> int:
+        """Return the number of the job's last event, 0 for an unknown job.
+
+        Raises:
+            InvalidArgument, DamagedJournal: as `list`.
+        """
+        return self._store.view(ids.check_job_id(job_id)).seq
+
+    def jobs(
+        self,
+        *,
+        match: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> builtins.list[JobInfo]:
+        """Return the jobs, sorted by id, damaged ones included.
+
+        Args:
+            match: a glob pattern for ids, upper and lower case told apart.
+            limit: at most so many.
+            after: only ids that sort behind this one.
+        """
+        found: builtins.list[JobInfo] = []
+        for job_id in self._store.storage.job_ids():
+            if after is not None and job_id <= after:
+                continue
+            if match is not None and not fnmatch.fnmatchcase(job_id, match):
+                continue
+            if limit is not None and len(found) >= limit:
+                break
+            info = self.job(job_id)
+            if info is not None:
+                found.append(info)
+        return found
+
+    def job(self, job_id: str) -> JobInfo | None:
+        """Return what is known of one job, None if it does not exist.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+        """
+        ids.check_job_id(job_id)
+        try:
+            view = self._store.readable(job_id)
+        except MilepostError as exc:
+            return JobInfo(job_id, damage=exc)
+        if view.seq == 0:
+            return None
+        return JobInfo(
+            job_id,
+            view.seq,
+            len(view.checkpoints),
+            view.saved,
+            view.deleted,
+            view.restored,
+            _moment_if(view.created_at),
+            _moment_if(view.last_at),
+            None if view.current is None else view.current.checkpoint_id,
+            None if view.latest is None else view.latest.checkpoint_id,
+            view.end,
+        )
+
+    def history(
+        self,
+        job_id: str,
+        *,
+        after_seq: int = 0,
+        types: Collection[str] | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> builtins.list[Event]:
+        """Return the job's events, verified, oldest first or newest first.
+
+        Args:
+            job_id: an unknown job has none.
+            after_seq: only events behind this one.
+            types: only events of these types.
+            limit: at most so many.
+            reverse: newest first.
+
+        Raises:
+            DamagedJournal: the job is quarantined.
+        """
+        view = self._store.view(ids.check_job_id(job_id))
+        events = (self._store.newest_first if reverse else self._store.history)(
+            view, after_seq
+        )
+        wanted = (e for e in events if types is None or e["type"] in types)
+        return [*islice(wanted, limit)]
+
+    def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
+        """Return the state that was current right after event `seq`, if there was one.
+
+        Raises:
+            InvalidArgument: there is no such event.
+            UnreadableState: its bytes are gone or not what was saved.
+            DamagedJournal: the job is quarantined.
+        """
+        known = self._view(job_id)
+        if not 1 <= seq <= known.seq:
+            raise InvalidArgument(f"job {job_id!r} has events 1 to {known.seq}: {seq}")
+        view = self._store.replay(job_id, until_seq=seq)
+        return None if view.current is None else self._open(view, view.current).state
+
+    def diff(self, job_id: str, a: str, b: str) -> builtins.list[Change]:
+        """Return the changes that lead from checkpoint `a`'s state to `b`'s.
+
+        Raises:
+            UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
+        """
+        return state_diff.diff(self.get(job_id, a).state, self.get(job_id, b).state)
+
+    def verify(
+        self, job_id: str | None = None, *, deep: bool = False
+    ) -> builtins.list[JobReport]:
+        """Check one job, or all, from the first byte; damage is reported, not raised.
+
+        Args:
+            job_id: which; every job if not given.
+            deep: check the digest of every live state as well.
+        """
+        if job_id is not None:
+            return [self._verify(ids.check_job_id(job_id), deep=deep)]
+        return [self._verify(job, deep=deep) for job in self._store.storage.job_ids()]
+
+    def _verify(self, job_id: str, *, deep: bool) -> JobReport:
+        try:
+            last = self._store.view(job_id).seq
+            view = self._store.replay(job_id, until_seq=last)
+            if view.newer_seq:
+                self._store.readable(job_id)
+            for entry in view.checkpoints.values():
+                if deep or entry.seq in view.faults:
+                    self._open(view, entry)
+        except MilepostError as exc:
+            return JobReport(job_id, False, 0, 0, None, exc, ())
+        notes = [f"{len(view.side_files)} torn tails were cut and kept in side/"]
+        return JobReport(
+            job_id,
+            True,
+            view.seq,
+            len(view.checkpoints),
+            view.hash,
+            None,
+            tuple(notes) if view.side_files else (),
+        )
+
+    def plan(
+        self,
+        job_id: str,
+        policy: Policy,
+        *,
+        now: datetime | None = None,
+        limit: int | None = None,
+    ) -> Plan:
+        """Return what `policy` would keep and remove, with reasons; change nothing.
+
+        Args:
+            job_id: an unknown job has an empty plan.
+            policy: the rules.
+            now: what ages are counted from; the manager's clock if not given.
+            limit: remove at most so many, oldest first.
+
+        Raises:
+            InvalidArgument: the policy is out of bounds.
+            DamagedJournal: the job is quarantined.
+        """
+        view = self._view(job_id)
+        return self._plan(view, policy, now or self._clock(), limit)
+
+    def _plan(
+        self, view: JobView, policy: Policy, now: datetime, limit: int | None = None
+    ) -> Plan:
+        candidates = []
+        for entry in view.checkpoints.values():
+            shields = []
+            if entry.checkpoint_id in view.pinned:
+                shields.append("pinned")
+            if entry is view.current:
+                shields.append("current")
+            candidates.append(
+                Candidate(
+                    entry.checkpoint_id, entry.seq, _moment(entry.at), tuple(shields)
+                )
+            )
+        keep, remove = retention.decide(candidates, policy, now)
+        if limit is not None and len(remove) > limit:
+            later = (v._replace(reasons=("over max_per_run",)) for v in remove[:-limit])
+            keep, remove = (*keep, *later), remove[-limit:]
+        head = (view.seq, view.hash or "")
+        plan_id = retention.plan_id(view.job_id, policy, head, remove)
+        return Plan(view.job_id, plan_id, policy, *head, keep, remove)
+
+    def refresh(self, job_ids: Iterable[str] | None = None) -> set[str]:
+        """Catch up with what other processes wrote; return the jobs that moved.
+
+        Answers never need this, they look by themselves; it makes them prompt.
+        """
+        moved = set()
+        for job_id in self._store.storage.job_ids() if job_ids is None else job_ids:
+            before = self._store.folded_seq(job_id)
+            try:
+                after = self._store.view(job_id).seq
+            except MilepostError:
+                continue  # its readers are told
+            if after != before:
+                moved.add(job_id)
+        return moved
+
+    # -- inside ----------------------------------------------------------------
+
+    def _view(self, job_id: str) -> JobView:
+        return self._store.readable(ids.check_job_id(job_id))
+
+    @staticmethod
+    def _entry(view: JobView, checkpoint_id: str) -> Entry:
+        entry = view.checkpoints.get(checkpoint_id)
+        if entry is None:
+            raise _unknown(view, checkpoint_id)
+        return entry
+
+    def _event_of(self, view: JobView, entry: Entry) -> Event:
+        _, line = self._store.read_pair(view.job_id, entry.offset, entry.size)
+        event = peek(line.rstrip(b"\n"))
+        if event is None or event["seq"] != entry.seq:
+            raise UnreadableState(
+                f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r}: its event "
+                f"at byte {entry.offset} is not there any more"
+            )
+        return event
+
+    def _open(self, view: JobView, entry: Entry) -> Opened:
+        """Read a state and prove that it is what was saved."""
+        event = self._event_of(view, entry)
+        if event["type"] != "checkpoint.saved":
+            raise UnreadableState(f"event {entry.seq} is a {event['type']}")
+        if (fault := view.faults.get(entry.seq)) is None:
+            line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
+            try:
+                return state_codec.open_line(
+                    line,
+                    seq=entry.seq,
+                    sha256=event["data"]["state_sha256"],
+                    raw_bytes=event["data"]["state_bytes"],
+                )
+            except UnreadableState as exc:
+                fault = str(exc)
+        raise UnreadableState(
+            f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
+            f"read, at byte {entry.offset}: {fault}",
+            hint="no older checkpoint is given instead; choose one yourself",
+        )
+
+    def _infos(
+        self, view: JobView, entries: Sequence[Entry]
+    ) -> builtins.list[CheckpointInfo]:
+        parents: Callable[[int], str | None] = view.id_of
+        if len(entries) > 1:  # one pass for all instead of one search for each
+            known = {e.seq: e.checkpoint_id for e in view.checkpoints.values()}
+            parents = {**view.trash_ids, **known}.get
+        return [
+            _info(view, entry, self._metadata(view, entry), parents(entry.parent))
+            for entry in entries
+        ]
+
+    def _metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
+        if not entry.labels.has_metadata or entry.seq in view.faults:
+            return {}
+        line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
+        return state_codec.metadata_of(line)
+
+
+def _default_actor() -> str:
+    program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "python"
+    return f"lib:{program}@{socket.gethostname()}"
+
+
+def _info(
+    view: JobView, entry: Entry, metadata: dict[str, Any], parent_id: str | None
+) -> CheckpointInfo:
+    labels = entry.labels
+    return CheckpointInfo(
+        entry.checkpoint_id,
+        view.job_id,
+        entry.step_name,
+        _moment(entry.at),
+        labels.workflow_version,
+        labels.workflow_name,
+        metadata,
+        entry.seq,
+        parent_id,
+        labels.tags,
+        entry.checkpoint_id in view.pinned,
+        entry.size,
+    )
+
+
+def _unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
+    trashed = view.trash.get(checkpoint_id)
+    if trashed is None:
+        return UnknownCheckpoint(checkpoint_id, job_id=view.job_id)
+    return UnknownCheckpoint(
+        checkpoint_id,
+        job_id=view.job_id,
+        deleted_at=trashed.at,
+        deleted_by=trashed.actor,
+    )
+
+
+def _moment(at: str) -> datetime:
+    return datetime.fromisoformat(at)
+
+
+def _moment_if(at: str | None) -> datetime | None:
+    return None if at is None else _moment(at)

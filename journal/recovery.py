@@ -1,0 +1,126 @@
+"""What to do with the bytes behind the last acknowledged event.  Pure.
+
+Rows are those of the recovery table in docs/recovery.md.  This module judges bytes; it
+reads and changes no file.  `journal.storage_file` carries the verdict out, under the
+job's lock.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal import state_codec
+from journal.errors import NewerFormat, UnreadableState
+from journal.event_codec import BadLine, peek, scan
+from journal.head import Extent
+
+if TYPE_CHECKING:
+    from journal.events import Event
+
+
+class Action(Enum):
+    """What becomes of the bytes after `TailVerdict.keep`."""
+
+    NOTHING = "clean"  # R10, R11: there are none
+    FINISH_LINE = "finish it"  # R12: only the newline is missing
+    CUT = "torn"  # R14: never acknowledged; keep a copy, then cut
+    QUARANTINE = "damaged"  # R13: it was synced once, so this is rot
+
+
+class TailVerdict(NamedTuple):
+    """The verdict on a tail.
+
+    Attributes:
+        keep: the last whole write; all up to it stays.
+        action: for what follows `keep`.
+        problem: the first bad line, with its offset in the journal.
+    """
+
+    keep: Extent
+    action: Action
+    problem: BadLine | None = None
+
+
+def judge_tail(
+    data: bytes, acknowledged: Extent, *, later_writes_prove: bool = True
+) -> TailVerdict:
+    """Judge `data`, the bytes that follow `acknowledged` in a journal.
+
+    Args:
+        data: all bytes from `acknowledged.size` to the end of the file.
+        acknowledged: what certainly was there before.
+        later_writes_prove: each write began after the one before was synced, so an
+            intact later write behind damage means rot.  Not so unless durability is
+            ``always``.
+    """
+    keep, problem = _whole_writes(data, acknowledged)
+    rest = data[keep.size - acknowledged.size :]
+    if not rest:
+        return TailVerdict(keep, Action.NOTHING)
+    problem = problem or BadLine(keep.size, "a whole write", f"{len(rest)} bytes of it")
+    if not rest.endswith(b"\n"):
+        finished, _ = _whole_writes(rest + b"\n", keep)
+        if finished.size == keep.size + len(rest) + 1:
+            return TailVerdict(finished, Action.FINISH_LINE)
+    if later_writes_prove and _has_later_write(rest, keep.seq + 1):
+        return TailVerdict(keep, Action.QUARANTINE, problem)
+    return TailVerdict(keep, Action.CUT, problem)
+
+
+def _whole_writes(data: bytes, before: Extent) -> tuple[Extent, BadLine | None]:
+    """Return how far `data` holds whole intact writes, and why no further."""
+    keep = before
+    start = before.seq + 1  # where the write in hand began
+    located = scan(data, seq=before.seq, prev=before.hash or None, offset=before.size)
+    try:
+        for event, offset, size, fault in located:
+            _check_pair(event, data[offset - before.size :], offset, fault)
+            first, last = event.get("span") or (event["seq"], event["seq"])
+            if first != start or not first <= event["seq"] <= last:
+                return keep, BadLine(
+                    offset, f"a write that begins at {start}", f"one at {first}"
+                )
+            if event["seq"] == last:
+                keep = Extent(last, event["hash"], offset + size)
+                start = last + 1
+    except BadLine as exc:
+        return keep, exc
+    return keep, None
+
+
+def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> None:
+    """Beyond the watermark a state must decode and give its event's digest."""
+    if fault is not None:
+        raise BadLine(offset, "an intact state line", fault)
+    if event["type"] != "checkpoint.saved":
+        return
+    line, _, _ = lines.partition(b"\n")
+    try:
+        state_codec.open_line(
+            line,
+            seq=event["seq"],
+            sha256=event["data"]["state_sha256"],
+            raw_bytes=event["data"]["state_bytes"],
+        )
+    except NewerFormat:
+        return  # intact by its checksum, and not ours to judge
+    except (UnreadableState, KeyError, ValueError) as exc:
+        raise BadLine(offset, "a state with its digest", str(exc)) from exc
+
+
+def _has_later_write(rest: bytes, missing: int) -> bool:
+    """Tell whether a line behind the damage belongs to a write after event `missing`.
+
+    Its hash cannot always be checked (it needs the hash of the event before, which may
+    be what is damaged), so an event line in form is enough.  That errs towards
+    quarantine, never towards cutting what was acknowledged.
+    """
+    for line in rest.split(b"\n")[:-1]:
+        event = peek(line)
+        if event is not None:
+            span = event.get("span")
+            first = span[0] if span else event["seq"]
+            if first > missing:
+                return True
+    return False

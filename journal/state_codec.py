@@ -1,0 +1,288 @@
+"""States as bytes: the promise that what comes back equals what was saved.
+
+A state line is ``{"state":SEQ,"codec":"json","salt":…,"metadata_bytes":…,
+"metadata":{…},"body":…,"crc":"<8 hex>"}``, the two in the middle only where there is
+metadata.  The event below it binds metadata and state by a salted digest of
+their raw bytes, never by how they are stored, so a state line may be encoded anew or
+dropped without touching an event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import orjson
+
+from journal.errors import InvalidState, NewerFormat, StateTooLarge, UnreadableState
+from journal.event_codec import CRC_SUFFIX_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_METADATA_BYTES = 64 * 1024
+_SALT_BYTES = 16
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+# orjson gives up beyond 254 levels, so a larger setting could not be kept.
+DEPTH_LIMIT = 250
+
+
+class Limits(NamedTuple):
+    """How large a state may be: bytes of its JSON, levels of nesting."""
+
+    max_bytes: int = 16 * 1024 * 1024
+    max_depth: int = 200
+
+
+class Sealed(NamedTuple):
+    """A state ready to be written: all that does not depend on its seq."""
+
+    rest: bytes  # the state line after its number, before its checksum
+    sha256: str
+    raw_bytes: int
+    has_metadata: bool
+
+
+class Opened(NamedTuple):
+    """A state line that was read and checked."""
+
+    state: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
+    """Return `state` as JSON that reads back equal to it.
+
+    Raises:
+        InvalidState: it would not read back equal; names the path and what to do.
+        StateTooLarge: more bytes or levels than `limits`.
+    """
+    if not isinstance(state, dict):
+        raise InvalidState(
+            "$", f"{what} must be a dict, got {type(state).__name__}", hint=_WRAP
+        )
+    try:
+        raw = orjson.dumps(state)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _explain(state, limits, str(exc)) from exc
+    if len(raw) > limits.max_bytes:
+        raise StateTooLarge(
+            "$",
+            f"{what} has {len(raw)} bytes as JSON, more than {limits.max_bytes}",
+            hint="save less, keep large data in files of its own, or raise max_state",
+        )
+    _check_depth(state, raw, limits)
+    # Comparing with what a reader would get is the promise itself, at C speed.
+    if orjson.loads(raw) != state:
+        raise _explain(state, limits, "it changed while it was being saved")
+    return raw
+
+
+_WRAP = "wrap it: {'value': …}"
+
+
+def _check_depth(state: dict[str, Any], raw: bytes, limits: Limits) -> None:
+    # No more brackets than levels allowed: no need to walk.
+    if raw.count(b"{") + raw.count(b"[") <= limits.max_depth:
+        return
+    level: list[Any] = [state]
+    for _ in range(limits.max_depth):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise StateTooLarge("$", f"nests deeper than {limits.max_depth} levels")
+
+
+def _explain(state: dict[str, Any], limits: Limits, otherwise: str) -> InvalidState:
+    """Find the first place that JSON cannot hold; `otherwise` if there is none."""
+    stack: list[tuple[str, object, int]] = [("$", state, 1)]
+    while stack:
+        path, value, depth = stack.pop()
+        if depth > limits.max_depth + 1:
+            return StateTooLarge(
+                path[:60], f"nests deeper than {limits.max_depth} levels"
+            )
+        if (problem := _problem(value)) is not None:
+            return InvalidState(path, problem[0], hint=problem[1])
+        if isinstance(value, dict):
+            for key, child in reversed(value.items()):
+                if (problem := _key_problem(key)) is not None:
+                    return InvalidState(f"{path}.{key!r}", problem[0], hint=problem[1])
+                stack.append((f"{path}.{key}", child, depth + 1))
+        elif isinstance(value, list):
+            stack.extend(
+                (f"{path}[{i}]", value[i], depth + 1)
+                for i in reversed(range(len(value)))
+            )
+    return InvalidState("$", otherwise)
+
+
+def _key_problem(key: object) -> tuple[str, str | None] | None:
+    if not isinstance(key, str):
+        return f"the key is {type(key).__name__}, not a string", "use str(key)"
+    return _problem(key)
+
+
+def _problem(  # noqa: PLR0911 - one return per kind of value, like a table
+    value: object,
+) -> tuple[str, str | None] | None:
+    match value:
+        case None | bool() | dict() | list():
+            return None
+        case str():
+            return _text_problem(value)
+        case int():
+            if _INT_MIN <= value <= _INT_MAX:
+                return None
+            return "an integer beyond 64 bits", "save it as a string"
+        case float():
+            if value - value == 0:
+                return None
+            return f"{value} has no JSON form", "save None or a string"
+        case tuple():
+            return "a tuple would come back as a list", "save list(value)"
+        case bytes() | bytearray():
+            return "bytes have no JSON form", "save base64 text"
+        case set() | frozenset():
+            return "a set has no JSON form", "save sorted(value)"
+    kind = type(value).__name__
+    if hasattr(value, "isoformat"):
+        return f"a {kind} would come back as a string", "save value.isoformat()"
+    return f"a {kind} would not come back as it is", "save plain JSON values"
+
+
+def _text_problem(value: str) -> tuple[str, str | None] | None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "text with a lone surrogate has no UTF-8 form", "clean it first"
+    return None
+
+
+def metadata_json(metadata: Mapping[str, Any] | None) -> bytes:
+    """Return the bytes of `metadata`, none if there is none.
+
+    Raises:
+        InvalidState: it would not come back equal.
+        StateTooLarge: more than 64 KiB.
+    """
+    if not metadata:
+        return b""
+    return to_json(dict(metadata), Limits(MAX_METADATA_BYTES), what="metadata")
+
+
+def seal(raw: bytes, metadata: Mapping[str, Any] | None) -> Sealed:
+    """Return `raw` and `metadata` with a fresh salt and the digest that binds them.
+
+    Raises:
+        InvalidState: `metadata` would not come back equal.
+        StateTooLarge: `metadata` has more than 64 KiB.
+    """
+    salt = os.urandom(_SALT_BYTES)
+    meta = metadata_json(metadata)
+    middle = b',"metadata_bytes":%d,"metadata":%b' % (len(meta), meta) if meta else b""
+    rest = b'"codec":"json","salt":"%b"%b,"body":%b' % (
+        salt.hex().encode(),
+        middle,
+        raw,
+    )
+    return Sealed(rest, _digest(salt, meta, raw), len(raw), bool(meta))
+
+
+def _digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
+    # The length keeps the border between metadata and state unmistakable.
+    digest = hashlib.sha256(salt + len(metadata).to_bytes(8, "big") + metadata)
+    digest.update(raw)
+    return digest.hexdigest()
+
+
+def state_line(seq: int, sealed: Sealed) -> bytes:
+    """Return the whole state line of event `seq`, checksum and newline included."""
+    head = b'{"state":%d,' % seq
+    crc = zlib.crc32(sealed.rest, zlib.crc32(head))
+    return b'%b%b,"crc":"%08x"}\n' % (head, sealed.rest, crc)
+
+
+def open_line(line: bytes, *, seq: int, sha256: str, raw_bytes: int) -> Opened:
+    """Return what `line` holds, once it is proved to be what event `seq` bound.
+
+    Args:
+        line: a state line without its newline.
+        seq: the event that it belongs to.
+        sha256: that event's ``state_sha256``.
+        raw_bytes: that event's ``state_bytes``.
+
+    Raises:
+        UnreadableState: checksum, number, size or digest is wrong.
+        NewerFormat: a codec that this version does not know.
+    """
+    meta, raw = _checked_parts(line, seq=seq, sha256=sha256, raw_bytes=raw_bytes)
+    state = orjson.loads(raw)
+    return Opened(state, orjson.loads(meta) if meta else {})
+
+
+def _checked_parts(
+    line: bytes, *, seq: int, sha256: str, raw_bytes: int
+) -> tuple[bytes, bytes]:
+    crc = b',"crc":"%08x"}' % zlib.crc32(line[:-CRC_SUFFIX_BYTES])
+    if line[-CRC_SUFFIX_BYTES:] != crc:
+        raise UnreadableState(f"state {seq} fails its checksum")
+    parts = _split(line)
+    if parts.seq != seq:
+        raise UnreadableState(f"state {parts.seq} stands where {seq} must")
+    found = _digest(parts.salt, parts.metadata, parts.body)
+    if found != sha256 or len(parts.body) != raw_bytes:
+        raise UnreadableState(
+            f"state {seq} has digest {found} and {len(parts.body)} bytes, "
+            f"its event says {sha256} and {raw_bytes}"
+        )
+    return parts.metadata, parts.body
+
+
+class _Parts(NamedTuple):
+    seq: int
+    salt: bytes
+    metadata: bytes
+    body: bytes
+
+
+# Metadata may hold a key named "body", so its length says where it ends.
+_HEADER = re.compile(
+    rb'\{"state":(\d+),"codec":"([a-z-]+)","salt":"([0-9a-f]{32})"'
+    rb'(?:,"metadata_bytes":(\d+),"metadata":)?'
+)
+_BODY = b',"body":'
+
+
+def _split(line: bytes) -> _Parts:
+    header = _HEADER.match(line)
+    if header is None or header[2] != b"json":
+        raise NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
+    border = header.end() + int(header[4] or 0)
+    if not line.startswith(_BODY, border):
+        raise NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
+    return _Parts(
+        int(header[1]),
+        bytes.fromhex(header[3].decode()),
+        line[header.end() : border],
+        line[border + len(_BODY) : -CRC_SUFFIX_BYTES],
+    )
+
+
+def metadata_of(line: bytes) -> dict[str, Any]:
+    """Return the metadata on a state line that replay has already checked."""
+    raw = _split(line).metadata
+    return cast("dict[str, Any]", orjson.loads(raw)) if raw else {}
+
+
+def same_state(line: bytes, sha256: str, raw: bytes, metadata: bytes) -> bool:
+    """Tell whether `raw` and `metadata` are what a state line's digest stands for."""
+    return _digest(_split(line).salt, metadata, raw) == sha256

@@ -1,0 +1,183 @@
+"""Where journals live: the contract, and the one that lives in memory."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from journal import ids
+from journal.errors import Conflict
+from journal.head import Extent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from journal.events import JobRepairedData
+
+
+class Stamp(NamedTuple):
+    """Changes whenever a journal does; cheap to ask for."""
+
+    inode: int
+    size: int
+
+
+class Busy(Exception):
+    """The lock is held and the caller would not wait."""
+
+
+class Storage(Protocol):
+    """Journals as bytes.  tests/test_storage_contract.py is this text made executable.
+
+    A journal is a run of whole lines; `Extent` says how far it goes.  What `append`
+    returned survives a crash and is seen by every other process that asks.
+    """
+
+    @property
+    def store_id(self) -> str | None:
+        """What binds journals to this store; None until the first `create`."""
+
+    def create(self) -> str:
+        """Make the store if it is not there, durably; return its id.
+
+        Raises:
+            ReadOnlyStore, UnsupportedFolder, StorageFailed: it cannot be.
+        """
+
+    def job_ids(self) -> list[str]:
+        """Return every job that has a journal or should have one, sorted."""
+
+    def stamp(self, job_id: str) -> Stamp | None:
+        """Return what changes whenever the job's journal does; None: no journal."""
+
+    def extent(self, job_id: str) -> Extent:
+        """Return what is acknowledged, seq 0 for an unknown job.
+
+        Raises:
+            DamagedJournal: the journal no longer holds what was acknowledged.
+        """
+
+    def read(self, job_id: str, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`, fewer at the end of the journal."""
+
+    def exclusive(
+        self, job_id: str, *, wait: bool = True
+    ) -> AbstractContextManager[Extent]:
+        """Hold the job against every other writer, in this process and in others.
+
+        Whatever an earlier writer left behind is settled first; the context's value
+        is what is acknowledged then.
+
+        Raises:
+            Busy: it is held, and `wait` is false.
+            LockTimeout: it was held for too long.
+            DamagedJournal: what was left behind cannot be settled without loss.
+        """
+
+    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
+        """Make `data` durable behind event `after`; return what is acknowledged then.
+
+        Only within `exclusive`.  It lands whole or not at all.
+
+        Args:
+            job_id: whose journal.
+            data: whole lines.
+            after: the seq that is the journal's last.
+            last: seq and hash of the last event in `data`; its size is ignored.
+
+        Raises:
+            Conflict: `after` is not the last; nothing was written.
+            NoSpace, ReadOnlyStore: nothing was written.
+            StorageFailed: outcome unknown; the job takes no writes until it has been
+                rewritten from what the medium holds.
+        """
+
+    def repairs(self, job_id: str) -> list[JobRepairedData]:
+        """Return what recovery did to this job and no event may tell yet.
+
+        Only within `exclusive`.  Idempotent: a repair is returned until a
+        ``job.repaired`` that names its side file is in the journal.
+        """
+
+    def flush(self) -> None:
+        """Make everything that was acknowledged durable, whatever the mode."""
+
+    def close(self) -> None:
+        """Flush and let go of every file and lock."""
+
+
+class _MemoryJournal:
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.data = bytearray()
+        self.extent = Extent()
+
+
+class MemoryStorage:
+    """A `Storage` that ends with the process: the reference, and handy in tests."""
+
+    def __init__(self) -> None:
+        self._journals: dict[str, _MemoryJournal] = {}
+        self._guard = threading.Lock()
+        self._store_id = ids.new_nonce()
+
+    @property
+    def store_id(self) -> str | None:
+        """See `Storage.store_id`."""
+        return self._store_id
+
+    def create(self) -> str:
+        """See `Storage.create`."""
+        return self._store_id
+
+    def job_ids(self) -> list[str]:
+        """See `Storage.job_ids`."""
+        return sorted(j for j, found in self._journals.items() if found.extent.seq)
+
+    def stamp(self, job_id: str) -> Stamp | None:
+        """See `Storage.stamp`."""
+        found = self._journals.get(job_id)
+        return None if found is None else Stamp(0, found.extent.size)
+
+    def extent(self, job_id: str) -> Extent:
+        """See `Storage.extent`."""
+        found = self._journals.get(job_id)
+        return Extent() if found is None else found.extent
+
+    def read(self, job_id: str, offset: int, size: int) -> bytes:
+        """See `Storage.read`."""
+        return bytes(self._journals[job_id].data[offset : offset + size])
+
+    @contextmanager
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Extent]:
+        """See `Storage.exclusive`."""
+        with self._guard:
+            found = self._journals.setdefault(job_id, _MemoryJournal())
+        if not found.lock.acquire(blocking=wait):
+            raise Busy
+        try:
+            yield found.extent
+        finally:
+            found.lock.release()
+
+    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
+        """See `Storage.append`."""
+        found = self._journals[job_id]
+        if found.extent.seq != after:
+            raise Conflict(f"job {job_id!r} is at {found.extent.seq}, not {after}")
+        found.data += data
+        found.extent = Extent(last.seq, last.hash, len(found.data))
+        return found.extent
+
+    def repairs(self, job_id: str) -> list[JobRepairedData]:
+        """See `Storage.repairs`."""
+        del job_id
+        return []
+
+    def flush(self) -> None:
+        """See `Storage.flush`."""
+
+    def close(self) -> None:
+        """See `Storage.close`."""

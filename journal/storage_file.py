@@ -1,0 +1,321 @@
+"""Journals as files in one folder: a `Storage` for one machine, many processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from journal import head as head_codec
+from journal import ids
+from journal.disk import Disk, PosixDisk
+from journal.errors import MilepostError, NewerFormat, StorageFailed
+from journal.event_codec import peek
+from journal.journal_file import Durability, Folders, JournalFile, failure
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from journal.events import JobRepairedData
+    from journal.head import Extent
+    from journal.storage import Stamp
+
+_log = logging.getLogger("milepost.journal")
+
+FORMAT = 1
+_MAX_OPEN_JOURNALS = 200  # two descriptors each; the usual limit is 1,024
+_FIRST_LINE_BYTES = 8192
+_SUFFIX = ".jsonl"
+
+
+class FileStorage:
+    """A `Storage` in a folder of the local disk.
+
+    Args:
+        root: the folder; made by the first save, never by a read.
+        durability: ``always`` syncs before every answer; ``interval`` syncs in the
+            background; ``never`` leaves it to the operating system.
+        interval_seconds: how long an answer may stay unsynced under ``interval``.
+        lock_timeout_seconds: how long to wait for another process's write.
+        disk: the file operations; a test may bring its own.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        durability: Durability = "always",
+        interval_seconds: float = 0.2,
+        lock_timeout_seconds: float = 30.0,
+        disk: Disk | None = None,
+    ) -> None:
+        self.root = root
+        self._folders = Folders(root)
+        self._durability: Durability = durability
+        self._interval_seconds = interval_seconds
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._disk: Disk = PosixDisk() if disk is None else disk
+        self._files: OrderedDict[str, JournalFile] = OrderedDict()
+        self._guard = threading.Lock()
+        self._store_id: str | None = None
+        self._flusher: threading.Thread | None = None
+        self._stop_flusher = threading.Event()
+        _alive.add(self)
+
+    # -- the store ---------------------------------------------------------------
+
+    @property
+    def store_id(self) -> str | None:
+        """See `Storage.store_id`."""
+        if self._store_id is None:
+            path = self.root / "store.json"
+            try:
+                file = self._disk.open(path, "read")
+            except FileNotFoundError:
+                return None
+            except OSError as exc:
+                raise failure(exc, f"cannot read {path}") from exc
+            try:
+                self._store_id = _store_id_in(file.read(0, 4096), path)
+            finally:
+                file.close()
+        return self._store_id
+
+    def create(self) -> str:
+        """See `Storage.create`."""
+        known = self.store_id
+        if known is not None:
+            return known
+        try:
+            return self._create()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot make a store in {self.root}") from exc
+
+    def _create(self) -> str:
+        self._disk.make_folder(self.root)
+        self._disk.check_supported(self.root)
+        path = self.root / "store.json"
+        if self._disk.names(self._folders.journals):
+            raise StorageFailed(
+                f"{path} is missing, but there are journals beside it",
+                hint="put it back from a backup; the first line of every journal "
+                'says what stands in it: {"format":1,"store":"…"}',
+            )
+        temporary = self.root / f"store.{ids.new_nonce()}.tmp"
+        file = self._disk.open(temporary, "append", create=True)
+        try:
+            mine = orjson.dumps({"format": FORMAT, "store": ids.new_nonce()}) + b"\n"
+            file.append(mine)
+            file.sync(metadata=True)
+            self._disk.make_folder(self._folders.journals)
+            self._disk.make_folder(self._folders.heads)
+            try:
+                self._disk.link(temporary, path)
+            except FileExistsError:
+                _log.debug("another process made %s first", path)
+            self._disk.sync_folder(self.root)
+        finally:
+            file.close()
+            self._disk.unlink(temporary)
+        found = self.store_id
+        assert found is not None
+        return found
+
+    def job_ids(self) -> list[str]:
+        """See `Storage.job_ids`."""
+        try:
+            journals = self._disk.names(self._folders.journals)
+            heads = self._disk.names(self._folders.heads)
+        except OSError as exc:
+            raise failure(exc, f"cannot list {self.root}") from exc
+        names = {name[: -len(_SUFFIX)] for name in journals if name.endswith(_SUFFIX)}
+        missing = {name for name in heads if name not in names and self._is_owed(name)}
+        found = (self._job_id_of(name) for name in names | missing)
+        return sorted(job_id for job_id in found if job_id is not None)
+
+    def _is_owed(self, name: str) -> bool:
+        """Tell whether a head without a journal says that there was one."""
+        try:
+            file = self._disk.open(self._folders.heads / name, "read")
+        except OSError:
+            return False
+        try:
+            head = head_codec.decode(file.read(0, head_codec.FILE_BYTES))
+        finally:
+            file.close()
+        return head is not None and head.shown.seq > 0
+
+    def _job_id_of(self, name: str) -> str | None:
+        job_id = ids.job_of(name)
+        if job_id is not None or "~" not in name:
+            return job_id
+        try:
+            file = self._disk.open(self._folders.journals / (name + _SUFFIX), "read")
+        except OSError:
+            return None
+        try:
+            line, _, _ = file.read(0, _FIRST_LINE_BYTES).partition(b"\n")
+        finally:
+            file.close()
+        event = peek(line)
+        if event is None or event["type"] != "job.opened":
+            return None
+        return event["data"]["job"]
+
+    # -- one job -----------------------------------------------------------------
+
+    def file(self, job_id: str) -> JournalFile:
+        """Return the files of one job; at most 200 jobs keep theirs open."""
+        with self._guard:
+            found = self._files.get(job_id)
+            if found is None:
+                found = self._files[job_id] = JournalFile(
+                    self._disk,
+                    self._folders,
+                    ids.file_name(job_id),
+                    job_id,
+                    durability=self._durability,
+                    lock_timeout_seconds=self._lock_timeout_seconds,
+                )
+                self._make_room()
+            else:
+                self._files.move_to_end(job_id)
+            return found
+
+    def _make_room(self) -> None:
+        if len(self._files) <= _MAX_OPEN_JOURNALS:
+            return
+        for job_id in list(self._files)[: len(self._files) - _MAX_OPEN_JOURNALS]:
+            if self._files[job_id].try_close():
+                del self._files[job_id]
+
+    def stamp(self, job_id: str) -> Stamp | None:
+        """See `Storage.stamp`."""
+        return self.file(job_id).stamp()
+
+    def extent(self, job_id: str) -> Extent:
+        """See `Storage.extent`."""
+        return self.file(job_id).extent()
+
+    def read(self, job_id: str, offset: int, size: int) -> bytes:
+        """See `Storage.read`."""
+        return self.file(job_id).read(offset, size)
+
+    def exclusive(
+        self, job_id: str, *, wait: bool = True
+    ) -> AbstractContextManager[Extent]:
+        """See `Storage.exclusive`."""
+        return self.file(job_id).exclusive(wait=wait)
+
+    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
+        """See `Storage.append`."""
+        extent = self.file(job_id).append(data, after=after, last=last)
+        if self._durability == "interval" and self._flusher is None:
+            self._start_flusher()
+        return extent
+
+    def repairs(self, job_id: str) -> list[JobRepairedData]:
+        """See `Storage.repairs`."""
+        return self.file(job_id).repairs()
+
+    # -- durability = interval ---------------------------------------------------
+
+    def _start_flusher(self) -> None:
+        with self._guard:
+            if self._flusher is None:
+                self._flusher = threading.Thread(
+                    target=_flush_regularly,
+                    args=(
+                        weakref.ref(self),
+                        self._stop_flusher,
+                        self._interval_seconds,
+                    ),
+                    name="milepost-flusher",
+                    daemon=True,
+                )
+                self._flusher.start()
+
+    def flush(self) -> None:
+        """See `Storage.flush`."""
+        if self._durability == "never":
+            return
+        with self._guard:
+            files = list(self._files.values())
+        for file in files:
+            file.flush()
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self._stop_flusher.set()
+        if self._flusher is not None:
+            self._flusher.join()
+            self._flusher = None
+            self._stop_flusher = threading.Event()
+        self.flush()
+        with self._guard:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+
+    def after_fork(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent.
+
+        The child shares the parent's locks: closing a descriptor keeps them, an unlock
+        would free them, so nothing is unlocked here.
+        """
+        files = list(self._files.values())
+        self._guard = threading.Lock()
+        self._files = OrderedDict()
+        self._flusher = None
+        self._stop_flusher = threading.Event()
+        for file in files:
+            file.forget()
+
+
+def _store_id_in(raw: bytes, path: Path) -> str:
+    try:
+        values = orjson.loads(raw)
+        format_, store_id = values["format"], values["store"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise StorageFailed(
+            f"{path} is not what a store has there",
+            hint="put it back from a backup; the first line of every journal says "
+            'what stands in it: {"format":1,"store":"…"}',
+        ) from exc
+    if format_ != FORMAT:
+        raise NewerFormat(f"{path} says format {format_}, this version knows {FORMAT}")
+    return str(store_id)
+
+
+def _flush_regularly(
+    storage: weakref.ref[FileStorage], stop: threading.Event, seconds: float
+) -> None:
+    while not stop.wait(seconds):
+        alive = storage()
+        if alive is None:
+            return
+        try:
+            alive.flush()
+        except MilepostError:
+            # The head carries the poison mark by now, so the next save says it too.
+            _log.exception("a background sync failed")
+        del alive
+
+
+_alive: weakref.WeakSet[FileStorage] = weakref.WeakSet()
+
+
+def _let_go_after_fork() -> None:
+    for storage in list(_alive):
+        storage.after_fork()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)

@@ -1,0 +1,460 @@
+"""The shell around the pure parts: reads the clock, calls the storage, folds.
+
+Order: durable, then visible, then answered.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from journal import event_codec, ids, index
+from journal.batch import Batch
+from journal.clock import stamp as at_stamp
+from journal.errors import (
+    DamagedJournal,
+    MilepostError,
+    NewerFormat,
+    ReadOnlyStore,
+)
+from journal.event_codec import BadLine
+from journal.head import Extent
+from journal.index import JobView, Mark, Misfit
+from journal.storage import Busy
+from journal.write_queue import Request, Waiter, WriteQueue
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+
+    from journal.events import Event
+    from journal.storage import Stamp, Storage
+
+_log = logging.getLogger("milepost.journal")
+
+_READ_BYTES = 8 * 1024 * 1024
+_ALL = sys.maxsize
+_QUIET_GC_BYTES = 256 * 1024
+_MAX_BATCH_BYTES = 8 * 1024 * 1024
+
+
+class Cursor:
+    """How far a reader of a job's history has come."""
+
+    __slots__ = ("end", "hash", "job_id", "seq")
+
+    def __init__(self, job_id: str, mark: Mark) -> None:
+        self.job_id = job_id
+        self.seq = mark.seq
+        self.end = mark.offset
+        self.hash = mark.hash
+
+
+class _Job:
+    """What this process holds of one job."""
+
+    def __init__(self, view: JobView) -> None:
+        self.view = view
+        self.stamp: Stamp | None = None  # the journal's, when the view was folded
+        self.inode: int | None = None  # of the file that the view's offsets are about
+        self.error: MilepostError | None = None  # why it is quarantined
+        self.folding = threading.RLock()
+        self.queue = WriteQueue()
+
+
+class Store:
+    """Journals and their views, for one process.
+
+    Args:
+        storage: where the bytes are.
+        clock: gives the time that events carry.
+    """
+
+    def __init__(self, storage: Storage, clock: Callable[[], datetime]) -> None:
+        self.storage = storage
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+        self._guard = threading.Lock()
+        _alive.add(self)
+
+    def after_fork(self) -> None:
+        """Forget, in a forked child, views and queues that a thread was changing."""
+        self._jobs = {}
+        self._guard = threading.Lock()
+
+    def _job(self, job_id: str) -> _Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            with self._guard:
+                job = self._jobs.get(job_id)
+                if job is None:
+                    view = JobView(job_id, self.storage.store_id)
+                    job = self._jobs[job_id] = _Job(view)
+        return job
+
+    # -- reading -----------------------------------------------------------------
+
+    def view(self, job_id: str) -> JobView:
+        """Return the job's view, caught up with every acknowledged write.
+
+        An unknown job has a view at seq 0.
+
+        Raises:
+            DamagedJournal: the journal is not what was written.
+            StorageFailed: it cannot be read.
+        """
+        job = self._jobs.get(job_id)
+        stamp = self.storage.stamp(job_id)
+        if job is None:
+            if stamp is None and self.storage.extent(job_id).seq == 0:
+                return JobView(job_id, None)  # a question about it leaves no trace
+            job = self._job(job_id)
+        if job.error is None and stamp is not None and stamp == job.stamp:
+            return job.view
+        with job.folding:
+            self._catch_up(job)
+            return job.view
+
+    def readable(self, job_id: str) -> JobView:
+        """Return `view`, unless a newer Milepost wrote what this one cannot fold.
+
+        Raises:
+            NewerFormat: so it is.  And as `view`.
+        """
+        view = self.view(job_id)
+        if view.newer_seq:
+            raise NewerFormat(
+                f"event {view.newer_seq} of job {job_id!r} was written by a newer "
+                "Milepost; this one can only show its history",
+                hint="upgrade",
+            )
+        return view
+
+    def _catch_up(self, job: _Job) -> None:
+        job_id = job.view.job_id
+        stamp = self.storage.stamp(job_id)
+        if stamp is None and job.stamp is None and self.storage.extent(job_id).seq == 0:
+            return
+        try:
+            extent = self.storage.extent(job_id)
+            self._fold_to(job, extent, stamp)
+            if stamp is not None and stamp.size > extent.size:
+                self._settle(job, is_unknown=extent.seq == 0)
+        except DamagedJournal as exc:
+            self._quarantine(job, exc)
+            raise
+        job.error = None
+
+    def _settle(self, job: _Job, *, is_unknown: bool) -> None:
+        """Somebody left bytes behind the head: alive, or dead before its answer."""
+        try:
+            with self.storage.exclusive(job.view.job_id, wait=False) as extent:
+                self._fold_to(job, extent, self.storage.stamp(job.view.job_id))
+                batch = Batch(job.view, at_stamp(self._clock()))
+                if job.view.seq and self._add_repairs(batch):
+                    self._append(job, batch)
+        except Busy:
+            return  # a write is on its way; its answer has not been given
+        except ReadOnlyStore:
+            if is_unknown:
+                raise  # its head is missing: there is nothing to go by
+            _log.warning("job %r: unconfirmed bytes at its end", job.view.job_id)
+
+    def _fold_to(self, job: _Job, extent: Extent, stamp: Stamp | None) -> None:
+        view = job.view
+        if stamp is not None and stamp.inode != job.inode:
+            # Compacted or replaced: same events, other offsets.
+            view = JobView(view.job_id, self.storage.store_id)
+        if view.seq > extent.seq or (
+            view.seq == extent.seq and view.seq and view.hash != extent.hash
+        ):
+            raise self._damage(
+                view.job_id,
+                BadLine(extent.size, f"event {view.seq} with hash {view.hash}", "less"),
+            )
+        self._fold(view, extent)
+        if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):
+            raise self._damage(
+                view.job_id,
+                BadLine(
+                    view.end,
+                    f"event {extent.seq} with hash {extent.hash}",
+                    f"event {view.seq} with hash {view.hash}",
+                ),
+            )
+        job.view = view
+        job.inode = None if stamp is None else stamp.inode
+        job.stamp = stamp if stamp is not None and stamp.size == view.end else None
+
+    def _fold(self, view: JobView, extent: Extent, *, until_seq: int = _ALL) -> None:
+        """Fold what `extent` has beyond `view`, up to event `until_seq`."""
+        # The collector would walk every new entry again and again.
+        was_enabled = gc.isenabled() and extent.size - view.end > _QUIET_GC_BYTES
+        if was_enabled:
+            gc.disable()
+        try:
+            self._fold_quietly(view, extent, until_seq)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    def _fold_quietly(self, view: JobView, extent: Extent, until_seq: int) -> None:
+        apply = index.apply
+        for data in self._parts(view, extent):
+            try:
+                for event, offset, size, fault in event_codec.scan(
+                    data, seq=view.seq, prev=view.hash, offset=view.end
+                ):
+                    if event["seq"] > until_seq:
+                        return
+                    apply(view, event, offset, size, fault)
+            except BadLine as exc:
+                raise self._damage(view.job_id, exc) from exc
+            except (Misfit, KeyError, TypeError, ValueError) as exc:
+                problem = BadLine(view.end, "an event that follows", str(exc))
+                raise self._damage(view.job_id, problem) from exc
+
+    def _parts(self, at: JobView | Cursor, extent: Extent) -> Iterator[bytes]:
+        """Yield journal bytes from `at.end` on, until `at` has moved to the end."""
+        want = _READ_BYTES
+        while at.end < extent.size:
+            before = at.end
+            data = self.storage.read(at.job_id, before, min(want, extent.size - before))
+            yield data
+            if at.end > before:
+                continue
+            if before + len(data) >= extent.size or len(data) < want:
+                problem = BadLine(
+                    before, f"event {at.seq + 1} of {extent.seq}", "part of a line"
+                )
+                raise self._damage(at.job_id, problem)
+            want *= 2  # one event with its state is larger than that
+
+    def _damage(self, job_id: str, problem: BadLine) -> DamagedJournal:
+        before = self.storage.read(job_id, 0, problem.offset)
+        return DamagedJournal(
+            job_id,
+            line=before.count(b"\n") + 1,
+            offset=problem.offset,
+            expected=problem.expected,
+            found=problem.found,
+        )
+
+    def _quarantine(self, job: _Job, error: DamagedJournal) -> None:
+        if job.error is None:
+            _log.error("%s", error)
+        job.view = JobView(job.view.job_id, self.storage.store_id)
+        job.stamp = job.inode = None
+        job.error = error
+
+    def read_pair(self, job_id: str, offset: int, size: int) -> tuple[bytes, bytes]:
+        """Return the state line and the event line that stand at `offset`."""
+        state, _, event = self.storage.read(job_id, offset, size).partition(b"\n")
+        return state, event
+
+    def history(
+        self, view: JobView, after_seq: int, *, until_seq: int | None = None
+    ) -> Iterator[Event]:
+        """Read the events after `after_seq`, verified, oldest first."""
+        extent = Extent(view.seq, view.hash or "", view.end)
+        last = view.seq if until_seq is None else until_seq
+        mark = view.marks[min(after_seq // index.MARK_EVERY, len(view.marks) - 1)]
+        at = Cursor(view.job_id, mark)
+        for data in self._parts(at, extent):
+            try:
+                for event, offset, size, _ in event_codec.scan(
+                    data, seq=at.seq, prev=at.hash, offset=at.end
+                ):
+                    if event["seq"] > last:
+                        return
+                    at.seq, at.hash = event["seq"], event["hash"]
+                    at.end = offset + size
+                    if event["seq"] > after_seq:
+                        yield event
+            except BadLine as exc:
+                raise self._damage(view.job_id, exc) from exc
+
+    def newest_first(self, view: JobView, after_seq: int) -> Iterator[Event]:
+        """Read the events after `after_seq`, verified, newest first."""
+        bound = view.seq
+        while bound > after_seq:  # in parts, so that the newest few cost little
+            start = max(bound - index.MARK_EVERY, after_seq)
+            yield from reversed([*self.history(view, start, until_seq=bound)])
+            bound = start
+
+    def known_then_all(self) -> Iterator[str]:
+        """Yield the jobs this process knows, then those it does not know yet."""
+        known = list(self._jobs)
+        yield from known
+        yield from set(self.storage.job_ids()) - set(known)
+
+    def folded_seq(self, job_id: str) -> int:
+        """Return how far this process has read a job, without looking again."""
+        job = self._jobs.get(job_id)
+        return 0 if job is None else job.view.seq
+
+    def replay(self, job_id: str, *, until_seq: int) -> JobView:
+        """Return a view of its own, folded from the start up to `until_seq`."""
+        known = self.view(job_id)
+        view = JobView(job_id, self.storage.store_id)
+        extent = Extent(known.seq, known.hash or "", known.end)
+        self._fold(view, extent, until_seq=until_seq)
+        return view
+
+    # -- writing -----------------------------------------------------------------
+
+    def write(self, job_id: str, request: Request, *, is_shared: bool = False) -> Any:
+        """Let `request` add events under the job's lock; return its answer.
+
+        Args:
+            job_id: which job; it is created by its first event.
+            request: called once, when the view is caught up and nobody else writes.
+            is_shared: it asks `Batch` for what others in the same write have done, so
+                it may share one write and one sync with them.
+
+        Raises:
+            DamagedJournal, StorageFailed, and whatever `request` raises.
+        """
+        if self.view(job_id).seq == 0:
+            ids.check_new_job_id(job_id)
+        job = self._job(job_id)
+        return job.queue.submit(
+            request, is_shared=is_shared, commit=partial(self._commit, job)
+        )
+
+    def _commit(self, job: _Job, waiters: deque[Waiter]) -> None:
+        """Serve `waiters` from the left; each leaves the queue once it is answered."""
+        self.storage.create()
+        while waiters:
+            with self.storage.exclusive(job.view.job_id) as extent:
+                with job.folding:
+                    self._prepare(job, extent)
+                served = self._commit_some(job, waiters)
+            for _ in range(served):
+                waiters.popleft()
+
+    def _prepare(self, job: _Job, extent: Extent) -> None:
+        """Catch up under the lock; refuse what must not be written to."""
+        job_id = job.view.job_id
+        stamp = self.storage.stamp(job_id)
+        try:
+            if stamp is None or stamp != job.stamp:
+                self._fold_to(job, extent, stamp)
+        except DamagedJournal as exc:
+            self._quarantine(job, exc)
+            raise
+        job.error = None
+        view = job.view
+        if view.newer_seq:
+            raise NewerFormat(
+                f"event {view.newer_seq} of job {job_id!r} was written by a newer "
+                "Milepost; nothing was written",
+                hint="upgrade",
+            )
+        if view.faults:
+            self._refuse_faults(view)
+
+    def _refuse_faults(self, view: JobView) -> None:
+        """Quarantine a job in which the state of a live checkpoint rotted."""
+        for entry in view.checkpoints.values():
+            if entry.seq in view.faults:
+                raise self._damage(
+                    view.job_id,
+                    BadLine(
+                        entry.offset,
+                        f"the intact state of checkpoint {entry.checkpoint_id!r}",
+                        view.faults[entry.seq],
+                    ),
+                )
+
+    def _add_repairs(self, batch: Batch) -> bool:
+        """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
+        view = batch.view
+        before = len(batch)
+        for repair in self.storage.repairs(view.job_id):
+            if repair.get("side_file") not in view.side_files:
+                batch.add("job.repaired", "recovery", cast("dict[str, object]", repair))
+        return len(batch) > before
+
+    def _commit_some(self, job: _Job, waiters: Iterable[Waiter]) -> int:
+        """Write the first waiters' events; return how many were served."""
+        view = job.view
+        batch = Batch(view, at_stamp(self._clock()))
+        if view.seq == 0:
+            self._open(batch)
+        is_owed = self._add_repairs(batch)
+        opened, served = len(batch), 0
+        writers: list[Waiter] = []
+        for waiter in waiters:
+            mark = batch.mark()
+            try:
+                waiter.answer = waiter.request(batch)
+            except Exception as exc:  # noqa: BLE001 - raised in the caller's own thread
+                batch.rewind(mark)
+                waiter.error = exc
+            else:
+                writers.append(waiter)
+            served += 1
+            if batch.size_bytes > _MAX_BATCH_BYTES:
+                break
+        if len(batch) > opened or (is_owed and view.seq):
+            try:
+                self._append(job, batch)
+            except Exception as exc:  # noqa: BLE001 - the same
+                for waiter in writers:
+                    waiter.error = exc
+        return served
+
+    def _open(self, batch: Batch) -> None:
+        view = batch.view
+        ids.check_new_job_id(view.job_id)
+        store_id = self.storage.create()
+        view.store_id = store_id
+        nonce = ids.new_nonce()
+        batch.opening = {"job": view.job_id, "store": store_id, "nonce": nonce}
+        batch.add("job.opened", "journal", batch.opening)
+
+    def _append(self, job: _Job, batch: Batch) -> None:
+        view = batch.view
+        seq, prev, offset = view.seq, view.hash, view.end
+        data, last = batch.encode()
+        try:
+            extent = self.storage.append(view.job_id, data, after=seq, last=last)
+        except BaseException:
+            job.stamp = None  # look again before the next answer
+            raise
+        with job.folding:
+            # From the moment the head moved, a reader may have folded it already.
+            if view.seq == seq:
+                for located in event_codec.scan(
+                    data, seq=seq, prev=prev, offset=offset
+                ):
+                    index.apply(view, *located)
+            assert view.seq >= extent.seq, "the index fell behind the disk"
+            stamp = self.storage.stamp(view.job_id)
+            job.inode = None if stamp is None else stamp.inode
+            job.stamp = stamp if stamp is not None and stamp.size == view.end else None
+
+    def close(self) -> None:
+        """Let go of every file."""
+        self.storage.close()
+        with self._guard:
+            self._jobs.clear()
+
+
+_alive: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _forget_after_fork() -> None:
+    for store in list(_alive):
+        store.after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
