@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
+_MAX_TAGS = 64
 
 
 class CheckpointManager(CheckpointReader):
@@ -453,6 +454,8 @@ def _labels(
     ):
         if value is not None:
             labels[field] = ids.check_label(field, value)
+    if len(tags) > _MAX_TAGS:
+        raise InvalidArgument(f"at most {_MAX_TAGS} tags, got {len(tags)}")
     if tags:
         labels["tags"] = [ids.check_label("a tag", tag) for tag in tags]
     return labels

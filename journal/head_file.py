@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0002, 0.01
 
 
-def open_either(disk: Disk, path: Path, mode: Literal["append", "update"]) -> File:
-    """Open a file for writing if this user may, else for reading.
+def open_either(
+    disk: Disk, path: Path, mode: Literal["append", "update"]
+) -> tuple[File, bool]:
+    """Open a file for writing if this user may, else for reading; tell which.
 
     Raises:
         OSError: neither.
     """
     try:
-        return disk.open(path, mode)
+        return disk.open(path, mode), True
     except OSError as exc:
         if exc.errno not in {errno.EROFS, errno.EACCES, errno.EPERM}:
             raise
-        return disk.open(path, "read")
+        return disk.open(path, "read"), False
 
 
 class HeadFile:
@@ -43,6 +45,7 @@ class HeadFile:
         head: what was last read or written here.
         raw: the bytes of it; equal bytes mean that nobody else wrote since.
         is_new: this process made the file, and nobody wrote a slot before.
+        is_writable: this user may write to it.
     """
 
     def __init__(self, disk: Disk, path: Path, lock_timeout_seconds: float) -> None:
@@ -54,6 +57,7 @@ class HeadFile:
         self.head = Head()
         self.raw = b""
         self.is_new = False
+        self.is_writable = True
 
     @property
     def is_open(self) -> bool:
@@ -121,7 +125,9 @@ class HeadFile:
         with self._opening:
             if self._file is None:
                 try:
-                    self._file = open_either(self._disk, self._path, "update")
+                    self._file, self.is_writable = open_either(
+                        self._disk, self._path, "update"
+                    )
                 except FileNotFoundError:
                     if not may_create():
                         raise Busy from None

@@ -109,6 +109,9 @@ class JournalFile:
         self._file: File | None = None
         self._inode = 0
         self._is_settled = False  # first look under the lock is done
+        self._is_writable = True  # as far as the open journal goes
+        self._owner = 0  # the thread that holds the lock, and
+        self._held: Stamp | None = None  # what the journal's stamp is meanwhile
         self._pending: list[JobRepairedData] = []
         self._lost_events = 0
         self._may_owe_repairs = True  # until a look found none, or they were told
@@ -118,6 +121,8 @@ class JournalFile:
 
     def stamp(self) -> Stamp | None:
         """Return what changes whenever the journal does, None if there is none."""
+        if self._owner == threading.get_ident():
+            return self._held  # nobody else can change it now
         found = self._disk.stat(self._path)
         return None if found is None else Stamp(found.inode, found.size)
 
@@ -201,7 +206,7 @@ class JournalFile:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._file = open_either(self._disk, self._path, "append")
+        self._file, self._is_writable = open_either(self._disk, self._path, "append")
         self._inode = self._file.stat().inode
         return self._file
 
@@ -216,8 +221,12 @@ class JournalFile:
         try:
             self._head.lock(wait=wait, may_create=lambda: wait or self._is_headless())
             try:
-                yield self._settle()
+                extent = self._settle()
+                self._hold(extent)
+                self._owner = threading.get_ident()
+                yield extent
             finally:
+                self._owner = 0
                 self._head.unlock()
         except OSError as exc:
             if isinstance(exc, MilepostError):
@@ -225,6 +234,9 @@ class JournalFile:
             raise failure(exc, f"cannot write {self._path}") from exc
         finally:
             self._mutex.release()
+
+    def _hold(self, extent: Extent) -> None:
+        self._held = Stamp(self._inode, extent.size) if extent.size else None
 
     def _is_headless(self) -> bool:
         """Tell whether there is a journal to take over, should its head be missing."""
@@ -413,8 +425,16 @@ class JournalFile:
         shown = self._head.head.shown
         if shown.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
-        is_first = self._disk.stat(self._path) is None
-        file = self._create_journal() if is_first else self._open_journal()
+        if not (self._is_writable and self._head.is_writable):
+            raise ReadOnlyStore(
+                f"cannot write {self._path}: this user may only read it",
+                hint="make the folder writable for this user",
+            )
+        is_first = self._held is None
+        file = self._file
+        if is_first:
+            file = self._create_journal()
+        assert file is not None, "settling opened it"
         extent = Extent(last.seq, last.hash, shown.size + len(data))
         self._write(file, data, shown.size)
         synced = self._head.head.synced
@@ -426,12 +446,14 @@ class JournalFile:
             self._head.sync()
         self._pending.clear()
         self._may_owe_repairs = False
+        self._hold(extent)
         return extent
 
     def _create_journal(self) -> File:
         self._disk.make_folder(self._folders.journals)
+        is_left_over = self._disk.stat(self._path) is not None  # empty: R2
         with self._opening:
-            self._file = self._disk.open(self._path, "append", create=True)
+            self._file = self._disk.open(self._path, "append", create=not is_left_over)
             self._inode = self._file.stat().inode
         return self._file
 
@@ -506,7 +528,14 @@ class JournalFile:
         return self._head.head.synced == self._head.head.shown
 
     def close(self) -> None:
-        """Sync the head, so that a power cut finds it fresh, and close both files."""
+        """Sync the head, so that a power cut finds it fresh, and close both files.
+
+        Waits for a write that is on its way.
+        """
+        with self._mutex:
+            self._close()
+
+    def _close(self) -> None:
         with self._opening:
             if self._is_settled:
                 try:
@@ -517,10 +546,11 @@ class JournalFile:
 
     def try_close(self) -> bool:
         """Close both files unless they are needed; tell whether it is done."""
-        if not self._is_synced or not self._mutex.acquire(blocking=False):
+        is_owed = self._durability == "interval" and not self._is_synced
+        if is_owed or not self._mutex.acquire(blocking=False):
             return False
         try:
-            self.close()
+            self._close()
         finally:
             self._mutex.release()
         return True

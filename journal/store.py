@@ -21,7 +21,7 @@ from journal.errors import (
     DamagedJournal,
     MilepostError,
     NewerFormat,
-    ReadOnlyStore,
+    StorageFailed,
 )
 from journal.event_codec import BadLine
 from journal.head import Extent
@@ -148,12 +148,22 @@ class Store:
             if stamp is not None and stamp.size > extent.size:
                 self._settle(job, is_unknown=extent.seq == 0)
         except DamagedJournal as exc:
+            # Only under the lock is it certain: without it, a power cut that took
+            # unsynced events, or a rewrite in progress, looks the same.
             self._quarantine(job, exc)
-            raise
+            if not self._settle_again(job):
+                raise
         job.error = None
 
-    def _settle(self, job: _Job, *, is_unknown: bool) -> None:
-        """Somebody left bytes behind the head: alive, or dead before its answer."""
+    def _settle_again(self, job: _Job) -> bool:
+        try:
+            return self._settle(job, is_unknown=False)
+        except DamagedJournal as exc:
+            self._quarantine(job, exc)
+            raise
+
+    def _settle(self, job: _Job, *, is_unknown: bool) -> bool:
+        """Settle what somebody left behind; False if that is not ours to do now."""
         try:
             with self.storage.exclusive(job.view.job_id, wait=False) as extent:
                 self._fold_to(job, extent, self.storage.stamp(job.view.job_id))
@@ -161,11 +171,15 @@ class Store:
                 if job.view.seq and self._add_repairs(batch):
                     self._append(job, batch)
         except Busy:
-            return  # a write is on its way; its answer has not been given
-        except ReadOnlyStore:
+            return False  # a write is on its way; its answer has not been given
+        except StorageFailed as exc:
             if is_unknown:
                 raise  # its head is missing: there is nothing to go by
-            _log.warning("job %r: unconfirmed bytes at its end", job.view.job_id)
+            _log.warning(
+                "job %r: what follows is unconfirmed: %s", job.view.job_id, exc
+            )
+            return False
+        return True
 
     def _fold_to(self, job: _Job, extent: Extent, stamp: Stamp | None) -> None:
         view = job.view
@@ -248,8 +262,6 @@ class Store:
         )
 
     def _quarantine(self, job: _Job, error: DamagedJournal) -> None:
-        if job.error is None:
-            _log.error("%s", error)
         job.view = JobView(job.view.job_id, self.storage.store_id)
         job.stamp = job.inode = None
         job.error = error
@@ -322,9 +334,11 @@ class Store:
         Raises:
             DamagedJournal, StorageFailed, and whatever `request` raises.
         """
-        if self.view(job_id).seq == 0:
-            ids.check_new_job_id(job_id)
-        job = self._job(job_id)
+        job = self._jobs.get(job_id)
+        if job is None or job.view.seq == 0:
+            if self.view(job_id).seq == 0:
+                ids.check_new_job_id(job_id)
+            job = self._job(job_id)
         return job.queue.submit(
             request, is_shared=is_shared, commit=partial(self._commit, job)
         )
