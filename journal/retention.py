@@ -173,6 +173,7 @@ def plan_id(
 
 
 def describe(policy: Policy) -> dict[str, object]:
-    """Return the policy as an event holds it: only what is set."""
+    """Return the policy as an event holds it: its name and what differs from none."""
+    unset = Policy(policy.name)._asdict()
     values = policy._asdict().items()
-    return {k: v for k, v in values if v is not None and v != 0}
+    return {k: v for k, v in values if k == "name" or v != unset[k]}
