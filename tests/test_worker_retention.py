@@ -1,0 +1,292 @@
+"""One retention pass: what goes, what stays, and what can't stop it."""
+
+from __future__ import annotations
+
+import fcntl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from journal import CheckpointManager, Plan
+from journal.errors import StorageFailed
+from journal.ids import file_name
+from worker.service import Worker
+from worker.settings import MatchRule, RetentionSettings, Rule, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOW = datetime(2026, 11, 23, 5, tzinfo=UTC)
+KEEP_TWO = RetentionSettings(min_keep=1, min_age_seconds=0, default=Rule(keep_last=2))
+
+
+class Turned:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def turn(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+class Interrupted(CheckpointManager):
+    """A store on which something happens right before a plan is carried out."""
+
+    before_apply: Callable[[Plan], object] | None = None
+
+    def apply(self, plan: Plan, *, actor: str | None = None) -> int:
+        if self.before_apply:
+            self.before_apply(plan)
+        return super().apply(plan, actor=actor)
+
+
+@pytest.fixture
+def clock() -> Turned:
+    return Turned()
+
+
+@pytest.fixture
+def manager(tmp_path: Path, clock: Turned) -> Iterator[Interrupted]:
+    with Interrupted(
+        tmp_path, durability="never", clock=clock, lock_timeout_seconds=0.01
+    ) as made:
+        yield made
+
+
+def fill(manager: CheckpointManager, *jobs: str, each: int = 5) -> None:
+    for job in jobs:
+        for number in range(each):
+            manager.save(job, f"step-{number}", {"n": number})
+
+
+def left(manager: CheckpointManager) -> dict[str, int]:
+    return {info.job_id: info.checkpoints for info in manager.jobs()}
+
+
+def worker(manager: CheckpointManager, clock: Turned, retention: Any) -> Worker:
+    return Worker(manager, Settings(retention=retention), clock=clock)
+
+
+def test_a_pass_removes_what_each_jobs_rule_lets_go(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "etl-a", "etl-b", "other", "precious")
+    rules = [MatchRule(match="etl-*", keep_last=1), MatchRule(match="precious")]
+    retention = KEEP_TWO.model_copy(update={"rule": rules})
+    report = worker(manager, clock, retention).run_once()
+    assert left(manager) == {"etl-a": 1, "etl-b": 1, "other": 2, "precious": 5}
+    assert (report.jobs, report.removed, report.outcome) == (4, 11, "ok")
+    assert report.removed_by_job == {"etl-a": 4, "etl-b": 4, "other": 3}
+    assert worker(manager, clock, retention).run_once().removed == 0
+
+
+def test_the_journal_says_who_removed_by_which_rule(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a")
+    worker(manager, clock, KEEP_TWO).run_once()
+    event: Any = manager.history("a", types=["checkpoints.cleaned"])[0]
+    assert event["actor"] == "worker:retention"
+    assert event["data"]["policy"]["name"] == "default"
+    assert len(event["data"]["removed"]) == 3
+
+
+def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Turned) -> None:
+    fill(manager, "a")
+    retention = RetentionSettings(min_keep=1, default=Rule(keep_last=2))
+    assert worker(manager, clock, retention).run_once().removed == 0
+    later = NOW + timedelta(hours=2)
+    assert worker(manager, clock, retention).run_once(later).removed == 3
+
+
+def test_without_any_rule_everything_stays(manager: Interrupted, clock: Turned) -> None:
+    fill(manager, "a", each=30)
+    clock.turn(days=4000)
+    report = worker(manager, clock, RetentionSettings()).run_once()
+    assert (report.removed, report.jobs, left(manager)) == (0, 1, {"a": 30})
+
+
+# -- I10: one job never stops another --------------------------------------------------
+
+
+def test_a_job_that_raises_does_not_stop_the_others(
+    manager: Interrupted, clock: Turned, tmp_path: Path
+) -> None:
+    fill(manager, "a", "b", "c")
+    with (tmp_path / "heads" / file_name("b")).open("rb") as head:
+        fcntl.flock(head, fcntl.LOCK_EX)  # as another process that writes and hangs
+        report = worker(manager, clock, KEEP_TWO).run_once()
+    assert left(manager) == {"a": 2, "b": 5, "c": 2}
+    assert (report.failed, report.outcome) == (1, "partly")
+    assert [(p.job_id, p.code) for p in report.problems] == [("b", "locked")]
+
+
+def test_a_damaged_job_is_reported_and_left_as_it_is(
+    clock: Turned, tmp_path: Path
+) -> None:
+    with CheckpointManager(tmp_path, clock=clock) as synced:
+        fill(synced, "a", "b", "c")
+    path = tmp_path / "journals/b.jsonl"
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b'"checkpoint.saved"', len(raw) // 2)] ^= 1
+    path.write_bytes(raw)
+    with CheckpointManager(tmp_path, clock=clock) as fresh:
+        report = worker(fresh, clock, KEEP_TWO).run_once()
+        assert (report.damaged, report.failed, report.outcome) == (1, 0, "partly")
+        assert [(p.job_id, p.code) for p in report.problems] == [("b", "damaged")]
+        assert len(fresh.list("a")) == len(fresh.list("c")) == 2
+    assert path.read_bytes() == raw
+    assert "'b'" in report.line
+
+
+def test_a_bug_in_one_job_does_not_stop_the_others(
+    manager: Interrupted, clock: Turned, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(manager, "a", "b", "c")
+
+    def stumble(plan: Plan) -> None:
+        if plan.job_id == "b":
+            raise ZeroDivisionError
+
+    manager.before_apply = stumble
+    report = worker(manager, clock, KEEP_TWO).run_once()
+    assert left(manager) == {"a": 2, "b": 5, "c": 2}
+    assert report.problems[0] == ("b", "error", "ZeroDivisionError")
+    assert "Traceback" in caplog.text
+
+
+# -- plans that went stale -------------------------------------------------------------
+
+
+def test_a_plan_that_went_stale_is_made_again_once(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a")
+
+    def save_once(_: Plan) -> None:
+        manager.before_apply = None
+        manager.save("a", "meanwhile", {})
+
+    manager.before_apply = save_once
+    report = worker(manager, clock, KEEP_TWO).run_once()
+    assert (report.removed, report.outcome) == (4, "ok")
+    assert [info.step_name for info in manager.list("a")] == ["step-4", "meanwhile"]
+
+
+def test_a_job_that_never_rests_is_left_for_the_next_pass(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a", "b")
+
+    def save_always(plan: Plan) -> None:
+        if plan.job_id == "a":
+            manager.save("a", "meanwhile", {})
+
+    manager.before_apply = save_always
+    report = worker(manager, clock, KEEP_TWO).run_once()
+    assert [(p.job_id, p.code) for p in report.problems] == [("a", "stale_plan")]
+    assert left(manager) == {"a": 7, "b": 2}
+
+
+# -- bounds ----------------------------------------------------------------------------
+
+
+def test_a_run_removes_at_most_max_per_run_and_the_next_goes_on(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a", "b", "c")
+    retention = KEEP_TWO.model_copy(update={"max_per_run": 4})
+    first = worker(manager, clock, retention).run_once()
+    assert (first.removed, first.resume_after) == (4, "b")
+    assert left(manager) == {"a": 2, "b": 4, "c": 5}
+    second = worker(manager, clock, retention).run_once()
+    assert second.removed_by_job == {"c": 3, "b": 1}
+    third = worker(manager, clock, retention).run_once()
+    assert (third.removed, third.resume_after) == (1, None)
+    assert left(manager) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_a_job_with_more_than_fits_does_not_starve_those_behind_it(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "b")
+    retention = KEEP_TWO.model_copy(update={"max_per_run": 3})
+    removed = []
+    for _ in range(2):
+        fill(manager, "a", each=10)
+        removed.append(worker(manager, clock, retention).run_once().removed_by_job)
+    assert removed == [{"a": 3}, {"b": 3}]
+
+
+def test_a_pass_that_is_asked_to_stop_ends_between_two_jobs(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a", "b")
+    stopping = worker(manager, clock, KEEP_TWO)
+    manager.before_apply = lambda _: stopping.ask_to_stop()
+    report = stopping.run_once()
+    assert (report.outcome, report.removed_by_job) == ("stopped", {"a": 3})
+    assert left(manager) == {"a": 2, "b": 5}
+
+
+# -- what is remembered ----------------------------------------------------------------
+
+
+def test_the_last_run_is_remembered_in_the_store(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a")
+    worker(manager, clock, KEEP_TWO).run_once()
+    last = worker(manager, clock, KEEP_TWO).status.last_runs["retention"]
+    assert last == (NOW, "ok", 3, 1, None)
+
+
+def test_a_pass_that_cannot_begin_raises_and_is_remembered(
+    manager: Interrupted, clock: Turned, tmp_path: Path
+) -> None:
+    fill(manager, "a")
+    (tmp_path / "heads").rename(tmp_path / "aside")
+    (tmp_path / "heads").touch()
+    failing = worker(manager, clock, KEEP_TWO)
+    with pytest.raises(StorageFailed):
+        failing.run_once()
+    last = failing.status.last_runs["retention"]
+    assert last.outcome == "failed"
+    assert "StorageFailed" in str(last.error)
+
+
+def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Turned) -> None:
+    with CheckpointManager(tmp_path / "none", clock=clock) as manager:
+        report = worker(manager, clock, KEEP_TWO).run_once()
+    assert (report.jobs, report.outcome) == (0, "ok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_last_runs_reach_the_disk_before_they_get_their_name(
+    manager: Interrupted,
+    clock: Turned,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill(manager, "a")
+    steps: list[str] = []
+    import os
+
+    def note(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **options: Any) -> Any:
+            steps.append(name)
+            return call(*args, **options)
+
+        return noted
+
+    monkeypatch.setattr(os, "fsync", note("fsync", os.fsync))
+    monkeypatch.setattr(Path, "replace", note("rename", Path.replace))
+    worker(manager, clock, KEEP_TWO).run_once()
+    assert steps == ["fsync", "rename", "fsync"]
+    assert [path.name for path in (tmp_path / "worker").iterdir()] == ["last-runs.json"]

@@ -1,0 +1,40 @@
+"""`python -m worker`: the worker alone, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from journal.errors import MilepostError
+from worker.settings import load
+
+
+def main() -> int:
+    """Run the worker that the arguments ask for; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m worker",
+        description="Apply retention on schedule and notice changes, for one store.",
+        epilog="example: python -m worker --config config.toml --once",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the config.toml")
+    parser.add_argument("--once", action="store_true", help="one pass, then end")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    try:
+        settings = load(arguments.config)
+        # After the settings: APScheduler and watchdog take longer than they do.
+        from worker.process import run
+
+        return run(settings, arguments.config, once=arguments.once)
+    except MilepostError as exc:
+        sys.stderr.write(f"milepost: {exc}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""A worker that is all of its process: signals come in, an exit code goes out."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from worker.service import Worker
+from worker.settings import open_manager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from worker.settings import Settings
+
+LOOK_SECONDS = 1.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_OK, EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 0, 1, 3, 130
+
+
+def run(
+    settings: Settings, config_path: Path | None = None, *, once: bool = False
+) -> int:
+    """Run a worker until SIGTERM or Ctrl-C, or for one pass; return the exit code.
+
+    Exit codes: 0 done or asked to stop, 1 the worker ended by itself, 3 a pass that
+    left jobs out, 130 interrupted.
+
+    Raises:
+        MilepostError: the store can't be opened, or the one pass failed.
+    """
+    with open_manager(settings, actor="worker") as manager:
+        worker = Worker(manager, settings, config_path=config_path)
+        with _signals(worker.ask_to_stop) as received:
+            if once:
+                is_done = worker.run_once().outcome == "ok"
+                code = EXIT_OK if is_done else EXIT_PARTLY
+            else:
+                worker.start()
+                while not received and not worker.join(LOOK_SECONDS):
+                    pass
+                worker.stop()
+                code = EXIT_OK if received else EXIT_FAILED
+    return EXIT_INTERRUPTED if signal.SIGINT in received else code
+
+
+@contextlib.contextmanager
+def _signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `on_first` at SIGTERM or SIGINT; the next one ends the process at once.
+
+    Only a main thread can have handlers; elsewhere the caller has its own way to stop.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        on_first()
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
