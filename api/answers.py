@@ -1,0 +1,55 @@
+"""JSON answers: bytes straight from orjson, and the one shape that every error has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class JsonAnswer(Response):
+    """An answer whose content goes through orjson and nothing else."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:  # whatever JSON can hold
+        """Return `content` as JSON bytes."""
+        return orjson.dumps(content)
+
+
+def error_answer(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JsonAnswer:
+    """Return the answer of a request that failed: ``detail`` for people, ``code`` not.
+
+    Only a request whose fields are wrong has ``errors``, one entry per field.
+    """
+    content: dict[str, Any] = {"detail": writable(detail), "code": code}
+    if errors is not None:
+        content["errors"] = errors
+    return JsonAnswer(content, status_code=status, headers=dict(headers or {}))
+
+
+def writable(text: str) -> str:
+    """Return `text` on one line, with all that cannot be printed escaped.
+
+    Errors quote what was sent, and a lone surrogate quoted back must not turn a clear
+    422 into a 500.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def etag(seq: int) -> str:
+    """Return the entity tag of a job whose last event is `seq`."""
+    return f'"{seq}"'

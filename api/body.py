@@ -1,0 +1,90 @@
+"""What a request body may look like, decided on its bytes before anything parses it.
+
+A parser that recurses, or that builds a million objects, has already done the harm by
+the time it could complain.  All checks here are linear and run at C speed.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import NamedTuple
+
+# Possessive and without a failing end, so that a string with no closing quote, or with
+# nothing but escapes, costs one pass instead of one pass per quote.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_LONG_NUMBER = re.compile(rb"[0-9]{1001}")
+_NOT_BRACKETS = bytes(b for b in range(256) if b not in b"[]{}")
+_STEP = [(b in b"[{") - (b in b"]}") for b in range(256)]
+
+
+class BodyLimits(NamedTuple):
+    """How large, deep and slow a request body may be.
+
+    Attributes:
+        size_bytes: of the body as it arrives.
+        depth: of nested arrays and objects, the body itself being one.
+        keys: of all objects together; a key costs far more memory than its bytes.
+        timeout_seconds: from the first byte that we wait for to the last.
+    """
+
+    size_bytes: int = 1024 * 1024
+    depth: int = 208
+    keys: int = 250_000
+    timeout_seconds: float = 30.0
+
+
+class Refused(Exception):
+    """A request is turned away before any handler sees it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers or {}
+
+
+def check_shape(raw: bytes, limits: BodyLimits) -> None:
+    """Return if `raw` can be parsed safely; whether it is valid JSON is not asked.
+
+    Raises:
+        Refused: 422 for bytes that are no UTF-8 text, for too deep a nesting and for a
+            number of more than 1,000 digits; 413 for too many keys.
+    """
+    try:
+        raw.decode()
+    except UnicodeDecodeError as exc:
+        raise Refused(
+            422, "invalid_json", f"body: byte {exc.start} is not valid UTF-8"
+        ) from exc
+    if b"\0" in raw:
+        # JSON has no raw NUL; UTF-16 has many, and the parser would decode it.
+        raise Refused(422, "invalid_json", "body: must be JSON in UTF-8")
+    bare = _STRING.sub(b"", raw)
+    brackets = bare.translate(None, _NOT_BRACKETS)
+    depth = max(accumulate(map(_STEP.__getitem__, brackets)), default=0)
+    if depth > limits.depth:
+        raise Refused(
+            422,
+            "too_deep",
+            f"body: nested {depth} levels deep, at most {limits.depth} are allowed",
+        )
+    keys = bare.count(b":")
+    if keys > limits.keys:
+        raise Refused(
+            413,
+            "too_many_keys",
+            f"body: holds {keys} keys, at most {limits.keys} are allowed",
+        )
+    if _LONG_NUMBER.search(bare):
+        raise Refused(
+            422, "invalid_json", "body: holds a number of more than 1000 digits"
+        )

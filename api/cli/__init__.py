@@ -1,0 +1,1 @@
+"""The `milepost` command: one Click group whose verbs import their own world."""

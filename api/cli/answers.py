@@ -1,0 +1,55 @@
+"""What a verb hands back: values, never text on a terminal.
+
+A verb decides; `api.cli.output` is the only one that prints.  So every verb has
+`--json`, TSV and tables without a line of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from api.cli.exits import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Table(NamedTuple):
+    """Rows for people (a rich table) and for pipes (TSV with a header)."""
+
+    columns: tuple[str, ...]
+    rows: Iterable[tuple[object, ...]]
+
+
+class Document(NamedTuple):
+    """One JSON value to print as it is, say a state.
+
+    `is_exact` leaves the bytes of a pipe as the store has them; without it the
+    value is indented for reading.
+    """
+
+    value: Any
+    is_exact: bool = False
+
+
+class Answer(NamedTuple):
+    """One verb's result.
+
+    `data` is what `--json` shows; `shown` goes to stdout without `--json`;
+    `notes` are talk for stderr.  A `problem` beside data means "not all of it":
+    partly done, nothing to do, damage found.
+    """
+
+    data: Any
+    shown: Table | Document | str | None = None
+    notes: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+def or_nothing(answer: Answer, *, if_empty: str | None, is_failure: bool) -> Answer:
+    """Say `if_empty`, unless it is None; a failure only where one was asked for."""
+    if if_empty is None:
+        return answer
+    if is_failure:
+        return answer._replace(problem=Problem("nothing_to_do", if_empty))
+    return answer._replace(notes=(*answer.notes, if_empty))

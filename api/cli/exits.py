@@ -1,0 +1,79 @@
+"""Exit codes, and the one mapping from error codes to them.
+
+Scripts rely on both, so a code never changes its meaning.  An error code that is
+not in the table is a failure like any other.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Exit(IntEnum):
+    """What the shell sees."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    PARTLY_DONE = 3
+    NOT_FOUND = 4
+    CONFLICT = 5
+    PROTECTED = 6
+    DAMAGED = 7
+    NOTHING = 8
+    NO_STORE = 10
+    LOCKED = 11
+    INTERRUPTED = 130
+
+
+EXIT_OF_CODE = {
+    "usage": Exit.USAGE,
+    "invalid_argument": Exit.USAGE,
+    "partly_done": Exit.PARTLY_DONE,
+    "not_found": Exit.NOT_FOUND,
+    "conflict": Exit.CONFLICT,
+    "stale_plan": Exit.CONFLICT,
+    "job_running": Exit.CONFLICT,
+    "protected": Exit.PROTECTED,
+    "damaged": Exit.DAMAGED,
+    "unreadable": Exit.DAMAGED,
+    "nothing_to_do": Exit.NOTHING,
+    "no_store": Exit.NO_STORE,
+    "locked": Exit.LOCKED,
+    "interrupted": Exit.INTERRUPTED,
+    # Plain failures, named so that nobody wonders whether they were forgotten.
+    "config": Exit.ERROR,
+    "internal": Exit.ERROR,
+    "invalid_state": Exit.ERROR,
+    "state_too_large": Exit.ERROR,
+    "newer_format": Exit.ERROR,
+    "storage_failed": Exit.ERROR,
+    "no_space": Exit.ERROR,
+    "read_only": Exit.ERROR,
+    "unsupported_folder": Exit.ERROR,
+    "io_failed": Exit.ERROR,
+    "cannot_listen": Exit.ERROR,
+    "executor_unusable": Exit.ERROR,
+}
+
+
+class Problem(NamedTuple):
+    """Why an answer is not a plain success."""
+
+    code: str
+    message: str
+    hint: str | None = None
+
+    @property
+    def exit(self) -> Exit:
+        """The exit code that goes with the error code."""
+        return EXIT_OF_CODE.get(self.code, Exit.ERROR)
+
+
+class Failure(Exception):
+    """A verb can't give an answer.  Carries the `Problem` to report."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.problem = Problem(code, message, hint)

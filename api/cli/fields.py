@@ -1,0 +1,48 @@
+"""Values as `--json` shows them: the names and forms that the HTTP API uses too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from journal.clock import stamp
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from journal import CheckpointInfo, JobInfo
+    from journal.errors import MilepostError
+
+
+def checkpoint_fields(info: CheckpointInfo) -> dict[str, Any]:
+    """Return a checkpoint without its state."""
+    return {
+        **info._asdict(),
+        "timestamp": stamp(info.timestamp),
+        "tags": list(info.tags),
+    }
+
+
+def job_fields(info: JobInfo) -> dict[str, Any]:
+    """Return a job's counters; `damage` says why it can't be read, if it can't."""
+    damage = info.damage
+    fields = info._asdict()
+    return {
+        "current_checkpoint_id": fields.pop("current_id"),
+        "latest_checkpoint_id": fields.pop("latest_id"),
+        **fields,
+        "created_at": stamp_or_none(info.created_at),
+        "last_activity": stamp_or_none(info.last_activity),
+        "damage": damage and {"code": damage.code, "detail": str(damage)},
+    }
+
+
+def error_fields(error: MilepostError | None) -> dict[str, Any] | None:
+    """Return an error as it stands beside data."""
+    if error is None:
+        return None
+    return {"code": error.code, "message": str(error), "hint": error.hint}
+
+
+def stamp_or_none(moment: datetime | None) -> str | None:
+    """Return an instant as ISO 8601 UTC, or None."""
+    return None if moment is None else stamp(moment)

@@ -1,0 +1,177 @@
+"""The `milepost` group: finds a verb's module only when the verb is called.
+
+`list` must not pay for the imports of `serve`, so the table below holds names, not
+functions.  The group is also the one place that turns errors into exit codes.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from api.cli import output
+from api.cli.answers import Answer
+from api.cli.exits import Exit, Failure, Problem
+from api.cli.frame import Frame, example_text, with_shared_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MODULE_OF_VERB = {
+    "save": "saving",
+    "list": "reading",
+    "show": "reading",
+    "jobs": "reading",
+    "log": "history",
+    "diff": "history",
+    "restore": "moving",
+    "fork": "moving",
+    "delete": "removing",
+    "undelete": "removing",
+    "pin": "removing",
+    "unpin": "removing",
+    "cleanup": "removing",
+    "verify": "verifying",
+    "serve": "serving",
+    "worker": "serving",
+    "config": "configuring",
+}
+
+
+class Milepost(click.Group):
+    """A group whose verbs are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which one meets them."""
+        del ctx
+        return list(_MODULE_OF_VERB)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        del ctx
+        module_name = _MODULE_OF_VERB.get(cmd_name)
+        if module_name is None:
+            return None
+        module = import_module(f"api.cli.{module_name}")
+        command: click.Command = getattr(module, f"{cmd_name}_verb")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse an unknown verb with the nearest ones, which Click can't know."""
+        if args and args[0] not in _MODULE_OF_VERB and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(
+                args[0], possibilities=_MODULE_OF_VERB, ctx=ctx
+            )
+        return super().resolve_command(ctx, args)
+
+    def main(  # type: ignore[override]  # Click's overloads promise a return for False
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run one verb, print what it hands back, leave with the right code."""
+        words = list(sys.argv[1:] if args is None else args)
+        output.prepare_streams()
+        frame = Frame()
+        extra.pop("standalone_mode", None)
+        try:
+            answer = super().main(
+                words,
+                prog_name or "milepost",
+                standalone_mode=False,
+                obj=frame,
+                **extra,
+            )
+            code = _report(answer, frame)
+        except Exception as exc:  # noqa: BLE001 - a person never sees a traceback
+            # An error in parsing comes before the options were stored.
+            options = words[: words.index("--")] if "--" in words else words
+            frame.as_json |= "--json" in options
+            frame.with_traceback |= "--traceback" in options
+            code = _report_exception(exc, frame)
+        sys.exit(code)
+
+
+def _report(answer: Answer | int | None, frame: Frame) -> int:
+    """Print an answer; an int is Click's own, after `--help`."""
+    if isinstance(answer, Answer):
+        return output.report(answer, as_json=frame.as_json)
+    return answer or Exit.OK
+
+
+def _report_exception(exc: Exception, frame: Frame) -> int:
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        exc.show()
+        return Exit.USAGE
+    if frame.with_traceback:
+        import traceback
+
+        traceback.print_exception(exc)
+    try:
+        return output.report_problem(_problem_of(exc), as_json=frame.as_json)
+    except Failure as unprintable:
+        # Stdout is gone, so the last resort is to say so on stderr.
+        return output.report_problem(unprintable.problem, as_json=False)
+
+
+def _problem_of(exc: Exception) -> Problem:
+    """Return what to tell the person; there is exactly one row per kind."""
+    from journal.errors import MilepostError
+
+    match exc:
+        case Failure():
+            problem = exc.problem
+        case MilepostError():
+            problem = Problem(exc.code, str(exc), exc.hint)
+        case click.Abort():
+            problem = Problem("interrupted", "interrupted")
+        case click.ClickException():
+            problem = Problem("usage", exc.format_message(), _help_of(exc))
+        case OSError():
+            problem = Problem("io_failed", _os_error_text(exc))
+        case _:
+            what = f"{type(exc).__name__}: {exc}"
+            hint = "a bug: please report it with the output of --traceback"
+            problem = Problem("internal", what, hint)
+    return problem
+
+
+def _help_of(exc: click.ClickException) -> str | None:
+    context = getattr(exc, "ctx", None)
+    # Click's "Did you mean" is the better hint where there is one.
+    if context is None or getattr(exc, "possibilities", None):
+        return None
+    return f"see {context.command_path} --help"
+
+
+def _os_error_text(exc: OSError) -> str:
+    reason = exc.strerror or str(exc)
+    return f"{exc.filename}: {reason}" if exc.filename else reason
+
+
+@with_shared_options
+@click.group(
+    cls=Milepost,
+    name="milepost",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    epilog=example_text("milepost jobs\nmilepost list etl-daily"),
+)
+@click.version_option(package_name="milepost", prog_name="milepost")
+def milepost() -> None:
+    """Keep, inspect and restore the checkpoints of long-running jobs.
+
+    A checkpoint is named JOB@SELECTOR: @latest @first @current, @12 (seq),
+    @-1 (from the newest), @tag:NAME, @2026-11-20T10:00, or @CHECKPOINT_ID.
+    Put -- before a job id that begins with a dash.
+
+    Exit codes: 0 done, 1 error, 2 usage, 3 partly done, 4 not found, 5 conflict,
+    6 protected, 7 damaged, 8 nothing (with --fail-if-empty), 10 no store, 11 locked,
+    130 interrupted.
+    """

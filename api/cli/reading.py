@@ -1,0 +1,195 @@
+"""The verbs that look at what is there: jobs, list, show.  None of them journals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from api.cli.answers import Answer, Document, Table, or_nothing
+from api.cli.exits import Failure, Problem
+from api.cli.fields import checkpoint_fields, error_fields, job_fields, stamp_or_none
+from api.cli.frame import Frame, fail_if_empty_option, verb
+from api.cli.paths import value_at
+from api.cli.selectors import Target, require_job, resolve
+from api.cli.targets import complete_job, target_argument
+from journal.clock import stamp
+from journal.errors import MilepostError
+
+if TYPE_CHECKING:
+    from journal import CheckpointInfo, CheckpointManager
+
+
+class _Listed(NamedTuple):
+    info: CheckpointInfo
+    is_current: bool
+
+    def fields(self) -> dict[str, Any]:
+        return {**checkpoint_fields(self.info), "is_current": self.is_current}
+
+    def row(self) -> tuple[object, ...]:
+        info = self.info
+        return (
+            info.seq,
+            info.checkpoint_id,
+            info.step_name,
+            stamp(info.timestamp),
+            info.stored_bytes,
+            ",".join(info.tags),
+            info.pinned,
+            self.is_current,
+        )
+
+
+_LIST_COLUMNS = (
+    "seq",
+    "checkpoint_id",
+    "step_name",
+    "timestamp",
+    "stored_bytes",
+    "tags",
+    "pinned",
+    "current",
+)
+_JOB_COLUMNS = (
+    "job_id",
+    "checkpoints",
+    "seq",
+    "last_activity",
+    "current_checkpoint_id",
+    "size_bytes",
+    "damage",
+)
+
+
+@verb("jobs", example="milepost jobs --match 'etl-*'")
+@click.option("--match", metavar="GLOB", help="Only jobs whose id matches.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many jobs.")
+@fail_if_empty_option
+def jobs_verb(
+    frame: Frame, match: str | None, limit: int | None, *, fail_if_empty: bool
+) -> Answer:
+    """List jobs, damaged ones included."""
+    with frame.open() as manager:
+        jobs = manager.jobs(match=match, limit=limit)
+    rows = (
+        (
+            job.job_id,
+            job.checkpoints,
+            job.seq,
+            stamp_or_none(job.last_activity),
+            job.current_id,
+            job.size_bytes,
+            job.damage and job.damage.code,
+        )
+        for job in jobs
+    )
+    answer = Answer(
+        {"jobs": [job_fields(job) for job in jobs], "total": len(jobs)},
+        Table(_JOB_COLUMNS, rows),
+        tuple(str(job.damage) for job in jobs if job.damage),
+    )
+    nothing = "no job matches" if match else "no jobs yet"
+    return or_nothing(
+        answer, if_empty=None if jobs else nothing, is_failure=fail_if_empty
+    )
+
+
+@verb("list", example="milepost list etl-daily")
+@click.argument("job", required=False, shell_complete=complete_job)
+@click.option("--match", metavar="GLOB", help="Every job whose id matches.")
+@fail_if_empty_option
+def list_verb(
+    frame: Frame, job: str | None, match: str | None, *, fail_if_empty: bool
+) -> Answer:
+    """List checkpoints.
+
+    Those of JOB, oldest first; without JOB, those of every job.
+    """
+    if job is not None and match is not None:
+        raise Failure("usage", "JOB and --match exclude each other")
+    with frame.open() as manager:
+        if job is None:
+            answer, is_empty = _list_every_job(manager, match)
+        else:
+            answer, is_empty = _list_job(manager, job)
+    nothing = "no checkpoints" if job is None else f"job {job!r} has no checkpoints"
+    return or_nothing(
+        answer, if_empty=nothing if is_empty else None, is_failure=fail_if_empty
+    )
+
+
+def _list_job(manager: CheckpointManager, job: str) -> tuple[Answer, bool]:
+    require_job(manager, Target(job, None))
+    listed = _listed(manager, job)
+    fields = [checkpoint.fields() for checkpoint in listed]
+    answer = Answer(
+        {"job_id": job, "checkpoints": fields, "total": len(fields)},
+        Table(_LIST_COLUMNS, (checkpoint.row() for checkpoint in listed)),
+    )
+    return answer, not listed
+
+
+def _list_every_job(
+    manager: CheckpointManager, match: str | None
+) -> tuple[Answer, bool]:
+    listed: list[_Listed] = []
+    damage: list[MilepostError] = []
+    for job in manager.jobs(match=match):
+        try:
+            listed += _listed(manager, job.job_id)
+        except MilepostError as exc:
+            # I10: one damaged job is no reason to hide the others.
+            damage.append(exc)
+    fields = [checkpoint.fields() for checkpoint in listed]
+    answer = Answer(
+        {
+            "checkpoints": fields,
+            "total": len(fields),
+            "unreadable": [error_fields(exc) for exc in damage],
+        },
+        Table(
+            ("job_id", *_LIST_COLUMNS),
+            ((checkpoint.info.job_id, *checkpoint.row()) for checkpoint in listed),
+        ),
+        tuple(map(str, damage)),
+        Problem("partly_done", f"jobs that can't be read: {len(damage)}")
+        if damage
+        else None,
+    )
+    return answer, not listed and not damage
+
+
+def _listed(manager: CheckpointManager, job_id: str) -> list[_Listed]:
+    current = manager.current(job_id)
+    current_id = current and current.checkpoint_id
+    return [
+        _Listed(info, info.checkpoint_id == current_id) for info in manager.list(job_id)
+    ]
+
+
+@verb(
+    "show",
+    example="milepost show etl-daily@latest --path totals.rows\n"
+    "milepost show etl-daily@tag:prod --json",
+)
+@target_argument()
+@click.option("--path", metavar="a.b[0]", help="Only this value of the state.")
+def show_verb(frame: Frame, target: Target, path: str | None) -> Answer:
+    """Print a checkpoint's state.
+
+    The latest one's, without SELECTOR.  Nothing is journaled and nothing changes; to
+    go on from a checkpoint, restore it.
+    """
+    with frame.open() as manager:
+        found = resolve(manager, target)
+        info, state = manager.get(found.job_id, found.checkpoint_id)
+    value = state if path is None else value_at(state, path)
+    data = {**checkpoint_fields(info), "state_snapshot": state}
+    if path is not None:
+        data = {**checkpoint_fields(info), "path": path, "value": value}
+    note = (
+        f"job {info.job_id}, seq {info.seq}, {info.checkpoint_id}, "
+        f"step {info.step_name}, {stamp(info.timestamp)}"
+    )
+    return Answer(data, Document(value), (note,))

@@ -1,0 +1,221 @@
+"""The verbs that let checkpoints go, and those that protect them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from api.cli.answers import Answer, Table, or_nothing
+from api.cli.exits import Failure
+from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
+from api.cli.selectors import (
+    AtSeq,
+    Target,
+    WithId,
+    parse_selector,
+    require_job,
+    resolve,
+)
+from api.cli.targets import job_argument, target_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from journal import CheckpointManager
+
+_CLEANUP_COLUMNS = ("checkpoint_id", "seq", "verdict", "reasons")
+
+_reason_option: Callable[..., Callable[..., Answer]] = click.option(
+    "--reason", metavar="TEXT", help="Why; the journal keeps it."
+)
+
+
+@verb("delete", example="milepost delete etl-daily@first --reason 'wrong input'")
+@target_argument(needs_selector=True)
+@_reason_option
+@click.option("--force", is_flag=True, help="Even if it is pinned.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, delete nothing.")
+@expect_seq_option
+def delete_verb(
+    frame: Frame,
+    target: Target,
+    reason: str | None,
+    expect_seq: int | None,
+    *,
+    force: bool,
+    dry_run: bool,
+) -> Answer:
+    """Delete one checkpoint.
+
+    `undelete` brings it back until its trash period ends.  The journal
+    keeps that it existed, who deleted it, and why.
+    """
+    with frame.open_to_write() as manager:
+        info = resolve(manager, target)
+        if dry_run and info.pinned and not force:
+            msg = f"{info.checkpoint_id} of job {info.job_id!r} is pinned"
+            raise Failure("protected", msg, "--force would delete it all the same")
+        if not dry_run and not manager.delete(
+            info.job_id,
+            info.checkpoint_id,
+            reason=reason,
+            force=force,
+            expected_seq=expect_seq,
+        ):
+            # Somebody deleted it between our look and our deed.
+            raise Failure("not_found", f"checkpoint {info.checkpoint_id!r} is gone")
+    data = {
+        "job_id": info.job_id,
+        "checkpoint_id": info.checkpoint_id,
+        "deleted": not dry_run,
+    }
+    done = "would delete" if dry_run else "deleted"
+    return Answer(data, None, (f"{done} {info.checkpoint_id} of job {info.job_id}",))
+
+
+@verb("undelete", example="milepost undelete etl-daily@3")
+@target_argument(needs_selector=True)
+def undelete_verb(frame: Frame, target: Target) -> Answer:
+    """Bring a deleted checkpoint back.  SELECTOR is its id or its seq."""
+    with frame.open_to_write() as manager:
+        require_job(manager, target)
+        checkpoint_id = _deleted_id(manager, target)
+        is_back = manager.undelete(target.job_id, checkpoint_id)
+        if not is_back:
+            # Either it is there, and all is well, or it never was, and `get` says so.
+            manager.get(target.job_id, checkpoint_id)
+    data = {
+        "job_id": target.job_id,
+        "checkpoint_id": checkpoint_id,
+        "changed": is_back,
+    }
+    done = "is back in" if is_back else "was not deleted from"
+    return Answer(data, None, (f"{checkpoint_id} {done} job {target.job_id}",))
+
+
+def _deleted_id(manager: CheckpointManager, target: Target) -> str:
+    """Return the id of a checkpoint that no list shows any more.
+
+    Raises:
+        Failure: usage or not_found.
+    """
+    assert target.selector is not None
+    match parse_selector(target.selector):
+        case WithId(checkpoint_id):
+            return checkpoint_id
+        case AtSeq(seq):
+            events = manager.history(
+                target.job_id, after_seq=seq - 1, types={"checkpoint.saved"}, limit=1
+            )
+            for event in events:
+                if event["type"] == "checkpoint.saved" and event["seq"] == seq:
+                    return event["data"]["checkpoint_id"]
+            msg = f"event {seq} of job {target.job_id!r} saved no checkpoint"
+            raise Failure("not_found", msg, "`milepost log` shows what was deleted")
+        case _:
+            msg = f"@{target.selector} picks among those that are still there"
+            raise Failure("usage", msg, "undelete takes an id or a seq")
+
+
+@verb("pin", example="milepost pin etl-daily@latest --reason 'release 1.4'")
+@target_argument(needs_selector=True)
+@_reason_option
+def pin_verb(frame: Frame, target: Target, reason: str | None) -> Answer:
+    """Protect a checkpoint.
+
+    No policy removes it, and deleting it needs --force.
+    """
+    with frame.open_to_write() as manager:
+        info = resolve(manager, target)
+        has_changed = manager.pin(info.job_id, info.checkpoint_id, reason=reason)
+    return _pinned(info.job_id, info.checkpoint_id, "pinned", has_changed=has_changed)
+
+
+@verb("unpin", example="milepost unpin etl-daily@latest")
+@target_argument(needs_selector=True)
+@_reason_option
+def unpin_verb(frame: Frame, target: Target, reason: str | None) -> Answer:
+    """Take a checkpoint's protection away."""
+    with frame.open_to_write() as manager:
+        info = resolve(manager, target)
+        has_changed = manager.unpin(info.job_id, info.checkpoint_id, reason=reason)
+    return _pinned(info.job_id, info.checkpoint_id, "unpinned", has_changed=has_changed)
+
+
+def _pinned(job_id: str, checkpoint_id: str, word: str, *, has_changed: bool) -> Answer:
+    data = {
+        "job_id": job_id,
+        "checkpoint_id": checkpoint_id,
+        "pinned": word == "pinned",
+        "changed": has_changed,
+    }
+    done = word if has_changed else f"was {word} already:"
+    return Answer(data, None, (f"{done} {checkpoint_id} of job {job_id}",))
+
+
+@verb("cleanup", example="milepost cleanup etl-daily --keep-last 2 --dry-run")
+@job_argument
+@click.option(
+    "--keep-last",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="How many of the newest stay.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go and why.")
+@expect_seq_option
+@fail_if_empty_option
+def cleanup_verb(
+    frame: Frame,
+    job: str,
+    keep_last: int,
+    expect_seq: int | None,
+    *,
+    dry_run: bool,
+    fail_if_empty: bool,
+) -> Answer:
+    """Delete all but the newest checkpoints of a job.
+
+    Pinned ones and the current one stay besides.
+    """
+    with frame.open_to_write() as manager:
+        require_job(manager, Target(job, None))
+        if dry_run:
+            answer, removed = _preview(manager, job, keep_last)
+        else:
+            removed = manager.cleanup(job, keep_last, expected_seq=expect_seq)
+            kept = len(manager.list(job))
+            data = {"job_id": job, "deleted_count": removed, "kept_count": kept}
+            note = f"deleted {removed} checkpoints of job {job}, kept {kept}"
+            answer = Answer(data, None, (note,))
+    return or_nothing(
+        answer,
+        if_empty=None if removed or not fail_if_empty else "nothing to delete",
+        is_failure=fail_if_empty,
+    )
+
+
+def _preview(
+    manager: CheckpointManager, job: str, keep_last: int
+) -> tuple[Answer, int]:
+    """Plan what `cleanup` would do; the same rules decide, so they can't differ."""
+    from journal.retention import Policy
+
+    plan = manager.plan(job, Policy(name="cleanup", keep_last=keep_last))
+    verdicts = [("would delete", v) for v in plan.remove]
+    verdicts += [("would keep", v) for v in plan.keep]
+    rows = [
+        (v.checkpoint_id, v.seq, word, "; ".join(v.reasons)) for word, v in verdicts
+    ]
+    data = {
+        "job_id": job,
+        "plan_id": plan.plan_id,
+        "would_delete": [v._asdict() for v in plan.remove],
+        "would_keep": [v._asdict() for v in plan.keep],
+    }
+    note = (
+        f"would delete {len(plan.remove)} checkpoints of job {job}, "
+        f"keep {len(plan.keep)}"
+    )
+    return Answer(data, Table(_CLEANUP_COLUMNS, rows), (note,)), len(plan.remove)

@@ -1,0 +1,142 @@
+"""The verb that saves a checkpoint: save."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from api.cli.answers import Answer
+from api.cli.exits import Failure
+from api.cli.fields import checkpoint_fields
+from api.cli.frame import Frame, expect_seq_option, verb
+from api.cli.output import say
+from api.cli.targets import job_argument
+
+# JSON may be laid out with any amount of white space, so its text may be far larger
+# than the state; but an endless pipe must not fill the memory.
+_TEXT_MAX_BYTES = 256 * 1024 * 1024
+
+
+@verb(
+    "save",
+    example="milepost save etl-daily state.json --step load --tag prod\n"
+    """echo '{"rows": 120}' | milepost save etl-daily --step load --meta source=s3""",
+)
+@job_argument
+@click.argument("file", default="-", metavar="[FILE|-]")
+@click.option("--step", required=True, metavar="NAME", help="The step it belongs to.")
+@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Metadata (text).")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable.")
+@click.option("--pin", is_flag=True, help="Protect it from policies and deletion.")
+@click.option("--workflow", metavar="NAME", help="The workflow's name.")
+@click.option("--workflow-version", metavar="VERSION", help="The workflow's version.")
+@expect_seq_option
+@click.option(
+    "--idempotency-key", metavar="KEY", help="The same key again saves nothing new."
+)
+def save_verb(
+    frame: Frame,
+    *,
+    job: str,
+    file: str,
+    step: str,
+    meta: tuple[str, ...],
+    tags: tuple[str, ...],
+    workflow: str | None,
+    workflow_version: str | None,
+    expect_seq: int | None,
+    idempotency_key: str | None,
+    pin: bool,
+) -> Answer:
+    """Save a state as a new checkpoint.
+
+    The state is the JSON object in FILE, or on stdin.  Prints the checkpoint's id.
+    """
+    metadata = _metadata(meta)
+    state = _parse(_read(file), file)
+    with frame.open_to_write(may_create=True) as manager:
+        checkpoint_id = manager.save(
+            job,
+            step,
+            state,
+            metadata=metadata,
+            tags=tags,
+            pinned=pin,
+            workflow_name=workflow,
+            workflow_version=workflow_version,
+            idempotency_key=idempotency_key,
+            expected_seq=expect_seq,
+        )
+        info = manager.get(job, checkpoint_id).info
+    note = f"saved {info.stored_bytes} bytes as seq {info.seq} of job {job}"
+    return Answer(checkpoint_fields(info), checkpoint_id, (note,))
+
+
+def _metadata(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    metadata: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise Failure("usage", f"--meta {pair!r} is not KEY=VALUE")
+        if key in metadata:
+            raise Failure("usage", f"--meta {key} was given twice")
+        metadata[key] = value
+    return metadata or None
+
+
+def _read(file: str) -> bytes:
+    """Return the whole file, or stdin for `-`.
+
+    Raises:
+        Failure: state_too_large.
+    """
+    if file != "-":
+        with Path(file).open("rb") as opened:
+            text = opened.read(_TEXT_MAX_BYTES + 1)
+    else:
+        if sys.stdin.isatty():
+            say("reading a JSON object; end with Ctrl-D")
+        text = sys.stdin.buffer.read(_TEXT_MAX_BYTES + 1)
+    if len(text) > _TEXT_MAX_BYTES:
+        msg = f"{file} holds more than {_TEXT_MAX_BYTES} bytes of JSON"
+        raise Failure("state_too_large", msg, "save it through the Python library")
+    return text
+
+
+def _parse(text: bytes, file: str) -> dict[str, Any]:
+    """Return the JSON object in `text`.
+
+    The standard library's parser, though orjson is at hand: it keeps an integer beyond
+    64 bits whole, so that `save` refuses it by its path, where orjson hands back a
+    rounded float.
+
+    Raises:
+        Failure: invalid_state: no JSON, no object, or a key given twice.
+    """
+    import json
+
+    where = "stdin" if file == "-" else file
+    try:
+        state = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as exc:
+        msg = f"{where} nests deeper than any state may"
+        raise Failure("state_too_large", msg, "[store] max_depth") from exc
+    except ValueError as exc:
+        raise Failure("invalid_state", f"{where} holds no valid JSON: {exc}") from exc
+    if not isinstance(state, dict):
+        msg = f"{where} holds a {type(state).__name__}, and a state is a JSON object"
+        raise Failure("invalid_state", msg, 'wrap it: {"items": […]}')
+    return state
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    state = dict(pairs)
+    if len(state) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        # One of the two values would be lost without a word.
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return state

@@ -1,0 +1,210 @@
+"""`JOB@SELECTOR`: which checkpoint of which job a person means.
+
+| selector | the checkpoint that is meant |
+|---|---|
+| `latest` | the newest |
+| `first` | the oldest that is still there |
+| `current` | what a resumed job continues from |
+| `12` | the one saved as event 12 of its job |
+| `-1`, `-2` … | counted from the newest |
+| `tag:prod` | the newest with that tag |
+| `2026-11-20T10:00` | the newest that was saved by then (UTC without an offset) |
+| anything else | the checkpoint with that id |
+
+A job id may hold `@` itself, so the *last* `@` splits; `--job ID --at SELECTOR`
+takes both as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from api.cli.exits import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from journal import CheckpointInfo, CheckpointManager
+
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")
+_TAG = "tag:"
+
+
+class Word(Enum):
+    """The selectors that are plain words."""
+
+    LATEST = "latest"
+    FIRST = "first"
+    CURRENT = "current"
+
+
+class AtSeq(NamedTuple):
+    """`@12`."""
+
+    seq: int
+
+
+class FromEnd(NamedTuple):
+    """`@-2`: 1 is the newest."""
+
+    position: int
+
+
+class Tagged(NamedTuple):
+    """`@tag:prod`."""
+
+    tag: str
+
+
+class AsOf(NamedTuple):
+    """`@2026-11-20T10:00`."""
+
+    instant: datetime
+
+
+class WithId(NamedTuple):
+    """`@load_1795416000_1a2b3c4d`."""
+
+    checkpoint_id: str
+
+
+Selector = Word | AtSeq | FromEnd | Tagged | AsOf | WithId
+
+_WORDS = {word.value: word for word in Word}
+
+
+class Target(NamedTuple):
+    """A job and, if one was given, the selector's text."""
+
+    job_id: str
+    selector: str | None
+
+    def __str__(self) -> str:
+        return self.job_id if self.selector is None else "@".join(self)  # type: ignore[arg-type]  # both are text here
+
+
+def parse_target(text: str) -> Target:
+    """Split `JOB@SELECTOR` at the last `@`.
+
+    Raises:
+        Failure: usage, when one side of the `@` is empty.
+    """
+    job_id, at, selector = text.rpartition("@")
+    if not at:
+        return Target(text, None)
+    if not job_id or not selector:
+        msg = f"{text!r} lacks {'a selector' if job_id else 'a job'} beside its '@'"
+        hint = "JOB@latest; for a job id that holds '@': --job ID --at SELECTOR"
+        raise Failure("usage", msg, hint)
+    return Target(job_id, selector)
+
+
+def parse_selector(text: str) -> Selector:
+    """Read one selector.
+
+    Raises:
+        Failure: usage, for an instant or a position that can't be one.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if text.startswith(_TAG):
+        return Tagged(text.removeprefix(_TAG))
+    if _NUMBER.fullmatch(text):
+        number = int(text)
+        if number == 0:
+            raise Failure(
+                "usage", "@0 means nothing: seqs begin at 1, -1 is the newest"
+            )
+        return AtSeq(number) if number > 0 else FromEnd(-number)
+    if _INSTANT.fullmatch(text):
+        return AsOf(parse_instant(text))
+    return WithId(text)
+
+
+def parse_instant(text: str) -> datetime:
+    """Read an ISO 8601 instant.  One without an offset is UTC.
+
+    Raises:
+        Failure: usage, when there is no such instant.
+    """
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as exc:
+        msg = f"{text!r} is no date or time: {exc}"
+        raise Failure("usage", msg, "write 2026-11-20 or 2026-11-20T10:00Z") from exc
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+
+
+def resolve(
+    manager: CheckpointManager, target: Target, *, default: str = "latest"
+) -> CheckpointInfo:
+    """Return the live checkpoint that `target` means.
+
+    Raises:
+        Failure: not_found (unknown job, or no such checkpoint), or usage.
+        MilepostError: the job's journal can't be read.
+    """
+    text = default if target.selector is None else target.selector
+    selector = parse_selector(text)
+    require_job(manager, target)
+    found = _pick(manager, target.job_id, selector)
+    if found is None:
+        msg = f"job {target.job_id!r} has no checkpoint '@{text}'"
+        hint = "`milepost list` shows those it has; -- before an id that begins with -"
+        raise Failure("not_found", msg, hint.partition(";")[0])
+    return found
+
+
+def require_job(manager: CheckpointManager, target: Target) -> None:
+    """Refuse a job that the store has never seen.
+
+    Raises:
+        Failure: not_found.
+    """
+    if manager.seq(target.job_id):
+        return
+    hint = "`milepost jobs` lists them"
+    if target.selector is not None and manager.seq(str(target)):
+        # The whole word is a job: its id holds an '@', and we split it there.
+        hint = f"for the job {str(target)!r}: --job {target} --at latest"
+    raise Failure("not_found", f"no job {target.job_id!r} in {manager.root}", hint)
+
+
+def _pick(
+    manager: CheckpointManager, job_id: str, selector: Selector
+) -> CheckpointInfo | None:
+    match selector:
+        case Word.LATEST:
+            return manager.latest(job_id)
+        case Word.CURRENT:
+            return manager.current(job_id)
+        case WithId(checkpoint_id):
+            # `get` reads the state too, but it is the one that can say when and by
+            # whom a checkpoint was deleted.
+            return manager.get(job_id, checkpoint_id).info
+        case _:
+            return _among(manager.list(job_id), selector)
+
+
+def _among(
+    checkpoints: Sequence[CheckpointInfo], selector: Selector
+) -> CheckpointInfo | None:
+    """Choose from all live checkpoints, oldest first."""
+    match selector:
+        case Word.FIRST:
+            return next(iter(checkpoints), None)
+        case FromEnd(position):
+            return checkpoints[-position] if position <= len(checkpoints) else None
+        case AtSeq(seq):
+            return next((c for c in checkpoints if c.seq == seq), None)
+        case Tagged(tag):
+            return next((c for c in reversed(checkpoints) if tag in c.tags), None)
+        case AsOf(instant):
+            early = (c for c in reversed(checkpoints) if c.timestamp <= instant)
+            return next(early, None)
+        case _:
+            raise AssertionError(selector)

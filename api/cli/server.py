@@ -1,0 +1,131 @@
+"""API and worker in one process: the one door to uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from api.app import create_app
+from api.cli.exits import Failure
+from api.cli.output import say
+from api.cli.stores import actor
+from api.security import check_bind
+from worker.service import Worker
+from worker.settings import open_manager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+
+    from api.cli.waiting import Stop
+    from worker.settings import Settings
+
+_GRACE_SECONDS = 10
+
+
+def serve(settings: Settings, stop: Stop) -> None:
+    """Serve until `stop`; then finish the requests, the worker's task, and close.
+
+    Raises:
+        UnsafeBind: others could reach it and there is no token.
+        Failure: cannot_listen.
+        MilepostError: the store or the executor can't be used.
+    """
+    host, port = settings.api.host, settings.api.port
+    check_bind(host, settings.api.tokens)
+    with ExitStack() as closing:
+        listener = closing.enter_context(_listen(host, port))
+        manager = closing.enter_context(open_manager(settings, actor=actor()))
+        worker = None
+        if settings.worker.enabled:
+            worker = Worker(manager, settings, config_path=settings.file)
+        app = create_app(manager, settings=settings, worker=worker)
+        if worker is not None:
+            closing.callback(worker.stop)
+            worker.start()
+        url = _url(host, listener)
+        greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
+        _Server(_config(app), greeting, stop).run(sockets=[listener])
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        # A header must not decide who a client is.
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, but it leaves signals to us and greets when it really listens.
+
+    Uvicorn would raise the signal once more at its end, so SIGTERM would kill the
+    process before the worker was stopped and the store closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, greeting: str, stop: Stop) -> None:
+        super().__init__(config)
+        self._greeting = greeting
+        self._stop = stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with self._stop.calling(self._leave, self._leave_at_once):
+            yield
+
+    def _leave(self) -> None:
+        self.should_exit = True
+
+    def _leave_at_once(self) -> None:
+        # A `KeyboardInterrupt` would tear the loop open; so slow requests are only cut
+        # off, and what uvicorn has to say about each of them is no news.
+        self.force_exit = True
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:
+            # Uvicorn drops the requests and the application with them.  The second
+            # signal was about slow requests; jobs that we started must still end.
+            await self.lifespan.shutdown()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            say(self._greeting)
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Open the socket ourselves: uvicorn would log the failure and leave with 1.
+
+    Raises:
+        Failure: cannot_listen.
+    """
+    try:
+        # IPv4 first, for "localhost" has two addresses and most clients try that one.
+        found = sorted(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        family, _, _, _, address = found[0]
+        listener = socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as exc:
+        reason = getattr(exc, "strerror", None) or str(exc)
+        msg = f"can't listen on {host} port {port}: {reason}"
+        raise Failure("cannot_listen", msg, "--port 0 takes a free port") from exc
+    with listener:
+        yield listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,101 @@
+"""Which store a verb works on, and opening it.
+
+`--store`, then `MILEPOST_STORE_ROOT`, then `[store]` of the config file, then the
+default.  Reading needs to know nothing but the folder, so `list` and its like ask
+`worker.sources`, which knows no pydantic.  Writing obeys every setting (durability,
+limits, trash period), so where any is set it goes through `worker.settings`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from api.cli.exits import Failure
+from journal import CheckpointManager
+from worker import sources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ROOT = "MILEPOST_STORE_ROOT"
+
+
+def environment(store: str | None) -> Mapping[str, str]:
+    """Return the environment with `--store` laid over it: a flag beats a variable.
+
+    Raises:
+        Failure: usage.
+    """
+    if store is None:
+        return os.environ
+    if not store:
+        # An unset shell variable, most likely; the default store is not what was meant.
+        raise Failure("usage", "--store is empty")
+    return {**os.environ, _ROOT: store}
+
+
+def config_path(config: str | None) -> Path | None:
+    """Return `--config` as a path."""
+    return None if config is None else Path(config)
+
+
+def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
+    """Open the store for verbs that journal nothing.
+
+    Raises:
+        Failure: no_store.
+        ConfigError: what names the folder is wrong, or not a setting at all.
+    """
+    root = sources.store_root(config_path(config), environ=environment(store))
+    return CheckpointManager(existing(root), actor=actor())
+
+
+def open_to_write(
+    config: str | None, store: str | None, *, may_create: bool
+) -> CheckpointManager:
+    """Open the store as all settings say.
+
+    Raises:
+        Failure: no_store, unless it may be created.
+        ConfigError: any setting is wrong.
+    """
+    path, environ = config_path(config), environment(store)
+    if sources.find(path, environ) or sources.variables(environ).keys() - {_ROOT}:
+        from worker.settings import load, open_manager
+
+        settings = load(path, environ=environ)
+        root = settings.store.root
+        if not may_create:
+            existing(root)
+        return open_manager(settings, actor=actor())
+    root = sources.store_root(path, environ=environ)
+    return CheckpointManager(root if may_create else existing(root), actor=actor())
+
+
+def existing(root: Path) -> Path:
+    """Return `root` if it holds a store.
+
+    Raises:
+        Failure: no_store.  A mistyped folder must not look like an empty store.
+    """
+    if not (root / "journals").is_dir():
+        hint = "--store DIR or MILEPOST_STORE_ROOT names one; `milepost save` makes one"
+        raise Failure("no_store", f"no store in {root}", hint)
+    return root
+
+
+def actor() -> str:
+    """Return who the journal says did it: `cli:<user>@<host>`.
+
+    The user is the one of the process; `LOGNAME` and `USER` are anybody's to set.
+    """
+    import pwd
+
+    uid = os.getuid()
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container may run as a number without a name
+        user = str(uid)
+    return f"cli:{user}@{os.uname().nodename}"

@@ -1,0 +1,79 @@
+"""The verb that proves the store sound: verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from api.cli.answers import Answer, Table, or_nothing
+from api.cli.exits import Problem
+from api.cli.fields import error_fields
+from api.cli.frame import Frame, fail_if_empty_option, verb
+from api.cli.selectors import Target, require_job
+from api.cli.targets import complete_job
+
+if TYPE_CHECKING:
+    from journal import JobReport
+
+_COLUMNS = ("job_id", "ok", "events", "checkpoints", "head_hash", "problem")
+
+
+@verb("verify", example="milepost verify\nmilepost verify etl-daily --deep")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
+@click.option("--deep", is_flag=True, help="Read every state too, not only events.")
+@fail_if_empty_option
+def verify_verb(
+    frame: Frame, jobs: tuple[str, ...], *, deep: bool, fail_if_empty: bool
+) -> Answer:
+    """Check that nothing was damaged or changed.
+
+    The hash chain of each JOB, or of every job; exit 7 if one is damaged.
+    """
+    with frame.open() as manager:
+        for job in jobs:
+            require_job(manager, Target(job, None))
+        reports: list[JobReport] = []
+        for job_or_all in jobs or (None,):
+            reports += manager.verify(job_or_all, deep=deep)
+    bad = [report for report in reports if not report.ok]
+    said = [str(report.problem) for report in bad]
+    said += [f"job {r.job_id!r}: {note}" for r in reports for note in r.notes]
+    answer = Answer(
+        {
+            "jobs": [_fields(report) for report in reports],
+            "total": len(reports),
+            "damaged": len(bad),
+        },
+        Table(_COLUMNS, map(_row, reports)),
+        tuple(said),
+    )
+    if bad:
+        return answer._replace(problem=_verdict(bad, len(reports)))
+    nothing = None if reports else "no jobs to verify"
+    return or_nothing(answer, if_empty=nothing, is_failure=fail_if_empty)
+
+
+def _verdict(bad: list[JobReport], total: int) -> Problem:
+    count = f"{len(bad)} of {total} jobs failed verification"
+    first = bad[0].problem
+    return Problem("damaged", count, first.hint if first else None)
+
+
+def _fields(report: JobReport) -> dict[str, Any]:
+    return {
+        **report._asdict(),
+        "problem": error_fields(report.problem),
+        "notes": list(report.notes),
+    }
+
+
+def _row(report: JobReport) -> tuple[object, ...]:
+    return (
+        report.job_id,
+        report.ok,
+        report.events,
+        report.checkpoints,
+        report.head_hash,
+        report.problem and report.problem.code,
+    )

@@ -1,0 +1,72 @@
+"""Running until somebody says stop: SIGTERM is an order, Ctrl-C an interruption."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from api.cli.exits import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """What has been asked for so far.
+
+    A signal raises `KeyboardInterrupt` where the main thread stands.  That is right
+    while it starts and closes; for the time in between there is `calling`.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._asks: Iterator[Callable[[], None]] = iter(())
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Be the handler of both signals."""
+        del frame
+        if self.received is None:
+            self.received = signal.Signals(number)
+        ask = next(self._asks, None)
+        if ask is None:
+            raise KeyboardInterrupt
+        ask()
+
+    @contextmanager
+    def calling(self, *asks: Callable[[], None]) -> Iterator[None]:
+        """Inside, let each signal call the next of `asks`, so that all ends in order.
+
+        After the last of them a signal raises again: whoever asks once more does not
+        want to wait.
+        """
+        self._asks = iter(asks)
+        try:
+            yield
+        finally:
+            self._asks = iter(())
+
+    @property
+    def problem(self) -> Problem | None:
+        """What the exit code shall say: SIGTERM is obeyed (0), Ctrl-C is 130."""
+        if self.received is signal.SIGINT:
+            return Problem("interrupted", "stopped by Ctrl-C")
+        return None
+
+
+@contextmanager
+def until_stopped() -> Iterator[Stop]:
+    """Handle SIGINT and SIGTERM inside; leave quietly when one of them ended it."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.receive) for number in _SIGNALS}
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if stop.received is None:
+            raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,116 @@
+"""From exceptions to HTTP: one table, and no answer that is not JSON."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api.answers import error_answer, writable
+from journal.errors import Conflict, MilepostError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+    from api.answers import JsonAnswer
+
+logger = logging.getLogger("milepost.api")
+
+# By the `code` of an error.  What is missing here is our fault: 500.
+STATUS_OF = {
+    "invalid_argument": 422,
+    "invalid_state": 422,
+    "state_too_large": 413,
+    "not_found": 404,
+    "conflict": 409,
+    "stale_plan": 409,
+    "protected": 409,
+    "job_running": 409,
+    "damaged": 500,
+    "unreadable": 500,
+    "newer_format": 500,
+    "storage_failed": 503,
+    "no_space": 507,
+    "read_only": 503,
+    "locked": 503,
+    "unsupported_folder": 503,
+}
+_RETRY_AFTER_SECONDS = {"locked": "1", "storage_failed": "30"}
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
+_SHOWN = 80
+
+
+class PreconditionFailed(Conflict):
+    """The job is not where ``If-Match`` says; nothing was done."""
+
+
+class Unsearchable(MilepostError):
+    """A checkpoint may be in a job that cannot be read, so it cannot be called unknown.
+
+    A client that is told "not found" may start its job from the beginning.
+    """
+
+    def __init__(self, checkpoint_id: str, damage: MilepostError) -> None:
+        super().__init__(
+            f"checkpoint {checkpoint_id!r} is in no job that can be read: {damage}",
+            hint=damage.hint,
+        )
+        # On purpose the code of the cause: clients decide by it.
+        self.code = damage.code  # type: ignore[misc]
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every expected exception in our shape."""
+    app.add_exception_handler(MilepostError, _of_milepost)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(HTTPException, _of_http)
+
+
+async def _of_milepost(request: Request, exc: Exception) -> JsonAnswer:
+    assert isinstance(exc, MilepostError)
+    status = STATUS_OF.get(exc.code, 500)
+    if isinstance(exc, PreconditionFailed):
+        status = 412
+    if status >= 500:  # noqa: PLR2004 - from here on it is the server's fault
+        logger.error("%s %r: %s", request.method, request.url.path, exc, exc_info=exc)
+    detail = f"{exc} ({exc.hint})" if exc.hint else str(exc)
+    retry = _RETRY_AFTER_SECONDS.get(exc.code)
+    headers = {"Retry-After": retry} if retry else None
+    return error_answer(status, exc.code, detail, headers=headers)
+
+
+async def _of_validation(_request: Request, exc: Exception) -> JsonAnswer:
+    assert isinstance(exc, RequestValidationError)
+    errors = [_plain(error) for error in exc.errors()]
+    detail = "; ".join(_sentence(error) for error in exc.errors())
+    return error_answer(422, "invalid_argument", detail, errors=errors)
+
+
+async def _of_http(request: Request, exc: Exception) -> JsonAnswer:
+    assert isinstance(exc, HTTPException)
+    code = _CODE_OF_STATUS.get(exc.status_code, "invalid_request")
+    detail = f"{request.method} {request.url.path[:_SHOWN]}: {exc.detail.lower()}"
+    return error_answer(exc.status_code, code, detail, headers=exc.headers)
+
+
+def _plain(error: dict[str, Any]) -> dict[str, Any]:
+    """Return one error of pydantic's without what was sent, which may be anything."""
+    where = [writable(p) if isinstance(p, str) else p for p in error["loc"]]
+    return {"loc": where, "msg": writable(error["msg"]), "type": error["type"]}
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    place, *path = error["loc"]
+    if error["type"] == "json_invalid":
+        return f"body: not valid JSON at character {path[0]}: {error['ctx']['error']}"
+    field = ".".join(str(part) for part in path) or "body"
+    where = f"{field} (in the {place})"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    shown = repr(error["input"])
+    if len(shown) > _SHOWN:
+        shown = shown[:_SHOWN] + "…"
+    return f"{where}: {error['msg'].lower()}, got {shown}"

@@ -1,0 +1,94 @@
+"""What the handlers of one application share."""
+
+# FastAPI reads these annotations at run time, so their imports stay where they are.
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from api.access import EVERYONE
+from api.executors import CommandExecutor, Executor, load_executor
+from api.idempotency import AnswerCache
+from api.resuming import Resumer
+from journal import CheckpointManager
+from journal.clock import stamp
+from worker.settings import Settings, open_manager
+
+if TYPE_CHECKING:
+    from worker.service import Worker
+
+
+class Services:
+    """The manager, the executor and what was made around them.  Thread-safe.
+
+    What was passed in belongs to the caller; what is made here is closed by `close`.
+    """
+
+    def __init__(
+        self,
+        manager: CheckpointManager | None,
+        executor: Executor | None,
+        *,
+        settings: Settings,
+        worker: "Worker | None",
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.answers = AnswerCache()
+        self.refreshing = threading.Lock()
+        self._clock = clock
+        self._manager = manager
+        self._is_manager_ours = manager is None
+        self._lock = threading.Lock()
+        self._own_executor = _make_executor(settings) if executor is None else None
+        self.resumer = Resumer(executor or self._own_executor)
+
+    @property
+    def manager(self) -> CheckpointManager:
+        """The manager; made on first use if none was passed in."""
+        with self._lock:
+            if self._manager is None:
+                self._manager = open_manager(self.settings)
+            return self._manager
+
+    def now(self) -> str:
+        """Return the current time as answers show it."""
+        return stamp(self._clock())
+
+    def close(self) -> None:
+        """Stop the jobs that our own executor started, then close our own manager.
+
+        The next request would make a new one, so an application can be started again.
+        """
+        if isinstance(self._own_executor, CommandExecutor):
+            self._own_executor.stop_all()
+        with self._lock:
+            if self._is_manager_ours and self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+
+def _make_executor(settings: Settings) -> Executor | None:
+    if settings.executor.command is not None:
+        return CommandExecutor(settings.executor.command, log_dir=settings.log_dir)
+    if settings.executor.python is not None:
+        return load_executor(settings.executor.python)
+    return None
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _actor(request: Request) -> str:
+    # Set by the gate; an actor never comes from what a client wrote.
+    actor: str = getattr(request.state, "principal", EVERYONE).actor
+    return actor
+
+
+UseServices = Annotated[Services, Depends(_services)]
+Actor = Annotated[str, Depends(_actor)]

@@ -1,0 +1,247 @@
+"""What crosses the wire: requests that pydantic validates, answers that it describes.
+
+Answers are built as plain dicts and written by orjson; their models here exist for the
+OpenAPI document.  A thousand checkpoints validated one by one would cost more than
+everything else in a request.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from journal import CheckpointInfo, JobInfo
+from journal.clock import stamp
+
+Count = Annotated[int, Field(ge=0)]
+Label = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Asked(BaseModel):
+    """A request body.  A misspelt key is refused: ignoring it could delete too much."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RestoreRequest(Asked):
+    """What to do besides restoring."""
+
+    resume: bool = False
+
+
+class CleanupRequest(Asked):
+    """Which job to clean up, and how many of its newest checkpoints stay."""
+
+    job_id: Label
+    keep_last: int = Field(default=10, ge=1, le=100)
+
+
+class SaveRequest(Asked):
+    """A new checkpoint."""
+
+    job_id: Label
+    step_name: Label
+    state: dict[str, Any]
+    metadata: dict[str, Any] | None = None
+    tags: list[str] = Field(default=[], max_length=100)
+    pinned: bool = False
+    workflow_name: Label | None = None
+    workflow_version: Label | None = None
+    expected_seq: Count | None = None
+
+
+class ListedCheckpoint(BaseModel):
+    """A checkpoint without its state."""
+
+    checkpoint_id: str
+    job_id: str
+    step_name: str
+    timestamp: datetime
+    workflow_version: str | None
+    workflow_name: str | None
+    metadata: dict[str, Any]
+
+
+class CheckpointWithState(ListedCheckpoint):
+    """A checkpoint and the state that it restores."""
+
+    state_snapshot: dict[str, Any]
+
+
+class CheckpointList(BaseModel):
+    """The live checkpoints of a job, oldest first.
+
+    `total` counts them all.  `next_cursor` is there only if `limit` or `cursor` was
+    given; null means that this was the last page.
+    """
+
+    job_id: str
+    checkpoints: list[ListedCheckpoint]
+    total: int
+    timestamp: datetime
+    next_cursor: str | None = None
+
+
+class RestoreAnswer(BaseModel):
+    """The restored state; the checkpoint is current now."""
+
+    checkpoint_id: str
+    job_id: str
+    state: dict[str, Any]
+    job_status: Literal["restored", "resumed"]
+    message: str
+    timestamp: datetime
+
+
+class CleanupAnswer(BaseModel):
+    """How many checkpoints went and how many are left."""
+
+    job_id: str
+    deleted_count: int
+    kept_count: int
+    timestamp: datetime
+
+
+class SaveAnswer(BaseModel):
+    """The new checkpoint; `timestamp` is when it was saved, `seq` its event."""
+
+    checkpoint_id: str
+    job_id: str
+    step_name: str
+    timestamp: datetime
+    seq: int
+
+
+class Damage(BaseModel):
+    """Why a job is quarantined."""
+
+    code: str
+    detail: str
+
+
+class Job(BaseModel):
+    """A job: live checkpoints, counters over its whole history, where it stands."""
+
+    job_id: str
+    seq: int
+    checkpoints: int
+    saved: int
+    deleted: int
+    restored: int
+    created_at: datetime | None
+    last_activity: datetime | None
+    current_checkpoint_id: str | None
+    latest_checkpoint_id: str | None
+    size_bytes: int
+    damage: Damage | None
+
+
+class JobList(BaseModel):
+    """Jobs by id; `next_cursor` null means that this was the last page."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+    timestamp: datetime
+
+
+class JournalEvent(BaseModel):
+    """One event of a journal, as it stands there."""
+
+    v: int
+    seq: int
+    at: datetime
+    type: str
+    actor: str
+    data: dict[str, Any]
+    span: list[int] | None = None
+    hash: str
+
+
+class EventList(BaseModel):
+    """Events of a job in order; ask on with `after_seq` set to `next_after_seq`."""
+
+    job_id: str
+    events: list[JournalEvent]
+    next_after_seq: int
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class WorkerHealth(BaseModel):
+    """The attached worker; a second one of a store stands by until the first ends.
+
+    `restart_needed` names tables of the config file whose edits wait for a restart.
+    """
+
+    leader: bool
+    scheduler_alive: bool
+    problem: str | None
+    restart_needed: list[str]
+
+
+class Readiness(BaseModel):
+    """Whether answers are complete and retention runs; `reasons` say why not."""
+
+    ready: bool
+    reasons: list[str]
+    jobs: int | None
+    damaged_jobs: int | None
+    config_problem: str | None
+    worker: WorkerHealth | None
+    timestamp: datetime
+
+
+class FieldError(BaseModel):
+    """One field that is wrong."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ErrorAnswer(BaseModel):
+    """Any answer of 400 and above: `detail` for people, `code` for programs."""
+
+    detail: str
+    code: str
+    errors: list[FieldError] | None = None
+
+
+def listed(info: CheckpointInfo) -> dict[str, Any]:
+    """Return a checkpoint as `ListedCheckpoint` describes it."""
+    return {
+        "checkpoint_id": info.checkpoint_id,
+        "job_id": info.job_id,
+        "step_name": info.step_name,
+        "timestamp": stamp(info.timestamp),
+        "workflow_version": info.workflow_version,
+        "workflow_name": info.workflow_name,
+        "metadata": info.metadata,
+    }
+
+
+def job(info: JobInfo) -> dict[str, Any]:
+    """Return a job as `Job` describes it."""
+    damage = info.damage
+    return {
+        "job_id": info.job_id,
+        "seq": info.seq,
+        "checkpoints": info.checkpoints,
+        "saved": info.saved,
+        "deleted": info.deleted,
+        "restored": info.restored,
+        "created_at": _stamp(info.created_at),
+        "last_activity": _stamp(info.last_activity),
+        "current_checkpoint_id": info.current_id,
+        "latest_checkpoint_id": info.latest_id,
+        "size_bytes": info.size_bytes,
+        "damage": damage and {"code": damage.code, "detail": str(damage)},
+    }
+
+
+def _stamp(moment: datetime | None) -> str | None:
+    return None if moment is None else stamp(moment)

@@ -1,0 +1,160 @@
+"""What reaches stdout and stderr, whoever chose the names in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from api.cli.answers import Answer, Document, Table
+from api.cli.exits import EXIT_OF_CODE, Exit, Problem
+from api.cli.output import report, visible, visible_json
+
+HOSTILE = "a\x1b]0;owned\x07b\tc\nd\x9b31m\u202eevil\ud800"
+
+
+def test_no_control_character_survives_becoming_visible() -> None:
+    shown = visible(HOSTILE)
+
+    assert shown.isprintable()
+    assert shown.startswith(r"a\x1b]0;owned\x07b\tc\nd\x9b31m\u202eevil")
+
+
+def test_plain_names_are_shown_as_they_are() -> None:
+    assert visible("etl-täglich 🚀 [bold]") == "etl-täglich 🚀 [bold]"
+
+
+def test_json_stays_the_same_value_when_it_becomes_visible() -> None:
+    value = {"name": "x\x7f\x9b\u202e\U000e0001y"}
+
+    shown = visible_json(json.dumps(value, ensure_ascii=False))
+
+    assert shown.isprintable()
+    assert json.loads(shown) == value
+
+
+def test_a_row_of_tsv_is_one_line_whatever_its_cells_hold(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report(Answer({}, Table(("a", "b"), [(HOSTILE, None), (1, True)])), as_json=False)
+
+    header, hostile, plain = capsys.readouterr().out.splitlines()
+    assert header == "a\tb"
+    assert hostile.count("\t") == 1
+    assert "\x1b" not in hostile
+    assert plain == "1\tyes"
+
+
+def test_json_is_one_object_with_ok_data_and_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    problem = Problem("partly_done", "one of two", "look there")
+
+    code = report(Answer({"total": 2}, None, ("talk",), problem), as_json=True)
+
+    shown = capsys.readouterr()
+    assert code is Exit.PARTLY_DONE
+    assert shown.err == "talk\n"
+    assert json.loads(shown.out) == {
+        "ok": False,
+        "data": {"total": 2},
+        "error": {"code": "partly_done", "message": "one of two", "hint": "look there"},
+    }
+
+
+def test_an_exact_document_leaves_the_bytes_of_the_store(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report(Answer({}, Document({"b": 1, "a": [1.5]}, is_exact=True)), as_json=False)
+
+    assert capsys.readouterr().out == '{"b":1,"a":[1.5]}\n'
+
+
+def test_an_error_code_nobody_knows_is_a_failure() -> None:
+    assert Problem("from_the_future", "x").exit is Exit.ERROR
+
+
+def test_every_error_of_the_library_has_its_exit_code() -> None:
+    from journal import errors
+
+    codes = {
+        kind.code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.MilepostError)
+    }
+    assert codes - {errors.MilepostError.code} <= EXIT_OF_CODE.keys()
+
+
+PRINT_A_TABLE = """
+import sys
+from api.cli.answers import Answer, Problem, Table
+from api.cli.output import report
+rows = [("x" * 90, "[red]not markup[/red]\\x1b[31m")] * int(sys.argv[1])
+problem = Problem("damaged", "seen") if len(sys.argv) > 2 else None
+sys.exit(report(Answer({}, Table(("name", "note"), rows), (), problem), as_json=False))
+"""
+
+
+def on_a_terminal(*arguments: str, **environ: str) -> str:
+    """Run a table printer whose stdout is a pseudo terminal; return what it shows."""
+    leader, follower = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", PRINT_A_TABLE, *arguments],
+        stdout=follower,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", **environ},
+    ) as child:
+        os.close(follower)
+        chunks = []
+        try:
+            while chunk := os.read(leader, 65536):
+                chunks.append(chunk)
+        except OSError:
+            pass  # how Linux says that the last writer of a terminal is gone
+        os.close(leader)
+    assert child.returncode == 0
+    return b"".join(chunks).decode()
+
+
+def test_a_terminal_gets_a_table_that_cuts_no_id() -> None:
+    shown = on_a_terminal("1")
+
+    assert shown.count("x") >= 90
+    assert "\t" not in shown
+
+
+def test_a_name_cannot_colour_a_terminal() -> None:
+    shown = on_a_terminal("1").replace("\n", "").replace("\r", "").replace(" ", "")
+
+    assert "\x1b[31m" not in shown
+    assert "[red]" in shown
+
+
+@pytest.mark.parametrize("no_color", ["1", "yes"])
+def test_no_color_means_no_escape_sequence_at_all(no_color: str) -> None:
+    assert "\x1b[1m" in on_a_terminal("1")
+    assert "\x1b[1m" not in on_a_terminal("1", NO_COLOR=no_color)
+
+
+def cut_after_one_line(*arguments: str) -> tuple[str, str]:
+    """Pipe the table into `head -1`; return what both said, and the exit code."""
+    script = '"$@" | head -1; echo ${PIPESTATUS[0]}'
+    done = subprocess.run(
+        ["bash", "-c", script, "-", sys.executable, "-c", PRINT_A_TABLE, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    assert cut_after_one_line("30000") == ("name\tnote\n0\n", "")
+
+
+def test_a_reader_that_leaves_early_does_not_hide_a_bad_verdict() -> None:
+    out, _ = cut_after_one_line("30000", "bad")
+
+    assert out == "name\tnote\n7\n"
