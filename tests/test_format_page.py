@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,13 +46,15 @@ def test_the_worked_example_is_what_the_code_writes(
 def test_the_hash_check_by_hand_gives_the_last_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import subprocess
-
     example(tmp_path, monkeypatch)
     command = re.search(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert command is not None
     found = subprocess.run(
-        ["sh", "-c", command[1]], cwd=tmp_path, capture_output=True, text=True
+        ["sh", "-c", command[1]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     last = (tmp_path / "journals" / "orders.jsonl").read_text().splitlines()[-1]
     assert last.endswith(f'"hash":"{found.stdout.split()[0]}"}}')
