@@ -110,7 +110,7 @@ def job_of(name: str) -> str | None:
         return None
     try:
         job_id = unquote_to_bytes(name).decode()
-    except UnicodeDecodeError:
+    except UnicodeError:  # a stray file; not ours
         return None
     return job_id if file_name(job_id) == name else None
 

@@ -40,7 +40,7 @@ class FileStorage:
     Args:
         root: the folder; made by the first save, never by a read.
         durability: ``always`` syncs before every answer; ``interval`` syncs in the
-            background; ``never`` leaves it to the operating system.
+            background; ``never`` leaves it to the operating system until `close`.
         interval_seconds: how long an answer may stay unsynced under ``interval``.
         lock_timeout_seconds: how long to wait for another process's write.
         disk: the file operations; a test may bring its own.
@@ -245,8 +245,6 @@ class FileStorage:
 
     def flush(self) -> None:
         """See `Storage.flush`."""
-        if self._durability == "never":
-            return
         with self._guard:
             files = list(self._files.values())
         for file in files:

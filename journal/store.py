@@ -63,6 +63,7 @@ class _Job:
     def __init__(self, view: JobView) -> None:
         self.view = view
         self.stamp: Stamp | None = None  # the journal's, when the view was folded
+        self.seen = Extent()  # the last event that this process has shown
         self.inode: int | None = None  # of the file that the view's offsets are about
         self.error: MilepostError | None = None  # why it is quarantined
         self.folding = threading.RLock()
@@ -183,16 +184,10 @@ class Store:
 
     def _fold_to(self, job: _Job, extent: Extent, stamp: Stamp | None) -> None:
         view = job.view
-        if stamp is not None and stamp.inode != job.inode:
+        is_ahead = view.seq > extent.seq
+        if is_ahead or (stamp is not None and stamp.inode != job.inode):
             # Compacted or replaced: same events, other offsets.
             view = JobView(view.job_id, self.storage.store_id)
-        if view.seq > extent.seq or (
-            view.seq == extent.seq and view.seq and view.hash != extent.hash
-        ):
-            raise self._damage(
-                view.job_id,
-                BadLine(extent.size, f"event {view.seq} with hash {view.hash}", "less"),
-            )
         self._fold(view, extent)
         if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):
             raise self._damage(
@@ -203,9 +198,25 @@ class Store:
                     f"event {view.seq} with hash {view.hash}",
                 ),
             )
+        self._check_seen(job, view)
         job.view = view
         job.inode = None if stamp is None else stamp.inode
         job.stamp = stamp if stamp is not None and stamp.size == view.end else None
+
+    def _check_seen(self, job: _Job, view: JobView) -> None:
+        """Refuse a journal that lost what this process has already shown."""
+        seen = job.seen
+        is_older = view.seq < seen.seq
+        if is_older or (view.seq == seen.seq and (view.hash or "") != seen.hash):
+            repairs = self.storage.repairs(view.job_id)
+            if not any(repair.get("lost_events") for repair in repairs):
+                problem = BadLine(
+                    view.end,
+                    f"event {seen.seq} with hash {seen.hash}, seen before",
+                    f"event {view.seq} with hash {view.hash} as the last",
+                )
+                raise self._damage(view.job_id, problem)
+        job.seen = Extent(view.seq, view.hash or "", view.end)
 
     def _fold(self, view: JobView, extent: Extent, *, until_seq: int = _ALL) -> None:
         """Fold what `extent` has beyond `view`, up to event `until_seq`."""
@@ -252,7 +263,10 @@ class Store:
             want *= 2  # one event with its state is larger than that
 
     def _damage(self, job_id: str, problem: BadLine) -> DamagedJournal:
-        before = self.storage.read(job_id, 0, problem.offset)
+        try:
+            before = self.storage.read(job_id, 0, problem.offset)
+        except StorageFailed:  # the file itself is gone
+            before = b""
         return DamagedJournal(
             job_id,
             line=before.count(b"\n") + 1,
@@ -452,6 +466,7 @@ class Store:
                 ):
                     index.apply(view, *located)
             assert view.seq >= extent.seq, "the index fell behind the disk"
+            job.seen = Extent(view.seq, view.hash or "", view.end)
             stamp = self.storage.stamp(view.job_id)
             job.inode = None if stamp is None else stamp.inode
             job.stamp = stamp if stamp is not None and stamp.size == view.end else None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from worker.sources import Signature
     from worker.watcher import Mode
 
 NEVER = 3600.0
@@ -42,25 +43,32 @@ class Watched:
         *,
         mode: Mode = "auto",
         sweep_seconds: float = NEVER,
+        debounce_seconds: float = 0.01,
         config: Path | None = None,
+        signature: Signature | None = None,
     ) -> None:
         self.journals = folder / "journals"
         self.journals.mkdir(exist_ok=True)
         self.hinted: list[set[str]] = []
         self.sweeps = 0
         self.touched_at = -1
+        self.times: list[float] = []
+        self.look_seconds = 0.0
         self.edits = 0
         self.raising: Exception | None = None
         self.next_pace: Pace | None = None
         watch = None
         if config:
-            watch = ConfigWatch(config, sources.signature(config), self._edited)
-        pace = Pace(mode, sweep_seconds, 0.01)
+            read = signature or sources.signature(config)
+            watch = ConfigWatch(config, read, self._edited)
+        pace = Pace(mode, sweep_seconds, debounce_seconds)
         self.watcher = Watcher(self.journals, self._told, config=watch, pace=pace)
 
     def _told(self, jobs: set[str] | None) -> None:
         if jobs is None:
+            self.times.append(time.monotonic())
             self.sweeps += 1
+            threading.Event().wait(self.look_seconds)
         else:
             self.hinted.append(jobs)
         if self.raising:
@@ -226,6 +234,24 @@ def test_a_folder_that_is_not_there_yet_is_watched_once_it_is(
     eventually(lambda: seen.is_told_of("a"))
 
 
+def test_a_folder_that_vanishes_while_it_is_being_watched_is_no_reason_to_poll(
+    watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = InotifyFD._get_or_create_watch
+    refusals = [FileNotFoundError()]
+
+    def refuse_once(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return add(*arguments)
+
+    monkeypatch.setattr(InotifyFD, "_get_or_create_watch", refuse_once)
+    seen = watch(sweep_seconds=0.05)
+    seen.start()
+    eventually(lambda: seen.is_told_of("a"))
+    assert seen.watcher.kind == "inotify"
+
+
 @pytest.mark.parametrize("step", ["_create_inotify_fd", "_get_or_create_watch"])
 def test_without_room_for_inotify_it_polls(
     step: str, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
@@ -239,6 +265,17 @@ def test_without_room_for_inotify_it_polls(
     assert seen.watcher.kind == "poll"
     seen.touch("a")
     eventually(lambda: seen.jobs == {"a"})
+
+
+def test_a_look_that_takes_long_is_followed_by_a_longer_rest(
+    watch: Callable[..., Watched],
+) -> None:
+    seen = watch(mode="off", sweep_seconds=0.05)
+    seen.look_seconds = 0.1
+    seen.watcher.start()
+    eventually(lambda: seen.sweeps == 3)
+    first, second, third = seen.times[:3]
+    assert min(second - first, third - second) >= 1.0
 
 
 def test_a_callback_that_raises_does_not_end_it(
@@ -316,15 +353,32 @@ def test_an_edit_of_the_config_file_is_told_once(
     assert seen.edits == 1
 
 
-def test_an_edit_before_the_start_is_told(
+def test_an_edit_after_the_file_was_read_and_before_the_start_is_told(
     tmp_path: Path, watch: Callable[..., Watched]
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text("old = 1\n")
-    seen = watch(config=config)
+    as_read = sources.signature(config)
     rename_over(config)
+    seen = watch(config=config, signature=as_read)
     seen.start()
     eventually(lambda: seen.edits == 1)
+
+
+def test_a_file_that_is_being_written_is_told_when_it_is_whole(
+    tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("old = 1\n")
+    seen = watch(config=config, debounce_seconds=1.0)
+    seen.start()
+    before = seen.watcher._seen
+    config.write_text("ne")
+    eventually(lambda: seen.watcher._seen != before)
+    assert seen.edits == 0
+    config.write_text("new = 1\n")
+    eventually(lambda: seen.edits)
+    assert seen.watcher._applied == sources.signature(config)
 
 
 def test_other_files_beside_the_config_file_are_no_edits(

@@ -262,7 +262,8 @@ def test_a_scheduler_whose_thread_died_is_replaced(
     assert "died" in caplog.text
 
 
-def test_stopping_lets_the_pass_end_between_two_jobs(home: Home) -> None:
+def test_stopping_ends_the_pass_and_every_thread(home: Home) -> None:
+    before = set(threading.enumerate())
     for number in range(50):
         home.fill(f"job-{number:02}", 3)
     home.due_after(NOW - timedelta(days=1))
@@ -272,7 +273,7 @@ def test_stopping_lets_the_pass_end_between_two_jobs(home: Home) -> None:
     ended = last(worker)
     assert ended is not None
     assert ended[1] in {"stopped", "ok"}
-    assert not [t for t in threading.enumerate() if t.name.startswith("milepost-")]
+    assert set(threading.enumerate()) == before
 
 
 # -- one worker per store --------------------------------------------------------------
@@ -305,12 +306,33 @@ def test_a_follower_runs_nothing_that_is_scheduled(home: Home) -> None:
     eventually(lambda: second.status.leader)
 
 
-def test_a_lock_that_was_replaced_leads_no_more(home: Home) -> None:
+def test_a_store_that_was_removed_is_led_no_more_until_it_is_back(home: Home) -> None:
     worker = home.started(QUICK)
     shutil.rmtree(home.root)
     eventually(lambda: not worker.status.leader)
     CheckpointManager(home.root).save("again", "step", {})
     eventually(lambda: worker.status.leader)
+
+
+def test_a_lock_file_that_was_replaced_is_taken_anew(home: Home) -> None:
+    home.started(QUICK)
+    other = home.root / "worker/other"
+    other.touch()
+    lock = other.rename(home.root / "worker/lock")
+    eventually(lambda: lock.read_text() == f"{os.getpid()}\n")
+
+
+def test_a_lock_file_that_cannot_be_made_is_a_problem_and_tried_again(
+    home: Home,
+) -> None:
+    (home.root / "worker").touch()
+    worker = home.worker()
+    worker.start()
+    eventually(lambda: "lock: " in str(worker.status.problem))
+    assert not worker.status.leader
+    (home.root / "worker").unlink()
+    eventually(lambda: worker.status.leader)
+    assert worker.status.problem is None
 
 
 def test_a_worker_waits_for_a_store_and_makes_none(tmp_path: Path) -> None:
@@ -362,7 +384,8 @@ def test_another_processs_save_is_noticed(how: str, home: Home) -> None:
 
 def test_an_edit_is_in_force_while_it_runs(home: Home) -> None:
     home.fill("a")
-    worker = home.started(QUICK)
+    worker = home.started(f"{QUICK}[retention]\ntrash_period = '3d'\n")
+    assert home.manager.trash_seconds == 3 * 86_400
     assert worker.run_once().removed == 0
     home.write(f"{KEEP_TWO}trash_period = '1d'\n{QUICK}cleanup = '0 9 * * *'\n")
     eventually(lambda: worker.settings.retention.default.keep_last == 2)

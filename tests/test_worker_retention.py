@@ -116,7 +116,10 @@ def test_without_any_rule_everything_stays(manager: Interrupted, clock: Turned) 
 
 
 def test_a_job_that_raises_does_not_stop_the_others(
-    manager: Interrupted, clock: Turned, tmp_path: Path
+    manager: Interrupted,
+    clock: Turned,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fill(manager, "a", "b", "c")
     with (tmp_path / "heads" / file_name("b")).open("rb") as head:
@@ -125,6 +128,7 @@ def test_a_job_that_raises_does_not_stop_the_others(
     assert left(manager) == {"a": 2, "b": 5, "c": 2}
     assert (report.failed, report.outcome) == (1, "partly")
     assert [(p.job_id, p.code) for p in report.problems] == [("b", "locked")]
+    assert "Traceback" not in caplog.text
 
 
 def test_a_damaged_job_is_reported_and_left_as_it_is(
@@ -266,6 +270,19 @@ def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Turned) -> None:
         report = worker(manager, clock, KEEP_TWO).run_once()
     assert (report.jobs, report.outcome) == (0, "ok")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(
+    manager: Interrupted, clock: Turned, tmp_path: Path
+) -> None:
+    fill(manager, "a")
+    (tmp_path / "worker/last-runs.json").mkdir(parents=True)
+    forgetful = worker(manager, clock, KEEP_TWO)
+    assert forgetful.run_once().removed == 3
+    assert "last run: " in str(forgetful.status.problem)
+    (tmp_path / "worker/last-runs.json").rmdir()
+    forgetful.run_once()
+    assert forgetful.status.problem is None
 
 
 def test_last_runs_reach_the_disk_before_they_get_their_name(

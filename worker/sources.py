@@ -1,15 +1,13 @@
 """Where settings come from: the search for config.toml, its bytes, the environment.
 
-Nothing here knows what a setting means and nothing here imports pydantic, because
-`store_root` serves the verbs that have to start fast.
+Nothing here knows what a setting means and nothing here imports pydantic, or anything
+else before it is needed, because `store_root` serves the verbs that must start fast.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,6 +82,8 @@ def read(path: Path) -> ConfigFile:
     Raises:
         ConfigError: it can't be read, or is no TOML; says where.
     """
+    import tomllib
+
     # Taken first: an edit between this and the read makes the next look differ.
     before = signature(path)
     try:
@@ -144,6 +144,8 @@ def variable_of(key: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the one of `known` that `name` was probably meant to be."""
+    import difflib
+
     return next(iter(difflib.get_close_matches(name, sorted(known), 1, 0.5)), None)
 
 

@@ -51,8 +51,10 @@ POLL_SECONDS = 1.0
 # However long a burst lasts, it is looked at this often.
 MAX_DEBOUNCE_SECONDS = 1.0
 MAX_HINTS = 1000
-# A look that took long is followed by a rest, so that looking costs a tenth of a core.
+# A look that took long is followed by a rest, so that looking costs a tenth of a core
+# even in a store where one sweep takes longer than `sweep_seconds`.
 REST_FACTOR = 9
+MAX_REST_SECONDS = 30.0
 
 # Our own reads open and close files all the time; the kernel needn't tell us.
 _CHANGES: list[type[FileSystemEvent]] = [
@@ -305,7 +307,7 @@ class Watcher:
         if self._config is not None:
             _survived(self._look_at_config)
         took = time.monotonic() - began
-        self._stop.wait(min(REST_FACTOR * took, self._pace.sweep_seconds))
+        self._stop.wait(min(REST_FACTOR * took, MAX_REST_SECONDS))
         return began + self._pace.sweep_seconds if is_sweep else next_sweep
 
     def _settle(self) -> None:
