@@ -1,0 +1,92 @@
+# `make` alone lists what there is.  Everything runs in .venv, which `setup` makes.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON := .venv/bin/python
+STAMP := .venv/.made
+# Two, because that is what the slowest machine has on which the suite is run.
+WORKERS := 2
+
+# What is in .venv names this folder by its full path: copied or moved along with it, it
+# would run the code of the place where it came from.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help setup demo test quick lint bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv and install Milepost and its tools
+
+demo: $(STAMP) ## kill a real job half way, resume it, compare (DEMO_ARGS=--help)
+	@$(PYTHON) -m demo $(DEMO_ARGS)
+
+test: lint ## everything that CI checks: lint, types, imports, all tests
+	@echo "== pytest"
+	@$(PYTHON) -m pytest -n $(WORKERS) $(TEST_ARGS)
+
+quick: $(STAMP) ## the tests that take seconds (TEST_ARGS="-k retention")
+	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)
+
+lint: $(STAMP) ## ruff, mypy and the import contracts
+	@echo "== ruff"
+	@$(PYTHON) -m ruff check
+	@$(PYTHON) -m ruff format --check
+	@echo "== mypy"
+	@$(PYTHON) -m mypy
+	@echo "== import contracts"
+	@.venv/bin/lint-imports
+
+bench: $(STAMP) ## measure side by side with the peers
+	@$(PYTHON) -m benchmarks $(BENCH_ARGS)
+
+clean: ## remove .venv, caches and the demo's data
+	@rm -rf .venv build dist demo-data .pytest_cache .mypy_cache .ruff_cache \
+	  .hypothesis .import_linter_cache
+	@find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A .venv that an interrupted setup left is completed; one that comes from elsewhere, or
+# whose Python is gone or too old, is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	@usable='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(PYTHON) -c "$$usable" 2>/dev/null \
+	  || ! $(PYTHON) -m pip --version >/dev/null 2>&1 \
+	  || [ "$$(cat $(STAMP) 2>/dev/null || pwd -P)" != "$$(pwd -P)" ]; then \
+	  for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	    if "$$python" -c "$$usable" 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "Milepost needs Python 3.11 or later, with its venv module" \
+	      "(Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making .venv with $$("$$found" --version)"; \
+	  "$$found" -m venv --clear .venv || exit 1; \
+	fi; \
+	rm -f $(STAMP); \
+	printf 'installing'; \
+	exec 4>&1; \
+	status=$$( { { \
+	    $(PYTHON) -m pip install --disable-pip-version-check --progress-bar off \
+	      --constraint constraints.txt --editable '.[dev]' 2>&1; \
+	    echo $$? >&3; \
+	  } | tee .venv/pip.log | while read -r word name rest; do \
+	    case $$word in \
+	      Collecting) printf ' %s' "$${name%%[!A-Za-z0-9_-]*}" ;; \
+	      Processing) name=$${name##*/}; printf ' %s' "$${name%%-[0-9]*}" ;; \
+	      WARNING:) [ "$$name" != Retrying ] || printf '\n%s\n' "$$name $$rest" ;; \
+	    esac; \
+	  done >&4; } 3>&1 ); \
+	echo; \
+	if [ "$$status" != 0 ]; then \
+	  tail -n 20 .venv/pip.log >&2; \
+	  echo "setup failed; all that pip said is in .venv/pip.log" >&2; \
+	  exit 1; \
+	fi; \
+	pwd -P > $(STAMP); \
+	echo "ready: $$($(PYTHON) --version) in .venv"

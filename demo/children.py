@@ -1,0 +1,193 @@
+"""The processes that the demo starts, and the signals that end it.
+
+A handler only sets a flag, which the main thread looks at between two steps: a process
+can't be lost between its start and its place in the list, and so none outlives us.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import FrameType
+
+POLL_SECONDS = 0.1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# More than the server takes at most to let its requests and its jobs end.
+_GRACE_SECONDS = 25.0
+
+
+class DemoFailed(Exception):
+    """The demo cannot go on; its text is the one line that says why."""
+
+
+class Stopped(Exception):
+    """Somebody asked the demo to end, with this signal."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.number = number
+
+
+class StopFlag:
+    """What has been asked for so far."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Be the handler of the signals."""
+        del frame
+        self.received = self.received or signal.Signals(number)
+
+    def check(self) -> None:
+        """Return if the demo may go on.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if self.received is not None:
+            raise Stopped(self.received)
+
+    def sleep(self, seconds: float = POLL_SECONDS) -> None:
+        """Wait a moment.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        self.check()
+        time.sleep(seconds)
+        self.check()
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Handle Ctrl-C, SIGTERM and a terminal that is closed, inside."""
+    flag = StopFlag()
+    before = {number: signal.signal(number, flag.receive) for number in _SIGNALS}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Child(NamedTuple):
+    """One process, and the file that takes its output."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def last_line(self) -> str:
+        """Return the last line that it wrote, which is where an error stands."""
+        lines = self.log.read_text(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "no output")
+
+    def check_alive(self) -> None:
+        """Return if it runs.
+
+        Raises:
+            DemoFailed: it ended, and should not have.
+        """
+        status = self.process.poll()
+        if status is not None:
+            raise DemoFailed(
+                f"{self.name} ended too early, with {status}: {self.last_line()}"
+            )
+
+
+class Children:
+    """All processes of one demo; a context manager at whose end none is left.
+
+    Each is in a session of its own: the terminal's Ctrl-C reaches only us, and we end
+    them in peace.  Each inherits `held`, the descriptor that keeps the folder locked.
+    """
+
+    def __init__(self, flag: StopFlag, folder: Path, held: int) -> None:
+        self._flag = flag
+        self._folder = folder
+        self._held = held
+        self._all: list[Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop_all()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        answer: Path | None = None,
+    ) -> Child:
+        """Start `command`; its output goes to `log`, or its stdout to `answer`.
+
+        Raises:
+            Stopped: a signal came; nothing was started.
+            OSError: it cannot be started.
+        """
+        self._flag.check()
+        # Nobody's own settings of Milepost may reach a demo.
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("MILEPOST_")}
+        with log.open("ab") as output, (answer or log).open("ab") as stdout:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=output,
+                cwd=self._folder,
+                env=environ,
+                start_new_session=True,
+                pass_fds=(self._held,),
+            )
+        child = Child(name, process, log)
+        self._all.append(child)
+        return child
+
+    def wait(self, child: Child, timeout_seconds: float) -> int:
+        """Return the exit status of `child` when it has ended.
+
+        Raises:
+            Stopped: a signal came.
+            DemoFailed: it takes too long.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while (status := child.process.poll()) is None:
+            if time.monotonic() > deadline:
+                raise DemoFailed(
+                    f"{child.name} takes longer than {timeout_seconds:g} s: "
+                    f"{child.last_line()}"
+                )
+            self._flag.sleep()
+        return status
+
+    def stop_all(self) -> None:
+        """End every process and wait for it.
+
+        More signals change nothing: the server needs its moment to end its own jobs.
+        """
+        for child in self._all:
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while any(child.process.poll() is None for child in self._all):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+        for child in self._all:
+            if child.process.poll() is None:
+                # Not reaped yet, so the number still is this group's.
+                with suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGKILL)
+                child.process.wait()
