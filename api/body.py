@@ -10,9 +10,9 @@ import re
 from itertools import accumulate
 from typing import NamedTuple
 
-# Possessive and without a failing end, so that a string with no closing quote, or with
-# nothing but escapes, costs one pass instead of one pass per quote.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+# Whatever begins like a string matches, with or without its closing quote: a match that
+# could fail at the end would be tried again from every quote before it.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _LONG_NUMBER = re.compile(rb"[0-9]{1001}")
 _NOT_BRACKETS = bytes(b for b in range(256) if b not in b"[]{}")
 _STEP = [(b in b"[{") - (b in b"]}") for b in range(256)]

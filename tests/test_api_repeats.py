@@ -150,6 +150,27 @@ def test_a_repeated_restore_resumes_once(
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
 
 
+def test_a_key_stands_for_one_address_only(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    for checkpoint_id in saved(manager, 2):
+        answer = client.post(
+            f"/api/checkpoints/{checkpoint_id}/restore",
+            headers={"Idempotency-Key": "k"},
+        )
+        assert answer.json()["checkpoint_id"] == checkpoint_id
+
+
+def test_a_key_with_another_precondition_is_another_request(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    (first,) = saved(manager)
+    target, key = f"/api/checkpoints/{first}/restore", {"Idempotency-Key": "k1"}
+    assert client.post(target, headers=key | {"If-Match": '"2"'}).status_code == 200
+    assert client.post(target, headers=key | {"If-Match": '"2"'}).status_code == 200
+    assert client.post(target, headers=key | {"If-Match": '"3"'}).status_code == 409
+
+
 def test_repeats_of_a_restore_that_come_at_once_wait_for_the_first(
     manager: CheckpointManager,
 ) -> None:

@@ -64,12 +64,16 @@ def test_a_restore_needs_no_body(
 
 
 def test_resuming_calls_the_executor_once_and_after_current_has_moved(
-    client: TestClient, manager: CheckpointManager, executor: Executor
+    client: TestClient,
+    manager: CheckpointManager,
+    executor: Executor,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first, _ = saved(manager, 2)
     answer = client.post(f"/api/checkpoints/{first}/restore", json={"resume": True})
     assert answer.json()["job_status"] == "resumed"
     assert executor.resumed == [("etl", first)]
+    assert not caplog.records  # it has no `is_running`, and need not have one
 
 
 def test_without_an_executor_the_job_is_restored_and_the_message_says_so(

@@ -253,3 +253,10 @@ def test_depth_is_bounded_by_the_state_then_by_the_body(
     )
     assert answer.status_code == status
     assert answer.json().get("code") == code
+
+
+def test_what_is_quoted_back_is_cut_short(client: TestClient) -> None:
+    body = {"job_id": "etl", "step_name": "s", "state": "x" * 100_000}
+    detail = client.post("/api/checkpoints", json=body).json()["detail"]
+    assert detail.endswith("x…")
+    assert len(detail) < 200

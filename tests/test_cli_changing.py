@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from test_cli_harness import JOB, call, folder, ids_of, store, types_of
+from test_cli_harness import (
+    DEADLINE_SECONDS,
+    JOB,
+    call,
+    folder,
+    ids_of,
+    store,
+    types_of,
+)
 
 __all__ = ["folder", "store"]  # fixtures
 
@@ -47,6 +57,70 @@ def test_a_restore_that_fails_leaves_the_old_file_alone(folder: Path) -> None:
     assert call("restore", f"{JOB}@99", "-o", "state.json").code == 4
     assert (folder / "state.json").read_text() == "old"
     assert {path.name for path in folder.iterdir()} == {"checkpoints", "state.json"}
+
+
+def test_a_restore_that_is_refused_leaves_the_old_file_alone(
+    store: Path, folder: Path
+) -> None:
+    (folder / "state.json").write_text("old")
+
+    words = ("restore", f"{JOB}@3", "-o", "state.json", "--expect-seq", "1")
+
+    assert call(*words).code == 5
+    assert (folder / "state.json").read_text() == "old"
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "state.json"}
+    assert types_of(store)[-1] == "checkpoint.saved"
+
+
+@pytest.mark.usefixtures("store")
+def test_a_file_is_written_and_synced_before_it_takes_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def tell_sync(handle: int) -> None:
+        told.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        fsync(handle)
+
+    def tell_replace(source: str, goal: str) -> None:
+        told.append("replace")
+        replace(source, goal)
+
+    monkeypatch.setattr(os, "fsync", tell_sync)
+    monkeypatch.setattr(os, "replace", tell_replace)
+    call("restore", f"{JOB}@3", "-o", "state.json", "--dry-run")
+
+    sync, *rest = told
+    assert sync.startswith("sync .state.json.")
+    assert rest == ["replace", f"sync {folder.name}"]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_link_is_written_through_and_rights_are_the_umasks(folder: Path) -> None:
+    (folder / "link.json").symlink_to("state.json")
+
+    call("restore", f"{JOB}@3", "-o", "link.json")
+
+    assert (folder / "link.json").is_symlink()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (folder / "state.json").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.usefixtures("store")
+def test_a_named_pipe_is_written_to_and_not_replaced(folder: Path) -> None:
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        try:
+            call("restore", f"{JOB}@first", "-o", "pipe")
+            assert pipe.is_fifo()
+            read, _ = reader.communicate(timeout=DEADLINE_SECONDS)
+        finally:
+            reader.kill()
+
+    assert read == b'{"rows":0,"files":["a"]}\n'
 
 
 def test_a_file_that_cannot_be_written_is_found_out_before_anything_is_journaled(

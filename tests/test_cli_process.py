@@ -265,8 +265,9 @@ def in_shell(script: str) -> Done:
 
 
 def started(*words: str) -> subprocess.Popen[bytes]:
+    # A shell lets what it starts in the background ignore Ctrl-C, the tests included.
     return subprocess.Popen(
-        [BIN / "milepost", *words],
+        ["env", "--default-signal=INT", BIN / "milepost", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,12 +13,11 @@ from api.cli.selectors import (
     AtSeq,
     FromEnd,
     Tagged,
-    Target,
     WithId,
     Word,
     parse_selector,
-    parse_target,
 )
+from api.cli.targets import Target, parse_target
 
 
 @pytest.mark.parametrize(

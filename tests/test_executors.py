@@ -45,8 +45,10 @@ class Gate:
         self.hold, self.alive = folder / "hold", folder / "alive"
         os.mkfifo(self.hold)
         os.mkfifo(self.alive)
-        # It holds `alive` open for writing for as long as it lives, then waits.
-        self.command = ["sh", "-c", f"exec 3>{self.alive}; echo up >&3; . {self.hold}"]
+        # It holds `alive` open for writing for as long as it lives, and uses every
+        # descriptor that a shell script can name.
+        script = f"exec 3>{self.alive} 4>&3 5>&3 6>&3 7>&3 8>&3 9>&3; echo up >&3"
+        self.command = ["sh", "-c", f"{script}; . {self.hold}"]
 
     def wait_until_up(self) -> int:
         descriptor = os.open(self.alive, os.O_RDONLY)
@@ -97,9 +99,14 @@ def test_a_job_id_stays_one_argument_whatever_it_holds(
 
 
 def test_a_job_leads_its_own_session_and_reads_nothing(tmp_path: Path) -> None:
-    executor = CommandExecutor(SAY, log_dir=tmp_path)
-    executor.resume_job("etl")
-    wait_until_ended(executor, "etl")
+    server = textwrap.dedent(f"""
+        from api.executors import CommandExecutor
+        executor = CommandExecutor({SAY!r}, log_dir={str(tmp_path)!r})
+        executor.resume_job("etl")
+        child = executor._children.get("etl")
+        assert child is None or child.is_reaped.wait(30)
+    """)
+    subprocess.run([sys.executable, "-c", server], input=b"typed here", check=True)
     assert output_of(tmp_path) == [[["--job=etl"], True, ""]]
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _MODULE_OF_VERB = {
     "save": "saving",
-    "list": "reading",
-    "show": "reading",
-    "jobs": "reading",
+    "list": "listing",
+    "show": "showing",
+    "jobs": "listing",
     "log": "history",
     "diff": "history",
     "restore": "moving",

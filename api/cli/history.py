@@ -11,8 +11,14 @@ import click
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure
 from api.cli.frame import Frame, fail_if_empty_option, verb
-from api.cli.selectors import Target, parse_instant, parse_target, require_job, resolve
-from api.cli.targets import complete_job, job_argument
+from api.cli.selectors import parse_instant, resolve
+from api.cli.targets import (
+    Target,
+    complete_job,
+    job_argument,
+    parse_target,
+    require_job,
+)
 from journal.events import EVENT_TYPES
 
 if TYPE_CHECKING:

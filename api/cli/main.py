@@ -1,9 +1,10 @@
-"""Where the `milepost` process begins.
+"""Where the `milepost` process begins and ends.
 
-Nothing is imported up here but `sys`: a Ctrl-C while Click loads must end in
+Nothing is imported up here but `os` and `sys`: a Ctrl-C while Click loads must end in
 130 and silence, not in a traceback through somebody's import machinery.
 """
 
+import os
 import sys
 
 
@@ -14,4 +15,20 @@ def main() -> None:
 
         milepost.main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
+    except SystemExit as done:
+        _leave(done.code)
+
+
+def _leave(code: str | int | None) -> None:
+    """End the process without taking the interpreter apart first.
+
+    All is closed and written by now, and freeing every module one by one takes a tenth
+    of the time that `milepost list` has.  With a thread still at work it is the usual
+    way out, which waits for it.
+    """
+    import threading
+
+    if threading.active_count() > 1 or not isinstance(code, int):
+        sys.exit(code)
+    os._exit(code)

@@ -9,15 +9,8 @@ import click
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure
 from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
-from api.cli.selectors import (
-    AtSeq,
-    Target,
-    WithId,
-    parse_selector,
-    require_job,
-    resolve,
-)
-from api.cli.targets import job_argument, target_argument
+from api.cli.selectors import AtSeq, WithId, parse_selector, resolve
+from api.cli.targets import Target, job_argument, require_job, target_argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable

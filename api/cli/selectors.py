@@ -1,4 +1,4 @@
-"""`JOB@SELECTOR`: which checkpoint of which job a person means.
+"""What stands behind the `@` of `JOB@SELECTOR`: which checkpoint a person means.
 
 | selector | the checkpoint that is meant |
 |---|---|
@@ -10,9 +10,6 @@
 | `tag:prod` | the newest with that tag |
 | `2026-11-20T10:00` | the newest that was saved by then (UTC without an offset) |
 | anything else | the checkpoint with that id |
-
-A job id may hold `@` itself, so the *last* `@` splits; `--job ID --at SELECTOR`
-takes both as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from api.cli.exits import Failure
+from api.cli.targets import Target, require_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,32 +73,6 @@ class WithId(NamedTuple):
 Selector = Word | AtSeq | FromEnd | Tagged | AsOf | WithId
 
 _WORDS = {word.value: word for word in Word}
-
-
-class Target(NamedTuple):
-    """A job and, if one was given, the selector's text."""
-
-    job_id: str
-    selector: str | None
-
-    def __str__(self) -> str:
-        return self.job_id if self.selector is None else "@".join(self)  # type: ignore[arg-type]  # both are text here
-
-
-def parse_target(text: str) -> Target:
-    """Split `JOB@SELECTOR` at the last `@`.
-
-    Raises:
-        Failure: usage, when one side of the `@` is empty.
-    """
-    job_id, at, selector = text.rpartition("@")
-    if not at:
-        return Target(text, None)
-    if not job_id or not selector:
-        msg = f"{text!r} lacks {'a selector' if job_id else 'a job'} beside its '@'"
-        hint = "JOB@latest; for a job id that holds '@': --job ID --at SELECTOR"
-        raise Failure("usage", msg, hint)
-    return Target(job_id, selector)
 
 
 def parse_selector(text: str) -> Selector:
@@ -157,21 +129,6 @@ def resolve(
         hint = "`milepost list` shows those it has; -- before an id that begins with -"
         raise Failure("not_found", msg, hint.partition(";")[0])
     return found
-
-
-def require_job(manager: CheckpointManager, target: Target) -> None:
-    """Refuse a job that the store has never seen.
-
-    Raises:
-        Failure: not_found.
-    """
-    if manager.seq(target.job_id):
-        return
-    hint = "`milepost jobs` lists them"
-    if target.selector is not None and manager.seq(str(target)):
-        # The whole word is a job: its id holds an '@', and we split it there.
-        hint = f"for the job {str(target)!r}: --job {target} --at latest"
-    raise Failure("not_found", f"no job {target.job_id!r} in {manager.root}", hint)
 
 
 def _pick(

@@ -1,22 +1,70 @@
-"""The arguments that name a job, or a checkpoint as `JOB@SELECTOR`."""
+"""The arguments that name a job, or a checkpoint as `JOB@SELECTOR`.
+
+A job id may hold `@` itself, so the *last* `@` splits; `--job ID --at SELECTOR`
+takes both as they are.
+"""
 
 from __future__ import annotations
 
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from api.cli.exits import Failure
 from api.cli.frame import Frame
-from api.cli.selectors import Target, parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from journal import CheckpointManager
+
 AnyFunction = TypeVar("AnyFunction", bound="Callable[..., Any]")
 
 _MAX_COMPLETIONS = 200
+
+
+class Target(NamedTuple):
+    """A job and, if one was given, the selector's text."""
+
+    job_id: str
+    selector: str | None
+
+    def __str__(self) -> str:
+        return (
+            self.job_id if self.selector is None else f"{self.job_id}@{self.selector}"
+        )
+
+
+def parse_target(text: str) -> Target:
+    """Split `JOB@SELECTOR` at the last `@`.
+
+    Raises:
+        Failure: usage, when one side of the `@` is empty.
+    """
+    job_id, at, selector = text.rpartition("@")
+    if not at:
+        return Target(text, None)
+    if not job_id or not selector:
+        msg = f"{text!r} lacks {'a selector' if job_id else 'a job'} beside its '@'"
+        hint = "JOB@latest; for a job id that holds '@': --job ID --at SELECTOR"
+        raise Failure("usage", msg, hint)
+    return Target(job_id, selector)
+
+
+def require_job(manager: CheckpointManager, target: Target) -> None:
+    """Refuse a job that the store has never seen.
+
+    Raises:
+        Failure: not_found.
+    """
+    if manager.seq(target.job_id):
+        return
+    hint = "`milepost jobs` lists them"
+    if target.selector is not None and manager.seq(str(target)):
+        # The whole word is a job: its id holds an '@', and we split it there.
+        hint = f"for the job {str(target)!r}: --job {target} --at latest"
+    raise Failure("not_found", f"no job {target.job_id!r} in {manager.root}", hint)
 
 
 def complete_job(
@@ -42,26 +90,39 @@ def job_argument(function: AnyFunction) -> AnyFunction:
 
 
 def target_argument(
-    *, needs_selector: bool = False
+    *, needs_selector: bool = False, before: str | None = None
 ) -> Callable[[AnyFunction], Callable[..., Any]]:
-    """Add `JOB@SELECTOR` and its long form; the verb gets a `target`."""
-    metavar = "JOB@SELECTOR" if needs_selector else "JOB[@SELECTOR]"
+    """Add `JOB@SELECTOR` and its long form; the verb gets a `target`.
+
+    `before` names an argument that stands behind it.  With `--job` that one is alone.
+    """
 
     def decorate(function: AnyFunction) -> Callable[..., Any]:
         @wraps(function)
         def with_target(
             *args: Any, word: str | None, job: str | None, at: str | None, **others: Any
         ) -> Any:
+            if before is not None:
+                if job is not None and others[before] is None:
+                    word, others[before] = None, word
+                if others[before] is None:
+                    raise Failure("usage", f"missing {before.upper()}")
             target = _target(word, job, at)
             if needs_selector and target.selector is None:
                 msg = f"which checkpoint of {target.job_id!r}?"
                 raise Failure("usage", msg, "JOB@SELECTOR, say JOB@latest")
             return function(*args, target=target, **others)
 
+        described = _at_option(_job_option(with_target))
+        if before is not None:
+            described = click.argument(before, required=False, metavar=before.upper())(
+                described
+            )
+        metavar = "JOB@SELECTOR" if needs_selector else "JOB[@SELECTOR]"
         argument = click.argument(
             "word", metavar=metavar, required=False, shell_complete=complete_job
         )
-        return argument(_job_option(_at_option(with_target)))
+        return argument(described)
 
     return decorate
 

@@ -10,8 +10,7 @@ from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Problem
 from api.cli.fields import error_fields
 from api.cli.frame import Frame, fail_if_empty_option, verb
-from api.cli.selectors import Target, require_job
-from api.cli.targets import complete_job
+from api.cli.targets import Target, complete_job, require_job
 
 if TYPE_CHECKING:
     from journal import JobReport

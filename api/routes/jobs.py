@@ -9,7 +9,6 @@ from api.answers import JsonAnswer, etag
 from api.routes.fields import Limit, failing, page_size
 from api.services import UseServices
 from api.wire import JobList, job
-from journal.ids import check_job_id
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
@@ -31,7 +30,7 @@ def list_jobs(
     """
     manager = services.manager
     if job_id is not None:
-        found = manager.job(check_job_id(job_id))
+        found = manager.job(job_id)
         content = {
             "jobs": [job(found)] if found else [],
             "next_cursor": None,
