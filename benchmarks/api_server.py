@@ -1,0 +1,26 @@
+"""The server that `api_lists` asks: `python -m benchmarks.api_server FD FOLDER`.
+
+It is handed a socket that already listens, so nobody has to guess a free port or wait.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+from api import create_app
+from journal import CheckpointManager
+
+
+def main() -> None:
+    """Serve the store until terminated."""
+    descriptor, folder = sys.argv[1:]
+    app = create_app(CheckpointManager(folder))
+    config = uvicorn.Config(app, log_level="warning", access_log=False)
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(descriptor))])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""How much a durable save costs beyond the bare write and sync below it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+from benchmarks import stores
+from benchmarks.peers import BareAppend, JsonFiles, SqliteRows
+from benchmarks.running import Subject, Target
+from benchmarks.states import states
+from benchmarks.timing import race
+from journal import CheckpointManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.peers import Care
+    from benchmarks.running import Figure, Run
+    from benchmarks.timing import Times
+
+OURS = "Milepost, durability always"
+FLOOR = "bare append + fdatasync"
+_CARES: tuple[Care, ...] = ("synced and renamed", "synced in place", "not synced")
+_TARGETS = {1: Target(1.5, of="ratio")}
+
+
+def measure(run: Run) -> Subject:
+    """Save states of three sizes, each in turns with every peer."""
+    figures: list[Figure] = []
+    for kilobytes, rounds in ((1, 80), (10, 50), (100, 40)):
+        figures += _figures(kilobytes, _race(run, kilobytes, run.pick(rounds, 5)))
+    return Subject(
+        "Durable save",
+        "Time until one caller has its answer.  The ratio is to the bare append of the "
+        "same number of bytes: 1.0 would add nothing to the disk's own price.  What a "
+        "save adds is Python's time and hardly depends on the disk, so the faster the "
+        "disk the higher the ratio; the row with dumps and SHA-256 shows how much of "
+        "it any checked save in Python pays.  “Not synced” survives no power cut.",
+        tuple(figures),
+    )
+
+
+def _race(run: Run, kilobytes: int, rounds: int) -> dict[str, Times]:
+    folder = run.new_folder(f"save-{kilobytes}")
+    source = cycle(states(kilobytes * 1024))
+    with ExitStack() as stack:
+        manager = stack.enter_context(CheckpointManager(folder / "milepost"))
+        for _ in range(2):  # the first one also opens the job
+            manager.save(stores.JOB, stores.STEP, next(source))
+        size_bytes = manager.list(stores.JOB)[-1].stored_bytes
+        bare = stack.enter_context(BareAppend(folder / "bare", size_bytes))
+        least = stack.enter_context(BareAppend(folder / "least", size_bytes))
+        rows = stack.enter_context(SqliteRows(folder / "rows.db"))
+        contenders: dict[str, Callable[[], object]] = {
+            FLOOR: bare.save,
+            OURS: lambda: manager.save(stores.JOB, stores.STEP, next(source)),
+            "dumps + SHA-256 + bare append": lambda: least.save_checked(next(source)),
+            "SQLite row, WAL, FULL": lambda: rows.save(next(source)),
+        }
+        for care in _CARES:
+            (folder / care).mkdir()
+            files = JsonFiles(folder / care, care)
+            contenders[f"JSON file, {care}"] = _saver(files, source)
+        return race(contenders, rounds=rounds, calls=5)
+
+
+def _saver(files: JsonFiles, source: cycle[dict[str, object]]) -> Callable[[], None]:
+    return lambda: files.save(next(source))
+
+
+def _figures(kilobytes: int, times: dict[str, Times]) -> list[Figure]:
+    floor = times[FLOOR]
+    return [
+        found.figure(
+            f"{kilobytes} KB: {name}",
+            "µs",
+            beside=None if found is floor else (FLOOR, floor),
+            target=_TARGETS.get(kilobytes) if name == OURS else None,
+        )
+        for name, found in times.items()
+    ]

@@ -1,0 +1,43 @@
+"""What an index takes: `python -m benchmarks.memory_probe FOLDER rss|tracemalloc`.
+
+A process of its own, since memory that was used before hides what is used now.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tracemalloc
+from pathlib import Path
+
+from benchmarks import stores
+from journal import CheckpointManager
+
+
+def main() -> None:
+    """Print how many bytes more there are once the job is in the index."""
+    folder, how = sys.argv[1:]
+    if how == "tracemalloc":
+        tracemalloc.start()
+    measure = _traced_bytes if how == "tracemalloc" else _resident_bytes
+    with CheckpointManager(folder) as manager:
+        manager.seq("another")  # what is loaded lazily is loaded now
+        before = measure()
+        manager.seq(stores.JOB)
+        print(measure() - before)
+
+
+def _traced_bytes() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def _resident_bytes() -> int:
+    gc.collect()
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What people do without Milepost: a bare append, a file for each state, SQLite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from itertools import count
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import orjson
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Care = Literal["not synced", "synced in place", "synced and renamed"]
+
+
+class BareAppend:
+    """The floor: one `write` and one `fdatasync`, and nothing else."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._data = os.urandom(size_bytes)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._fd = os.open(path, flags, 0o600)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        os.close(self._fd)
+
+    def save(self) -> None:
+        """Append the bytes, durably."""
+        os.write(self._fd, self._data)
+        os.fdatasync(self._fd)
+
+    def save_checked(self, state: dict[str, Any]) -> None:
+        """Do the least that any save in Python does which can be verified later."""
+        hashlib.sha256(orjson.dumps(state)).digest()
+        self.save()
+
+
+class JsonFiles:
+    """One file for each checkpoint, as `json.dump` writes it."""
+
+    def __init__(self, folder: Path, care: Care) -> None:
+        self._folder = folder
+        self._care = care
+        self._numbers = count(1)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the next file with this much care."""
+        path = self._folder / f"checkpoint_{next(self._numbers):06d}.json"
+        is_renamed = self._care == "synced and renamed"
+        target = path.with_suffix(".tmp") if is_renamed else path
+        with target.open("w", encoding="utf-8") as file:
+            json.dump(state, file)
+            if self._care != "not synced":
+                file.flush()
+                os.fsync(file.fileno())
+        if is_renamed:
+            target.rename(path)
+            # Without this the file, though synced, may have no name after a crash.
+            fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def list(self) -> list[tuple[str, int]]:
+        """Return name and size of each, in order."""
+        with os.scandir(self._folder) as found:
+            return sorted((entry.name, entry.stat().st_size) for entry in found)
+
+
+class SqliteRows:
+    """One row for each checkpoint, in WAL mode, synced at every commit."""
+
+    def __init__(self, path: Path, *, is_durable: bool = True) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'OFF'}")
+        self._db.execute(
+            "CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY, id TEXT, job TEXT,"
+            " step TEXT, at TEXT, state TEXT)"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._db.close()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Insert a row in a transaction of its own."""
+        row = (
+            f"extract_1795410000_{os.urandom(4).hex()}",
+            "orders",
+            "extract",
+            "2026-11-23T05:00:00.123456Z",
+            json.dumps(state),
+        )
+        self._db.execute(
+            "INSERT INTO checkpoints (id, job, step, at, state) VALUES (?,?,?,?,?)", row
+        )
+
+    def list(self) -> list[tuple[Any, ...]]:  # a row holds what its columns hold
+        """Return every row of the job without its state."""
+        return self._db.execute(
+            "SELECT seq, id, job, step, at FROM checkpoints WHERE job=? ORDER BY seq",
+            ("orders",),
+        ).fetchall()
+
+    def latest(self) -> tuple[Any, ...]:  # the same
+        """Return the newest row of the job without its state."""
+        row: tuple[Any, ...] = self._db.execute(
+            "SELECT seq, id, job, step, at FROM checkpoints WHERE job=?"
+            " ORDER BY seq DESC LIMIT 1",
+            ("orders",),
+        ).fetchone()
+        return row

@@ -1,0 +1,80 @@
+"""Lists and the newest checkpoint, in short and in long histories."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from benchmarks import stores
+from benchmarks.peers import JsonFiles, SqliteRows
+from benchmarks.running import Subject, Target
+from benchmarks.timing import race
+from journal import CheckpointManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.running import Figure, Run
+    from benchmarks.timing import Times
+
+_LATEST = Target(1000)
+_PAGE = 100
+
+
+def measure(run: Run) -> Subject:
+    """Time `list`, `page` and `latest` beside the same questions to the peers."""
+    short, long = run.pick(1_000, 200), run.pick(100_000, 2_000)
+    return Subject(
+        "Reading",
+        "Each call looks at the disk first, so that it also sees what other processes "
+        "wrote.  The folder's list is names and sizes; it opens no file.",
+        (*_figures(run, short), *_figures(run, long)),
+    )
+
+
+def _figures(run: Run, count: int) -> list[Figure]:
+    folder = run.new_folder(f"reading-{count}")
+    source = stores.checkpoints(run, count)
+    with ExitStack() as stack:
+        manager = stack.enter_context(CheckpointManager(source))
+        rows = stack.enter_context(
+            SqliteRows(folder / "rows.db", is_durable=False),
+        )
+        files = JsonFiles(folder, "not synced")
+        for number in range(count):
+            rows.save({"done": number})
+            files.save({"done": number})
+        lists = race(
+            {
+                "ours": lambda: manager.list(stores.JOB),
+                "SQLite SELECT": rows.list,
+                "folder list": files.list,
+            },
+            rounds=run.pick(max(10, 50_000 // count), 5),
+        )
+        newest = race(_newest(manager, rows), rounds=run.pick(50, 10), calls=20)
+    return [
+        *_beside(f"list of {count:,}", lists),
+        *_beside(f"latest of {count:,}", newest, target=_LATEST),
+        newest["page"].figure(f"first {_PAGE} of {count:,}", "µs"),
+    ]
+
+
+def _newest(
+    manager: CheckpointManager, rows: SqliteRows
+) -> dict[str, Callable[[], object]]:
+    return {
+        "ours": lambda: manager.latest(stores.JOB),
+        "SQLite SELECT": rows.latest,
+        "page": lambda: manager.page(stores.JOB, limit=_PAGE),
+    }
+
+
+def _beside(
+    name: str, times: dict[str, Times], *, target: Target | None = None
+) -> list[Figure]:
+    return [
+        times["ours"].figure(name, "µs", beside=(peer, found), target=target)
+        for peer, found in times.items()
+        if peer not in {"ours", "page"}
+    ]

@@ -1,0 +1,104 @@
+"""Opening a journal, every line verified, against the least that could be done."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import orjson
+
+from benchmarks import stores
+from benchmarks.running import Figure, Subject, Target
+from benchmarks.states import states
+from benchmarks.timing import race
+from journal import CheckpointManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from benchmarks.running import Run
+    from benchmarks.timing import Times
+
+_OURS, _ALL_LINES, _EVENT_LINES = "replay", "bare", "bare, event lines only"
+_RATE = Target(200_000, is_floor=True)
+
+
+def measure(run: Run) -> Subject:
+    """Replay journals of large states, of small ones, and of events without any."""
+    figures: list[Figure] = []
+    for name, folder, target in _journals(run):
+        path = stores.journal_of(folder)
+        events = path.read_bytes().count(b'\n{"v":') + 1
+        contenders: dict[str, Callable[[], object]] = {
+            _OURS: _replayer(folder, events),
+            _ALL_LINES: _bare_loop(path, b"{"),
+            _EVENT_LINES: _bare_loop(path, b'{"v":'),
+        }
+        times = race(contenders, rounds=run.pick(7, 3))
+        figures += _figures(f"{events:,} events, {name}", events, times, target)
+    return Subject(
+        "Verified replay",
+        "A new manager opens a journal: file read, hash chain, checksums, index.  "
+        "The peer reads the same file and does no more than `orjson.loads` and SHA-256 "
+        "of each line.  Replay never decodes states, so the ratio to the event lines "
+        "alone is shown too.",
+        tuple(figures),
+    )
+
+
+def _journals(run: Run) -> list[tuple[str, Path, Target | None]]:
+    found: list[tuple[str, Path, Target | None]] = [
+        ("no states", stores.of_pins(run, run.pick(40_000, 2_000)), _RATE),
+        ("tiny states", stores.checkpoints(run, run.pick(100_000, 2_000)), _RATE),
+    ]
+    for kilobytes, count in ((1, 10_000), (10, 2_000), (100, 300)):
+        folder = stores.of_states(
+            run._replace(folder=run.folder / f"replay-{kilobytes}"),
+            run.pick(count, count // 20),
+            states(kilobytes * 1024),
+        )
+        found.append((f"{kilobytes} KB states", folder, None))
+    return found
+
+
+def _replayer(folder: Path, events: int) -> Callable[[], CheckpointManager]:
+    def replay() -> CheckpointManager:
+        manager = CheckpointManager(folder)
+        assert manager.seq(stores.JOB) == events
+        return manager
+
+    return replay
+
+
+def _bare_loop(path: Path, first_bytes: bytes) -> Callable[[], None]:
+    def loop() -> None:
+        loads, sha256 = orjson.loads, hashlib.sha256
+        for line in path.read_bytes().split(b"\n"):
+            if line.startswith(first_bytes):
+                sha256(line).digest()
+                loads(line)
+
+    return loop
+
+
+def _figures(
+    name: str, events: int, times: dict[str, Times], target: Target | None
+) -> list[Figure]:
+    ours = times[_OURS]
+    return [
+        ours.figure(
+            f"{name}: an event",
+            "µs",
+            beside=("loads + SHA-256, all lines", times[_ALL_LINES]),
+            parts=events,
+            target=Target(2, of="ratio"),
+        ),
+        ours.figure(
+            f"{name}: an event",
+            "µs",
+            beside=("loads + SHA-256, event lines", times[_EVENT_LINES]),
+            parts=events,
+        ),
+        Figure(f"{name}: rate", events / ours.p50, "events/s", target=target),
+    ]

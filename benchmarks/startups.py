@@ -1,0 +1,65 @@
+"""How long the command line takes to answer, beyond Python itself."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from benchmarks import stores
+from benchmarks.running import PROJECT, Figure, Subject, Target
+from benchmarks.timing import race
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from benchmarks.running import Run
+
+_TITLE = "Start-up of the command"
+_NOTE = (
+    "`milepost list` of a job with three checkpoints, in pairs with "
+    "`python -c pass`; the target is for the difference."
+)
+_COMMAND = "import sys; from api.cli.main import main; sys.exit(main())"
+
+
+def measure(run: Run) -> Subject:
+    """Start both in turns and compare."""
+    folder = run.new_folder("startup")
+    store = folder / "store"
+    stores.fill(store, ({"done": number} for number in range(3)))
+    listing = ["-c", _COMMAND, "--store", str(store), "list", stores.JOB]
+    tried = _python(folder, listing, may_fail=True)
+    if tried.returncode:
+        reason = (tried.stderr or b"no message").decode().splitlines()[-1]
+        return Subject(_TITLE, _NOTE, skipped=f"`milepost list` fails: {reason}")
+    contenders: dict[str, Callable[[], object]] = {
+        "bare": lambda: _python(folder, ["-c", "pass"]),
+        "listing": lambda: _python(folder, listing),
+    }
+    times = race(contenders, rounds=run.pick(25, 4))
+    bare, ours = times["bare"], times["listing"]
+    pairs = zip(ours.seconds, bare.seconds, strict=True)
+    more = statistics.median(a - b for a, b in pairs)
+    figures = (
+        ours.figure("milepost list", "ms", beside=("python -c pass", bare)),
+        Figure("milepost list, beyond Python", more * 1e3, "ms", target=Target(100)),
+    )
+    return Subject(_TITLE, _NOTE, figures)
+
+
+def _python(
+    folder: Path, arguments: list[str], *, may_fail: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """Run Python where no config.toml and no setting of the caller interferes."""
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("MILEPOST_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**ours, "PYTHONPATH": str(PROJECT)},
+        check=not may_fail,
+        capture_output=True,
+    )

@@ -1,0 +1,78 @@
+"""What every test may use: a clock that is turned by hand, and a store of its own."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from journal import CheckpointManager
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+NOW = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that is turned by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def turn(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The folder of a store that does not exist yet."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def manager(root: Path, clock: Clock) -> Iterator[CheckpointManager]:
+    with CheckpointManager(root, clock=clock) as made:
+        yield made
+
+
+def _complain_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Where everything must run, a test that could not is a test that failed."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    reason = reason.removeprefix("Skipped: ")
+    if (
+        report.skipped
+        and reason.startswith("needs ")
+        and os.environ.get("CI") == "true"
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where it has to run: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[
+    None, pytest.TestReport, pytest.TestReport
+]:
+    report = yield
+    _complain_in_ci(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[
+    None, pytest.CollectReport, pytest.CollectReport
+]:
+    report = yield
+    _complain_in_ci(report)
+    return report

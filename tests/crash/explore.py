@@ -1,0 +1,312 @@
+"""Every disk that a crash can leave: recover, check, crash again, go on.
+
+`Explorer.explore` takes a recorded workload.  After each of its disk operations it
+visits every legal disk (power cut) and every machine whose processes died (kill -9),
+opens it with a fresh process, checks it against the ledger, saves once more, cuts the
+power again, and looks.  Lives after a crash are themselves cut after each of their
+operations: those that did something new at once, the rest as far as the budget goes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal.errors import MilepostError, StorageFailed
+from ledger import STORE, Ledger, Promise, Violation, journal_path, listing_of
+from session import Moment, Session, open_on
+from simdisk import Content, Write, World, forgetful_cut, power_cuts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workloads import Recording
+
+_FULL_PER_SIGNATURE = 2  # lives explored in full for each new way of recovering
+_POOL = 4_000  # crashed lives per workload that wait to be explored further
+
+
+class Budget(Exception):
+    """As many states as were asked for have been visited."""
+
+
+class Crash(NamedTuple):
+    """A machine to be opened again, and what must be found there."""
+
+    world: World
+    ledger: Ledger
+    promise: Promise
+    depth: int
+    story: tuple[str, ...]
+    is_power_cut: bool = True
+
+
+class Explorer:
+    """Visits crash states, each once.
+
+    Args:
+        states: stop when so many were visited; every state of the first level is
+            visited all the same, unless `is_hard`.
+        seed: chooses which lives are explored further.
+        is_hard: `states` bounds everything.
+
+    Attributes:
+        count: distinct states so far: a disk, and what must hold on it.
+        ways: how often each way of recovering was seen.
+    """
+
+    def __init__(self, *, states: int, seed: int = 0, is_hard: bool = False) -> None:
+        self.states = states
+        self.count = 0
+        self.ways: Counter[tuple[str, ...]] = Counter()
+        self._is_hard = is_hard
+        self._random = Random(seed)
+        self._seen: set[tuple[int, int, int, int]] = set()
+        self._pool: list[tuple[Recording, Crash]] = []
+
+    def explore(self, recording: Recording) -> None:
+        """Visit every state of a workload's first level, and deeper where it is new.
+
+        Raises:
+            Violation: a promise was broken.
+            Budget: see `is_hard`.
+        """
+        gc.freeze()
+        pool: list[Crash] = []
+        for number, moment in enumerate(recording.trace):
+            story = (f"{recording.name}, operation {number}: {moment.label}",)
+            for crash in _crashes(recording.ledger, moment, story, is_fine=True):
+                if self._visit(recording, crash) and len(pool) < _POOL:
+                    pool.append(crash)
+        self._pool += [(recording, crash) for crash in pool]
+
+    def deepen(self) -> None:
+        """Explore more lives after a crash, until the budget is used up."""
+        self._random.shuffle(self._pool)
+        while self._pool and self.count < self.states:
+            recording, crash = self._pool.pop()
+            session = self._live(recording, crash, is_writer_first=False)
+            self._nest(recording, crash, session, is_fine=False)
+
+    def rot(self, recording: Recording) -> None:
+        """Flip every acknowledged byte, cut at every length: refused, or no matter.
+
+        Raises:
+            Violation: a wrong answer was given.
+            Budget: see `is_hard`.
+        """
+        moment = recording.trace[-1]
+        world = moment.world.copy()
+        world.settle()
+        (job,) = recording.jobs
+        inode = world.find(journal_path(job))
+        assert inode is not None
+        content = world.files[inode].seen
+        for spot in range(len(content)):
+            rotten = [content[:spot]]
+            for mask in (0x01, 0x20):
+                flipped = bytes([content[spot] ^ mask])
+                rotten.append(content[:spot] + flipped + content[spot + 1 :])
+            for bad in rotten:
+                broken = world.copy()
+                broken.files[inode] = Content(bad, (), bad)
+                story = (f"{recording.name}, at its end: byte {spot} is bad",)
+                self._answer_or_refuse(
+                    recording, Crash(broken, recording.ledger, moment.promise, 0, story)
+                )
+
+    def _answer_or_refuse(self, recording: Recording, crash: Crash) -> None:
+        if not self._is_new(crash):
+            return
+        (job,) = recording.jobs
+        session = Session(
+            crash.world.copy(),
+            Ledger(crash.ledger),
+            crash.promise,
+            durability=recording.durability,
+            is_recovery=True,
+        )
+        expected = crash.ledger.listings[crash.promise.live[job]]
+        assert expected is not None
+        try:
+            manager = session.open()
+            newest = manager.latest(job)
+            if newest is None or newest.checkpoint_id != expected.ids[-1]:
+                raise Violation(f"the newest is said to be {newest}")
+            if listing_of(manager._store.view(job)) != expected:
+                raise Violation("other checkpoints are listed")
+            for checkpoint_id in expected.ids:
+                state = manager.get(job, checkpoint_id).state
+                if state != crash.ledger.states[checkpoint_id]:
+                    raise Violation(f"{checkpoint_id} came back as another state")
+        except MilepostError:
+            return  # refused
+        except Exception as exc:
+            raise self._explained(crash, session, exc) from exc
+
+    def _visit(self, recording: Recording, crash: Crash) -> bool:
+        """Check one state; False if it was visited before."""
+        if not self._is_new(crash):
+            return False
+        session = self._live(recording, crash, is_writer_first=False)
+        self._look_again(recording, crash, session)
+        if self.count % 8 == 0:
+            self._live(recording, crash, is_writer_first=True)
+            self._read_only(recording, crash)
+        way = tuple(m.label.partition(".")[0] for m in session.trace)
+        self.ways[way] += 1
+        if self.ways[way] <= _FULL_PER_SIGNATURE and crash.depth < 2:  # noqa: PLR2004
+            self._nest(recording, crash, session, is_fine=crash.depth == 0)
+        return True
+
+    def _is_new(self, crash: Crash) -> bool:
+        key = (
+            crash.world.fingerprint(),
+            0 if crash.is_power_cut else crash.world.dirt(),
+            crash.promise.fingerprint(),
+            len(crash.ledger.live_cuts),
+        )
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        self.count += 1
+        if self._is_hard and self.count > self.states:
+            raise Budget
+        if self.count % 20_000 == 0:
+            gc.collect()
+        return True
+
+    def _live(
+        self, recording: Recording, crash: Crash, *, is_writer_first: bool
+    ) -> Session:
+        """Open what a crash left, read, save, read; return the watched life."""
+        session = Session(
+            crash.world.copy(),
+            Ledger(crash.ledger),
+            crash.promise,
+            durability=recording.durability,
+            is_recovery=True,
+        )
+        ledger = session.ledger
+        try:
+            ledger.crashed(session.world, is_power_cut=crash.is_power_cut)
+            manager = session.open()
+            for job in recording.jobs:
+                if not is_writer_first:
+                    session.patiently(session.look, manager, job)
+                session.patiently(session.save, manager, job, {"after": "the crash"})
+            if recording.durability != "always":
+                session.flush(manager)
+            ledger.check_side_files(session.world)
+        except Violation as exc:
+            raise self._explained(crash, session, exc) from exc
+        except Exception as exc:
+            raise self._explained(crash, session, exc) from exc
+        return session
+
+    def _look_again(
+        self, recording: Recording, crash: Crash, session: Session
+    ) -> None:
+        """Cut the power once more, losing all that was not synced, and look."""
+        again = Crash(
+            forgetful_cut(session.world),
+            session.ledger,
+            session.promise.after_power_cut(),
+            crash.depth + 1,
+            (*crash.story, "then read, saved, and lost all that was not synced"),
+        )
+        if not self._is_new(again):
+            return
+        last = Session(
+            again.world.copy(),
+            Ledger(again.ledger),
+            again.promise,
+            durability=recording.durability,
+            is_recovery=True,
+        )
+        try:
+            manager = last.open()
+            for job in recording.jobs:
+                last.patiently(last.glance, manager, job)
+        except Exception as exc:
+            raise self._explained(again, last, exc) from exc
+
+    def _read_only(self, recording: Recording, crash: Crash) -> None:
+        """Read as a process that may not write: older is allowed, wrong is not."""
+        ledger = Ledger(crash.ledger)
+        world = crash.world.copy()
+        session = Session(
+            world, ledger, crash.promise, durability=recording.durability, is_recovery=True
+        )
+        manager = session.open(is_read_only=True)
+        for job in recording.jobs:
+            try:
+                view = manager._store.view(job)
+            except StorageFailed:
+                continue  # nothing to go by: it says so
+            except Exception as exc:
+                raise self._explained(crash, session, exc) from exc
+            content = session.content(job)[: view.end]
+            if content and content not in ledger.listings:
+                problem = Violation(f"read-only: shows {content[-80:]!r}")
+                raise self._explained(crash, session, problem)
+
+    def _nest(
+        self, recording: Recording, crash: Crash, session: Session, *, is_fine: bool
+    ) -> None:
+        """Crash again at every operation of a life after a crash."""
+        for number, moment in enumerate(session.trace):
+            story = (*crash.story, f"operation {number} of recovery: {moment.label}")
+            for again in _crashes(
+                session.ledger, moment, story, is_fine=is_fine, depth=crash.depth + 1
+            ):
+                self._visit(recording, again)
+
+    def _explained(
+        self, crash: Crash, session: Session, problem: Exception
+    ) -> Violation:
+        lines = [f"{type(problem).__name__}: {problem}", *crash.story]
+        for path, (inode, content) in sorted(crash.world.contents().items()):
+            lines.append(f"  {path[len(STORE) :]} #{inode}: {len(content)} bytes")
+        lines += [f"  > {moment.label}" for moment in session.trace]
+        return Violation("\n".join(lines))
+
+
+def _crashes(
+    ledger: Ledger,
+    moment: Moment,
+    story: tuple[str, ...],
+    *,
+    is_fine: bool,
+    depth: int = 0,
+) -> Iterator[Crash]:
+    """Yield what a crash at this moment can leave."""
+    for world in _kills(moment):
+        killed = (*story, "every process killed")
+        yield Crash(world, ledger, moment.promise, depth, killed, is_power_cut=False)
+    promise = moment.promise.after_power_cut()
+    for world in power_cuts(moment.world, is_fine=is_fine):
+        yield Crash(world, ledger, promise, depth, (*story, "power cut"))
+
+
+def _kills(moment: Moment) -> Iterator[World]:
+    """Yield the machine without its processes; the last write may be a part of one."""
+    yield moment.world.copy()
+    if not moment.label.startswith("append"):
+        return
+    inode = moment.world.find(STORE + moment.label.partition(" ")[2])
+    if inode is not None:
+        file = moment.world.files[inode]
+        last = file.changes[-1] if file.changes else None
+        if not isinstance(last, Write) or not file.seen.endswith(last.data):
+            return
+        size = len(last.data)
+        for missing in sorted({1, 2, size // 2, size - 1} & set(range(1, size))):
+            part = Write(last.offset, last.data[:-missing])
+            world = moment.world.copy()
+            world.files[inode] = Content(
+                file.durable, (*file.changes[:-1], part), file.seen[:-missing]
+            )
+            yield world

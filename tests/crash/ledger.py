@@ -1,0 +1,218 @@
+"""What was issued, promised and expected: the judge of every recovered disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from journal import ids
+from journal.event_codec import peek
+
+if TYPE_CHECKING:
+    from journal import CheckpointManager
+    from journal.index import JobView
+    from simdisk import World
+
+STORE = "/disk/store"
+_REPAIRED = b'"type":"job.repaired"'
+
+
+class Violation(AssertionError):
+    """A disk on which a promise was broken."""
+
+
+class Listing(NamedTuple):
+    """What a job must show: ids of its checkpoints, oldest first, and the current."""
+
+    ids: tuple[str, ...]
+    current: str | None
+
+
+class Promise(NamedTuple):
+    """What was acknowledged or shown, as journal bytes by job.
+
+    Attributes:
+        durable: must survive a power cut.
+        live: must survive the death of every process.
+        refused: contents whose last write was answered with "nothing was written".
+    """
+
+    durable: dict[str, bytes]
+    live: dict[str, bytes]
+    refused: tuple[bytes, ...] = ()
+
+    def with_(self, job: str, content: bytes, *, is_durable: bool) -> Promise:
+        """Return this promise, and `content` besides."""
+        durable = self.durable
+        if is_durable and len(content) > len(durable.get(job, b"")):
+            durable = {**durable, job: content}
+        live = self.live
+        if len(content) > len(live.get(job, b"")):
+            live = {**live, job: content}
+        return Promise(durable, live, self.refused)
+
+    def after_power_cut(self) -> Promise:
+        """Return what is left of it when the page cache is gone."""
+        return Promise(self.durable, self.durable, self.refused)
+
+    def fingerprint(self) -> int:
+        """Return a number that is equal for equal promises."""
+        return hash(
+            (*self.durable.items(), None, *self.live.items(), None, *self.refused)
+        )
+
+
+def listing_of(view: JobView) -> Listing:
+    """Return what a folded job holds."""
+    current = view.current
+    return Listing(
+        tuple(view.checkpoints), None if current is None else current.checkpoint_id
+    )
+
+
+NO_PROMISE = Promise({}, {})
+
+
+def journal_path(job: str) -> str:
+    """Return where the journal of `job` is."""
+    return f"{STORE}/journals/{ids.file_name(job)}.jsonl"
+
+
+def job_at(path: str) -> str | None:
+    """Return the job whose journal is at `path`, None if it is no journal."""
+    if not path.endswith(".jsonl"):
+        return None
+    return ids.job_of(path.rpartition("/")[2][: -len(".jsonl")])
+
+
+class Ledger:
+    """Every journal content that whole writes make, and what each must show.
+
+    A content is the journal's bytes from the first.  Lines are chained by hash, so equal
+    contents are equal histories, and a check is a comparison of bytes.
+
+    Args:
+        parent: what was issued before a crash; what is issued after stays here.
+    """
+
+    def __init__(self, parent: Ledger | None = None) -> None:
+        self.listings: dict[bytes, Listing | None] = (
+            {} if parent is None else parent.listings.copy()
+        )
+        self.states: dict[str, Any] = {} if parent is None else parent.states.copy()
+        self.proved: set[bytes] = set() if parent is None else parent.proved
+        self.cuts: tuple[bytes, ...] = () if parent is None else parent.cuts
+        self.live_cuts: tuple[bytes, ...] = () if parent is None else parent.live_cuts
+
+    def issue(self, before: bytes, data: bytes, *, is_recovery: bool) -> None:
+        """Take down that a program appends `data` to a journal that holds `before`."""
+        content = before + data
+        if content in self.listings and not before.endswith(b"\n") and data == b"\n":
+            return  # recovery finishes a line
+        if before and before not in self.listings:
+            raise Violation(f"written behind what is no whole write: {before[-80:]!r}")
+        lines = data.splitlines()
+        if is_recovery and all(_REPAIRED in line for line in lines):
+            self.listings[content] = self.listings.get(before)
+        else:
+            self.listings.setdefault(content, None)
+
+    def expect(self, content: bytes, listing: Listing) -> None:
+        """Take down what a job whose journal is `content` was seen to hold."""
+        self.listings[content] = listing
+
+    def whole_part(self, content: bytes) -> bytes:
+        """Return the longest run of whole writes that `content` begins with."""
+        if content in self.listings:
+            return content
+        best = b""
+        for known in self.listings:
+            if len(known) > len(best) and content.startswith(known):
+                best = known
+        return best
+
+    def check_content(self, job: str, content: bytes, promise: Promise) -> None:
+        """Check what a job shows against what was issued and promised."""
+        promised = promise.live.get(job, b"")
+        if not content.startswith(promised):
+            keep = len(self.whole_part(content))
+            raise Violation(
+                f"{job}: lost what was acknowledged or shown: {_last(promised)}; "
+                f"there is {_last(content[:keep])}"
+            )
+        if content and content not in self.listings:
+            keep = len(self.whole_part(content))
+            raise Violation(
+                f"{job}: shows {content[keep:][:120]!r}, which is no whole write"
+            )
+        if content.startswith(promise.refused):
+            raise Violation(f"{job}: shows a write that was refused: {_last(content)}")
+
+    def check_states(
+        self, manager: CheckpointManager, view: JobView, content: bytes
+    ) -> None:
+        """Check the list, the current checkpoint and every state of a job."""
+        job = view.job_id
+        expected, found = self.listings.get(content), listing_of(view)
+        if expected is not None and found != expected:
+            raise Violation(f"{job}: holds {found}, not {expected}")
+        # Equal bytes restore equally: all of them once, the newest always.
+        is_proved = content in self.proved
+        for checkpoint_id in found.ids[-1:] if is_proved else found.ids:
+            if manager.get(job, checkpoint_id).state != self.states.get(checkpoint_id):
+                raise Violation(f"{job}: {checkpoint_id} came back as another state")
+        if is_proved:
+            return
+        self.proved.add(content)
+        shown = manager.list(job), manager.latest(job), manager.current(job)
+        if shown[0][-1:] != [i for i in shown[1:2] if i is not None]:
+            raise Violation(f"{job}: the newest is {shown[1]}, listed is {shown[0]}")
+        for report in manager.verify(job, deep=True):
+            if not report.ok and content:
+                raise Violation(f"{job}: {report.problem}")
+
+    def crashed(self, world: World, *, is_power_cut: bool) -> None:
+        """Take down what a recovery of this machine will have to cut and keep."""
+        if is_power_cut:
+            self.cuts += self._tails(world)
+            self.live_cuts = self.cuts
+        else:  # the next power cut may take it, if nobody synced it
+            self.live_cuts += self._tails(world)
+
+    def _tails(self, world: World) -> tuple[bytes, ...]:
+        found = []
+        for path, (_, content) in world.contents().items():
+            if job_at(path) is None:
+                continue
+            if content in self.listings or content + b"\n" in self.listings:
+                continue
+            tail = content[len(self.whole_part(content)) :]
+            if tail:
+                found.append(tail)
+        return tuple(found)
+
+    def check_side_files(self, world: World) -> None:
+        """Check that what was cut is kept, and that a journal names where."""
+        contents = world.contents()
+        folder = f"{STORE}/side/"
+        kept = {
+            path[len(folder) :]: content
+            for path, (_, content) in contents.items()
+            if path.startswith(folder) and not path.endswith(".tmp")
+        }
+        for cut in self.live_cuts:
+            if cut not in kept.values():
+                raise Violation(
+                    f"{len(cut)} cut bytes are in no side file: {cut[:60]!r}"
+                )
+        for name in kept:
+            path = f"{STORE}/journals/{name.partition('.')[0]}.jsonl"
+            _, content = contents.get(path, (0, b""))
+            if b'"side_file":"%b"' % name.encode() not in content:
+                raise Violation(f"no job.repaired names {name}")
+
+
+def _last(content: bytes) -> str:
+    if not content:
+        return "nothing"
+    event = peek(content.splitlines()[-1])
+    return f"{len(content)} bytes to event {event['seq'] if event else '?'}"

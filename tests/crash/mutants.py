@@ -1,0 +1,334 @@
+"""Milepost with one rule of durability broken, and where that must show."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from explore import Budget, Explorer
+from journal import event_codec, head, recovery
+from journal.head_file import HeadFile
+from journal.index import JobView
+from journal.journal_file import JournalFile
+from journal.store import Store
+from known import mended
+from ledger import Violation
+from rewrite import Rewrite, rewritten
+from session import seeded
+from workloads import record
+
+_BOUND = 12_000
+
+
+class Mutant(NamedTuple):
+    """A broken rule.
+
+    Attributes:
+        rewrites: what breaks it.
+        workload: where it must show.
+        is_rot: it takes rotten bytes, not a crash, to show.
+    """
+
+    rewrites: tuple[Rewrite, ...]
+    workload: str
+    is_rot: bool = False
+
+
+class Verdict(NamedTuple):
+    """How a mutant ended: states until a promise broke, and which; None: it lives."""
+
+    states: int
+    violation: str | None
+
+
+def hunt(mutant: Mutant, *, seed: int, bound: int = _BOUND) -> Verdict:
+    """Explore `mutant` until a promise breaks or `bound` states were visited."""
+    explorer = Explorer(states=bound, seed=seed, is_hard=True)
+    with seeded(seed), mended(), rewritten(*mutant.rewrites):
+        try:
+            recording = record(mutant.workload)
+            if mutant.is_rot:
+                explorer.rot(recording)
+            else:
+                explorer.explore(recording)
+                explorer.deepen()
+        except Violation as exc:
+            return Verdict(explorer.count, str(exc))
+        except Budget:
+            pass
+        except Exception as exc:  # noqa: BLE001 - the workload itself was refused
+            return Verdict(explorer.count, f"{type(exc).__name__}: {exc}")
+    return Verdict(explorer.count, None)
+
+
+_NOTHING = "pass"
+
+MUTANTS: dict[str, Mutant] = {
+    # -- sync
+    "no fdatasync": Mutant(
+        (Rewrite(JournalFile._sync, "file.sync(metadata=is_first)", _NOTHING),), "save"
+    ),
+    "no folder sync": Mutant(
+        (
+            Rewrite(
+                JournalFile._sync,
+                "self._disk.sync_folder(self._folders.journals)",
+                _NOTHING,
+            ),
+        ),
+        "create",
+    ),
+    "no sync of the store's folder": Mutant(
+        (
+            Rewrite(
+                JournalFile._sync, "self._disk.sync_folder(self._folders.root)", _NOTHING
+            ),
+        ),
+        "take over a creation",
+    ),
+    "sync retried": Mutant(
+        (
+            Rewrite(
+                JournalFile._sync,
+                'raise self._poison(exc, "cannot sync") from exc',
+                "file.sync(metadata=is_first)",
+            ),
+        ),
+        "failed sync, nothing arrived",
+    ),
+    "head moved before the sync": Mutant(
+        (
+            Rewrite(
+                JournalFile.append,
+                "self._write(file, data, shown.size)",
+                "self._write(file, data, shown.size); "
+                "self._move_head(extent, synced=extent)",
+            ),
+        ),
+        "save",
+    ),
+    "takeover without sync": Mutant(
+        (Rewrite(JournalFile._carry_out, "file.sync(metadata=True)", _NOTHING),),
+        "take over",
+    ),
+    "poison known to one process only": Mutant(
+        (Rewrite(JournalFile._poison, "self._head.write(head)", _NOTHING),),
+        "failed sync, the cache sticks",
+    ),
+    "prefix taken from the page cache": Mutant(
+        (Rewrite(JournalFile._carry_out, "file.drop_cache()", _NOTHING),),
+        "failed sync, nothing arrived",
+    ),
+    # -- write
+    "short count ignored": Mutant(
+        (Rewrite(JournalFile._write, "if taken != len(data):", "if False:"),),
+        "short write",
+    ),
+    "rollback skipped": Mutant(
+        (Rewrite(JournalFile._roll_back, "file.truncate(size)", _NOTHING),),
+        "short write, all but the newline",
+    ),
+    "write span ignored": Mutant(
+        (
+            Rewrite(
+                recovery._whole_writes,
+                'event.get("span") or (event["seq"], event["seq"])',
+                '(event["seq"], event["seq"])',
+            ),
+        ),
+        "group commit",
+    ),
+    # -- recovery
+    "no side file": Mutant(
+        (
+            Rewrite(
+                JournalFile._keep_aside,
+                "self._write_new(self._folders.side / name, rest)",
+                _NOTHING,
+            ),
+        ),
+        "save",
+    ),
+    "side file not synced": Mutant(
+        (Rewrite(JournalFile._write_new, "file.sync(metadata=True)", _NOTHING),), "save"
+    ),
+    "side file's folder not synced": Mutant(
+        (
+            Rewrite(
+                JournalFile._write_new, "self._disk.sync_folder(path.parent)", _NOTHING
+            ),
+        ),
+        "save",
+    ),
+    "cut before the side file": Mutant(
+        (
+            Rewrite(
+                JournalFile._carry_out,
+                "self._keep_aside(rest, keep.size)",
+                "file.truncate(keep.size); file.sync(); "
+                "self._keep_aside(rest, keep.size)",
+            ),
+        ),
+        "save",
+    ),
+    "unterminated line not finished": Mutant(
+        (Rewrite(JournalFile._carry_out, r'file.append(b"\n")', _NOTHING),), "save"
+    ),
+    "it parses, so the event is valid": Mutant(
+        (
+            Rewrite(
+                event_codec.scan,
+                'event["hash"] == digest and event["seq"] == seq + 1',
+                'event["seq"] == seq + 1',
+            ),
+        ),
+        "save a large state",
+    ),
+    "it parses, so the state is valid": Mutant(
+        (
+            Rewrite(event_codec.scan, "if crc != found:", "if False:"),
+            Rewrite(
+                recovery._check_pair,
+                'if event["type"] != "checkpoint.saved":',
+                "if True:",
+            ),
+        ),
+        "save a large state",
+    ),
+    "shows before it syncs": Mutant(
+        (
+            Rewrite(
+                Store._append,
+                "    data, last = batch.encode()\n",
+                "    data, last = batch.encode()\n"
+                "    for located in event_codec.scan(\n"
+                "        data, seq=seq, prev=prev, offset=offset\n"
+                "    ):\n"
+                "        index.apply(view, *located)\n",
+            ),
+        ),
+        "save",
+    ),
+    "event accepted without its state line": Mutant(
+        (
+            Rewrite(
+                recovery._check_pair, "if fault is not None:", "if fault is not None: return\n    if False:"
+            ),
+        ),
+        "save a large state",
+    ),
+    "bad middle line skipped": Mutant(
+        (
+            Rewrite(
+                event_codec.scan,
+                "            if not is_next:\n",
+                "            is_last = data.find(b'\\n', end + 1) < 0\n"
+                "            if not (is_next or is_last or 'skipped' in locals()):\n"
+                "                seq, position, start, skipped = seq + 1, end + 1, -1, 1\n"
+                "                continue\n"
+                "            if 'skipped' in locals():\n"
+                "                digest = event['hash']\n"
+                "            elif not is_next:\n",
+            ),
+        ),
+        "save",
+        is_rot=True,
+    ),
+    "older checkpoint returned for an unreadable newer one": Mutant(
+        (
+            Rewrite(
+                JobView.latest.fget,  # type: ignore[attr-defined]
+                "next(reversed(self.checkpoints.values()), None)",
+                "next((e for e in reversed(self.checkpoints.values())"
+                " if e.seq not in self.faults), None)",
+            ),
+        ),
+        "save",
+        is_rot=True,
+    ),
+    "repair event missing after a nested cut": Mutant(
+        (
+            Rewrite(
+                JournalFile.__init__,
+                "self._may_owe_repairs = True",
+                "self._may_owe_repairs = False",
+            ),
+        ),
+        "save",
+    ),
+    # -- head and readers
+    "head ignored": Mutant(
+        (
+            Rewrite(
+                JournalFile._settle,
+                "has_head = self._head.take_over(raw)",
+                "has_head = self._head.take_over(raw); self._head.head = Head()",
+            ),
+            Rewrite(
+                JournalFile.extent,
+                "head = head_codec.decode(self._head.peek())",
+                "head = None",
+            ),
+        ),
+        "save",
+        is_rot=True,
+    ),
+    "slot without checksum": Mutant(
+        (
+            Rewrite(
+                head._decode_slot,
+                "if suffix != b',\"crc\":\"%08x\"}\\n' % zlib.crc32(body):",
+                "if not suffix.startswith(b',\"crc\":\"'):",
+            ),
+        ),
+        "save",
+    ),
+    "watermark compared by bytes": Mutant(
+        (
+            Rewrite(
+                JournalFile._current_extent, "if head.inode != found.inode:", "if False:"
+            ),
+            Rewrite(
+                JournalFile._settle_tail,
+                "if head.inode != found.inode and head.shown.seq:",
+                "if False:",
+            ),
+        ),
+        "rewritten",
+    ),
+    "head's folder not synced": Mutant(
+        (
+            Rewrite(
+                HeadFile._create, "self._disk.sync_folder(self._path.parent)", _NOTHING
+            ),
+        ),
+        "create",
+    ),
+    "reader shows beyond the head": Mutant(
+        (
+            Rewrite(
+                Store._catch_up,
+                "        self._fold_to(job, extent, stamp)\n",
+                "        self._fold_to(job, extent, stamp)\n"
+                "        if stamp is not None:\n"
+                "            self._fold(job.view, Extent(_ALL, '', stamp.size))\n",
+            ),
+        ),
+        "save",
+    ),
+    "stale head answered with an older checkpoint": Mutant(
+        (
+            Rewrite(
+                Store._catch_up,
+                "if stamp is not None and stamp.size > extent.size:",
+                "if False:",
+            ),
+        ),
+        "save",
+    ),
+    "healed up to a stale mark": Mutant(
+        (
+            Rewrite(JournalFile._heal, "    keep = verdict.keep\n", ""),
+        ),
+        "failed sync, nothing arrived",
+    ),
+}

@@ -1,0 +1,233 @@
+"""One life of the program on a simulated machine, watched at every step."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from journal import CheckpointManager
+from journal.errors import StorageFailed
+from journal.storage_file import FileStorage
+from ledger import STORE, Ledger, Promise, Violation, job_at, journal_path, listing_of
+from simdisk import SimDisk, SimPath, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from journal.index import JobView
+    from journal.journal_file import Durability
+
+ROOT = cast("Path", SimPath(STORE))
+_START = datetime(2026, 11, 23, 5, tzinfo=UTC)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Make salts, nonces and ids the same in every run with the same seed."""
+    random, real = Random(seed), os.urandom
+    os.urandom = random.randbytes
+    try:
+        yield
+    finally:
+        os.urandom = real
+
+
+class Moment(NamedTuple):
+    """The machine right after one disk operation, and what was promised by then."""
+
+    label: str
+    world: World
+    promise: Promise
+
+
+class QuietStorage(FileStorage):
+    """Files without the thread that flushes in the background: the harness flushes."""
+
+    def _start_flusher(self) -> None:
+        pass
+
+
+class Session:
+    """One or more processes on one machine, until it is cut.
+
+    Args:
+        world: the machine.
+        ledger: what was issued before; takes what is issued here.
+        promise: what was promised before.
+        durability: of every manager.
+        is_recovery: this is life after a crash, not the workload itself.
+
+    Attributes:
+        trace: the machine after each operation that changed anything.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        ledger: Ledger,
+        promise: Promise,
+        *,
+        durability: Durability,
+        is_recovery: bool,
+    ) -> None:
+        self.world = world
+        self.ledger = ledger
+        self.promise = promise
+        self.durability: Durability = durability
+        self.trace: list[Moment] = []
+        self.meanwhile: Callable[[str, str], None] | None = None
+        self._is_recovery = is_recovery
+        self._ticks = 0
+        self._managers: list[CheckpointManager] = []
+        self.watch()
+
+    def watch(self) -> None:
+        """Take part in every operation of the machine from now on."""
+        self.world.observer = self._happened
+        self.world.announce = self._announced
+
+    def _announced(self, path: str, before: bytes, data: bytes) -> None:
+        if job_at(path) is not None:
+            self.ledger.issue(before, data, is_recovery=self._is_recovery)
+
+    def _happened(self, kind: str, path: str) -> None:
+        if not self._is_recovery:
+            self._ask_bystanders()
+        self.trace.append(
+            Moment(f"{kind} {path[len(STORE) :]}", self.world.copy(), self.promise)
+        )
+        if self.meanwhile is not None:
+            self.meanwhile(kind, path)
+
+    def now(self) -> datetime:
+        """Return a time that moves on with every call."""
+        self._ticks += 1
+        return _START + timedelta(seconds=self._ticks)
+
+    # -- processes -----------------------------------------------------------------
+
+    def open(
+        self, *, is_read_only: bool = False, is_bystander: bool = False
+    ) -> CheckpointManager:
+        """Return the manager of a new process on this machine."""
+        manager = open_on(
+            self.world, self.durability, self.now, is_read_only=is_read_only
+        )
+        if not is_bystander:
+            self._managers.append(manager)
+        return manager
+
+    def _ask_bystanders(self) -> None:
+        """Take down what readers see at this very moment: it must never vanish."""
+        is_durable = self.durability == "always"
+        for manager in self._managers:  # another thread of the same process
+            for job, known in list(manager._store._jobs.items()):
+                content = self.content(job)[: known.view.end]
+                self.promise = self.promise.with_(job, content, is_durable=is_durable)
+        for job in {*self.promise.live, *self._managed_jobs()}:
+            world = self.world.copy(keep_locks=True)
+            changed: list[str] = []
+            world.observer = lambda kind, path, log=changed: log.append(kind + path)
+            manager = open_on(world, self.durability, self.now)
+            view = manager._store.view(job)
+            if not changed:  # else it recovered, in a life of its own
+                content = self.content(job)[: view.end]
+                self.ledger.check_content(job, content, self.promise)
+                self.promise = self.promise.with_(job, content, is_durable=is_durable)
+
+    def _managed_jobs(self) -> set[str]:
+        return {job for m in self._managers for job in m._store._jobs}
+
+    # -- what a user does, and what is promised then ----------------------------------
+
+    def content(self, job: str) -> bytes:
+        """Return the bytes of a job's journal, as programs see them."""
+        inode = self.world.find(journal_path(job))
+        return b"" if inode is None else self.world.files[inode].seen
+
+    def acknowledge(self, manager: CheckpointManager, job: str) -> None:
+        """Promise what a manager has just answered."""
+        view = manager._store._jobs[job].view
+        content = self.content(job)
+        if content not in self.ledger.listings or len(content) != view.end:
+            raise Violation(f"{job}: answered, but its journal is not whole")
+        self.ledger.expect(content, listing_of(view))
+        self.promise = self.promise.with_(
+            job, content, is_durable=self.durability == "always"
+        )
+
+    def save(
+        self, manager: CheckpointManager, job: str, state: dict[str, Any], **more: Any
+    ) -> str:
+        """Save, and promise it."""
+        checkpoint_id = manager.save(job, "s", state, **more)
+        self.ledger.states[checkpoint_id] = state
+        self.acknowledge(manager, job)
+        return checkpoint_id
+
+    def flush(self, manager: CheckpointManager) -> None:
+        """Flush, as the background thread does, and promise all of it."""
+        manager._store.storage.flush()
+        for job, content in self.promise.live.items():
+            self.promise = self.promise.with_(job, content, is_durable=True)
+
+    def refuse(self, job: str) -> None:
+        """Take down that the last write was answered with "nothing was written"."""
+        content = max(self.ledger.listings, key=len)
+        assert content != self.content(job)
+        self.promise = self.promise._replace(refused=(*self.promise.refused, content))
+
+    def look(self, manager: CheckpointManager, job: str) -> None:
+        """Read a job and check all that it shows."""
+        view, content = self.glance(manager, job)
+        self.ledger.check_states(manager, view, content)
+        self.promise = self.promise.with_(
+            job, content, is_durable=self.durability == "always"
+        )
+
+    def patiently(self, action: Callable[..., object], *args: object) -> None:
+        """Do something, and once more if a page cache that lies was found out."""
+        if not self.world.lies():
+            action(*args)
+            return
+        try:
+            action(*args)
+        except StorageFailed:
+            action(*args)
+
+    def glance(self, manager: CheckpointManager, job: str) -> tuple[JobView, bytes]:
+        """Read a job and check only how far it goes."""
+        view = manager._store.view(job)
+        content = self.content(job)[: view.end]
+        if view.seq and not content.endswith(b'"%b"}\n' % str(view.hash).encode()):
+            raise Violation(f"{job}: its index is not what is in its journal")
+        self.ledger.check_content(job, content, self.promise)
+        return view, content
+
+    def quiet(self) -> None:
+        """Let all of it reach the disk; what came before is not explored."""
+        self.world.settle()
+        for job, content in self.promise.live.items():
+            self.promise = self.promise.with_(job, content, is_durable=True)
+        self.trace.clear()
+
+
+def open_on(
+    world: World,
+    durability: Durability,
+    clock: Callable[[], datetime],
+    *,
+    is_read_only: bool = False,
+) -> CheckpointManager:
+    """Return a manager of a process of its own."""
+    storage = QuietStorage(
+        ROOT,
+        durability=durability,
+        lock_timeout_seconds=0.0,
+        disk=SimDisk(world, is_read_only=is_read_only),
+    )
+    return CheckpointManager(storage=storage, actor="a", clock=clock)

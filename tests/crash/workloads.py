@@ -1,0 +1,346 @@
+"""What is done to a store while it is watched: each workload is a few public calls."""
+
+from __future__ import annotations
+
+import errno
+from threading import Thread
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal.errors import NoSpace, StorageFailed
+from ledger import NO_PROMISE, STORE, Ledger
+from session import ROOT, Moment, Session
+from simdisk import Fault, SimDisk, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from journal import CheckpointManager
+    from journal.journal_file import Durability
+
+# Folders whose own names the package never syncs; made beforehand until it does.
+PREPARED = True
+
+JOB = "job"
+_PATIENCE_TURNS = 10_000_000
+
+
+class Recording(NamedTuple):
+    """A workload that was run once, with the machine after each of its operations."""
+
+    name: str
+    trace: list[Moment]
+    ledger: Ledger
+    jobs: tuple[str, ...]
+    durability: Durability
+
+
+class Workload(NamedTuple):
+    """What is done, to which jobs."""
+
+    script: Callable[[Session], None]
+    jobs: tuple[str, ...] = (JOB,)
+    durability: Durability = "always"
+
+
+def record(name: str) -> Recording:
+    """Run a workload on a new machine and return what was seen."""
+    workload = WORKLOADS[name]
+    world = World()
+    disk = SimDisk(world)
+    disk.make_folder(ROOT.parent)
+    if PREPARED:
+        disk.make_folder(ROOT)
+        disk.make_folder(ROOT / "side")
+    world.settle()
+    session = Session(
+        world, Ledger(), NO_PROMISE, durability=workload.durability, is_recovery=False
+    )
+    workload.script(session)
+    return Recording(
+        name, session.trace, session.ledger, workload.jobs, workload.durability
+    )
+
+
+def _begun(session: Session) -> CheckpointManager:
+    """Return the manager of a job with two checkpoints that is safely on the disk."""
+    manager = session.open()
+    session.save(manager, JOB, {"rows": 1})
+    session.save(manager, JOB, {"rows": 2})
+    session.quiet()
+    return manager
+
+
+def create(session: Session) -> None:
+    manager = session.open()
+    session.save(manager, JOB, {"rows": 1})
+    session.save(manager, JOB, {"rows": 2})
+    manager.close()
+
+
+def save(session: Session) -> None:
+    manager = _begun(session)
+    session.save(manager, JOB, {"rows": 3})
+    session.save(manager, JOB, {"rows": 4}, metadata={"by": 1}, tags=["t"])
+    session.save(manager, JOB, {"rows": 5})
+    session.save(manager, JOB, {"rows": 6})
+
+
+def save_a_large_state(session: Session) -> None:
+    """A state over more than two sectors: junk inside it can look like JSON."""
+    manager = _begun(session)
+    session.save(manager, JOB, {"text": "x" * 1800})
+    session.save(manager, JOB, {"text": "y" * 700}, workflow_name="z" * 500)
+    session.save(manager, JOB, {"rows": 3}, actor="w" * 511, workflow_name="z" * 511)
+
+
+def change(session: Session) -> None:
+    manager = _begun(session)
+    first, second = (info.checkpoint_id for info in manager.list(JOB))
+    manager.restore(JOB, first)
+    session.acknowledge(manager, JOB)
+    manager.delete(JOB, second)
+    session.acknowledge(manager, JOB)
+    manager.undelete(JOB, second)
+    session.acknowledge(manager, JOB)
+    session.save(manager, JOB, {"rows": 3})
+    manager.cleanup(JOB, keep_last=1)
+    session.acknowledge(manager, JOB)
+
+
+def fork(session: Session) -> None:
+    manager = _begun(session)
+    source = manager.list(JOB)[1]
+    forked = manager.fork(JOB, source.checkpoint_id, "fork")
+    session.ledger.states[forked] = {"rows": 2}
+    session.acknowledge(manager, "fork")
+    session.save(manager, "fork", {"rows": 3})
+
+
+def group_commit(session: Session) -> None:
+    """While one save is on its way two more queue up: one write holds both."""
+    manager = _begun(session)
+    queue = manager._store._job(JOB).queue
+    threads: list[Thread] = []
+
+    def save_one(rows: int) -> None:
+        state = {"rows": rows}
+        session.ledger.states[manager.save(JOB, "s", state)] = state
+
+    def meanwhile(kind: str, path: str) -> None:
+        if kind != "append" or threads:
+            return
+        for rows in (4, 5):
+            threads.append(Thread(target=save_one, args=(rows,)))
+            threads[-1].start()
+            for _ in range(_PATIENCE_TURNS):
+                if len(queue._waiting) == len(threads):
+                    break
+        assert len(queue._waiting) == 2, path
+
+    session.meanwhile = meanwhile
+    first = Thread(target=save_one, args=(3,))
+    first.start()
+    first.join()
+    for thread in threads:
+        thread.join()
+    session.meanwhile = None
+    session.acknowledge(manager, JOB)
+    assert b'"span":[5,6]' in session.content(JOB)
+
+
+def take_over(session: Session) -> None:
+    """A process dies between write and sync; the next one goes on."""
+    manager = _begun(session)
+    _die_at(session, manager, "append")
+    other = session.open()
+    session.save(other, JOB, {"rows": 4})
+    session.save(other, JOB, {"rows": 5})
+
+
+def take_over_a_creation(session: Session) -> None:
+    """A process dies before anything of its new job was synced."""
+    manager = session.open()
+    _die_at(session, manager, "append")
+    other = session.open()
+    session.save(other, JOB, {"rows": 4})
+
+
+class _Killed(BaseException):
+    """The process is gone."""
+
+
+def _die_at(session: Session, manager: CheckpointManager, kind: str) -> None:
+    def meanwhile(done: str, path: str) -> None:
+        if done == kind and path.endswith(".jsonl"):
+            raise _Killed
+
+    session.meanwhile = meanwhile
+    state = {"rows": 3}
+    session.ledger.states["?"] = state
+    try:
+        manager.save(JOB, "s", state)
+    except _Killed:
+        pass
+    session.meanwhile = None
+    session._managers.remove(manager)
+    session.world.locks.clear()
+    # Its save was never answered, but may well have landed.
+    probe = Session(
+        session.world.copy(),
+        Ledger(session.ledger),
+        session.promise,
+        durability=session.durability,
+        is_recovery=True,
+    )
+    landed = probe.open().latest(JOB)
+    if landed is not None:
+        session.ledger.states[landed.checkpoint_id] = state
+
+
+def repair(session: Session) -> None:
+    """A torn tail is found, cut, kept and journaled; life goes on."""
+    manager = _begun(session)
+    manager.save(JOB, "s", {"rows": 3})
+    inode = session.world.find(STORE + "/journals/job.jsonl")
+    assert inode is not None
+    file = session.world.files[inode]
+    torn = file.seen[: len(file.seen) - 100]
+    session.world.files[inode] = file._replace(durable=torn, seen=torn)
+
+
+def failed_sync(arrived: str) -> Callable[[Session], None]:
+    """A sync fails, and the page cache lies about it from then on."""
+
+    def script(session: Session) -> None:
+        manager = _begun(session)
+        session.world.faults.append(Fault("sync", "job.jsonl", arrived=arrived))
+        _expect_failure(manager, session, StorageFailed)
+        other = session.open()
+        session.look(other, JOB)
+        session.save(other, JOB, {"rows": 4})
+        session.save(manager, JOB, {"rows": 5})
+
+    return script
+
+
+def failed_sync_and_a_cache_that_sticks(session: Session) -> None:
+    """The kernel takes no advice: only the mark tells the others of the failure."""
+    manager = _begun(session)
+    session.world.faults.append(Fault("sync", "job.jsonl"))
+    _expect_failure(manager, session, StorageFailed)
+    session.world.is_cache_sticky = True
+    other = session.open()
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 4})
+
+
+def failed_first_sync(session: Session) -> None:
+    manager = session.open()
+    session.world.faults.append(Fault("sync", "job.jsonl"))
+    _expect_failure(manager, session, StorageFailed)
+    session.save(manager, JOB, {"rows": 4})
+
+
+def short_write(taken: int) -> Callable[[Session], None]:
+    """The disk takes a part of a write; nothing of it may ever show."""
+
+    def script(session: Session) -> None:
+        manager = _begun(session)
+        session.world.faults.append(Fault("append", "job.jsonl", code=0, taken=taken))
+        _expect_failure(manager, session, NoSpace)
+        session.refuse(JOB)
+        session.save(manager, JOB, {"rows": 4})
+
+    return script
+
+
+def full_disk(session: Session) -> None:
+    manager = _begun(session)
+    session.world.faults.append(Fault("append", "job.jsonl", errno.ENOSPC))
+    _expect_failure(manager, session, NoSpace)
+    session.refuse(JOB)
+    session.save(manager, JOB, {"rows": 4})
+
+
+def _expect_failure(
+    manager: CheckpointManager, session: Session, kind: type[StorageFailed]
+) -> None:
+    state = {"rows": 3}
+    try:
+        manager.save(JOB, "s", state)
+    except kind:
+        content = max(session.ledger.listings, key=len)
+        for line in content.splitlines()[-1:]:
+            checkpoint_id = line.partition(b'"checkpoint_id":"')[2].partition(b'"')[0]
+            session.ledger.states[checkpoint_id.decode()] = state
+    else:
+        newest = manager.list(JOB)[-1].checkpoint_id
+        session.ledger.states[newest] = state
+        session.acknowledge(manager, JOB)
+
+
+def interval(session: Session) -> None:
+    """Answers run ahead of syncs."""
+    manager = _begun(session)
+    session.save(manager, JOB, {"rows": 3})
+    session.save(manager, JOB, {"rows": 4})
+    session.flush(manager)
+    session.save(manager, JOB, {"rows": 5})
+    session.save(manager, JOB, {"rows": 6})
+
+
+def headless(session: Session) -> None:
+    """A journal was copied without its head."""
+    _begun(session)
+    SimDisk(session.world).unlink(ROOT / "heads" / JOB)
+    session.world.settle()
+    session.trace.clear()
+    other = session.open()
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 3})
+
+
+def rewritten(session: Session) -> None:
+    """The journal was rewritten shorter, and its head not yet: same events."""
+    manager = _begun(session)
+    manager.delete(JOB, manager.list(JOB)[0].checkpoint_id)
+    session.acknowledge(manager, JOB)
+    session.quiet()
+    content = session.content(JOB)
+    lines = content.splitlines(keepends=True)
+    shorter = b"".join(line for line in lines if not line.startswith(b'{"state":2,'))
+    session.ledger.listings = {shorter: session.ledger.listings[content]}
+    session.promise = NO_PROMISE.with_(JOB, shorter, is_durable=True)
+    disk, temporary = SimDisk(session.world), ROOT / "journals" / "rewritten"
+    session.world.observer = session.world.announce = None
+    disk.open(temporary, "append", create=True).append(shorter)
+    disk.rename(temporary, ROOT / "journals" / "job.jsonl")
+    session.world.settle()
+    session.watch()
+    other = session.open()
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 3})
+
+
+WORKLOADS: dict[str, Workload] = {
+    "create": Workload(create),
+    "save": Workload(save),
+    "save a large state": Workload(save_a_large_state),
+    "change": Workload(change),
+    "fork": Workload(fork, jobs=(JOB, "fork")),
+    "group commit": Workload(group_commit),
+    "take over": Workload(take_over),
+    "take over a creation": Workload(take_over_a_creation),
+    "failed sync, nothing arrived": Workload(failed_sync("nothing")),
+    "failed sync, zeros arrived": Workload(failed_sync("zeros")),
+    "failed sync, half arrived": Workload(failed_sync("half")),
+    "failed sync, all arrived": Workload(failed_sync("all")),
+    "failed sync, the cache sticks": Workload(failed_sync_and_a_cache_that_sticks),
+    "failed first sync": Workload(failed_first_sync),
+    "short write": Workload(short_write(100)),
+    "short write, all but the newline": Workload(short_write(-1)),
+    "full disk": Workload(full_disk),
+    "interval": Workload(interval, durability="interval"),
+    "headless": Workload(headless),
+    "rewritten": Workload(rewritten),
+}

@@ -1,0 +1,125 @@
+"""Write the golden store: a small store of format 1 that every later version must read.
+
+    python tests/golden/make.py FOLDER
+
+It was run once; `v1/` and `v1.json` are its output, committed as bytes.  Clock and
+randomness are fixed, so a run today shows whether today's code still writes the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from journal import CheckpointManager, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
+LONG = "long/" + "é" * 120
+
+
+@contextlib.contextmanager
+def fixed_randomness() -> Iterator[None]:
+    """Replace `os.urandom` by a sequence that is the same in every run."""
+    counter = itertools.count()
+
+    def urandom(size: int) -> bytes:
+        return hashlib.sha256(str(next(counter)).encode()).digest()[:size]
+
+    with mock.patch("os.urandom", urandom):
+        yield
+
+
+class Clock:
+    """A clock that only this script turns."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        """Return the time."""
+        return self.now
+
+    def turn(self) -> None:
+        """Let a minute pass."""
+        self.now += timedelta(minutes=1)
+
+
+def write(folder: Path) -> None:
+    """Write a store that holds every type of event, and ids that make odd names."""
+    clock = Clock()
+    manager = CheckpointManager(folder, actor="lib:golden@host", clock=clock)
+    with fixed_randomness(), manager:
+        first = _save_everything(manager)
+        clock.turn()
+        _change_everything(manager, first, clock)
+        manager.fork("orders", first, "orders/fork ñ")
+        manager.save(LONG, "../step\nwith a line", {"text": 'a","hash":"b'})
+        _tear(folder / "journals" / "torn.jsonl", manager)
+
+
+def _save_everything(manager: CheckpointManager) -> str:
+    return manager.save(
+        "orders",
+        "extract",
+        {"rows": 1200, "at": 0.1, "big": 2**64 - 1, "ø": [None, True, -0.0, ""]},
+        metadata={"body": ',"body":{}', "metadata": {"by": 1}},
+        tags=("nightly", "ünïcode"),
+        pinned=True,
+        workflow_name="etl",
+        workflow_version="1.4",
+        idempotency_key="extract-1",
+    )
+
+
+def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> None:
+    second = manager.save("orders", "transform", {"rows": 1100})
+    manager.restore("orders", first, actor="token:ops")
+    clock.turn()
+    manager.save("orders", "transform", {"rows": 1150})
+    manager.delete("orders", second, reason="wrong branch")
+    manager.undelete("orders", second)
+    manager.pin("orders", second, reason="for the audit")
+    manager.unpin("orders", second)
+    for rows in range(4):
+        clock.turn()
+        manager.save("orders", "load", {"rows": rows})
+    manager.cleanup("orders", 3)
+    manager.apply(manager.plan("orders", Policy("nightly", keep_last=2)))
+
+
+def _tear(journal: Path, manager: CheckpointManager) -> None:
+    """Leave a torn tail, as a crash would, and have it repaired."""
+    manager.save("torn", "only", {"kept": True})
+    with journal.open("ab") as file:
+        file.write(b'{"state":3,"codec":"json","sal')
+    manager.list("torn")
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return all that the store in `folder` amounts to, as JSON values."""
+    with CheckpointManager(folder) as manager:
+        jobs = {job.job_id: job._asdict() for job in manager.jobs()}
+        for job_id, job in jobs.items():
+            infos = manager.list(job_id)
+            job["infos"] = [info._asdict() for info in infos]
+            job["states"] = [manager.get(job_id, i.checkpoint_id).state for i in infos]
+            job["history"] = manager.history(job_id)
+        described: dict[str, Any] = json.loads(json.dumps(jobs, default=str))
+        return described
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    write(target / "v1")
+    text = json.dumps(describe(target / "v1"), indent=1, ensure_ascii=False)
+    (target / "v1.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,149 @@
+"""The rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import journal
+from journal import CheckpointManager
+
+TESTS = Path(__file__).parent
+TOP = TESTS.parent
+PACKAGES = ("journal", "worker", "api")
+MODULES = sorted(
+    str(path.relative_to(TOP))
+    for package in PACKAGES
+    for path in (TOP / package).rglob("*.py")
+    if not path.stem.startswith("__")
+)
+INVARIANTS = [f"I{number}" for number in range(1, 11)]
+# Run in a process of its own: tells what importing and using `journal` brings along.
+PROBE = """
+import os, sys
+read = []
+real = type(os.environ).__getitem__
+
+def spy(self, key):
+    frame = sys._getframe(1)
+    while frame.f_globals["__name__"] in ("os", "collections.abc", "_collections_abc"):
+        frame = frame.f_back
+    if frame.f_globals["__name__"].split(".")[0] == "journal":
+        read.append(str(key))
+    return real(self, key)
+
+type(os.environ).__getitem__ = spy
+import json, threading
+import journal
+imported = [name.split(".")[0] for name in sys.modules]
+threads = [threading.active_count()]
+with journal.CheckpointManager(sys.argv[1]) as manager:
+    manager.restore("job", manager.save("job", "step", {}))
+    threads.append(threading.active_count())
+print(json.dumps({"read": read, "imported": imported, "threads": threads}))
+"""
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what a fresh process says about using `journal` alone."""
+    folder = tmp_path_factory.mktemp("probe")
+    above = Path(journal.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, folder / "store"],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(above),
+            "MILEPOST_STORE_ROOT": "elsewhere",
+        },
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert not (folder / "elsewhere").exists()
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
+
+
+def test_importing_and_using_journal_starts_no_thread(probed: dict[str, Any]) -> None:
+    assert probed["threads"] == [1, 1]
+
+
+def test_journal_reads_nothing_from_the_environment(probed: dict[str, Any]) -> None:
+    assert probed["read"] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pydantic", "fastapi", "starlette", "click", "rich", "uvicorn"),
+        *("apscheduler", "watchdog", "asyncio", "worker", "api"),
+    ],
+)
+def test_importing_journal_brings_no_other_world_along(
+    probed: dict[str, Any], name: str
+) -> None:
+    assert "orjson" in probed["imported"]
+    assert name not in probed["imported"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_named_on_the_one_page_map(module: str) -> None:
+    page = TOP / "ARCHITECTURE.md"
+    assert page.exists(), "ARCHITECTURE.md is not written yet"
+    stem = Path(module).stem
+    assert re.search(rf"\b{stem}\b", page.read_text("utf-8")), f"{module} is not on it"
+
+
+@pytest.mark.parametrize("invariant", INVARIANTS)
+def test_every_invariant_is_cited_by_a_test_that_guards_it(invariant: str) -> None:
+    others = [path for path in TESTS.rglob("*.py") if path != Path(__file__)]
+    cited = re.compile(rf"#.*\b{invariant}\b")
+    assert any(cited.search(path.read_text("utf-8")) for path in others)
+
+
+def test_every_public_call_says_what_it_does() -> None:
+    for name, member in inspect.getmembers(CheckpointManager, callable):
+        if not name.startswith("_"):
+            text = inspect.getdoc(member) or ""
+            assert text.partition("\n")[0].endswith((".", "?")), name
+
+
+def test_every_error_has_a_code_of_its_own_and_says_when_it_is_raised() -> None:
+    found = [
+        error
+        for _, error in inspect.getmembers(journal.errors, inspect.isclass)
+        if issubclass(error, journal.errors.MilepostError)
+    ]
+    assert len({error.code for error in found}) == len(found)
+    for error in found:
+        assert error.__doc__, error
+        assert re.fullmatch("[a-z_]+", error.code), error
+
+
+def test_what_the_package_exports_is_there_and_sorted() -> None:
+    assert journal.__all__ == sorted(journal.__all__)
+    assert all(hasattr(journal, name) for name in journal.__all__)
+
+
+def test_the_event_of_a_plain_save_takes_less_than_400_bytes_besides_its_ids(
+    tmp_path: Path,
+) -> None:
+    moment = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
+    with CheckpointManager(tmp_path, actor="lib:etl@host", clock=lambda: moment) as m:
+        for _ in range(2):
+            checkpoint_id = m.save("job", "transform", {"rows": "x" * 10_000})
+        (event,) = m.history("job", reverse=True, limit=1)
+    line = (tmp_path / "journals" / "job.jsonl").read_bytes().split(b"\n")[-2]
+    assert json.loads(line) == event
+    assert len(line) + 1 - len(checkpoint_id) < 400
