@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from journal import event_codec, state_codec
+from journal import event_codec, index, state_codec
 from journal.errors import Conflict
 from journal.head import Extent
 
@@ -22,7 +22,7 @@ class Batch:
         view: what is durable.
         seq: the last event, those of this batch included.
         current: seq of the checkpoint that is current then, 0 for none.
-        keys: idempotency keys used by this batch.
+        keys: idempotency keys used by this batch: the checkpoint, and what was saved.
         ids: checkpoint ids made by this batch.
     """
 
@@ -31,7 +31,7 @@ class Batch:
         self.at = at
         self.seq = view.seq
         self.current = 0 if view.current is None else view.current.seq
-        self.keys: dict[str, str] = {}
+        self.keys: dict[str, tuple[str, object]] = {}
         self.ids: set[str] = set()
         self.size_bytes = 0
         self.opening: dict[str, object] = {}  # data of the job.opened in this batch
@@ -44,7 +44,12 @@ class Batch:
         data: Mapping[str, object],
         sealed: Sealed | None = None,
     ) -> int:
-        """Add one event, with the state it commits; return its seq."""
+        """Add one event, with the state it commits; return its seq.
+
+        Raises:
+            Misfit: the journal would not open with it; nothing is added.
+        """
+        index.check(self.view, type_, data)
         self.seq += 1
         self._drafts.append((type_, actor, data, sealed))
         if sealed is not None:

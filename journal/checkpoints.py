@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from journal import ids, retention, state_codec
+from journal.batch import Batch
 from journal.clock import stamp
 from journal.errors import Conflict, InvalidArgument, Protected, StalePlan
 from journal.reader import CheckpointReader
@@ -14,9 +15,8 @@ from journal.retention import Plan, Policy, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from journal.batch import Batch
     from journal.events import ForkOrigin
-    from journal.index import JobView
+    from journal.index import Entry, JobView
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -87,12 +87,13 @@ class CheckpointManager(CheckpointReader):
         if sealed.has_metadata:
             data["has_metadata"] = True
         who = self._who(actor)
+        content = _Content(step_name, raw, state_codec.metadata_json(metadata))
+        if expected_seq:  # of a job that does not exist: refused before it is made
+            Batch(self._store.view(job_id), "").check_seq(expected_seq)
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:
-                known = batch.keys.get(idempotency_key)
-                if known is None:
-                    known = self._answered(batch.view, data, raw, metadata)
+                known = self._answered(batch, idempotency_key, content)
                 if known is not None:
                     return known
             batch.check_seq(expected_seq)
@@ -102,7 +103,7 @@ class CheckpointManager(CheckpointReader):
             batch.current = batch.add("checkpoint.saved", who, data, sealed)
             batch.ids.add(checkpoint_id)
             if idempotency_key is not None:
-                batch.keys[idempotency_key] = checkpoint_id
+                batch.keys[idempotency_key] = checkpoint_id, content
             return checkpoint_id
 
         checkpoint_id: str = self._store.write(job_id, request, is_shared=True)
@@ -359,8 +360,17 @@ class CheckpointManager(CheckpointReader):
 
         Raises:
             StalePlan: the job moved on since; nothing was removed.
+            InvalidArgument: this is no plan that `plan` made.
             DamagedJournal, StorageFailed: as `save`.
         """
+        head = (plan.head_seq, plan.head_hash)
+        if plan.plan_id != retention.plan_id(
+            plan.job_id, plan.policy, head, plan.remove
+        ):
+            raise InvalidArgument(
+                f"plan {plan.plan_id} is not what it was when it was made",
+                hint="plan again",
+            )
         if not plan.remove:
             return 0
 
@@ -372,11 +382,26 @@ class CheckpointManager(CheckpointReader):
                     f"{plan.job_id!r}, which is at {view.seq} now",
                     hint="plan again",
                 )
+            self._refuse_shielded(view, plan)
             self._add_cleaned(batch, plan, self._who(actor), plan_id=plan.plan_id)
             return len(plan.remove)
 
         removed: int = self._store.write(plan.job_id, request)
         return removed
+
+    @staticmethod
+    def _refuse_shielded(view: JobView, plan: Plan) -> None:
+        """No policy removes these, whoever made the plan (I6)."""
+        shielded = {*view.pinned}
+        for entry in (view.current, view.latest):
+            if entry is not None:
+                shielded.add(entry.checkpoint_id)
+        for verdict in plan.remove:
+            if verdict.checkpoint_id in shielded:
+                raise InvalidArgument(
+                    f"plan {plan.plan_id} would remove {verdict.checkpoint_id!r}, "
+                    "which is pinned, current or the newest"
+                )
 
     def _add_cleaned(
         self, batch: Batch, plan: Plan, actor: str, *, plan_id: str | None
@@ -413,31 +438,40 @@ class CheckpointManager(CheckpointReader):
         changed: bool = self._store.write(job_id, request)
         return changed
 
-    def _answered(
-        self,
-        view: JobView,
-        data: Mapping[str, Any],
-        raw: bytes,
-        metadata: Mapping[str, Any] | None,
-    ) -> str | None:
+    def _answered(self, batch: Batch, key: str, content: _Content) -> str | None:
         """Return the id that this idempotency key was answered with, if it was."""
-        known = view.keys.get(data["key"])
-        if known is None:
+        view = batch.view
+        if (pending := batch.keys.get(key)) is not None:
+            known, is_same = pending[0], pending[1] == content
+        elif (known := view.keys.get(key, "")) != "":
+            trashed = view.trash.get(known)
+            entry = view.checkpoints[known] if trashed is None else trashed.entry
+            is_same = self._holds(view, entry, content)
+        else:
             return None
-        trashed = view.trash.get(known)
-        entry = view.checkpoints[known] if trashed is None else trashed.entry
-        line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
-        event = self._event_of(view, entry)
-        assert event["type"] == "checkpoint.saved"
-        meta = state_codec.metadata_json(metadata)
-        same = state_codec.same_state(line, event["data"]["state_sha256"], raw, meta)
-        if not same or entry.step_name != data["step_name"]:
+        if not is_same:
             raise Conflict(
-                f"idempotency key {data['key']!r} was used for {known!r}, "
-                "which is another save",
+                f"idempotency key {key!r} was used for {known!r}, which is another "
+                "save",
                 hint="a key stands for one save; take a new one",
             )
         return known
+
+    def _holds(self, view: JobView, entry: Entry, content: _Content) -> bool:
+        line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
+        event = self._event_of(view, entry)
+        assert event["type"] == "checkpoint.saved"
+        return entry.step_name == content.step_name and state_codec.same_state(
+            line, event["data"]["state_sha256"], content.raw, content.metadata
+        )
+
+
+class _Content(NamedTuple):
+    """What tells one save from another."""
+
+    step_name: str
+    raw: bytes
+    metadata: bytes
 
 
 def _labels(

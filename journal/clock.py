@@ -12,5 +12,5 @@ def utc_now() -> datetime:
 
 def stamp(moment: datetime) -> str:
     """Return `moment` as it stands in events: ``2026-11-23T05:00:00.123456Z``."""
-    utc = moment.astimezone(UTC).replace(tzinfo=None)
-    return utc.isoformat(timespec="microseconds") + "Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:-6] + "Z"

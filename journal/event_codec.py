@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import orjson
 
-from journal.events import SCHEMA_VERSION, Event
+from journal.events import EVENT_TYPES, SCHEMA_VERSION, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -115,7 +115,7 @@ def scan(
     sha256, crc32, loads, find = hashlib.sha256, zlib.crc32, orjson.loads, data.find
     window = memoryview(data)
     before = b"" if prev is None else prev.encode()
-    position, start, fault = 0, -1, None
+    position, start, states, fault = 0, -1, 0, None
     while (end := find(b"\n", position)) >= 0:
         kind = data[position + 2] if end - position > HASH_SUFFIX_BYTES else 0
         if kind == _FIRST_OF_EVENT:
@@ -138,17 +138,15 @@ def scan(
                 )
             if start < 0:
                 start = position
-                if is_stateful:
-                    fault = "its state line is missing"
-            elif not is_stateful:
-                raise BadLine(
-                    offset + position, "the event of a state", f"a {event['type']}"
-                )
+            if states != is_stateful:
+                fault = _judge_states(event, states, fault, offset + position)
             yield event, offset + start, end + 1 - start, fault
             seq += 1
-            before, start, fault = digest.encode(), -1, None
-        elif kind == _FIRST_OF_STATE and start < 0:
-            start = position
+            before, start, states, fault = digest.encode(), -1, 0, None
+        elif kind == _FIRST_OF_STATE:
+            if start < 0:
+                start = position
+            states += 1
             crc = b',"crc":"%08x"}' % crc32(window[position : end - CRC_SUFFIX_BYTES])
             found = data[end - CRC_SUFFIX_BYTES : end]
             if crc != found:
@@ -162,6 +160,17 @@ def scan(
         position = end + 1
 
 
+def _judge_states(
+    event: Event, states: int, fault: str | None, offset: int
+) -> str | None:
+    """Return what is wrong with the number of state lines above an event."""
+    if event["v"] != SCHEMA_VERSION or event["type"] not in EVENT_TYPES:
+        return fault  # a newer version's; it knows what belongs together
+    if states == 0:
+        return "its state line is missing"
+    raise BadLine(offset, "one state line per save", f"{states} for {event['type']}")
+
+
 def _claims(line: bytes) -> str:
     event = peek(line)
     if event is None:
@@ -172,7 +181,11 @@ def _claims(line: bytes) -> str:
 def _decode(line: bytes, offset: int) -> Event:
     try:
         event = orjson.loads(line)
-        if isinstance(event["seq"], int) and isinstance(event["type"], str):
+        if (
+            isinstance(event["seq"], int)
+            and isinstance(event["type"], str)
+            and "data" in event
+        ):
             return cast("Event", event)
     except (ValueError, KeyError, TypeError):
         pass

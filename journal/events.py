@@ -7,7 +7,13 @@ the same definitions wherever data crosses a boundary.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+import sys
+from typing import Any, Literal, NotRequired
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:  # pydantic cannot look into the standard library's before 3.12
+    from typing_extensions import TypedDict
 
 SCHEMA_VERSION = 1
 

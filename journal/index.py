@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, assert_never
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from journal.events import (
     EVENT_TYPES,
     SCHEMA_VERSION,
-    CheckpointRestoredData,
     CheckpointSaved,
     Event,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Every so many events the place of one is remembered, so that reading history from the
 # middle need not begin at the start.
@@ -41,7 +44,7 @@ class Entry:
         "checkpoint_id",
         "labels",
         "offset",
-        "parent",
+        "parent_id",
         "seq",
         "size",
         "step_name",
@@ -52,7 +55,7 @@ class Entry:
         checkpoint_id: str,
         step_name: str,
         seq: int,
-        parent: int,
+        parent_id: str | None,
         at: str,
         offset: int,
         size: int,
@@ -61,7 +64,7 @@ class Entry:
         self.checkpoint_id = checkpoint_id
         self.step_name = step_name
         self.seq = seq
-        self.parent = parent
+        self.parent_id = parent_id
         self.at = at
         self.offset = offset
         self.size = size
@@ -75,7 +78,6 @@ class Trashed(NamedTuple):
     at: str
     actor: str
     reason: str
-    was_current: bool
 
 
 class Mark(NamedTuple):
@@ -94,6 +96,7 @@ class JobView:
         "created_at",
         "current",
         "deleted",
+        "displaced",
         "end",
         "faults",
         "hash",
@@ -101,6 +104,7 @@ class JobView:
         "keys",
         "labels",
         "last_at",
+        "latest",
         "marks",
         "newer_seq",
         "pinned",
@@ -111,7 +115,6 @@ class JobView:
         "steps",
         "store_id",
         "trash",
-        "trash_ids",
     )
 
     def __init__(self, job_id: str, store_id: str | None) -> None:
@@ -122,8 +125,11 @@ class JobView:
         self.end = 0  # bytes of the journal that are folded
         self.checkpoints: dict[str, Entry] = {}  # live ones, oldest first
         self.trash: dict[str, Trashed] = {}
-        self.trash_ids: dict[int, str] = {}  # by seq: parents may be among them
+        self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
+        # Those that were current when they were deleted, since the last save or
+        # restore: what undeleting one of them brings back.
+        self.displaced: list[str] = []
         self.pinned: set[str] = set()
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
@@ -135,21 +141,6 @@ class JobView:
         self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
-
-    def id_of(self, seq: int) -> str | None:
-        """Return the id of the checkpoint saved as event `seq`, deleted or not."""
-        if seq in self.trash_ids or seq == 0:
-            return self.trash_ids.get(seq)
-        # Who asks wants a parent, and parents are near: search from the newest.
-        for entry in reversed(self.checkpoints.values()):
-            if entry.seq <= seq:
-                return entry.checkpoint_id if entry.seq == seq else None
-        return None
-
-    @property
-    def latest(self) -> Entry | None:
-        """The newest live checkpoint."""
-        return next(reversed(self.checkpoints.values()), None)
 
 
 NO_LABELS = Labels()
@@ -177,7 +168,8 @@ def apply(
     seq = event["seq"]
     if seq != view.seq + 1:
         raise Misfit(f"event {view.seq + 1} was next, not {seq}")
-    if event["v"] != SCHEMA_VERSION:
+    if view.newer_seq or event["v"] != SCHEMA_VERSION:
+        # What follows may build on what we cannot read, so all of it is only chained.
         view.newer_seq = view.newer_seq or seq
     elif event["type"] == "checkpoint.saved":
         _save(view, event, offset, size)
@@ -198,7 +190,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
     data = event["data"]
     checkpoint_id = data["checkpoint_id"]
     if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
-        raise Misfit(f"checkpoint {checkpoint_id!r} is saved a second time")
+        check(view, "checkpoint.saved", data)  # raises
     labels = NO_LABELS
     if len(data) > _PLAIN_FIELDS:
         labels = Labels(
@@ -212,29 +204,97 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
             view.pinned.add(checkpoint_id)
         if (key := data.get("key")) is not None:
             view.keys[key] = checkpoint_id
-    parent = data["parent"]
     current = view.current
-    if current is not None and current.seq == parent:
-        parent = current.seq  # the same number, but no second object for it
+    if current is not None and current.seq == data["parent"]:
+        parent_id: str | None = current.checkpoint_id
+    else:
+        parent_id = _id_of(view, data["parent"])
     step = data["step_name"]
     entry = Entry(
         checkpoint_id,
         view.steps.setdefault(step, step),
         event["seq"],
-        parent,
+        parent_id,
         event["at"],
         offset,
         size,
         labels,
     )
-    view.checkpoints[checkpoint_id] = view.current = entry
+    if view.displaced:
+        view.displaced.clear()
+    view.checkpoints[checkpoint_id] = view.current = view.latest = entry
     view.saved += 1
 
 
+def _id_of(view: JobView, seq: int) -> str | None:
+    """Return the id of the checkpoint saved as event `seq`, deleted or not."""
+    trashed = (found.entry for found in view.trash.values())
+    for entry in itertools.chain(view.checkpoints.values(), trashed):
+        if entry.seq == seq:
+            return entry.checkpoint_id
+    return None
+
+
+def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
+    """Refuse an event that does not follow from those before it.
+
+    Writers ask before they write, so that no journal is ever left with one; the fold
+    asks again, for journals that somebody else wrote.
+
+    Raises:
+        Misfit: it does not.
+    """
+    match type_:
+        case "checkpoint.saved":
+            checkpoint_id = data["checkpoint_id"]
+            if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
+                raise Misfit(f"checkpoint {checkpoint_id!r} is saved a second time")
+        case "checkpoints.cleaned":
+            for checkpoint_id in data["removed"]:
+                _live(view, checkpoint_id)
+        case "checkpoint.undeleted":
+            if data["checkpoint_id"] not in view.trash:
+                raise Misfit(f"checkpoint {data['checkpoint_id']!r} was not deleted")
+        case "job.opened":
+            _check_opening(view, data["job"], data["store"])
+        case _:
+            if type_ in _ABOUT_A_LIVE_ONE:
+                _live(view, data["checkpoint_id"])
+
+
+_ABOUT_A_LIVE_ONE = frozenset(
+    {
+        "checkpoint.restored",
+        "checkpoint.deleted",
+        "checkpoint.pinned",
+        "checkpoint.unpinned",
+    }
+)
+
+
+def _live(view: JobView, checkpoint_id: str) -> Entry:
+    entry = view.checkpoints.get(checkpoint_id)
+    if entry is None:
+        raise Misfit(f"checkpoint {checkpoint_id!r} is not there")
+    return entry
+
+
+def _check_opening(view: JobView, job_id: str, store_id: str) -> None:
+    if view.seq != 0:
+        raise Misfit("a job is opened once, by its first event")
+    if job_id != view.job_id:
+        raise Misfit(f"this is the journal of job {job_id!r}")
+    if view.store_id is not None and store_id != view.store_id:
+        raise Misfit(f"this journal belongs to store {store_id}, not {view.store_id}")
+
+
 def _apply_rare(view: JobView, event: Event) -> None:
+    check(view, event["type"], event["data"])
     match event["type"]:
         case "checkpoint.restored":
-            _restore(view, event["data"])
+            view.current = view.checkpoints[event["data"]["checkpoint_id"]]
+            view.displaced.clear()
+            view.restored += 1
         case "checkpoint.deleted":
             data = event["data"]
             reason = {data["checkpoint_id"]: data.get("reason", "deleted")}
@@ -244,11 +304,10 @@ def _apply_rare(view: JobView, event: Event) -> None:
         case "checkpoint.undeleted":
             _undelete(view, event["data"]["checkpoint_id"])
         case "checkpoint.pinned":
-            view.pinned.add(_live(view, event["data"]["checkpoint_id"]).checkpoint_id)
+            view.pinned.add(event["data"]["checkpoint_id"])
         case "checkpoint.unpinned":
             view.pinned.discard(event["data"]["checkpoint_id"])
         case "job.opened":
-            _open(view, event["data"]["job"], event["data"]["store"])
             view.created_at = event["at"]
         case "job.repaired":
             if (name := event["data"].get("side_file")) is not None:
@@ -259,60 +318,41 @@ def _apply_rare(view: JobView, event: Event) -> None:
             assert_never(event["type"])
 
 
-def _live(view: JobView, checkpoint_id: str) -> Entry:
-    entry = view.checkpoints.get(checkpoint_id)
-    if entry is None:
-        raise Misfit(f"checkpoint {checkpoint_id!r} is not there")
-    return entry
-
-
-def _open(view: JobView, job_id: str, store_id: str) -> None:
-    if view.seq != 0:
-        raise Misfit("a job is opened once, by its first event")
-    if job_id != view.job_id:
-        raise Misfit(f"this is the journal of job {job_id!r}")
-    if view.store_id is not None and store_id != view.store_id:
-        raise Misfit(f"this journal belongs to store {store_id}, not {view.store_id}")
-
-
-def _restore(view: JobView, data: CheckpointRestoredData) -> None:
-    view.current = _live(view, data["checkpoint_id"])
-    view.restored += 1
-
-
 def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None:
-    entries = [_live(view, checkpoint_id) for checkpoint_id in removed]
-    for entry in entries:
-        checkpoint_id = entry.checkpoint_id
-        del view.checkpoints[checkpoint_id]
+    current = view.current
+    for checkpoint_id, reason in removed.items():
+        entry = view.checkpoints.pop(checkpoint_id)
         view.pinned.discard(checkpoint_id)
-        view.trash[checkpoint_id] = Trashed(
-            entry, at, actor, removed[checkpoint_id], entry is view.current
-        )
-        view.trash_ids[entry.seq] = checkpoint_id
-    view.deleted += len(entries)
-    if view.current is not None and view.current.checkpoint_id in removed:
-        view.current = _nearest_ancestor(view, view.current) or view.latest
+        view.trash[checkpoint_id] = Trashed(entry, at, actor, reason)
+    view.deleted += len(removed)
+    view.latest = next(reversed(view.checkpoints.values()), None)
+    if current is not None and current.checkpoint_id in removed:
+        view.displaced.append(current.checkpoint_id)
+        view.current = _nearest_ancestor(view, current) or view.latest
 
 
 def _nearest_ancestor(view: JobView, entry: Entry) -> Entry | None:
     """Return the closest checkpoint that is still there and led to `entry`."""
-    parent = entry.parent
-    while parent in view.trash_ids:
-        parent = view.trash[view.trash_ids[parent]].entry.parent
-    checkpoint_id = view.id_of(parent)
-    return None if checkpoint_id is None else view.checkpoints[checkpoint_id]
+    parent_id = entry.parent_id
+    while parent_id in view.trash:
+        parent_id = view.trash[parent_id].entry.parent_id
+    return None if parent_id is None else view.checkpoints[parent_id]
 
 
 def _undelete(view: JobView, checkpoint_id: str) -> None:
-    trashed = view.trash.pop(checkpoint_id, None)
-    if trashed is None:
-        raise Misfit(f"checkpoint {checkpoint_id!r} was not deleted")
-    del view.trash_ids[trashed.entry.seq]
-    entries = [*view.checkpoints.values(), trashed.entry]
+    entry = view.trash.pop(checkpoint_id).entry
+    entries = [*view.checkpoints.values(), entry]
     entries.sort(key=lambda entry: entry.seq)
     view.checkpoints = {entry.checkpoint_id: entry for entry in entries}
-    current_seq = view.current.seq if view.current is not None else 0
-    if trashed.was_current and trashed.entry.seq > current_seq:
-        view.current = trashed.entry  # undone, unless the job has moved on since
     view.deleted -= 1
+    view.latest = entries[-1]
+    displaced = view.displaced
+    if checkpoint_id in displaced:
+        del displaced[displaced.index(checkpoint_id) :]
+        view.current = entry  # unless one that was displaced before it is back
+        for earlier in displaced:
+            if earlier in view.checkpoints:
+                view.current = view.checkpoints[earlier]
+                break
+    elif view.current is None:
+        view.current = entry

@@ -10,12 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import orjson
+
 from journal import diff as state_diff
 from journal import ids, retention, state_codec
 from journal.clock import utc_now
 from journal.errors import (
     InvalidArgument,
     MilepostError,
+    NewerFormat,
     UnknownCheckpoint,
     UnreadableState,
 )
@@ -132,8 +135,7 @@ class CheckpointReader:
         view = self._view(job_id)
         entry = self._entry(view, checkpoint_id)
         opened = self._open(view, entry)
-        info = _info(view, entry, opened.metadata, view.id_of(entry.parent))
-        return Checkpoint(info, opened.state)
+        return Checkpoint(_info(view, entry, opened.metadata), opened.state)
 
     def find(self, checkpoint_id: str) -> CheckpointInfo:
         """Return the checkpoint of that id, in whichever job it is.
@@ -183,7 +185,8 @@ class CheckpointReader:
             InvalidArgument, DamagedJournal: as `list`.
         """
         view = self._view(job_id)
-        entries = [e for e in view.checkpoints.values() if e.seq > after_seq]
+        # A list first: another thread may save while this one goes through it.
+        entries = [e for e in [*view.checkpoints.values()] if e.seq > after_seq]
         return self._infos(view, entries[:limit])
 
     def seq(self, job_id: str) -> int:
@@ -360,7 +363,7 @@ class CheckpointReader:
         self, view: JobView, policy: Policy, now: datetime, limit: int | None = None
     ) -> Plan:
         candidates = []
-        for entry in view.checkpoints.values():
+        for entry in [*view.checkpoints.values()]:
             shields = []
             if entry.checkpoint_id in view.pinned:
                 shields.append("pinned")
@@ -373,8 +376,9 @@ class CheckpointReader:
             )
         keep, remove = retention.decide(candidates, policy, now)
         if limit is not None and len(remove) > limit:
-            later = (v._replace(reasons=("over max_per_run",)) for v in remove[:-limit])
-            keep, remove = (*keep, *later), remove[-limit:]
+            spared = len(remove) - limit  # the newest of them wait for the next run
+            later = (v._replace(reasons=("over max_per_run",)) for v in remove[:spared])
+            keep, remove = (*keep, *later), remove[spared:]
         head = (view.seq, view.hash or "")
         plan_id = retention.plan_id(view.job_id, policy, head, remove)
         return Plan(view.job_id, plan_id, policy, *head, keep, remove)
@@ -442,20 +446,21 @@ class CheckpointReader:
     def _infos(
         self, view: JobView, entries: Sequence[Entry]
     ) -> builtins.list[CheckpointInfo]:
-        parents: Callable[[int], str | None] = view.id_of
-        if len(entries) > 1:  # one pass for all instead of one search for each
-            known = {e.seq: e.checkpoint_id for e in view.checkpoints.values()}
-            parents = {**view.trash_ids, **known}.get
-        return [
-            _info(view, entry, self._metadata(view, entry), parents(entry.parent))
-            for entry in entries
-        ]
+        return [_info(view, entry, self._metadata(view, entry)) for entry in entries]
 
     def _metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
         if not entry.labels.has_metadata or entry.seq in view.faults:
             return {}
-        line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
-        return state_codec.metadata_of(line)
+        want = min(entry.size, 2 * state_codec.HEADER_BYTES)
+        raw = self._store.storage.read(view.job_id, entry.offset, want)
+        try:
+            start, end = state_codec.metadata_span(raw)
+        except NewerFormat:
+            return {}  # restoring it will say so
+        if end > want:
+            raw = self._store.storage.read(view.job_id, entry.offset, end)
+        metadata: dict[str, Any] = orjson.loads(raw[start:end])
+        return metadata
 
 
 def _default_actor() -> str:
@@ -463,9 +468,7 @@ def _default_actor() -> str:
     return f"lib:{program}@{socket.gethostname()}"
 
 
-def _info(
-    view: JobView, entry: Entry, metadata: dict[str, Any], parent_id: str | None
-) -> CheckpointInfo:
+def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointInfo:
     labels = entry.labels
     return CheckpointInfo(
         entry.checkpoint_id,
@@ -476,7 +479,7 @@ def _info(
         labels.workflow_name,
         metadata,
         entry.seq,
-        parent_id,
+        entry.parent_id,
         labels.tags,
         entry.checkpoint_id in view.pinned,
         entry.size,

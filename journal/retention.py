@@ -104,20 +104,19 @@ def decide(
 ) -> tuple[tuple[Verdict, ...], tuple[Verdict, ...]]:
     """Return what `policy` keeps and what it removes, newest first, with reasons.
 
-    Order is (time, seq), so ties go to the later event; the input's order does not
+    Order is that of the events, since a clock may jump; the input's order does not
     matter and it is not changed.  The keep rules are those of restic's ``forget``.
 
     Raises:
         InvalidArgument: the policy is out of bounds.
     """
     policy.check()
-    newest_first = sorted(candidates, key=lambda c: (c.at, c.seq), reverse=True)
-    last_seq = max((c.seq for c in candidates), default=0)
+    newest_first = sorted(candidates, key=lambda c: c.seq, reverse=True)
     keep: list[Verdict] = []
     remove: list[Verdict] = []
     for position, candidate in enumerate(newest_first, start=1):
         reasons = [*candidate.shields]
-        if candidate.seq == last_seq:
+        if position == 1:
             reasons.append("newest")
         reasons += _keep_reasons(candidate, position, newest_first[0], policy, now)
         if reasons:
@@ -144,7 +143,8 @@ def _keep_reasons(
         reasons.append(f"within {within:g} s of the newest")
     if position <= policy.min_keep:
         reasons.append(f"min_keep {policy.min_keep}")
-    if (now - candidate.at).total_seconds() < policy.min_age_seconds:
+    age_seconds = (now - candidate.at).total_seconds()
+    if policy.min_age_seconds and age_seconds < policy.min_age_seconds:
         reasons.append(f"younger than min_age {policy.min_age_seconds:g} s")
     return reasons
 

@@ -13,15 +13,13 @@ import hashlib
 import os
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import orjson
 
 from journal.errors import InvalidState, NewerFormat, StateTooLarge, UnreadableState
 from journal.event_codec import CRC_SUFFIX_BYTES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_METADATA_BYTES = 64 * 1024
 _SALT_BYTES = 16
@@ -67,7 +65,7 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
     try:
         raw = orjson.dumps(state)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _explain(state, limits, str(exc)) from exc
+        raise _explain(state, limits, str(exc), what) from exc
     if len(raw) > limits.max_bytes:
         raise StateTooLarge(
             "$",
@@ -77,7 +75,7 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
     _check_depth(state, raw, limits)
     # Comparing with what a reader would get is the promise itself, at C speed.
     if orjson.loads(raw) != state:
-        raise _explain(state, limits, "it changed while it was being saved")
+        raise _explain(state, limits, "it changed while it was being saved", what)
     return raw
 
 
@@ -101,33 +99,37 @@ def _check_depth(state: dict[str, Any], raw: bytes, limits: Limits) -> None:
     raise StateTooLarge("$", f"nests deeper than {limits.max_depth} levels")
 
 
-def _explain(state: dict[str, Any], limits: Limits, otherwise: str) -> InvalidState:
+def _explain(
+    state: dict[str, Any], limits: Limits, otherwise: str, what: str
+) -> InvalidState:
     """Find the first place that JSON cannot hold; `otherwise` if there is none."""
+    where = "" if what == "state" else f"in the {what}, "
     stack: list[tuple[str, object, int]] = [("$", state, 1)]
     while stack:
         path, value, depth = stack.pop()
         if depth > limits.max_depth + 1:
-            return StateTooLarge(
-                path[:60], f"nests deeper than {limits.max_depth} levels"
-            )
+            deep = f"{where}it nests deeper than {limits.max_depth} levels"
+            return StateTooLarge(path[:60], deep)
         if (problem := _problem(value)) is not None:
-            return InvalidState(path, problem[0], hint=problem[1])
+            return InvalidState(path, where + problem[0], hint=problem[1])
         if isinstance(value, dict):
             for key, child in reversed(value.items()):
                 if (problem := _key_problem(key)) is not None:
-                    return InvalidState(f"{path}.{key!r}", problem[0], hint=problem[1])
-                stack.append((f"{path}.{key}", child, depth + 1))
+                    at = f"{path}.{key!r}"
+                    return InvalidState(at, where + problem[0], hint=problem[1])
+                name = key if key.isprintable() else repr(key)
+                stack.append((f"{path}.{name}", child, depth + 1))
         elif isinstance(value, list):
             stack.extend(
                 (f"{path}[{i}]", value[i], depth + 1)
                 for i in reversed(range(len(value)))
             )
-    return InvalidState("$", otherwise)
+    return InvalidState("$", where + otherwise)
 
 
 def _key_problem(key: object) -> tuple[str, str | None] | None:
-    if not isinstance(key, str):
-        return f"the key is {type(key).__name__}, not a string", "use str(key)"
+    if type(key) is not str:
+        return f"the key is {type(key).__name__}, not a plain string", "use str(key)"
     return _problem(key)
 
 
@@ -144,6 +146,8 @@ def _problem(  # noqa: PLR0911 - one return per kind of value, like a table
                 return None
             return "an integer beyond 64 bits", "save it as a string"
         case float():
+            if type(value) is not float:
+                return f"a {type(value).__name__} has no JSON form", "save float(value)"
             if value - value == 0:
                 return None
             return f"{value} has no JSON form", "save None or a string"
@@ -174,9 +178,10 @@ def metadata_json(metadata: Mapping[str, Any] | None) -> bytes:
         InvalidState: it would not come back equal.
         StateTooLarge: more than 64 KiB.
     """
-    if not metadata:
+    if metadata is None or metadata == {}:
         return b""
-    return to_json(dict(metadata), Limits(MAX_METADATA_BYTES), what="metadata")
+    plain = dict(metadata) if isinstance(metadata, Mapping) else metadata
+    return to_json(plain, Limits(MAX_METADATA_BYTES), what="metadata")
 
 
 def seal(raw: bytes, metadata: Mapping[str, Any] | None) -> Sealed:
@@ -262,10 +267,19 @@ _HEADER = re.compile(
 _BODY = b',"body":'
 
 
-def _split(line: bytes) -> _Parts:
+# No header is longer: a number, a codec's name, a salt, a length, and their names.
+HEADER_BYTES = 256
+
+
+def _header(line: bytes) -> re.Match[bytes]:
     header = _HEADER.match(line)
     if header is None or header[2] != b"json":
         raise NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
+    return header
+
+
+def _split(line: bytes) -> _Parts:
+    header = _header(line)
     border = header.end() + int(header[4] or 0)
     if not line.startswith(_BODY, border):
         raise NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
@@ -277,10 +291,17 @@ def _split(line: bytes) -> _Parts:
     )
 
 
-def metadata_of(line: bytes) -> dict[str, Any]:
-    """Return the metadata on a state line that replay has already checked."""
-    raw = _split(line).metadata
-    return cast("dict[str, Any]", orjson.loads(raw)) if raw else {}
+def metadata_span(start_of_line: bytes) -> tuple[int, int]:
+    """Return where on a state line its metadata begins and ends.
+
+    Args:
+        start_of_line: at least `HEADER_BYTES` of the line, or all of it.
+
+    Raises:
+        NewerFormat: a codec that this version does not know.
+    """
+    header = _header(start_of_line)
+    return header.end(), header.end() + int(header[4] or 0)
 
 
 def same_state(line: bytes, sha256: str, raw: bytes, metadata: bytes) -> bool:

@@ -62,6 +62,7 @@ class FileStorage:
         self._lock_timeout_seconds = lock_timeout_seconds
         self._disk: Disk = PosixDisk() if disk is None else disk
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
+        self._nameless: dict[str, str] = {}
         self._guard = threading.Lock()
         self._store_id: str | None = None
         self._flusher: threading.Thread | None = None
@@ -157,8 +158,17 @@ class FileStorage:
         job_id = ids.job_of(name)
         if job_id is not None or "~" not in name:
             return job_id
+        job_id = self._first_line_says(self._folders.journals / (name + _SUFFIX))
+        if job_id is not None and ids.file_name(job_id) == name:
+            return job_id
+        # Its id cannot be read, but the job must not vanish from the lists: it goes by
+        # its file's name until it is repaired.
+        self._nameless[name] = name
+        return name
+
+    def _first_line_says(self, path: Path) -> str | None:
         try:
-            file = self._disk.open(self._folders.journals / (name + _SUFFIX), "read")
+            file = self._disk.open(path, "read")
         except OSError:
             return None
         try:
@@ -168,7 +178,9 @@ class FileStorage:
         event = peek(line)
         if event is None or event["type"] != "job.opened":
             return None
-        return event["data"]["job"]
+        data: object = event["data"]
+        job_id = data.get("job") if isinstance(data, dict) else None
+        return job_id if isinstance(job_id, str) else None
 
     # -- one job -----------------------------------------------------------------
 
@@ -180,7 +192,7 @@ class FileStorage:
                 found = self._files[job_id] = JournalFile(
                     self._disk,
                     self._folders,
-                    ids.file_name(job_id),
+                    self._nameless.get(job_id) or ids.file_name(job_id),
                     job_id,
                     durability=self._durability,
                     lock_timeout_seconds=self._lock_timeout_seconds,

@@ -78,7 +78,7 @@ class FaultyDisk:
         self.syncs = syncs
         self.sizes: dict[int, int] = {}  # by inode: what is on the medium
         self.lost: set[int] = set()  # inodes whose unsynced pages are gone
-        self._root = root
+        self._inside = f"{root}/"
         self._real: Disk = PosixDisk()
         self._faults: list[Fault] = []
 
@@ -95,9 +95,7 @@ class FaultyDisk:
 
     def meet(self, operation: str, path: Path) -> Fault | None:
         """Write the call down; return the fault that cuts it short, if any does."""
-        inside = path.is_relative_to(self._root)
-        name = str(path.relative_to(self._root)) if inside else str(path)
-        call = Call(operation, name)
+        call = Call(operation, str(path).removeprefix(self._inside))
         self.calls.append(call)
         fault = next((fault for fault in self._faults if fault.strikes(call)), None)
         if fault is None or fault.taken is not None or fault.loses:

@@ -74,11 +74,13 @@ def open_files(folder: Path) -> set[Path]:
 
 
 def test_a_manager_made_here_is_closed_with_the_server(tmp_path: Path) -> None:
-    settings = Settings(store=StoreSettings(root=tmp_path))
-    with client_of(create_app(settings=settings)) as client:
+    app = create_app(settings=Settings(store=StoreSettings(root=tmp_path)))
+    with client_of(app) as client:
         client.post("/api/checkpoints", json=SAVE)
         assert open_files(tmp_path)
+        held = app.state.services.manager  # so that no collector closes it for us
     assert not open_files(tmp_path)
+    assert app.state.services.manager is not held
 
 
 def test_a_manager_passed_in_stays_open(manager: CheckpointManager) -> None:
@@ -178,6 +180,42 @@ def test_the_name_of_the_token_is_the_actor_in_the_journal(
     client.delete(f"/api/checkpoints/{saved_as}")
     actors = {e["actor"] for e in manager.history("etl") if e["type"] != "job.opened"}
     assert actors == {"token:ci"}
+
+
+# Settings that reach the gate
+
+
+def test_the_hosts_in_the_settings_are_answered_to(manager: CheckpointManager) -> None:
+    api = ApiSettings(host="milepost.lan", allowed_hosts=["jobs.example"])
+    client = client_of(create_app(manager, settings=Settings(api=api)))
+    for host, status in (("milepost.lan", 200), ("jobs.example", 200), ("x.lan", 400)):
+        assert client.get("/healthz", headers={"Host": host}).status_code == status
+
+
+def test_a_body_may_not_be_much_deeper_than_the_states_in_the_settings(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(store=StoreSettings(root=tmp_path, max_depth=10))
+    client = client_of(create_app(settings=settings))
+    codes = []
+    for levels in (9, 16, 17):
+        state: dict[str, Any] = {}
+        for _ in range(levels):
+            state = {"a": state}
+        body = {"job_id": "etl", "step_name": "s", "state": state}
+        codes.append(client.post("/api/checkpoints", json=body).json().get("code"))
+    assert codes == [None, "state_too_large", "too_deep"]
+
+
+def test_the_time_that_a_body_may_take_reaches_the_gate(
+    manager: CheckpointManager,
+) -> None:
+    with serving(create_app(manager, body_timeout_seconds=0.05)) as port:
+        answer = ask(
+            port, "POST /api/checkpoints/cleanup", Content_Length="9", Expect="none"
+        )
+    assert answer.status == 408
+    assert "within 0.05 seconds" in answer.json["detail"]
 
 
 # What it describes and shows

@@ -20,6 +20,8 @@ from api.failures import STATUS_OF
 from journal import CheckpointManager, MemoryStorage, errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from test_api_harness import TestClient
@@ -176,6 +178,42 @@ def test_a_damaged_job_stops_no_other(  # I10
     assert jobs["etl"]["damage"]["code"] == "damaged"
     ready = fresh.get("/readyz")
     assert (ready.status_code, ready.json()["damaged_jobs"]) == (200, 1)
+
+
+def test_what_was_deleted_is_not_found_whatever_else_is_damaged(
+    damaged: tuple[str, str], fresh: TestClient
+) -> None:
+    _, fine = damaged
+    assert fresh.delete(f"/api/checkpoints/{fine}").status_code == 204
+    assert fresh.get(f"/api/checkpoints/{fine}").status_code == 404
+
+
+class Raced(MemoryStorage):
+    """A storage where somebody else is always a moment faster, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rival: Callable[[], object] | None = None
+
+    def exclusive(
+        self, job_id: str, *, wait: bool = True
+    ) -> AbstractContextManager[Extent]:
+        rival, self.rival = self.rival, None
+        if rival is not None:
+            rival()
+        return super().exclusive(job_id, wait=wait)
+
+
+@pytest.mark.parametrize("method", ["DELETE", "POST"])
+def test_a_checkpoint_that_goes_in_between_is_not_found(method: str) -> None:
+    storage = Raced()
+    manager, rival = (CheckpointManager(storage=storage) for _ in range(2))
+    client = client_of(create_app(manager))
+    (checkpoint_id,) = saved(manager)
+    storage.rival = lambda: rival.delete("etl", checkpoint_id)
+    path = "/restore" if method == "POST" else ""
+    answer = client.request(method, f"/api/checkpoints/{checkpoint_id}{path}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 def test_a_state_that_cannot_be_trusted_is_500_and_no_older_one_is_given(

@@ -134,6 +134,18 @@ def test_the_key_of_another_save_is_409(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
 
 
+def test_a_conflict_that_if_match_did_not_cause_is_no_412(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    body = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
+    key = {"Idempotency-Key": "k1"}
+    client.post("/api/checkpoints", json=body, headers=key)
+    body["state"] = {"n": 2}
+    headers = key | {"If-Match": f'"{manager.seq("etl")}"'}
+    answer = client.post("/api/checkpoints", json=body, headers=headers)
+    assert answer.status_code == 409
+
+
 def test_a_repeated_restore_resumes_once(
     client: TestClient, manager: CheckpointManager, executor: Executor
 ) -> None:

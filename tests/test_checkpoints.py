@@ -551,10 +551,12 @@ def test_a_job_of_which_all_is_deleted_begins_anew(manager: CheckpointManager) -
 
 
 def test_a_parent_stays_named_after_its_deletion(manager: CheckpointManager) -> None:
-    first, second = save(manager, "a", "b")
+    first, second, third = save(manager, "a", "b", "c")
     manager.delete("job", first)
-    assert manager.list("job")[0].parent_id == first
+    assert [info.parent_id for info in manager.list("job")] == [first, second]
     assert manager.get("job", second).info.parent_id == first
+    manager.delete("job", third)
+    assert [info.parent_id for info in manager.list("job")] == [first]
 
 
 # -- undelete -----------------------------------------------------------------------

@@ -268,7 +268,11 @@ def nested(levels: int, wrap: Callable[[Any], Any]) -> dict[str, Any]:
     return {"in": value}
 
 
-WRAPS = {"lists": lambda inner: [inner], "dicts": lambda inner: {"in": inner}}
+WRAPS: dict[str, Callable[[Any], Any]] = {
+    "lists": lambda inner: [inner],
+    "dicts": lambda inner: {"in": inner},
+    "with siblings": lambda inner: [inner, []] if isinstance(inner, list) else [inner],
+}
 
 
 @pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
@@ -291,6 +295,7 @@ def test_ten_thousand_levels_are_refused_in_one_short_line(
     error = refusal(manager, nested(10_000, wrap))
     assert type(error) is StateTooLarge
     assert error.path.startswith("$.in")
+    assert error.code == "state_too_large"
     assert len(str(error)) < 200
 
 
@@ -464,6 +469,7 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "a forged body": lambda line: reseal(line.replace(b'"rows":1', b'"rows":7')),
     "forged metadata": lambda line: reseal(line.replace(b'"by":1', b'"by":7')),
     "a moved border": lambda line: reseal(line.replace(b'_bytes":8', b'_bytes":9')),
+    "a wrong checksum": lambda line: line[:-3] + bytes([line[-3] ^ 1]) + line[-2:],
     "another salt": lambda line: reseal(re.sub(b'(?<="salt":").{4}', b"beef", line)),
     "another number": lambda line: reseal(line.replace(b'{"state":2', b'{"state":9')),
 }

@@ -279,7 +279,7 @@ def test_stopping_ends_the_pass_and_every_thread(home: Home) -> None:
 # -- one worker per store --------------------------------------------------------------
 
 
-def test_a_second_worker_takes_over_when_the_first_process_is_killed(
+def test_a_second_worker_takes_over_when_the_first_process_is_killed(  # I8
     home: Home,
 ) -> None:
     home.write(KEEP_TWO)

@@ -64,7 +64,7 @@ def _catch_up(services: Services, reasons: list[str]) -> tuple[int, int] | None:
         reasons.append("the index is catching up with the journals")
         return None
     try:
-        services.manager.refresh()
+        # Asking about a job catches up with its journal.
         jobs = services.manager.jobs()
     except (MilepostError, OSError) as exc:
         code = getattr(exc, "code", "storage_failed")

@@ -155,7 +155,10 @@ class Explorer:
         if self.count % 8 == 0:
             self._live(recording, crash, is_writer_first=True)
             self._read_only(recording, crash)
-        way = tuple(m.label.partition(".")[0] for m in session.trace)
+        way = (
+            f"{crash.depth} {crash.is_power_cut}",
+            *(m.label.partition(".")[0] for m in session.trace),
+        )
         self.ways[way] += 1
         if self.ways[way] <= _FULL_PER_SIGNATURE and crash.depth < 2:  # noqa: PLR2004
             self._nest(recording, crash, session, is_fine=crash.depth == 0)

@@ -149,7 +149,7 @@ MUTANTS: dict[str, Mutant] = {
         "save",
     ),
     "side file not synced": Mutant(
-        (Rewrite(JournalFile._write_new, "file.sync(metadata=True)", _NOTHING),), "save"
+        (Rewrite(JournalFile._write_new, "file.sync(metadata=True)", _NOTHING),), "repair"
     ),
     "side file's folder not synced": Mutant(
         (
@@ -157,7 +157,7 @@ MUTANTS: dict[str, Mutant] = {
                 JournalFile._write_new, "self._disk.sync_folder(path.parent)", _NOTHING
             ),
         ),
-        "save",
+        "repair",
     ),
     "cut before the side file": Mutant(
         (
@@ -168,7 +168,7 @@ MUTANTS: dict[str, Mutant] = {
                 "self._keep_aside(rest, keep.size)",
             ),
         ),
-        "save",
+        "repair",
     ),
     "unterminated line not finished": Mutant(
         (Rewrite(JournalFile._carry_out, r'file.append(b"\n")', _NOTHING),), "save"
@@ -181,7 +181,7 @@ MUTANTS: dict[str, Mutant] = {
                 'event["seq"] == seq + 1',
             ),
         ),
-        "save a large state",
+        "save a long event line",
     ),
     "it parses, so the state is valid": Mutant(
         (

@@ -89,8 +89,14 @@ def save_a_large_state(session: Session) -> None:
     """A state over more than two sectors: junk inside it can look like JSON."""
     manager = _begun(session)
     session.save(manager, JOB, {"text": "x" * 1800})
-    session.save(manager, JOB, {"text": "y" * 700}, workflow_name="z" * 500)
-    session.save(manager, JOB, {"rows": 3}, actor="w" * 511, workflow_name="z" * 511)
+    session.save(manager, JOB, {"text": "y" * 700})
+
+
+def save_a_long_event_line(session: Session) -> None:
+    """Labels over more than two sectors: junk inside them can look like JSON."""
+    manager = _begun(session)
+    long = "w" * 511
+    session.save(manager, JOB, {"rows": 3}, tags=[long], workflow_name=long)
 
 
 def change(session: Session) -> None:
@@ -205,7 +211,13 @@ def repair(session: Session) -> None:
     assert inode is not None
     file = session.world.files[inode]
     torn = file.seen[: len(file.seen) - 100]
+    session.quiet()
+    session._managers.clear()
     session.world.files[inode] = file._replace(durable=torn, seen=torn)
+    session.ledger.crashed(session.world, is_power_cut=True)
+    other = session.open()
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 4})
 
 
 def failed_sync(arrived: str) -> Callable[[Session], None]:
@@ -326,6 +338,8 @@ WORKLOADS: dict[str, Workload] = {
     "create": Workload(create),
     "save": Workload(save),
     "save a large state": Workload(save_a_large_state),
+    "save a long event line": Workload(save_a_long_event_line),
+    "repair": Workload(repair),
     "change": Workload(change),
     "fork": Workload(fork, jobs=(JOB, "fork")),
     "group commit": Workload(group_commit),

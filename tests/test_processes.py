@@ -1,0 +1,712 @@
+"""Many threads and many processes on one store: nothing lost, doubled or torn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import threading
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from faults import (
+    Child,
+    Fault,
+    FaultyDisk,
+    children,
+    head_of,
+    in_child,
+    journal_of,
+    read_head,
+)
+
+import journal
+from journal import CheckpointManager, Policy
+from journal.errors import LockTimeout, MilepostError
+from journal.storage_file import FileStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from journal.journal_file import Durability
+
+    Tell = Callable[[Any], None]
+
+JOB = "etl"
+DURABILITIES: list[Durability] = ["always", "interval", "never"]
+
+
+def unsynced(root: Path, **options: Any) -> CheckpointManager:
+    """Open the store; only processes die here, so nothing has to reach the medium."""
+    disk = FaultyDisk(root, syncs=False)
+    return CheckpointManager(storage=FileStorage(root, disk=disk, **options))
+
+
+def ids(manager: CheckpointManager, job_id: str = JOB) -> list[str]:
+    return [info.checkpoint_id for info in manager.list(job_id)]
+
+
+def steps(manager: CheckpointManager) -> list[str]:
+    return [info.step_name for info in manager.list(JOB)]
+
+
+def assert_sound(root: Path, saved: list[str], job_id: str = JOB) -> None:
+    """Nothing is lost, nothing is doubled, and the chain has no gap."""
+    with CheckpointManager(root) as again:
+        found = ids(again, job_id)
+        assert sorted(found) == sorted(saved)
+        seqs = [event["seq"] for event in again.history(job_id)]
+        assert seqs == [*range(1, len(seqs) + 1)]  # I3
+        report = again.verify(job_id, deep=True)[0]
+        assert report.ok, report.problem
+
+
+def run(*works: Callable[[], object]) -> None:
+    """Run each in a thread of its own; the first error is raised here."""
+    errors: list[BaseException] = []
+
+    def guarded(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001 - raised below
+            errors.append(exc)
+
+    threads = [
+        threading.Thread(target=guarded, args=[work], daemon=True) for work in works
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "it hangs"
+    if errors:
+        raise errors[0]
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+# -- many writers ----------------------------------------------------------------------
+
+
+def write(root: Path, durability: Durability, tell: Tell) -> None:
+    """Be one of the processes: four threads that save, and tell every answer."""
+    with CheckpointManager(root, durability=durability) as manager:
+
+        def save() -> None:
+            for number in range(5):
+                tell(manager.save(JOB, "step", {"n": number}))
+
+        run(*[save] * 4)
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_four_processes_with_sixteen_threads_lose_and_double_nothing(
+    root: Path, durability: Durability
+) -> None:
+    work = partial(write, root, durability)
+    with children(work, work, work, work) as writers:
+        saved = [id_ for writer in writers for id_ in writer.hear_all()]
+    assert len(set(saved)) == 4 * 4 * 5
+    assert_sound(root, saved)
+
+
+def test_two_managers_of_one_process_are_as_good_as_two_processes(root: Path) -> None:
+    saved: list[str] = []
+
+    def save(manager: CheckpointManager) -> None:
+        for number in range(10):
+            saved.append(manager.save(JOB, "step", {"n": number}))  # noqa: PERF401
+            assert saved[-1] in ids(manager)
+
+    with unsynced(root) as one, unsynced(root) as two:
+        run(*[partial(save, one), partial(save, two)] * 3)
+        assert ids(one) == ids(two)
+    assert_sound(root, saved)
+
+
+def test_a_repeated_save_of_many_processes_is_one_checkpoint(root: Path) -> None:
+    def work(tell: Tell) -> None:
+        manager = CheckpointManager(root)
+        save = partial(manager.save, JOB, "step", {"n": 1}, idempotency_key="k")
+        run(*[lambda: tell(save())] * 4)
+
+    with children(work, work, work) as writers:
+        answers = [id_ for writer in writers for id_ in writer.hear_all()]
+    assert len(answers) == 12
+    assert len(set(answers)) == 1
+    assert_sound(root, answers[:1])
+
+
+def test_of_many_that_expect_the_same_seq_exactly_one_gets_it(root: Path) -> None:
+    def work(tell: Tell) -> None:
+        manager = CheckpointManager(root)
+        for seq in (0, 2, 3, 4):
+            while manager.seq(JOB) < seq:
+                pass  # until somebody has taken the one before
+            with contextlib.suppress(journal.errors.Conflict):
+                tell(manager.save(JOB, "step", {}, expected_seq=seq))
+
+    with children(work, work, work) as writers:
+        saved = [id_ for writer in writers for id_ in writer.hear_all()]
+    assert len(saved) == 4
+    assert_sound(root, saved)
+
+
+def test_many_jobs_are_created_by_many_processes_at_once(root: Path) -> None:
+    def work(tell: Tell) -> None:
+        manager = CheckpointManager(root)
+        for number in range(12):
+            tell([f"job-{number}", manager.save(f"job-{number}", "step", {})])
+
+    with children(work, work, work) as writers:
+        saved = [pair for writer in writers for pair in writer.hear_all()]
+    for number in range(12):
+        name = f"job-{number}"
+        assert_sound(root, [id_ for job, id_ in saved if job == name], name)
+
+
+# -- readers beside writers ------------------------------------------------------------
+
+
+def test_another_process_sees_every_save_the_moment_it_is_answered(root: Path) -> None:
+    def work(tell: Tell) -> None:
+        manager = unsynced(root)
+        for number in range(100):
+            tell(manager.save(JOB, "step", {"n": number}))
+
+    reader = unsynced(root)
+    with children(work) as (writer,):
+        for number, saved in enumerate(iter(writer.hear, None)):
+            assert ids(reader)[number] == saved
+            assert reader.get(JOB, saved).state == {"n": number}
+        assert number == 99
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_what_a_reader_was_shown_never_vanishes(
+    root: Path, durability: Durability
+) -> None:
+    """Readers in a process of their own race with writers; what they see only grows."""
+
+    def work(tell: Tell) -> None:
+        with unsynced(root, durability=durability) as manager:
+            for number in range(150):
+                manager.save(JOB, "step", {"n": number})
+        tell("done")
+
+    reader = unsynced(root)
+    with children(work, work) as writers:
+        done = threading.Event()
+
+        def look() -> None:
+            seen: list[str] = []
+            while not done.is_set():
+                now = ids(reader)
+                assert now[: len(seen)] == seen  # I1
+                seen = now
+
+        def wait() -> None:
+            assert [writer.hear() for writer in writers] == ["done", "done"]
+            done.set()
+
+        run(look, look, wait)
+    assert len(ids(reader)) == 300
+
+
+def in_a_loop(work: Callable[[], object], done: threading.Event) -> None:
+    while not done.is_set():
+        work()
+
+
+def test_threads_read_while_others_save_and_delete(root: Path, restless: None) -> None:
+    """A view is changed in place: whoever walks it must not trip over that."""
+    manager = unsynced(root)
+    for number in range(300):
+        manager.save(JOB, "step", {"n": number})
+    done = threading.Event()
+
+    def change() -> None:
+        for _ in range(60):
+            manager.delete(JOB, manager.save(JOB, "step", {}))
+        done.set()
+
+    questions: list[Callable[[], object]] = [
+        lambda: manager.list(JOB),
+        lambda: manager.page(JOB, limit=10, after_seq=5),
+        lambda: manager.plan(JOB, Policy(keep_last=2)),
+        lambda: manager.job(JOB),
+        lambda: manager.latest(JOB),
+        lambda: manager.current(JOB),
+        lambda: manager.history(JOB, reverse=True, limit=3),
+        lambda: manager.verify(JOB),
+    ]
+    try:
+        run(change, *[partial(in_a_loop, question, done) for question in questions])
+    finally:
+        done.set()
+
+
+def test_a_reader_never_sees_half_of_a_cleanup(root: Path, restless: None) -> None:
+    manager = unsynced(root)
+    done, sizes = threading.Event(), set()
+
+    def change() -> None:
+        for _ in range(15):
+            for _ in range(20):
+                manager.save(JOB, "step", {}, tags=["t"])
+            manager.cleanup(JOB, keep_last=1)
+        done.set()
+
+    def look() -> None:
+        before = 0
+        while not done.is_set():
+            now = len(manager.list(JOB))
+            if now < before:
+                sizes.add(now)
+            before = now
+
+    run(change, look, look)
+    assert max(sizes, default=1) <= 3  # one is kept, and a save or two may follow
+
+
+def test_the_only_checkpoint_may_go_while_somebody_asks_for_it(
+    root: Path, restless: None
+) -> None:
+    manager = unsynced(root)
+    done = threading.Event()
+
+    def change() -> None:
+        for _ in range(100):
+            manager.delete(JOB, manager.save(JOB, "step", {}))
+        done.set()
+
+    def look() -> None:
+        for found in (manager.latest(JOB), manager.current(JOB)):
+            assert found is None or found.step_name == "step"
+
+    run(change, *[partial(in_a_loop, look, done)] * 3)
+
+
+# -- more jobs than are kept open ------------------------------------------------------
+
+
+def test_hundreds_of_jobs_are_read_and_written_by_many_threads(root: Path) -> None:
+    manager, names = unsynced(root), [f"job-{n}" for n in range(230)]
+    for name in names:
+        manager.save(name, "one", {})
+
+    def work(seed: int) -> None:
+        order = random.Random(seed).sample(names, len(names))
+        for name in order:
+            assert manager.list(name)[0].step_name == "one"
+            if hash(name) % 4 == seed % 4:
+                manager.save(name, f"by-{seed}", {})
+            assert manager.latest(name) is not None
+
+    run(*[partial(work, seed) for seed in range(4)])
+    assert all(report.ok for report in manager.verify())
+
+
+@pytest.mark.parametrize("operation", ["read", "stat", "open:update", "open:append"])
+@pytest.mark.parametrize("what", ["list", "save"])
+def test_files_that_are_closed_for_want_of_room_are_opened_again(
+    root: Path, operation: str, what: str
+) -> None:
+    """Between any two steps of one caller, others may open hundreds of jobs."""
+    CheckpointManager(root).save(JOB, "one", {})
+    for nth in count(1):
+        disk = FaultyDisk(root, syncs=False)
+        manager = CheckpointManager(storage=FileStorage(root, disk=disk))
+
+        def crowd(manager: CheckpointManager = manager) -> None:
+            others = [f"other-{n}" for n in range(250)]
+            run(lambda: [manager.list(other) for other in others])
+
+        fault = disk.set(Fault(operation, nth, on=JOB, action=crowd))
+        if what == "list":
+            assert manager.list(JOB)[0].step_name == "one"
+        else:
+            manager.save(JOB, "more", {})
+        if not fault.has_fired:
+            break
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_more_jobs_than_descriptors_are_no_problem(
+    root: Path, durability: Durability
+) -> None:
+    import resource
+
+    def work() -> int:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (480, hard))
+        manager = unsynced(root, durability=durability, interval_seconds=600)
+        for number in range(260):
+            manager.save(f"job-{number}", "one", {})
+            manager.save(f"job-{number}", "two", {})
+        return len(manager.jobs())
+
+    assert in_child(work) == 260
+
+
+# -- processes that die ----------------------------------------------------------------
+
+
+def save_for_ever(root: Path, durability: Durability, tell: Tell) -> None:
+    manager = CheckpointManager(root, durability=durability)
+    for number in count():
+        tell(manager.save(JOB, "step", {"n": number, "text": "x" * 3000}))
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_writers_lose_nothing_that_they_were_answered(
+    root: Path, durability: Durability, kills: int
+) -> None:
+    acknowledged: list[str] = []
+    shown: list[str] = []
+    dice = random.Random(kills)
+    for _ in range(kills):
+        writers = [Child(partial(save_for_ever, root, durability)) for _ in range(2)]
+        heard = [w.hear() for w in writers for _ in range(dice.randint(1, 6))]
+        with CheckpointManager(root) as reader:
+            shown = ids(reader)
+        for writer in writers:
+            writer.signal(signal.SIGKILL)
+        for writer in writers:
+            acknowledged += [*heard, *writer.hear_all()]
+            heard = []
+            assert writer.wait() == -signal.SIGKILL
+        with CheckpointManager(root) as again:
+            found = ids(again)
+            assert set(acknowledged) <= set(found)  # I1
+            assert found[: len(shown)] == shown
+    assert_sound(root, found)
+
+
+def test_a_killed_holder_leaves_a_lock_that_can_be_taken(root: Path) -> None:
+    def hold(tell: Tell) -> None:
+        with FileStorage(root).exclusive(JOB):
+            tell("held")
+            signal.pause()
+
+    manager = CheckpointManager(root)
+    manager.save(JOB, "one", {})
+    holder = Child(hold)
+    assert holder.hear() == "held"
+    impatient = CheckpointManager(root, lock_timeout_seconds=0.01)
+    with pytest.raises(LockTimeout):
+        impatient.save(JOB, "two", {})
+    assert len(ids(impatient)) == 1  # who only reads is never kept waiting
+    holder.signal(signal.SIGKILL)
+    holder.wait()
+    impatient.save(JOB, "three", {})
+    assert len(ids(manager)) == 2
+
+
+def test_a_stopped_writer_keeps_only_its_own_job_waiting(root: Path) -> None:
+    disk = FaultyDisk(root)
+    disk.set(Fault("sync", 1, on=f"journals/{JOB}", action=stop))
+    CheckpointManager(root).save("other", "one", {})
+    stopped = Child(
+        lambda tell: tell(
+            CheckpointManager(storage=FileStorage(root, disk=disk)).save(JOB, "a", {})
+        )
+    )
+    os.waitpid(stopped.pid, os.WUNTRACED)
+    manager = CheckpointManager(root, lock_timeout_seconds=0.01)
+    assert manager.list(JOB) == []  # written, not answered: not shown
+    with pytest.raises(LockTimeout):
+        manager.save(JOB, "b", {})
+    manager.save("other", "two", {})  # I10
+    stopped.signal(signal.SIGCONT)
+    assert stopped.hear() is not None
+    assert stopped.wait() == 0
+    manager.save(JOB, "b", {})
+    assert steps(manager) == ["a", "b"]
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+# -- forks -----------------------------------------------------------------------------
+
+
+def test_a_forked_child_goes_on_with_its_parents_manager(root: Path) -> None:
+    with CheckpointManager(root) as manager:
+        saved = [manager.save(JOB, "before", {})]
+
+        def work(tell: Tell) -> None:
+            for _ in range(10):
+                tell(manager.save(JOB, "child", {}))
+            manager.close()
+
+        with children(work, work) as forked:
+            saved += [manager.save(JOB, "parent", {}) for _ in range(10)]
+            saved += [id_ for child in forked for id_ in child.hear_all()]
+        assert ids(manager)[0] == saved[0]
+    assert_sound(root, saved)
+
+
+def test_a_fork_in_the_middle_of_a_save_neither_waits_for_ever_nor_writes_twice(
+    root: Path,
+) -> None:
+    disk = FaultyDisk(root)
+    manager = CheckpointManager(storage=FileStorage(root, disk=disk))
+    saved = [manager.save(JOB, "before", {})]
+    begun, may_end = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        begun.set()
+        assert may_end.wait(30)
+
+    disk.set(Fault("sync", on=f"journals/{JOB}", action=pause))
+    saver = threading.Thread(target=lambda: saved.append(manager.save(JOB, "mid", {})))
+    saver.start()
+    assert begun.wait(30)
+
+    def work(tell: Tell) -> None:
+        tell(steps(manager))  # what was written but not answered is not shown
+        tell(manager.save(JOB, "child", {}))
+
+    with children(work) as (child,):
+        assert child.hear() == ["before"]
+        may_end.set()
+        saver.join(30)
+        saved.append(child.hear())
+    assert_sound(root, saved)
+
+
+def test_a_child_that_outlives_a_killed_parent_does_not_keep_its_lock(
+    root: Path,
+) -> None:
+    def parent(tell: Tell) -> None:
+        manager = CheckpointManager(root)
+        manager.save(JOB, "one", {})
+        with manager._store.storage.exclusive(JOB):
+            child = Child(lambda _: signal.pause())
+            tell(child.pid)
+            signal.pause()
+
+    dying = Child(parent)
+    orphan = dying.hear()
+    dying.signal(signal.SIGKILL)
+    dying.wait()
+    try:
+        CheckpointManager(root, lock_timeout_seconds=5).save(JOB, "two", {})
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+    assert len(ids(CheckpointManager(root))) == 2
+
+
+def test_multiprocessing_with_fork_can_save_through_an_inherited_manager(
+    root: Path,
+) -> None:
+    import multiprocessing
+
+    manager = unsynced(root)
+    manager.save(JOB, "before", {})
+    context = multiprocessing.get_context("fork")
+    with context.Pool(3) as pool:
+        results = [
+            pool.apply_async(manager.save, (JOB, "p", {"n": n})) for n in range(9)
+        ]
+        saved = [result.get(30) for result in results]
+    assert len(set(saved)) == 9
+    assert_sound(root, [ids(manager)[0], *saved])
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------
+
+PACKAGE = str(Path(journal.__file__).parent)
+
+
+class Interrupt:
+    """Ctrl-C at the `nth` place where Python would notice it: a call, or its return."""
+
+    def __init__(self, nth: int) -> None:
+        self.place = ""
+        self._left = nth
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        name = Path(frame.f_code.co_filename)
+        is_ours = str(name.parent) == PACKAGE or name.name == "contextlib.py"
+        if not is_ours or frame.f_code.co_name == "__del__":
+            return  # what is raised there is swallowed
+        if event not in {"call", "c_return"}:
+            return
+        self._left -= 1
+        if self._left == 0:
+            sys.setprofile(None)
+            self.place = f"{name.name}:{frame.f_code.co_name}:{frame.f_lineno}"
+            raise KeyboardInterrupt
+
+
+def finishes(work: Callable[[], object]) -> str | None:
+    """Tell what goes wrong with `work` in another thread, a hang included."""
+    problem: list[str] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception as exc:  # noqa: BLE001 - that is what is asked for
+            problem.append(repr(exc))
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(1.5)
+    return "hangs" if thread.is_alive() else next(iter(problem), None)
+
+
+def interrupted(manager: CheckpointManager, nth: int) -> str | None:
+    """Interrupt a save at the `nth` place; return what is wrong then, "" if nothing.
+
+    None: there are fewer places than that.
+    """
+    interrupt = Interrupt(nth)
+    try:
+        sys.setprofile(interrupt)
+        manager.save(JOB, "interrupted", {})
+    except KeyboardInterrupt:
+        # As a job does that saves a last time when it is stopped.
+        last = partial(manager.save, JOB, "last", {})
+        wrong = finishes(last) or finishes(manager.close)
+        return f"{interrupt.place} {wrong}" if wrong else ""
+    finally:
+        sys.setprofile(None)
+    return "" if interrupt.place else None
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["known job", "new job"])
+def test_ctrl_c_anywhere_in_a_save_stops_neither_the_next_save_nor_the_exit(
+    tmp_path: Path, *, is_new: bool
+) -> None:
+    problems = []
+    for nth in count(1):
+        root = tmp_path / str(nth)
+        manager = unsynced(root, lock_timeout_seconds=0.2)
+        saved = [] if is_new else [manager.save(JOB, "one", {})]
+        problem = interrupted(manager, nth)
+        if problem is None:
+            break
+        if problem:
+            problems.append(problem)
+            continue
+        with unsynced(root) as again:
+            found = steps(again)
+            assert found[: len(saved)] == ["one"][: len(saved)], problem  # I1
+            assert found.count("interrupted") <= 1
+            assert found[-1] in {"last", "interrupted"}
+            assert again.verify(JOB, deep=True)[0].ok
+    assert problems == []
+    assert nth > 100
+
+
+def test_ctrl_c_in_one_of_many_savers_hurts_no_other(root: Path) -> None:
+    """The main thread waits in the queue, or leads it, when the signal strikes."""
+
+    def work(tell: Tell) -> None:
+        manager = CheckpointManager(root, lock_timeout_seconds=5)
+        done = threading.Event()
+
+        def save() -> None:
+            while not done.is_set():
+                tell(manager.save(JOB, "thread", {}))
+
+        others = [threading.Thread(target=save) for _ in range(3)]
+        for other in others:
+            other.start()
+        strikes = 0
+        while strikes < 10:
+            try:
+                while True:
+                    tell(manager.save(JOB, "main", {}))
+            except KeyboardInterrupt:
+                strikes += 1
+                tell("struck")
+        done.set()
+        for other in others:
+            other.join()
+        tell(manager.save(JOB, "last", {}))
+        manager.close()
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with children(work) as (child,):
+        saved, dice = [], random.Random(7)
+        for _ in range(10):
+            saved += [child.hear() for _ in range(dice.randint(1, 12))]
+            child.signal(signal.SIGINT)
+            while (heard := child.hear()) != "struck":
+                saved.append(heard)
+        saved += child.hear_all()
+    with CheckpointManager(root) as again:
+        assert set(saved) - {"struck"} <= set(ids(again))  # I1
+        assert len(ids(again)) <= len(set(saved)) + 10
+        assert steps(again)[-1] == "last"
+        assert again.verify(JOB, deep=True)[0].ok
+
+
+# -- durability other than always ------------------------------------------------------
+
+
+def test_interval_syncs_in_the_background_after_every_answer(root: Path) -> None:
+    disk, synced = FaultyDisk(root), threading.Event()
+    storage = FileStorage(root, disk=disk, durability="interval", interval_seconds=0.01)
+    manager = CheckpointManager(storage=storage)
+    manager.save(JOB, "one", {})
+    for _ in range(3):
+        synced.clear()
+        disk.set(Fault("pwrite", 2, on=head_of(root, JOB).name, action=synced.set))
+        manager.save(JOB, "more", {})
+        assert synced.wait(30)  # the head moved a second time: shown, then synced
+    manager.close()
+
+
+@pytest.mark.parametrize("durability", ["interval", "never"])
+def test_a_process_that_ends_without_closing_lets_the_next_one_sync(
+    root: Path, durability: Durability
+) -> None:
+    def work(tell: Tell) -> None:
+        manager = CheckpointManager(root, durability=durability, interval_seconds=600)
+        for name in ("one", "two", "three"):
+            tell(manager.save(JOB, name, {}))
+
+    with children(work) as (child,):
+        saved = child.hear_all()
+    assert read_head(root, JOB).synced.seq == 2
+    disk = FaultyDisk(root)
+    with CheckpointManager(storage=FileStorage(root, disk=disk)) as again:
+        again.save(JOB, "four", {})
+        assert ids(again)[:3] == saved
+        assert [*again.history(JOB, types={"job.repaired"})] == []
+    assert read_head(root, JOB).synced.seq == 5
+
+
+def test_a_flusher_that_fails_once_goes_on(root: Path) -> None:
+    disk, moved = FaultyDisk(root), threading.Event()
+    storage = FileStorage(root, disk=disk, durability="interval", interval_seconds=0.01)
+    manager = CheckpointManager(storage=storage)
+    manager.save(JOB, "one", {})
+    broken = disk.fail("stat", 1, on=f"heads/{JOB}")  # as the lock is taken
+    with contextlib.suppress(MilepostError):
+        manager.save(JOB, "two", {})
+    disk.set(Fault("pwrite", 2, on=f"heads/{JOB}", action=moved.set))
+    manager.save(JOB, "three", {})
+    assert moved.wait(30)
+    assert broken.has_fired
+    manager.close()
+    assert journal_of(root, JOB).exists()
