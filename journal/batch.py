@@ -29,7 +29,7 @@ class Batch:
     def __init__(self, view: JobView, at: str) -> None:
         self.view = view
         self.at = at
-        self.seq = view.seq
+        self.seq = self._preamble = view.seq
         self.current = 0 if view.current is None else view.current.seq
         self.keys: dict[str, tuple[str, object]] = {}
         self.ids: set[str] = set()
@@ -56,11 +56,14 @@ class Batch:
             self.size_bytes += len(sealed.rest)
         return self.seq
 
+    def begin(self) -> None:
+        """Say that what was added so far is nothing that a caller asked for."""
+        self._preamble = self.seq
+
     @property
     def seen_seq(self) -> int:
-        """The seq that a caller could have read: 0 for a job that is being created."""
-        is_opening = self.view.seq == 0 and self.seq <= 1
-        return 0 if is_opening else self.seq
+        """The seq that a caller could have read before its turn came."""
+        return self.view.seq if self.seq == self._preamble else self.seq
 
     def check_seq(self, expected_seq: int | None) -> None:
         """Refuse a stale writer.

@@ -88,8 +88,8 @@ class CheckpointManager(CheckpointReader):
             data["has_metadata"] = True
         who = self._who(actor)
         content = _Content(step_name, raw, state_codec.metadata_json(metadata))
-        if expected_seq:  # of a job that does not exist: refused before it is made
-            Batch(self._store.view(job_id), "").check_seq(expected_seq)
+        if expected_seq and (view := self._store.view(job_id)).seq == 0:
+            Batch(view, "").check_seq(expected_seq)  # refused before the job is made
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:

@@ -25,6 +25,7 @@ CRC_SUFFIX_BYTES = 18
 _FIRST_OF_EVENT = ord("v")  # the third byte of `{"v":`
 _FIRST_OF_STATE = ord("s")  # the third byte of `{"state":`
 _STATEFUL = frozenset({"checkpoint.saved"})
+STATE_MISSING = "its state line is missing"
 
 
 # An event that verified, where its lines begin (its state line if it has one, else its
@@ -167,7 +168,7 @@ def _judge_states(
     if event["v"] != SCHEMA_VERSION or event["type"] not in EVENT_TYPES:
         return fault  # a newer version's; it knows what belongs together
     if states == 0:
-        return "its state line is missing"
+        return STATE_MISSING
     raise BadLine(offset, "one state line per save", f"{states} for {event['type']}")
 
 

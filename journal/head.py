@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import orjson
 
+from journal.errors import NewerFormat
+
+FORMAT = 1
 SLOT_BYTES = 512
 SLOTS = 2
 FILE_BYTES = SLOT_BYTES * SLOTS
@@ -75,7 +78,11 @@ def slot_offset(writing: int) -> int:
 
 
 def decode(data: bytes) -> Head | None:
-    """Return the newest valid slot of a head file's bytes; None if none is valid."""
+    """Return the newest valid slot of a head file's bytes; None if none is valid.
+
+    Raises:
+        NewerFormat: a slot is intact, and not what this version writes.
+    """
     slots = (data[i * SLOT_BYTES : (i + 1) * SLOT_BYTES] for i in range(SLOTS))
     heads = [head for slot in slots if (head := _decode_slot(slot)) is not None]
     return max(heads, default=None)
@@ -85,7 +92,16 @@ def _decode_slot(slot: bytes) -> Head | None:
     body, suffix = slot[: -_CRC_SUFFIX_BYTES - 1], slot[-_CRC_SUFFIX_BYTES - 1 :]
     if suffix != b',"crc":"%08x"}\n' % zlib.crc32(body):
         return None
-    values = orjson.loads(slot)
+    try:
+        values = orjson.loads(slot)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict) or values.get("head") != FORMAT:
+        raise NewerFormat(
+            f"a head begins {slot[:24]!r}, this version writes {FORMAT}: it was "
+            "written by a newer Milepost",
+            hint="upgrade",
+        )
     return Head(
         values["n"],
         Extent(values["seq"], values["hash"], values["bytes"]),

@@ -90,6 +90,8 @@ class HeadFile:
         """
         deadline = time.monotonic() + self._lock_timeout_seconds
         pause = _FIRST_WAIT_SECONDS
+        if wait and not self.is_writable:
+            self.close()  # perhaps this user may write by now
         while True:
             file = self._open(may_create)
             if file.try_lock():
@@ -189,3 +191,4 @@ class HeadFile:
             self._file.close()
             self._file = None
         self.is_new = False
+        self.is_writable = True

@@ -109,8 +109,8 @@ def job_of(name: str) -> str | None:
     if "~" in name:
         return None
     try:
-        job_id = unquote_to_bytes(name).decode()
-    except UnicodeError:  # a stray file; not ours
+        job_id = check_job_id(unquote_to_bytes(name).decode())
+    except (UnicodeError, InvalidArgument):  # a stray file; not ours
         return None
     return job_id if file_name(job_id) == name else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import re
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -19,11 +20,13 @@ from journal.errors import (
     Conflict,
     DamagedJournal,
     MilepostError,
+    NewerFormat,
     NoSpace,
     ReadOnlyStore,
     StorageFailed,
 )
-from journal.event_codec import BadLine, Located, scan
+from journal.event_codec import BadLine, Located, peek, scan
+from journal.events import SCHEMA_VERSION
 from journal.head import Extent, Head
 from journal.head_file import HeadFile, open_either
 from journal.recovery import Action
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("milepost.journal")
 
 Durability = Literal["always", "interval", "never"]
+_FIRST_LINE_BYTES = 8192
+# The job's file name, the offset of the cut, lost events, a digest.
+_SIDE_FILE = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}", re.ASCII)
 _SCAN_BYTES = 4 * 1024 * 1024
 
 
@@ -109,6 +115,7 @@ class JournalFile:
         self._file: File | None = None
         self._inode = 0
         self._is_settled = False  # first look under the lock is done
+        self.users = 0  # callers that are in `exclusive`, or about to be
         self._is_writable = True  # as far as the open journal goes
         self._owner = 0  # the thread that holds the lock, and
         self._held: Stamp | None = None  # what the journal's stamp is meanwhile
@@ -123,7 +130,10 @@ class JournalFile:
         """Return what changes whenever the journal does, None if there is none."""
         if self._owner == threading.get_ident():
             return self._held  # nobody else can change it now
-        found = self._disk.stat(self._path)
+        try:
+            found = self._disk.stat(self._path)
+        except OSError as exc:
+            raise failure(exc, f"cannot look at {self._path}") from exc
         return None if found is None else Stamp(found.inode, found.size)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -163,17 +173,27 @@ class JournalFile:
         if head.inode != found.inode:
             return self._locate(head.shown)
         if found.size < head.shown.size:
-            if head.synced.size <= found.size and head.durability != "always":
-                return head.synced  # a power cut took what was never synced
+            # Perhaps a power cut took what was never synced: under the lock it shows.
             raise self._truncated(head.shown, found.size)
         return head.shown
 
-    def _locate(self, shown: Extent) -> Extent:
-        """Find the acknowledged event in a file that the head's sizes do not fit."""
+    def _locate(self, shown: Extent, *, for_repair: bool = False) -> Extent:
+        """Find the acknowledged event by reading all up to it, each line verified.
+
+        Raises:
+            DamagedJournal: it is not there, or not with this hash.
+            NewerFormat: `for_repair`, and a newer version wrote here.
+        """
         last, offset, want = Extent(), 0, _SCAN_BYTES
         while last.seq < shown.seq:
             data = self.read(offset, want)
             for event, start, length, _ in self._scan(data, last):
+                if for_repair and event["v"] != SCHEMA_VERSION:
+                    raise NewerFormat(
+                        f"event {event['seq']} of job {self._job_id!r} was written by "
+                        "a newer Milepost; only that one may repair what follows",
+                        hint="upgrade",
+                    )
                 last = Extent(event["seq"], event["hash"], start + length)
                 if last.seq == shown.seq:
                     break
@@ -182,7 +202,7 @@ class JournalFile:
                     raise self._truncated(shown, offset + len(data))
                 want *= 2
             offset = last.size
-        if last.hash != shown.hash:
+        if last.hash != shown.hash or (for_repair and last.size != shown.size):
             raise self._damaged(
                 BadLine(
                     last.size, f"event {shown.seq} with hash {shown.hash}", last.hash
@@ -219,7 +239,7 @@ class JournalFile:
         if not self._mutex.acquire(blocking=wait, timeout=timeout if wait else -1):
             raise self._head.late() if wait else Busy
         try:
-            self._head.lock(wait=wait, may_create=lambda: wait or self._is_headless())
+            self._head.lock(wait=wait, may_create=lambda: self._may_make_head(wait))
             try:
                 extent = self._settle()
                 self._hold(extent)
@@ -238,10 +258,29 @@ class JournalFile:
     def _hold(self, extent: Extent) -> None:
         self._held = Stamp(self._inode, extent.size) if extent.size else None
 
-    def _is_headless(self) -> bool:
-        """Tell whether there is a journal to take over, should its head be missing."""
+    def _may_make_head(self, wait: bool) -> bool:
+        """Tell whether a missing head may be made: for a new job, or to adopt one.
+
+        Decided before it is made: an empty head beside a bad tail would look like a
+        creation that was cut.
+
+        Raises:
+            DamagedJournal: the journal has a bad tail, and no head to judge it by.
+        """
         found = self._disk.stat(self._path)
-        return found is not None and found.size > 0
+        if found is None or found.size == 0:
+            return wait
+        self._check_owner()
+        self._judge_headless(self.read(0, found.size))
+        return True
+
+    def _judge_headless(self, data: bytes) -> recovery.TailVerdict:
+        verdict = recovery.judge_tail(data, Extent(), states_may_be_gone=True)
+        if verdict.action is not Action.NOTHING:
+            raise self._damaged(
+                verdict.problem or BadLine(len(data), "a newline", "the end")
+            )
+        return verdict
 
     # -- settling ----------------------------------------------------------------
 
@@ -260,6 +299,7 @@ class JournalFile:
             and not head.is_poisoned
         ):
             return head.shown  # nobody was here since
+        self._may_owe_repairs = True  # whoever was here may have died before telling
         has_head = self._head.take_over(raw)
         head = self._head.head
         if found is None or found.size == 0:
@@ -284,11 +324,24 @@ class JournalFile:
 
     def _first_look(self) -> None:
         """What a creator or a rewriter who died may have left half done."""
-        leftover = self._path.with_suffix(".tmp")
-        if self._disk.stat(leftover) is not None:
-            self._disk.unlink(leftover)
+        for folder in (self._folders.journals, self._folders.side):
+            leftover = folder / f"{self._name}.tmp"
+            if self._disk.stat(leftover) is not None:
+                self._disk.unlink(leftover)
         self._disk.sync_folder(self._folders.journals)
         self._disk.sync_folder(self._folders.heads)
+
+    def _check_owner(self) -> None:
+        """Leave another job's journal alone: nothing in it is ours to repair."""
+        line, _, _ = self.read(0, _FIRST_LINE_BYTES).partition(b"\n")
+        event = peek(line)
+        if event is None or event["type"] != "job.opened":
+            return  # for the table to judge
+        job_id = event["data"].get("job")
+        if job_id != self._job_id:
+            raise self._damaged(
+                BadLine(0, f"job {self._job_id!r}", f"the journal of job {job_id!r}")
+            )
 
     def _settle_tail(self, file: File, head: Head, found: Stat) -> Extent:
         base, proves = head.shown, head.durability == "always"
@@ -296,8 +349,6 @@ class JournalFile:
             base = self._locate(head.shown)
         elif not proves and not self._is_settled:
             base = head.synced  # what came after may be gone with a power cut
-        elif found.size < base.size:
-            raise self._truncated(base, found.size)
         if found.size < base.size:
             raise self._truncated(base, found.size)
         if found.size == base.size and head.inode == found.inode and base == head.shown:
@@ -305,21 +356,28 @@ class JournalFile:
         data = file.read(base.size, found.size - base.size)
         verdict = recovery.judge_tail(data, base, later_writes_prove=proves)
         self._lost_events = max(head.shown.seq - verdict.keep.seq, 0)
+        if verdict.action is not Action.NOTHING:
+            self._check_owner()
+        if verdict.action is not Action.NOTHING and base.seq:
+            # Nothing is repaired behind what is not itself intact, and ours.
+            self._locate(base, for_repair=True)
         return self._carry_out(verdict, data, base)
 
     def _carry_out(
         self, verdict: recovery.TailVerdict, data: bytes, base: Extent
     ) -> Extent:
-        assert self._file is not None
-        keep, file = verdict.keep, self._file
         if verdict.action is Action.QUARANTINE:
             assert verdict.problem is not None
             raise self._damaged(verdict.problem)
+        keep, file = verdict.keep, self._writable_journal()
         if verdict.action is Action.FINISH_LINE:
             file.append(b"\n")
-        elif verdict.action is Action.CUT:
-            rest = data[keep.size - base.size :]
+        rest = data[keep.size - base.size :]
+        if verdict.action is Action.CUT or self._lost_events:
+            # Even nothing is kept, if it is all that is left of acknowledged events:
+            # the file's name says how many there were.
             self._keep_aside(rest, keep.size)
+        if verdict.action is Action.CUT:
             file.truncate(keep.size)
             _log.warning(
                 "job %r: cut %d unacknowledged bytes at byte %d: %s",
@@ -340,11 +398,7 @@ class JournalFile:
     def _adopt(self, file: File, size: int) -> Extent:
         """Take over a journal that came without its head."""
         data = file.read(0, size)
-        verdict = recovery.judge_tail(data, Extent())
-        if verdict.action is not Action.NOTHING:
-            problem = verdict.problem or BadLine(size - 1, "a newline", "the end")
-            self._head.remove()  # still headless: nothing was decided
-            raise self._damaged(problem)
+        verdict = self._judge_headless(data)
         self._owe({"reason": "head_missing"})
         extent = self._carry_out(verdict, data, Extent())
         self._head.sync()
@@ -379,15 +433,16 @@ class JournalFile:
 
     def _heal(self, head: Head) -> Extent:
         """After a failed sync: rewrite the journal from what the medium holds."""
-        assert self._file is not None
+        file = self._writable_journal()
         # The kernel may have marked pages clean that it never wrote, so a retried
         # sync proves nothing; only the medium does.
-        self._file.drop_cache()
-        keep = self._locate(head.shown) if head.shown.seq else Extent()
-        size = self._file.stat().size
-        if size > keep.size:
-            self._keep_aside(self._file.read(keep.size, size - keep.size), keep.size)
-        self._write_new(self._path, self._file.read(0, keep.size))
+        file.drop_cache()
+        keep = self._on_the_medium(file, head)
+        size = file.stat().size
+        self._lost_events = head.shown.seq - keep.seq
+        if size > keep.size or self._lost_events:
+            self._keep_aside(file.read(keep.size, size - keep.size), keep.size)
+        self._write_new(self._path, file.read(0, keep.size))
         with self._opening:
             self._open_journal()
         self._is_poisoned = False
@@ -396,24 +451,33 @@ class JournalFile:
         self._head.sync()
         return keep
 
+    def _on_the_medium(self, file: File, head: Head) -> Extent:
+        """Return how far the medium holds what was acknowledged."""
+        if head.durability == "always":
+            return self._locate(head.shown) if head.shown.seq else Extent()
+        base = self._locate(head.synced) if head.synced.seq else Extent()
+        data = file.read(base.size, file.stat().size - base.size)
+        keep = recovery.judge_tail(data, base, later_writes_prove=False).keep
+        return min(keep, head.shown)
+
     def repairs(self) -> list[JobRepairedData]:
         """Return what recovery did here, side files and all; see `Storage.repairs`."""
         if not self._may_owe_repairs:
             return []
         found = list(self._pending)
         for name in sorted(self._disk.names(self._folders.side)):
-            parts = name.split(".")
-            if parts[0] != self._name or len(parts) != 4:  # noqa: PLR2004
+            match = _SIDE_FILE.fullmatch(name)
+            if match is None or match[1] != self._name:
                 continue
             stat = self._disk.stat(self._folders.side / name)
             repair: JobRepairedData = {
                 "reason": "torn_tail",
-                "offset": int(parts[1]),
+                "offset": int(match[2]),
                 "cut_bytes": 0 if stat is None else stat.size,
                 "side_file": name,
             }
-            if parts[2] != "0":
-                repair["lost_events"] = int(parts[2])
+            if match[3] != "0":
+                repair["lost_events"] = int(match[3])
             found.append(repair)
         self._may_owe_repairs = bool(found)
         return found
@@ -425,29 +489,53 @@ class JournalFile:
         shown = self._head.head.shown
         if shown.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
-        if not (self._is_writable and self._head.is_writable):
-            raise ReadOnlyStore(
-                f"cannot write {self._path}: this user may only read it",
-                hint="make the folder writable for this user",
-            )
         is_first = self._held is None
-        file = self._file
-        if is_first:
-            file = self._create_journal()
-        assert file is not None, "settling opened it"
+        try:
+            file = self._create_journal() if is_first else self._writable_journal()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot write {self._path}") from exc
         extent = Extent(last.seq, last.hash, shown.size + len(data))
         self._write(file, data, shown.size)
         synced = self._head.head.synced
         if self._durability == "always" or is_first:
             self._sync(file, is_first=is_first)
             synced = extent
-        self._move_head(extent, synced=synced)
-        if is_first:
-            self._head.sync()
+        try:
+            self._move_head(extent, synced=synced)
+            if is_first:
+                self._head.sync()
+        except OSError as exc:
+            # The journal has the write, so the next look at it will show it.
+            self._is_settled = False
+            raise StorageFailed(
+                f"wrote to {self._path}, but cannot move its head: {exc.strerror}; "
+                "the write will be shown once the disk works again",
+                hint="look at the disk, then read the job again before you retry",
+            ) from exc
         self._pending.clear()
         self._may_owe_repairs = False
         self._hold(extent)
         return extent
+
+    def _writable_journal(self) -> File:
+        """Return the open journal, if this user may write to it by now.
+
+        Raises:
+            ReadOnlyStore: not so.
+        """
+        with self._opening:
+            if not self._is_writable and self._file is not None:
+                self._file.close()
+                self._file = None
+            file = self._open_journal()
+        if not (self._is_writable and self._head.is_writable):
+            raise ReadOnlyStore(
+                f"cannot write {self._path}: this user may only read it",
+                hint="make the folder writable for this user",
+            )
+        return file
 
     def _create_journal(self) -> File:
         self._disk.make_folder(self._folders.journals)

@@ -437,7 +437,11 @@ class CheckpointReader:
                 )
             except UnreadableState as exc:
                 fault = str(exc)
-        raise UnreadableState(
+        raise self._unreadable(view, entry, fault)
+
+    @staticmethod
+    def _unreadable(view: JobView, entry: Entry, fault: str) -> UnreadableState:
+        return UnreadableState(
             f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
             f"read, at byte {entry.offset}: {fault}",
             hint="no older checkpoint is given instead; choose one yourself",
@@ -449,8 +453,10 @@ class CheckpointReader:
         return [_info(view, entry, self._metadata(view, entry)) for entry in entries]
 
     def _metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
-        if not entry.labels.has_metadata or entry.seq in view.faults:
+        if not entry.labels.has_metadata:
             return {}
+        if (fault := view.faults.get(entry.seq)) is not None:
+            raise self._unreadable(view, entry, fault)
         want = min(entry.size, 2 * state_codec.HEADER_BYTES)
         raw = self._store.storage.read(view.job_id, entry.offset, want)
         try:

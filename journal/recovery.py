@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from journal import state_codec
 from journal.errors import NewerFormat, UnreadableState
-from journal.event_codec import BadLine, peek, scan
+from journal.event_codec import STATE_MISSING, BadLine, peek, scan
 from journal.events import SCHEMA_VERSION
 from journal.head import Extent
 
@@ -44,7 +44,11 @@ class TailVerdict(NamedTuple):
 
 
 def judge_tail(
-    data: bytes, acknowledged: Extent, *, later_writes_prove: bool = True
+    data: bytes,
+    acknowledged: Extent,
+    *,
+    later_writes_prove: bool = True,
+    states_may_be_gone: bool = False,
 ) -> TailVerdict:
     """Judge `data`, the bytes that follow `acknowledged` in a journal.
 
@@ -54,14 +58,17 @@ def judge_tail(
         later_writes_prove: each write began after the one before was synced, so an
             intact later write behind damage means rot.  Not so unless durability is
             ``always``.
+        states_may_be_gone: `data` may have been compacted, so a save without its state
+            line is for the fold to judge.
     """
-    keep, problem = _whole_writes(data, acknowledged)
+    may_miss = states_may_be_gone
+    keep, problem = _whole_writes(data, acknowledged, may_miss=may_miss)
     rest = data[keep.size - acknowledged.size :]
     if not rest:
         return TailVerdict(keep, Action.NOTHING)
     problem = problem or BadLine(keep.size, "a whole write", f"{len(rest)} bytes of it")
     if not rest.endswith(b"\n"):
-        finished, _ = _whole_writes(rest + b"\n", keep)
+        finished, _ = _whole_writes(rest + b"\n", keep, may_miss=may_miss)
         if finished.size == keep.size + len(rest) + 1:
             return TailVerdict(finished, Action.FINISH_LINE)
     if later_writes_prove and _has_later_write(rest, keep.seq + 1):
@@ -69,14 +76,17 @@ def judge_tail(
     return TailVerdict(keep, Action.CUT, problem)
 
 
-def _whole_writes(data: bytes, before: Extent) -> tuple[Extent, BadLine | None]:
+def _whole_writes(
+    data: bytes, before: Extent, *, may_miss: bool
+) -> tuple[Extent, BadLine | None]:
     """Return how far `data` holds whole intact writes, and why no further."""
     keep = before
     start = before.seq + 1  # where the write in hand began
     located = scan(data, seq=before.seq, prev=before.hash or None, offset=before.size)
     try:
         for event, offset, size, fault in located:
-            _check_pair(event, data[offset - before.size :], offset, fault)
+            if not (may_miss and fault == STATE_MISSING):
+                _check_pair(event, data[offset - before.size :], offset, fault)
             first, last = event.get("span") or (event["seq"], event["seq"])
             if first != start or not first <= event["seq"] <= last:
                 return keep, BadLine(

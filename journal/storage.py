@@ -121,7 +121,7 @@ class MemoryStorage:
     def __init__(self) -> None:
         self._journals: dict[str, _MemoryJournal] = {}
         self._guard = threading.Lock()
-        self._store_id = ids.new_nonce()
+        self._store_id: str | None = None
 
     @property
     def store_id(self) -> str | None:
@@ -130,6 +130,8 @@ class MemoryStorage:
 
     def create(self) -> str:
         """See `Storage.create`."""
+        if self._store_id is None:
+            self._store_id = ids.new_nonce()
         return self._store_id
 
     def job_ids(self) -> list[str]:
@@ -139,7 +141,9 @@ class MemoryStorage:
     def stamp(self, job_id: str) -> Stamp | None:
         """See `Storage.stamp`."""
         found = self._journals.get(job_id)
-        return None if found is None else Stamp(0, found.extent.size)
+        if found is None or found.extent.seq == 0:
+            return None
+        return Stamp(0, found.extent.size)
 
     def extent(self, job_id: str) -> Extent:
         """See `Storage.extent`."""

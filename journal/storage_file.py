@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from journal.event_codec import peek
 from journal.journal_file import Durability, Folders, JournalFile, failure
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from journal.events import JobRepairedData
     from journal.head import Extent
@@ -30,7 +31,7 @@ _log = logging.getLogger("milepost.journal")
 
 FORMAT = 1
 _MAX_OPEN_JOURNALS = 200  # two descriptors each; the usual limit is 1,024
-_FIRST_LINE_BYTES = 8192
+_SMALL_BYTES = 8192  # enough for store.json, a head, and a first line
 _SUFFIX = ".jsonl"
 
 
@@ -77,15 +78,12 @@ class FileStorage:
         if self._store_id is None:
             path = self.root / "store.json"
             try:
-                file = self._disk.open(path, "read")
+                raw = self._read_small(path)
             except FileNotFoundError:
                 return None
             except OSError as exc:
                 raise failure(exc, f"cannot read {path}") from exc
-            try:
-                self._store_id = _store_id_in(file.read(0, 4096), path)
-            finally:
-                file.close()
+            self._store_id = _store_id_in(raw, path)
         return self._store_id
 
     def create(self) -> str:
@@ -101,10 +99,13 @@ class FileStorage:
             raise failure(exc, f"cannot make a store in {self.root}") from exc
 
     def _create(self) -> str:
+        missing = [p for p in self._ancestors() if self._disk.stat(p) is None]
         self._disk.make_folder(self.root)
         self._disk.check_supported(self.root)
         path = self.root / "store.json"
         if self._disk.names(self._folders.journals):
+            if self.store_id is not None:  # another process has just made it
+                return self.store_id
             raise StorageFailed(
                 f"{path} is missing, but there are journals beside it",
                 hint="put it back from a backup; the first line of every journal "
@@ -123,12 +124,25 @@ class FileStorage:
             except FileExistsError:
                 _log.debug("another process made %s first", path)
             self._disk.sync_folder(self.root)
+            for folder in missing:
+                self._disk.sync_folder(folder.parent)
         finally:
             file.close()
             self._disk.unlink(temporary)
         found = self.store_id
         assert found is not None
         return found
+
+    def _read_small(self, path: Path) -> bytes:
+        file = self._disk.open(path, "read")
+        try:
+            return file.read(0, _SMALL_BYTES)
+        finally:
+            file.close()
+
+    def _ancestors(self) -> list[Path]:
+        root = self.root.absolute()
+        return [root, *root.parents]
 
     def job_ids(self) -> list[str]:
         """See `Storage.job_ids`."""
@@ -145,13 +159,11 @@ class FileStorage:
     def _is_owed(self, name: str) -> bool:
         """Tell whether a head without a journal says that there was one."""
         try:
-            file = self._disk.open(self._folders.heads / name, "read")
+            head = head_codec.decode(self._read_small(self._folders.heads / name))
+        except NewerFormat:
+            return True
         except OSError:
             return False
-        try:
-            head = head_codec.decode(file.read(0, head_codec.FILE_BYTES))
-        finally:
-            file.close()
         return head is not None and head.shown.seq > 0
 
     def _job_id_of(self, name: str) -> str | None:
@@ -168,13 +180,9 @@ class FileStorage:
 
     def _first_line_says(self, path: Path) -> str | None:
         try:
-            file = self._disk.open(path, "read")
+            line, _, _ = self._read_small(path).partition(b"\n")
         except OSError:
             return None
-        try:
-            line, _, _ = file.read(0, _FIRST_LINE_BYTES).partition(b"\n")
-        finally:
-            file.close()
         event = peek(line)
         if event is None or event["type"] != "job.opened":
             return None
@@ -184,8 +192,11 @@ class FileStorage:
 
     # -- one job -----------------------------------------------------------------
 
-    def file(self, job_id: str) -> JournalFile:
-        """Return the files of one job; at most 200 jobs keep theirs open."""
+    def file(self, job_id: str, *, is_borrowed: bool = False) -> JournalFile:
+        """Return the files of one job; at most 200 jobs keep theirs open.
+
+        Those that are borrowed stay until they are given back.
+        """
         with self._guard:
             found = self._files.get(job_id)
             if found is None:
@@ -200,13 +211,14 @@ class FileStorage:
                 self._make_room()
             else:
                 self._files.move_to_end(job_id)
+            found.users += is_borrowed
             return found
 
     def _make_room(self) -> None:
         if len(self._files) <= _MAX_OPEN_JOURNALS:
             return
         for job_id in list(self._files)[: len(self._files) - _MAX_OPEN_JOURNALS]:
-            if self._files[job_id].try_close():
+            if not self._files[job_id].users and self._files[job_id].try_close():
                 del self._files[job_id]
 
     def stamp(self, job_id: str) -> Stamp | None:
@@ -221,11 +233,16 @@ class FileStorage:
         """See `Storage.read`."""
         return self.file(job_id).read(offset, size)
 
-    def exclusive(
-        self, job_id: str, *, wait: bool = True
-    ) -> AbstractContextManager[Extent]:
+    @contextmanager
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Extent]:
         """See `Storage.exclusive`."""
-        return self.file(job_id).exclusive(wait=wait)
+        file = self.file(job_id, is_borrowed=True)
+        try:
+            with file.exclusive(wait=wait) as extent:
+                yield extent
+        finally:
+            with self._guard:
+                file.users -= 1
 
     def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
         """See `Storage.append`."""
@@ -259,8 +276,14 @@ class FileStorage:
         """See `Storage.flush`."""
         with self._guard:
             files = list(self._files.values())
+        failed: MilepostError | None = None
         for file in files:
-            file.flush()
+            try:
+                file.flush()
+            except MilepostError as exc:  # one job's trouble is not the others'
+                failed = failed or exc
+        if failed is not None:
+            raise failed
 
     def close(self) -> None:
         """See `Storage.close`."""

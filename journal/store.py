@@ -173,7 +173,7 @@ class Store:
                     self._append(job, batch)
         except Busy:
             return False  # a write is on its way; its answer has not been given
-        except StorageFailed as exc:
+        except (StorageFailed, NewerFormat) as exc:
             if is_unknown:
                 raise  # its head is missing: there is nothing to go by
             _log.warning(
@@ -418,6 +418,7 @@ class Store:
         if view.seq == 0:
             self._open(batch)
         is_owed = self._add_repairs(batch)
+        batch.begin()
         opened, served = len(batch), 0
         writers: list[Waiter] = []
         for waiter in waiters:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import NOW
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from journal import CheckpointInfo, CheckpointManager, MemoryStorage, Policy, errors
@@ -250,6 +250,16 @@ def test_a_deleted_checkpoint_says_when_and_by_whom(manager: CheckpointManager) 
         assert e.value.deleted_by == "token:ops"
 
 
+def test_whoever_deleted_it_cannot_write_lines_into_the_error(
+    manager: CheckpointManager,
+) -> None:
+    (first,) = save(manager, "a")
+    manager.delete("job", first, actor="ops\n\x1b[31mall is well")
+    with pytest.raises(errors.UnknownCheckpoint) as caught:
+        manager.restore("job", first)
+    assert str(caught.value).isprintable()
+
+
 def test_reading_never_writes(manager: CheckpointManager) -> None:
     first, second = save(manager, "a", "b")
     before = manager.history("job")
@@ -429,17 +439,18 @@ class Held:
             assert self.may_go.wait(DEADLINE_SECONDS)
         return NOW
 
-    def begin(self, step: str, key: str | None = None) -> threading.Thread:
-        thread = threading.Thread(target=self._save, args=(step, key), name=step)
+    def begin(self, name: str, step: str, key: str | None = None) -> threading.Thread:
+        thread = threading.Thread(target=self._save, args=(name, step, key), name=name)
         thread.start()
         return thread
 
-    def _save(self, step: str, key: str | None) -> None:
+    def _save(self, name: str, step: str, key: str | None) -> None:
         try:
-            self.manager.save("job", step, {"step": step}, idempotency_key=key)
-            self.answers[step] = "saved"
+            self.answers[name] = self.manager.save(
+                "job", step, {"step": step}, idempotency_key=key
+            )
         except errors.Conflict:
-            self.answers[step] = "conflict"
+            self.answers[name] = "conflict"
 
     def wait_for(self, waiting: int) -> None:
         queue = self.manager._store._job("job").queue
@@ -449,18 +460,30 @@ class Held:
             threading.Event().wait(0.001)
 
 
-def test_saves_that_share_one_write_still_conflict_over_a_key() -> None:
+def saved_together(*wanted: str) -> tuple[list[str], CheckpointManager]:
+    """Save these steps, all with the key "k", in one write; return the answers."""
     held = Held()
-    threads = [held.begin("first")]
+    threads = [held.begin("first", "first")]
     assert held.inside.wait(DEADLINE_SECONDS)
-    threads += [held.begin("second", "k"), held.begin("third", "k")]
-    held.wait_for(2)
+    threads += [held.begin(f"{n}", step, "k") for n, step in enumerate(wanted)]
+    held.wait_for(len(wanted))
     held.may_go.set()
     for thread in threads:
         thread.join(DEADLINE_SECONDS)
-    assert sorted(held.answers.values()) == ["conflict", "saved", "saved"]
-    kept = sorted(step for step in held.answers if held.answers[step] == "saved")
-    assert sorted(steps(held.manager)) == kept
+    return [held.answers[f"{n}"] for n in range(len(wanted))], held.manager
+
+
+def test_saves_that_share_one_write_still_conflict_over_a_key() -> None:
+    answers, manager = saved_together("a", "b")
+    (saved,) = {*answers} - {"conflict"}
+    assert "conflict" in answers
+    assert [info.checkpoint_id for info in manager.list("job")][1:] == [saved]
+
+
+def test_repeats_that_share_one_write_get_the_same_id() -> None:
+    (one, two), manager = saved_together("a", "a")
+    assert one == two
+    assert [info.checkpoint_id for info in manager.list("job")][1:] == [one]
 
 
 # -- expected_seq -------------------------------------------------------------------
@@ -581,7 +604,9 @@ def test_undeleting_what_was_current_makes_it_current_again(
     manager.delete("job", second)
     assert current(manager) == "a"
     manager.undelete("job", second)
-    assert current(manager) == "b"
+    latest = manager.latest("job")
+    assert latest is not None
+    assert current(manager) == latest.step_name == "b"
 
 
 def test_undeleting_a_restored_one_makes_it_current_again(
@@ -782,13 +807,18 @@ def test_the_state_at_an_event_is_the_one_that_was_current_then(
 def test_a_diff_names_what_was_added_removed_and_replaced(
     manager: CheckpointManager,
 ) -> None:
-    one = manager.save("job", "a", {"same": 1, "old": 1, "n": 1, "l": [1, {"x": 2}]})
-    two = manager.save("job", "b", {"same": 1, "new": 2, "n": True, "l": [1, {}, 3]})
+    one = manager.save(
+        "job", "a", {"same": 1, "old": 1, "n": 1, "m": 1, "l": [{"x": 2}]}
+    )
+    two = manager.save(
+        "job", "b", {"same": 1, "new": 2, "n": True, "m": 2, "l": [{}, 3]}
+    )
     assert manager.diff("job", one, two) == [
         Change("remove", "$.old", 1, None),
         Change("replace", "$.n", 1, True),
-        Change("remove", "$.l[1].x", 2, None),
-        Change("add", "$.l[2]", None, 3),
+        Change("replace", "$.m", 1, 2),
+        Change("remove", "$.l[0].x", 2, None),
+        Change("add", "$.l[1]", None, 3),
         Change("add", "$.new", None, 2),
     ]
     with pytest.raises(errors.UnknownCheckpoint):
@@ -805,6 +835,10 @@ VALUES = st.recursive(
 
 
 @given(VALUES, VALUES)
+@example(1, 2)
+@example(1, 1.0)
+@example(0, False)
+@example({"a": [1]}, {"a": [2]})
 def test_two_states_differ_exactly_if_there_is_a_change(one: Any, two: Any) -> None:
     assert diff(one, one) == []
     is_same = repr_sorted(one) == repr_sorted(two)

@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_written_is_found_out_before_anything_is_journaled
     done = call("restore", f"{JOB}@first", "-o", "no/such/folder/state.json")
 
     assert done.code == 1
-    assert "No such file or directory" in done.err
+    assert done.err.endswith("No such file or directory\n")
     assert types_of(store) == before
 
 
@@ -155,6 +155,7 @@ def test_a_deleted_checkpoint_comes_back_by_its_seq_or_id(store: Path) -> None:
 @pytest.mark.usefixtures("store")
 def test_undelete_says_when_there_is_nothing_to_bring_back() -> None:
     assert call("undelete", f"{JOB}@99").code == 4
+    assert call("undelete", f"{JOB}@1").code == 4
     assert call("undelete", f"{JOB}@no_such_1a2b3c4d").code == 4
     assert call("undelete", f"{JOB}@latest").code == 2
     assert call("undelete", f"{JOB}@3", "--json").json["data"]["changed"] is False

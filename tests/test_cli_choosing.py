@@ -70,6 +70,16 @@ def test_writing_obeys_the_limits_of_the_config_file(folder: Path) -> None:
     assert call("save", "j", "--step", "s", stdin='{"a": {"b": {}}}').code == 0
 
 
+@pytest.mark.usefixtures("folder")
+def test_writing_obeys_the_limits_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MILEPOST_STORE_MAX_DEPTH", "3")
+
+    assert call("save", "j", "--step", "s", stdin='{"a": {"b": {"c": {}}}}').code == 1
+    assert call("save", "j", "--step", "s", stdin='{"a": {"b": {}}}').code == 0
+
+
 @pytest.mark.parametrize("verb", ["list", "save"])
 @pytest.mark.usefixtures("store")
 def test_a_misspelt_setting_is_an_error_for_every_verb(folder: Path, verb: str) -> None:

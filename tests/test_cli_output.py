@@ -21,6 +21,7 @@ def test_no_control_character_survives_becoming_visible() -> None:
 
     assert shown.isprintable()
     assert shown.startswith(r"a\x1b]0;owned\x07b\tc\nd\x9b31m\u202eevil")
+    assert visible("täglich\x07") == r"täglich\x07"
 
 
 def test_plain_names_are_shown_as_they_are() -> None:
@@ -152,6 +153,21 @@ def cut_after_one_line(*arguments: str) -> tuple[str, str]:
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert cut_after_one_line("30000") == ("name\tnote\n0\n", "")
+
+
+def test_a_reader_that_was_gone_before_the_first_line_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_A_TABLE, "1"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_reader_that_leaves_early_does_not_hide_a_bad_verdict() -> None:

@@ -166,6 +166,26 @@ def test_ctrl_c_before_the_state_has_come_saves_nothing(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+INTERRUPTED_IMPORT = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from api.cli.main import main
+main()
+"""
+
+
+def test_ctrl_c_while_everything_is_still_being_imported_is_quiet() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
 @pytest.mark.usefixtures("store")
 def test_the_shell_completes_verbs_and_job_ids() -> None:
     for words, expected in (("milepost undel", "undelete"), ("milepost list et", JOB)):

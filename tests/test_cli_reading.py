@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from test_cli_harness import JOB, call, damage, folder, ids_of, store, types_of
+from test_cli_harness import JOB, START, call, damage, folder, ids_of, store, types_of
+
+from journal import CheckpointManager
 
 __all__ = ["folder", "store"]  # fixtures
 
@@ -194,6 +197,16 @@ def test_log_can_be_narrowed_down(options: list[str], seqs: list[int]) -> None:
     events = call("log", JOB, "--json", *options).json["data"]["events"]
 
     assert [event["seq"] for event in events] == seqs
+
+
+def test_a_clock_that_went_back_hides_nothing_from_log(store: Path) -> None:
+    yesterday = START - timedelta(days=1)
+    with CheckpointManager(store, clock=lambda: yesterday) as manager:
+        manager.save(JOB, "late", {})
+
+    words = ("log", JOB, "--json", "--since", "2026-11-20", "--limit", "1")
+
+    assert [event["seq"] for event in call(*words).json["data"]["events"]] == [4]
 
 
 @pytest.mark.usefixtures("store")

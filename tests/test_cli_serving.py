@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -222,7 +223,7 @@ def test_a_resumed_job_is_the_command_of_the_settings(
     (folder / "config.toml").write_text(
         f'[executor]\ncommand = ["sh", "-c", "echo $0 > {fifo}", "{{job_id}}"]\n'
     )
-    subprocess.run(["mkfifo", fifo], check=True)
+    os.mkfifo(fifo)
     with staying("serve", "--port", "0") as server:
         port = int(server.wait_for(SERVING)[2])
         path = f"/api/checkpoints/{ids_of(store)[0]}/restore"
@@ -231,6 +232,31 @@ def test_a_resumed_job_is_the_command_of_the_settings(
 
         assert answer["job_status"] == "resumed"
         assert fifo.read_text() == f"{JOB}\n"
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_a_server_that_stops_ends_the_jobs_it_started(
+    store: Path, folder: Path, *, is_forced: bool
+) -> None:
+    fifo = folder / "told"
+    os.mkfifo(fifo)
+    (folder / "config.toml").write_text(
+        f'[executor]\ncommand = ["sh", "-c", "echo $$ > {fifo}; exec sleep 600"]\n'
+    )
+    with staying("serve", "--port", "0") as server:
+        port = int(server.wait_for(SERVING)[2])
+        path = f"/api/checkpoints/{ids_of(store)[0]}/restore"
+        ask(port, "POST", path, {"resume": True})
+        job = int(fifo.read_text())
+        with half_a_request(port, b"{}") if is_forced else nullcontext():
+            server.child.send_signal(signal.SIGTERM)
+            wait_until_refused(port)
+            if is_forced:
+                server.child.send_signal(signal.SIGTERM)
+            assert server.wait() == 0
+
+        with pytest.raises(ProcessLookupError):
+            os.kill(job, signal.SIGKILL)
 
 
 # -- worker --once ---------------------------------------------------------------------

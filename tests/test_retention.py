@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import NOW
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from journal import CheckpointManager, MemoryStorage, Plan, Policy, Verdict, errors
+from journal.index import Misfit
 from journal.retention import Candidate, decide, describe, plan_id
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def test_deciding_again_about_what_was_kept_removes_nothing_more(
 
 
 @given(CANDIDATES, POLICIES)
+@example(aged(60, 0), Policy(keep_within_seconds=0, min_keep=0))
+@example(aged(60, 30, 0, shields={1: "pinned"}), Policy(keep_last=1))
 def test_the_newest_and_whatever_is_shielded_are_always_kept(
     candidates: list[Candidate], policy: Policy
 ) -> None:
@@ -370,8 +373,11 @@ def test_a_plan_that_was_tampered_with_cannot_remove_what_no_policy_may(
 ) -> None:
     plan = manager.plan("job", Policy(keep_last=2))
     forged = plan._replace(remove=(*plan.remove, *plan.keep))
-    with pytest.raises(ValueError, match="plan"):
-        manager.apply(forged)
+    head = (plan.head_seq, plan.head_hash)
+    fitting = plan_id("job", plan.policy, head, forged.remove)
+    for each in (forged, forged._replace(plan_id=fitting)):
+        with pytest.raises(errors.InvalidArgument, match="plan"):
+            manager.apply(each)
     assert steps(manager) == "abcdef"  # I6
 
 
@@ -380,9 +386,13 @@ def test_a_plan_that_names_what_is_not_there_breaks_nothing(
 ) -> None:
     plan = manager.plan("job", Policy(keep_last=2))
     forged = plan._replace(remove=(*plan.remove, Verdict("unknown", 99, ("x",))))
-    with pytest.raises(ValueError, match="plan"):
-        manager.apply(forged)
+    head = (plan.head_seq, plan.head_hash)
+    fitting = plan_id("job", plan.policy, head, forged.remove)
+    for each in (forged, forged._replace(plan_id=fitting)):
+        with pytest.raises((errors.InvalidArgument, Misfit)):
+            manager.apply(each)
     assert steps(manager) == "abcdef"
+    assert manager.verify("job")[0].ok
 
 
 def test_what_a_policy_removed_can_be_undeleted_with_its_state(

@@ -140,7 +140,9 @@ def test_any_acknowledged_byte_that_is_missing_is_refused_aloud(small: Small) ->
 
 def test_a_byte_too_many_among_the_acknowledged_is_refused_aloud(small: Small) -> None:
     def insert(data: bytes, at: int) -> bytes:
-        return data[:at] + b"\n" + data[at:]
+        # Before the last newline, another one is the same as one behind it.
+        more = b"\n" if at < len(data) - 1 else b" "
+        return data[:at] + more + data[at:]
 
     assert [*every_bad_byte(small, insert)] == []  # and what follows is never cut: I7
 
@@ -312,12 +314,6 @@ def newer(path: Path) -> None:
     put(path, b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body)) * 2)
 
 
-def no_object(path: Path) -> None:
-    """Let the one valid slot hold what is no head although its checksum is right."""
-    body = b"[1,2]".ljust(SLOT_BYTES - 19)
-    put(path, b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body)))
-
-
 def strange_event(path: Path) -> None:
     opened = {"store": "s", "job": [], "nonce": {}}
     put(path, forged("", seq=1, type="job.opened", data=opened))
@@ -330,7 +326,7 @@ def no_data(path: Path) -> None:
 RUINS = [
     *((journal_of, ruin) for ruin in (missing, emptied, garbled, folder_instead)),
     *((journal_of, ruin) for ruin in (link_instead, strange_event, no_data)),
-    *((head_of, ruin) for ruin in (folder_instead, link_instead, newer, no_object)),
+    *((head_of, ruin) for ruin in (folder_instead, link_instead, newer)),
 ]
 
 

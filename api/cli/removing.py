@@ -151,7 +151,7 @@ def _pinned(job_id: str, checkpoint_id: str, word: str, *, has_changed: bool) ->
 @job_argument
 @click.option(
     "--keep-last",
-    type=click.IntRange(1),
+    type=int,
     default=10,
     show_default=True,
     help="How many of the newest stay.",

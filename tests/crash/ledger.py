@@ -50,6 +50,11 @@ class Promise(NamedTuple):
             live = {**live, job: content}
         return Promise(durable, live, self.refused)
 
+    def lags(self, job: str, content: bytes) -> bool:
+        """Tell whether `content` is an earlier part of what was promised."""
+        promised = self.live.get(job, b"")
+        return len(content) < len(promised) and promised.startswith(content)
+
     def after_power_cut(self) -> Promise:
         """Return what is left of it when the page cache is gone."""
         return Promise(self.durable, self.durable, self.refused)

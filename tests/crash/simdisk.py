@@ -50,6 +50,16 @@ class SimPath(str):
         """The last part."""
         return self.rpartition("/")[2]
 
+    @property
+    def parents(self) -> list[SimPath]:
+        """Every folder that it is in."""
+        above = self.parent
+        return [above, *above.parents] if above else []
+
+    def absolute(self) -> SimPath:
+        """The same path."""
+        return self
+
     def with_suffix(self, suffix: str) -> SimPath:
         """The same path with another ending."""
         return SimPath(self.rpartition(".")[0] + suffix)
@@ -380,9 +390,10 @@ class SimDisk:
     def stat(self, path: Path) -> Stat | None:
         """See `Disk.stat`."""
         inode = self.world.find(str(path))
-        if inode is None or inode not in self.world.files:
+        if inode is None:
             return None
-        return Stat(inode, len(self.world.files[inode].seen))
+        file = self.world.files.get(inode)
+        return Stat(inode, 0 if file is None else len(file.seen))
 
     def names(self, folder: Path) -> list[str]:
         """See `Disk.names`."""

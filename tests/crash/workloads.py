@@ -7,6 +7,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal.errors import NoSpace, StorageFailed
+from known import FOLDERS_ARE_PREPARED
 from ledger import NO_PROMISE, STORE, Ledger
 from session import ROOT, Moment, Session
 from simdisk import Fault, SimDisk, World
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 
     from journal import CheckpointManager
     from journal.journal_file import Durability
-
-# Folders whose own names the package never syncs; made beforehand until it does.
-PREPARED = True
 
 JOB = "job"
 _PATIENCE_TURNS = 10_000_000
@@ -48,7 +46,7 @@ def record(name: str) -> Recording:
     world = World()
     disk = SimDisk(world)
     disk.make_folder(ROOT.parent)
-    if PREPARED:
+    if FOLDERS_ARE_PREPARED:
         disk.make_folder(ROOT)
         disk.make_folder(ROOT / "side")
     world.settle()
@@ -325,6 +323,7 @@ def rewritten(session: Session) -> None:
     session.promise = NO_PROMISE.with_(JOB, shorter, is_durable=True)
     disk, temporary = SimDisk(session.world), ROOT / "journals" / "rewritten"
     session.world.observer = session.world.announce = None
+    session._managers.clear()
     disk.open(temporary, "append", create=True).append(shorter)
     disk.rename(temporary, ROOT / "journals" / "job.jsonl")
     session.world.settle()

@@ -120,6 +120,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
+    if (target / "v1").exists():
+        sys.exit(f"{target / 'v1'} is there: golden files are written once")
     write(target / "v1")
     text = json.dumps(describe(target / "v1"), indent=1, ensure_ascii=False)
     (target / "v1.json").write_text(text + "\n", encoding="utf-8")
