@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from journal import event_codec, index, state_codec
 from journal.errors import Conflict
@@ -11,6 +11,7 @@ from journal.head import Extent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from journal.event_codec import Located
     from journal.index import JobView
     from journal.state_codec import Sealed
 
@@ -90,21 +91,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self._drafts)
 
-    def encode(self) -> tuple[bytes, Extent]:
-        """Return the bytes of the write, and its last seq and hash."""
+    def encode(self) -> Written:
+        """Return the bytes of the write, and its events as a reader would find them."""
         first = self.view.seq + 1
         span = (first, self.seq) if len(self._drafts) > 1 else None
-        prev = self.view.hash
+        prev, offset = self.view.hash, self.view.end
         parts: list[bytes] = []
+        events: list[Located] = []
         for seq, (type_, actor, data, sealed) in enumerate(self._drafts, first):
             if prev is None:
                 opened = cast("dict[str, str]", data)
                 prev = event_codec.genesis(
                     opened["store"], opened["job"], opened["nonce"]
                 )
-            if sealed is not None:
-                parts.append(state_codec.state_line(seq, sealed))
-            line, prev = event_codec.encode(
+            line, event = event_codec.encode(
                 prev,
                 seq=seq,
                 at=self.at,
@@ -113,6 +113,20 @@ class Batch:
                 data=data,
                 span=span,
             )
+            size = len(line)
+            if sealed is not None:
+                parts.append(state_codec.state_line(seq, sealed))
+                size += len(parts[-1])
             parts.append(line)
+            events.append((event, offset, size, None))
+            prev, offset = event["hash"], offset + size
         assert prev is not None
-        return b"".join(parts), Extent(self.seq, prev)
+        return Written(b"".join(parts), Extent(self.seq, prev), events)
+
+
+class Written(NamedTuple):
+    """A write: its bytes, its last seq and hash, its events with their places."""
+
+    data: bytes
+    last: Extent
+    events: list[Located]

@@ -397,6 +397,11 @@ class CheckpointManager(CheckpointReader):
             if entry is not None:
                 shielded.add(entry.checkpoint_id)
         for verdict in plan.remove:
+            if verdict.checkpoint_id not in view.checkpoints:
+                raise InvalidArgument(
+                    f"plan {plan.plan_id} names {verdict.checkpoint_id!r}, "
+                    "which is not there"
+                )
             if verdict.checkpoint_id in shielded:
                 raise InvalidArgument(
                     f"plan {plan.plan_id} would remove {verdict.checkpoint_id!r}, "

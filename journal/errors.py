@@ -71,7 +71,9 @@ class UnknownCheckpoint(MilepostError, FileNotFoundError):
         if job_id is not None:
             text += f" in job {job_id!r}"
         if deleted_at is not None:
-            text += f": deleted at {deleted_at} by {deleted_by}"
+            who = deleted_by or ""
+            who = who if who.isprintable() else repr(who)
+            text += f": deleted at {deleted_at} by {who}"
         super().__init__(text)
         self.deleted_at = deleted_at
         self.deleted_by = deleted_by

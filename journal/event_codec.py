@@ -45,10 +45,10 @@ class BadLine(Exception):
 
 
 class Encoded(NamedTuple):
-    """One event line and the hash that it ends in."""
+    """One event line, and the event that a reader of it would decode."""
 
     line: bytes
-    hash: str
+    event: Event
 
 
 def genesis(store_id: str, job_id: str, nonce: str) -> str:
@@ -92,7 +92,9 @@ def encode(
         envelope["span"] = span
     body = orjson.dumps(envelope)[:-1]
     digest = hashlib.sha256(prev.encode() + body).hexdigest()
-    return Encoded(b'%b,"hash":"%b"}\n' % (body, digest.encode()), digest)
+    envelope["hash"] = digest
+    line = b'%b,"hash":"%b"}\n' % (body, digest.encode())
+    return Encoded(line, cast("Event", envelope))
 
 
 def scan(
@@ -212,6 +214,17 @@ def peek(line: bytes) -> Event | None:
         return _decode(line, 0)
     except BadLine:
         return None
+
+
+def span_of(event: Event) -> tuple[int, int]:
+    """Return the first and last seq of the write that `event` was part of.
+
+    What is no span counts as none: then the event stands for itself.
+    """
+    match event.get("span"):
+        case [int(first), int(last)]:
+            return first, last
+    return event["seq"], event["seq"]
 
 
 def _excerpt(raw: bytes) -> str:

@@ -94,9 +94,16 @@ def _decode_slot(slot: bytes) -> Head | None:
         return None
     try:
         values = orjson.loads(slot)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict) or values.get("head") != FORMAT:
+        numbers = [values[k] for k in _NUMBERS]
+        texts = [values[k] for k in _TEXTS]
+        is_poisoned = bool(values["poisoned"])
+    except (ValueError, KeyError, TypeError):
+        values, numbers, texts, is_poisoned = {}, [], [], False
+    if (
+        values.get("head") != FORMAT
+        or not all(type(n) is int and n >= 0 for n in numbers)
+        or not all(isinstance(t, str) for t in texts)
+    ):
         raise NewerFormat(
             f"a head begins {slot[:24]!r}, this version writes {FORMAT}: it was "
             "written by a newer Milepost",
@@ -108,5 +115,9 @@ def _decode_slot(slot: bytes) -> Head | None:
         values["inode"],
         values["mode"],
         Extent(values["synced_seq"], values["synced_hash"], values["synced_bytes"]),
-        values["poisoned"],
+        is_poisoned,
     )
+
+
+_NUMBERS = ("n", "seq", "bytes", "inode", "synced_seq", "synced_bytes")
+_TEXTS = ("hash", "mode", "synced_hash")

@@ -52,7 +52,7 @@ class HeadFile:
         self._disk = disk
         self._path = path
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._opening = threading.Lock()  # a reader and a writer may both come first
+        self._opening = threading.RLock()  # a reader and a writer may both come first
         self._file: File | None = None
         self.head = Head()
         self.raw = b""
@@ -70,11 +70,12 @@ class HeadFile:
         Raises:
             OSError: it cannot be opened or read.
         """
-        try:
-            file = self._open(lambda: False)
-        except Busy:
-            return b""
-        return file.read(0, head_codec.FILE_BYTES)
+        with self._opening:  # or it may be closed for want of room meanwhile
+            try:
+                file = self._open(lambda: False)
+            except Busy:
+                return b""
+            return file.read(0, head_codec.FILE_BYTES)
 
     def lock(self, *, wait: bool, may_create: Callable[[], bool]) -> None:
         """Take the lock that excludes every other writer of the job.
@@ -187,8 +188,9 @@ class HeadFile:
 
     def close(self) -> None:
         """Close it; a lock that a parent process holds stays held."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self.is_new = False
-        self.is_writable = True
+        with self._opening:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self.is_new = False
+            self.is_writable = True

@@ -78,6 +78,7 @@ class Trashed(NamedTuple):
     at: str
     actor: str
     reason: str
+    was_pinned: bool
 
 
 class Mark(NamedTuple):
@@ -93,10 +94,10 @@ class JobView:
 
     __slots__ = (
         "checkpoints",
+        "chosen",
         "created_at",
         "current",
         "deleted",
-        "displaced",
         "end",
         "faults",
         "hash",
@@ -127,9 +128,7 @@ class JobView:
         self.trash: dict[str, Trashed] = {}
         self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
-        # Those that were current when they were deleted, since the last save or
-        # restore: what undeleting one of them brings back.
-        self.displaced: list[str] = []
+        self.chosen: Entry | None = None  # the last one saved or restored
         self.pinned: set[str] = set()
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
@@ -220,9 +219,8 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
         size,
         labels,
     )
-    if view.displaced:
-        view.displaced.clear()
-    view.checkpoints[checkpoint_id] = view.current = view.latest = entry
+    view.checkpoints[checkpoint_id] = view.latest = entry
+    view.current = view.chosen = entry
     view.saved += 1
 
 
@@ -293,7 +291,7 @@ def _apply_rare(view: JobView, event: Event) -> None:
     match event["type"]:
         case "checkpoint.restored":
             view.current = view.checkpoints[event["data"]["checkpoint_id"]]
-            view.displaced.clear()
+            view.chosen = view.current
             view.restored += 1
         case "checkpoint.deleted":
             data = event["data"]
@@ -319,40 +317,33 @@ def _apply_rare(view: JobView, event: Event) -> None:
 
 
 def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None:
-    current = view.current
     for checkpoint_id, reason in removed.items():
         entry = view.checkpoints.pop(checkpoint_id)
+        was_pinned = checkpoint_id in view.pinned
         view.pinned.discard(checkpoint_id)
-        view.trash[checkpoint_id] = Trashed(entry, at, actor, reason)
+        view.trash[checkpoint_id] = Trashed(entry, at, actor, reason, was_pinned)
     view.deleted += len(removed)
-    view.latest = next(reversed(view.checkpoints.values()), None)
-    if current is not None and current.checkpoint_id in removed:
-        view.displaced.append(current.checkpoint_id)
-        view.current = _nearest_ancestor(view, current) or view.latest
-
-
-def _nearest_ancestor(view: JobView, entry: Entry) -> Entry | None:
-    """Return the closest checkpoint that is still there and led to `entry`."""
-    parent_id = entry.parent_id
-    while parent_id in view.trash:
-        parent_id = view.trash[parent_id].entry.parent_id
-    return None if parent_id is None else view.checkpoints[parent_id]
+    _settle_current(view)
 
 
 def _undelete(view: JobView, checkpoint_id: str) -> None:
-    entry = view.trash.pop(checkpoint_id).entry
-    entries = [*view.checkpoints.values(), entry]
+    trashed = view.trash.pop(checkpoint_id)
+    entries = [*view.checkpoints.values(), trashed.entry]
     entries.sort(key=lambda entry: entry.seq)
     view.checkpoints = {entry.checkpoint_id: entry for entry in entries}
+    if trashed.was_pinned:
+        view.pinned.add(checkpoint_id)
     view.deleted -= 1
-    view.latest = entries[-1]
-    displaced = view.displaced
-    if checkpoint_id in displaced:
-        del displaced[displaced.index(checkpoint_id) :]
-        view.current = entry  # unless one that was displaced before it is back
-        for earlier in displaced:
-            if earlier in view.checkpoints:
-                view.current = view.checkpoints[earlier]
-                break
-    elif view.current is None:
-        view.current = entry
+    _settle_current(view)
+
+
+def _settle_current(view: JobView) -> None:
+    """Current is the chosen one, else what is left of those that led to it.
+
+    A rule about what is there now, not about the order in which it went or came back.
+    """
+    view.latest = next(reversed(view.checkpoints.values()), None)
+    found = None if view.chosen is None else view.chosen.checkpoint_id
+    while found in view.trash:
+        found = view.trash[found].entry.parent_id
+    view.current = view.latest if found is None else view.checkpoints[found]

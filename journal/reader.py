@@ -185,9 +185,10 @@ class CheckpointReader:
             InvalidArgument, DamagedJournal: as `list`.
         """
         view = self._view(job_id)
+        _check_limit(limit)
         # A list first: another thread may save while this one goes through it.
-        entries = [e for e in [*view.checkpoints.values()] if e.seq > after_seq]
-        return self._infos(view, entries[:limit])
+        later = (e for e in [*view.checkpoints.values()] if e.seq > after_seq)
+        return self._infos(view, [*islice(later, limit)])
 
     def seq(self, job_id: str) -> int:
         """Return the number of the job's last event, 0 for an unknown job.
@@ -233,23 +234,9 @@ class CheckpointReader:
         ids.check_job_id(job_id)
         try:
             view = self._store.readable(job_id)
+            return None if view.seq == 0 else _job_info(view)
         except MilepostError as exc:
             return JobInfo(job_id, damage=exc)
-        if view.seq == 0:
-            return None
-        return JobInfo(
-            job_id,
-            view.seq,
-            len(view.checkpoints),
-            view.saved,
-            view.deleted,
-            view.restored,
-            _moment_if(view.created_at),
-            _moment_if(view.last_at),
-            None if view.current is None else view.current.checkpoint_id,
-            None if view.latest is None else view.latest.checkpoint_id,
-            view.end,
-        )
 
     def history(
         self,
@@ -276,6 +263,7 @@ class CheckpointReader:
         events = (self._store.newest_first if reverse else self._store.history)(
             view, after_seq
         )
+        _check_limit(limit)
         wanted = (e for e in events if types is None or e["type"] in types)
         return [*islice(wanted, limit)]
 
@@ -307,11 +295,12 @@ class CheckpointReader:
         """Check one job, or all, from the first byte; damage is reported, not raised.
 
         Args:
-            job_id: which; every job if not given.
+            job_id: which; every job if not given.  No report of an unknown one.
             deep: check the digest of every live state as well.
         """
         if job_id is not None:
-            return [self._verify(ids.check_job_id(job_id), deep=deep)]
+            report = self._verify(ids.check_job_id(job_id), deep=deep)
+            return [report] if report.events or not report.ok else []
         return [self._verify(job, deep=deep) for job in self._store.storage.job_ids()]
 
     def _verify(self, job_id: str, *, deep: bool) -> JobReport:
@@ -505,8 +494,32 @@ def _unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
 
 
 def _moment(at: str) -> datetime:
-    return datetime.fromisoformat(at)
+    try:
+        return datetime.fromisoformat(at)
+    except (TypeError, ValueError) as exc:
+        raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
 
 
 def _moment_if(at: str | None) -> datetime | None:
     return None if at is None else _moment(at)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 0:
+        raise InvalidArgument(f"limit must not be negative, got {limit}")
+
+
+def _job_info(view: JobView) -> JobInfo:
+    return JobInfo(
+        view.job_id,
+        view.seq,
+        len(view.checkpoints),
+        view.saved,
+        view.deleted,
+        view.restored,
+        _moment_if(view.created_at),
+        _moment_if(view.last_at),
+        None if view.current is None else view.current.checkpoint_id,
+        None if view.latest is None else view.latest.checkpoint_id,
+        view.end,
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from journal import state_codec
 from journal.errors import NewerFormat, UnreadableState
-from journal.event_codec import STATE_MISSING, BadLine, peek, scan
+from journal.event_codec import STATE_MISSING, BadLine, peek, scan, span_of
 from journal.events import SCHEMA_VERSION
 from journal.head import Extent
 
@@ -87,7 +87,7 @@ def _whole_writes(
         for event, offset, size, fault in located:
             if not (may_miss and fault == STATE_MISSING):
                 _check_pair(event, data[offset - before.size :], offset, fault)
-            first, last = event.get("span") or (event["seq"], event["seq"])
+            first, last = span_of(event)
             if first != start or not first <= event["seq"] <= last:
                 return keep, BadLine(
                     offset, f"a write that begins at {start}", f"one at {first}"
@@ -118,7 +118,7 @@ def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> N
         )
     except NewerFormat:
         return  # intact by its checksum, and not ours to judge
-    except (UnreadableState, KeyError, ValueError) as exc:
+    except (UnreadableState, KeyError, TypeError, ValueError) as exc:
         raise BadLine(offset, "a state with its digest", str(exc)) from exc
 
 
@@ -132,8 +132,7 @@ def _has_later_write(rest: bytes, missing: int) -> bool:
     for line in rest.split(b"\n")[:-1]:
         event = peek(line)
         if event is not None:
-            span = event.get("span")
-            first = span[0] if span else event["seq"]
+            first, _ = span_of(event)
             if first > missing:
                 return True
     return False

@@ -70,7 +70,7 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
         raise StateTooLarge(
             "$",
             f"{what} has {len(raw)} bytes as JSON, more than {limits.max_bytes}",
-            hint="save less, keep large data in files of its own, or raise max_state",
+            hint="save less, keep large data in files, or raise max_state_bytes",
         )
     _check_depth(state, raw, limits)
     # Comparing with what a reader would get is the promise itself, at C speed.

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("milepost.journal")
 
-_READ_BYTES = 8 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
 _ALL = sys.maxsize
+# What folding a line can raise that has the right hash and makes no sense.
+_MALFORMED = (Misfit, AttributeError, KeyError, TypeError, ValueError)
 _QUIET_GC_BYTES = 256 * 1024
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -242,7 +244,7 @@ class Store:
                     apply(view, event, offset, size, fault)
             except BadLine as exc:
                 raise self._damage(view.job_id, exc) from exc
-            except (Misfit, KeyError, TypeError, ValueError) as exc:
+            except _MALFORMED as exc:
                 problem = BadLine(view.end, "an event that follows", str(exc))
                 raise self._damage(view.job_id, problem) from exc
 
@@ -452,21 +454,22 @@ class Store:
 
     def _append(self, job: _Job, batch: Batch) -> None:
         view = batch.view
-        seq, prev, offset = view.seq, view.hash, view.end
-        data, last = batch.encode()
+        seq = view.seq
+        written = batch.encode()
         try:
-            extent = self.storage.append(view.job_id, data, after=seq, last=last)
+            extent = self.storage.append(
+                view.job_id, written.data, after=seq, last=written.last
+            )
         except BaseException:
             job.stamp = None  # look again before the next answer
             raise
         with job.folding:
             # From the moment the head moved, a reader may have folded it already.
             if view.seq == seq:
-                for located in event_codec.scan(
-                    data, seq=seq, prev=prev, offset=offset
-                ):
+                for located in written.events:
                     index.apply(view, *located)
             assert view.seq >= extent.seq, "the index fell behind the disk"
+            job.view = view  # a reader may have begun another, before there was one
             job.seen = Extent(view.seq, view.hash or "", view.end)
             stamp = self.storage.stamp(view.job_id)
             job.inode = None if stamp is None else stamp.inode

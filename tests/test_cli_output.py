@@ -89,6 +89,31 @@ def test_every_error_of_the_library_has_its_exit_code() -> None:
     assert codes - {errors.MilepostError.code} <= EXIT_OF_CODE.keys()
 
 
+LOG_A_NAME = """
+import logging, sys
+from api.cli.logs import log_to_stderr
+log_to_stderr()
+try:
+    raise ValueError(sys.argv[1])
+except ValueError:
+    logging.getLogger("milepost.x").exception("job %s", sys.argv[1])
+"""
+
+
+def test_a_name_can_neither_forge_nor_colour_a_line_of_the_log() -> None:
+    name = "x\n2026-11-23 WARNING forged\x1b[31m"
+    done = subprocess.run(
+        [sys.executable, "-c", LOG_A_NAME, name],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    said, *traceback = done.stderr.splitlines()
+    assert said.endswith(r"milepost.x: job x\n2026-11-23 WARNING forged\x1b[31m")
+    assert all(line.isprintable() for line in traceback)
+
+
 PRINT_A_TABLE = """
 import sys
 from api.cli.answers import Answer, Problem, Table

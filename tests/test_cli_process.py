@@ -144,12 +144,17 @@ def test_names_survive_a_locale_without_utf_8(folder: Path) -> None:
     assert (folder / "checkpoints").is_dir()
 
 
-def test_an_argument_that_is_no_text_is_a_usage_error(folder: Path) -> None:
-    for words in ("milepost list $'\\xff'", "milepost list $'\\xff' --json"):
-        done = in_shell(words)
-        assert done.code in {2, 10}
-        assert "Traceback" not in done.err
-    assert list(folder.iterdir()) == []
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize("words", ["$'\\xff'", "list $'\\xff'", "show $'a@tag:\\xff'"])
+def test_an_argument_that_is_no_text_is_one_clear_error(
+    words: str, options: str
+) -> None:
+    done = in_shell(f"milepost {words} {options}")
+
+    assert done.code in {2, 4}
+    assert (done.out + done.err).count("\n") == 1
+    assert "Traceback" not in done.err
 
 
 def test_ctrl_c_before_the_state_has_come_saves_nothing(folder: Path) -> None:
@@ -164,6 +169,15 @@ def test_ctrl_c_before_the_state_has_come_saves_nothing(folder: Path) -> None:
     assert child.returncode == 130
     assert err.decode().strip() == "milepost: interrupted"
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("store")
+def test_the_package_can_be_run_as_a_module_too() -> None:
+    words = [sys.executable, "-m", "api.cli", "list", JOB]
+
+    done = subprocess.run(words, capture_output=True, env=clean_environ(), check=False)
+
+    assert done.stdout.decode() == run("list", JOB).out
 
 
 INTERRUPTED_IMPORT = """

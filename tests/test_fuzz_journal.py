@@ -84,6 +84,8 @@ class Histories(RuleBasedStateMachine):
         self.gone: dict[str, Saved] = {}
         self.order: list[str] = []  # every id ever saved, oldest first
         self.pinned: set[str] = set()
+        self.gone_pinned: set[str] = set()
+        self.chosen: str | None = None  # last saved or restored
         self.keys: dict[str, tuple[str, dict[str, Any]]] = {}
         self.current: str | None = None
         self.events = 0
@@ -136,7 +138,7 @@ class Histories(RuleBasedStateMachine):
             return new
         self.live[new] = Saved(state, self.current, tuple(tags))
         self.order.append(new)
-        self.current = new
+        self.chosen = self.current = new
         if is_pinned:
             self.pinned.add(new)
         if key is not None:
@@ -152,7 +154,7 @@ class Histories(RuleBasedStateMachine):
             assert id_ not in self.live
         else:
             assert same(state, self.live[id_].state)
-            self.current = id_
+            self.chosen = self.current = id_
             self.count()
 
     @rule(by=st.integers(0, 1), id_=known, force=st.booleans())
@@ -171,18 +173,19 @@ class Histories(RuleBasedStateMachine):
     def remove(self, ids: list[str]) -> None:
         for id_ in ids:
             self.gone[id_] = self.live.pop(id_)
-            self.pinned.discard(id_)
-        if self.current in ids:
-            self.current = self.nearest(self.current)
+            if id_ in self.pinned:
+                self.pinned.remove(id_)
+                self.gone_pinned.add(id_)
+        self.settle()
         self.count()
 
-    def nearest(self, id_: str | None) -> str | None:
-        """Return the closest ancestor that is left, else the newest of all."""
-        parent = id_ and self.gone[id_].parent
-        while parent is not None and parent in self.gone:
-            parent = self.gone[parent].parent
+    def settle(self) -> None:
+        """Current is the chosen one, else its closest ancestor left, else the newest."""
+        found = self.chosen
+        while found in self.gone:
+            found = self.gone[found].parent
         newest = [i for i in self.order if i in self.live]
-        return parent or (newest[-1] if newest else None)
+        self.current = found or (newest[-1] if newest else None)
 
     @rule(by=st.integers(0, 1), keep_last=st.integers(1, 4))
     def cleanup(self, by: int, keep_last: int) -> None:
@@ -195,16 +198,15 @@ class Histories(RuleBasedStateMachine):
 
     @rule(by=st.integers(0, 1), id_=known)
     def undelete(self, by: int, id_: str) -> None:
-        was = self.current
         came_back = self.handles[by].undelete(JOB, id_)
         assert came_back == (id_ in self.gone)
         if came_back:
             self.live[id_] = self.gone.pop(id_)
+            if id_ in self.gone_pinned:
+                self.gone_pinned.remove(id_)
+                self.pinned.add(id_)
+            self.settle()
             self.count()
-            now = self.handles[by].current(JOB)
-            assert now is not None
-            assert now.checkpoint_id in {was, id_}
-            self.current = now.checkpoint_id
 
     @rule(by=st.integers(0, 1), id_=known, is_pin=st.booleans())
     def pin(self, by: int, id_: str, is_pin: bool) -> None:

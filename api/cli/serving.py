@@ -65,7 +65,7 @@ def worker_verb(frame: Frame, *, once: bool) -> Answer:
             if once:
                 return _run_once(worker, stop)
             greeting = f"working on {settings.store.root} (Ctrl-C ends it)"
-            _work(worker, stop, greeting)
+            _work(worker, greeting)
     return _stopped(stop)
 
 
@@ -75,8 +75,8 @@ def _run_once(worker: Worker, stop: Stop) -> Answer:
         return _ran(worker.run_once())
 
 
-def _work(worker: Worker, stop: Stop, greeting: str) -> None:
-    """Let the worker run until a signal comes.
+def _work(worker: Worker, greeting: str) -> None:
+    """Let the worker run until a signal raises `KeyboardInterrupt`.
 
     Raises:
         Failure: it ended by itself.
@@ -84,13 +84,11 @@ def _work(worker: Worker, stop: Stop, greeting: str) -> None:
     try:
         worker.start()
         say(greeting)
-        with stop.calling(worker.ask_to_stop):
-            while not worker.join(_LOOK_SECONDS):
-                pass
+        while not worker.join(_LOOK_SECONDS):
+            pass
     finally:
         worker.stop()
-    if stop.received is None:
-        raise Failure("internal", "the worker ended by itself; its log says why")
+    raise Failure("internal", "the worker ended by itself; its log says why")
 
 
 def _stopped(stop: Stop) -> Answer:

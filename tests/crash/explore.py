@@ -261,7 +261,7 @@ class Explorer:
     ) -> None:
         """Crash again at every operation of a life after a crash."""
         for number, moment in enumerate(session.trace):
-            story = (*crash.story, f"operation {number} of recovery: {moment.label}")
+            story = (*crash.story, f"operation {number} of recovery: {moment.label} of {[m.label for m in session.trace]}")
             for again in _crashes(
                 session.ledger, moment, story, is_fine=is_fine, depth=crash.depth + 1
             ):

@@ -204,14 +204,19 @@ def _die_at(session: Session, manager: CheckpointManager, kind: str) -> None:
 def repair(session: Session) -> None:
     """A torn tail is found, cut, kept and journaled; life goes on."""
     manager = _begun(session)
-    manager.save(JOB, "s", {"rows": 3})
+    head = session.world.find(STORE + "/heads/job")
     inode = session.world.find(STORE + "/journals/job.jsonl")
+    assert head is not None
     assert inode is not None
+    stale = session.world.files[head]
+    manager.save(JOB, "s", {"rows": 3})
     file = session.world.files[inode]
     torn = file.seen[: len(file.seen) - 100]
     session.quiet()
     session._managers.clear()
-    session.world.files[inode] = file._replace(durable=torn, seen=torn)
+    session.world.files[inode] = file._replace(durable=torn, changes=(), seen=torn)
+    session.world.files[head] = stale
+    session.world.locks.clear()
     session.ledger.crashed(session.world, is_power_cut=True)
     other = session.open()
     session.look(other, JOB)
@@ -319,7 +324,12 @@ def rewritten(session: Session) -> None:
     content = session.content(JOB)
     lines = content.splitlines(keepends=True)
     shorter = b"".join(line for line in lines if not line.startswith(b'{"state":2,'))
-    session.ledger.listings = {shorter: session.ledger.listings[content]}
+    listing = session.ledger.listings[content]
+    session.ledger.listings = {}
+    for size in (i + 1 for i, byte in enumerate(shorter) if byte == ord("\n")):
+        if b'{"state":' not in shorter[:size].splitlines()[-1][:9]:
+            session.ledger.listings[shorter[:size]] = None
+    session.ledger.listings[shorter] = listing
     session.promise = NO_PROMISE.with_(JOB, shorter, is_durable=True)
     disk, temporary = SimDisk(session.world), ROOT / "journals" / "rewritten"
     session.world.observer = session.world.announce = None
