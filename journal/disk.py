@@ -98,6 +98,8 @@ class Disk(Protocol):
 class PosixFile:
     """A `File` on a POSIX system."""
 
+    _fd = -1  # until it is open, should a Ctrl-C strike first
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 

@@ -109,7 +109,6 @@ class JournalFile:
         self._path = folders.journals / f"{name}.jsonl"
         self._head = HeadFile(disk, folders.heads / name, lock_timeout_seconds)
         self._durability: Durability = durability
-        self._lock_timeout_seconds = lock_timeout_seconds
         self._mutex = threading.Lock()
         self._opening = threading.RLock()
         self._file: File | None = None
@@ -235,25 +234,34 @@ class JournalFile:
     @contextmanager
     def exclusive(self, *, wait: bool) -> Iterator[Extent]:
         """Hold the job against all other writers; see `Storage.exclusive`."""
-        timeout = self._lock_timeout_seconds if wait else 0
-        if not self._mutex.acquire(blocking=wait, timeout=timeout if wait else -1):
-            raise self._head.late() if wait else Busy
+        if wait:
+            # A `with` cannot be interrupted between taking the lock and noting it.
+            with self._mutex, self._locked(wait=True) as extent:
+                yield extent
+        else:
+            if not self._mutex.acquire(blocking=False):
+                raise Busy
+            try:
+                with self._locked(wait=False) as extent:
+                    yield extent
+            finally:
+                self._mutex.release()
+
+    @contextmanager
+    def _locked(self, *, wait: bool) -> Iterator[Extent]:
         try:
             self._head.lock(wait=wait, may_create=lambda: self._may_make_head(wait))
-            try:
-                extent = self._settle()
-                self._hold(extent)
-                self._owner = threading.get_ident()
-                yield extent
-            finally:
-                self._owner = 0
-                self._head.unlock()
+            extent = self._settle()
+            self._hold(extent)
+            self._owner = threading.get_ident()
+            yield extent
         except OSError as exc:
             if isinstance(exc, MilepostError):
                 raise
             raise failure(exc, f"cannot write {self._path}") from exc
         finally:
-            self._mutex.release()
+            self._owner = 0
+            self._head.unlock()
 
     def _hold(self, extent: Extent) -> None:
         self._held = Stamp(self._inode, extent.size) if extent.size else None
@@ -634,8 +642,9 @@ class JournalFile:
 
     def try_close(self) -> bool:
         """Close both files unless they are needed; tell whether it is done."""
-        is_owed = self._durability == "interval" and not self._is_synced
-        if is_owed or not self._mutex.acquire(blocking=False):
+        if self._durability == "interval":
+            self.flush()
+        if not self._mutex.acquire(blocking=False):
             return False
         try:
             self._close()

@@ -292,11 +292,17 @@ class FileStorage:
             self._flusher.join()
             self._flusher = None
             self._stop_flusher = threading.Event()
-        self.flush()
-        with self._guard:
-            for file in self._files.values():
-                file.close()
-            self._files.clear()
+        try:
+            self.flush()
+        except MilepostError:
+            if self._durability != "never":
+                raise
+            _log.warning("%s: cannot sync at the end", self.root, exc_info=True)
+        finally:
+            with self._guard:
+                for file in self._files.values():
+                    file.close()
+                self._files.clear()
 
     def after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent.

@@ -368,7 +368,7 @@ class Store:
                     self._prepare(job, extent)
                 served = self._commit_some(job, waiters)
             for _ in range(served):
-                waiters.popleft()
+                waiters.popleft().is_served = True
 
     def _prepare(self, job: _Job, extent: Extent) -> None:
         """Catch up under the lock; refuse what must not be written to."""

@@ -24,12 +24,21 @@ Request = Callable[[Batch], object]
 class Waiter:
     """A caller in the queue: asleep until it is answered or has to lead."""
 
-    __slots__ = ("answer", "error", "is_done", "is_shared", "request", "turn")
+    __slots__ = (
+        "answer",
+        "error",
+        "is_done",
+        "is_served",
+        "is_shared",
+        "request",
+        "turn",
+    )
 
     def __init__(self, request: Request, *, is_shared: bool) -> None:
         self.request = request
         self.is_shared = is_shared
-        self.is_done = False
+        self.is_served = False  # `answer` or `error` is final
+        self.is_done = False  # and it may go
         self.answer: object = None
         self.error: BaseException | None = None
         self.turn = threading.Lock()
@@ -37,12 +46,17 @@ class Waiter:
 
 
 class WriteQueue:
-    """The callers that want to write to one job, first come, first served."""
+    """The callers that want to write to one job, first come, first served.
+
+    A Ctrl-C can strike its thread anywhere, so who leads and whom it serves are on
+    record, and leaving is one idempotent step.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._waiting: deque[Waiter] = deque()
-        self._is_led = False
+        self._leader: Waiter | None = None
+        self._served: list[Waiter] = []  # by the leader, until it leaves
 
     def submit(
         self,
@@ -63,35 +77,36 @@ class WriteQueue:
             Exception: what the request or its commit raised.
         """
         me = Waiter(request, is_shared=is_shared)
-        with self._guard:
-            self._waiting.append(me)
-            must_lead, self._is_led = not self._is_led, True
-        if not must_lead:
-            self._wait(me)
-        if not me.is_done:
-            self._lead(commit)
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            with self._guard:
+                self._waiting.append(me)
+                if self._leader is None:
+                    self._leader = me
+                leads = self._leader is me
+            if not leads:
+                me.turn.acquire()  # until answered, or promoted to lead
+            if not me.is_done:
+                self._lead(commit)
+        finally:
+            # Not in a function of its own: its very call could be interrupted.
+            while True:
+                try:
+                    self._leave(me)
+                    break
+                except KeyboardInterrupt as exc:  # not before the others can go on
+                    interrupt = exc
+        if interrupt is not None:
+            raise interrupt
         if me.error is not None:
             raise me.error
         return me.answer
 
-    def _wait(self, me: Waiter) -> None:
-        """Sleep until answered, or promoted to lead."""
-        try:
-            me.turn.acquire()
-        except BaseException:  # Ctrl-C: leave the queue without blocking the others
-            with self._guard:
-                if me in self._waiting:
-                    was_promoted = not me.turn.locked()
-                    self._waiting.remove(me)
-                    if was_promoted:
-                        self._pass_lead()
-            raise
-
     def _lead(self, commit: Callable[[deque[Waiter]], None]) -> None:
-        """Carry out what waits at the front of the queue, then pass the lead on."""
+        """Carry out what waits at the front of the queue."""
         with self._guard:
-            served = self._take()
-        unserved = deque(served)
+            self._served = self._take()
+        unserved = deque(self._served)
         try:
             commit(unserved)
         except Exception as exc:  # noqa: BLE001 - raised in each caller's own thread
@@ -101,12 +116,6 @@ class WriteQueue:
             for waiter in unserved:
                 waiter.error = StorageFailed("interrupted; the outcome is unknown")
             raise
-        finally:
-            for waiter in served:
-                waiter.is_done = True
-                waiter.turn.release()
-            with self._guard:
-                self._pass_lead()
 
     def _take(self) -> list[Waiter]:
         waiters = [self._waiting.popleft()]
@@ -119,8 +128,23 @@ class WriteQueue:
             waiters.append(self._waiting.popleft())
         return waiters
 
-    def _pass_lead(self) -> None:
-        if self._waiting:
-            self._waiting[0].turn.release()
-        else:
-            self._is_led = False
+    def _leave(self, me: Waiter) -> None:
+        """Wake those I served and pass the lead on, as far as they are mine to."""
+        with self._guard:
+            if me in self._waiting:
+                self._waiting.remove(me)  # interrupted before anybody served me
+            if self._leader is not me:
+                return
+            for waiter in self._served:
+                if not waiter.is_served and waiter.error is None:
+                    waiter.error = StorageFailed("interrupted; the outcome is unknown")
+                waiter.is_done = True
+                if waiter.turn.locked():  # not so after an interrupt just here
+                    waiter.turn.release()
+            # From here the lead is another's; an interrupt in between leaves a leader
+            # who sleeps, so waking it comes first.
+            following = self._waiting[0] if self._waiting else None
+            if following is not None and following.turn.locked():
+                following.turn.release()
+            self._leader = following
+            self._served = []

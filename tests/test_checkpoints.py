@@ -87,7 +87,7 @@ def test_three_names_for_the_folder_mean_the_same(
         {"root": "x", "durability": "sometimes"},
         {"root": "x", "actor": ""},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_a_manager_without_one_clear_place_is_refused(
     arguments: dict[str, Any],

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from api.cli.answers import Answer, Document, Table
 from api.cli.exits import EXIT_OF_CODE, Exit, Problem
 from api.cli.output import report, visible, visible_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HOSTILE = "a\x1b]0;owned\x07b\tc\nd\x9b31m\u202eevil\ud800"
 
@@ -164,23 +168,44 @@ def test_no_color_means_no_escape_sequence_at_all(no_color: str) -> None:
     assert "\x1b[1m" not in on_a_terminal("1", NO_COLOR=no_color)
 
 
-def cut_after_one_line(*arguments: str) -> tuple[str, str]:
-    """Pipe the table into `head -1`; return what both said, and the exit code."""
-    script = '"$@" | head -1; echo ${PIPESTATUS[0]}'
+def in_bash(script: str, *arguments: str, unbuffered: str) -> tuple[str, str]:
+    """Run `script` with the table printer as its words; return stdout and stderr."""
+    words = [sys.executable, "-c", PRINT_A_TABLE, *arguments]
     done = subprocess.run(
-        ["bash", "-c", script, "-", sys.executable, "-c", PRINT_A_TABLE, *arguments],
+        ["bash", "-c", script, "-", *words],
         capture_output=True,
         text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         check=True,
     )
     return done.stdout, done.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
-    assert cut_after_one_line("30000") == ("name\tnote\n0\n", "")
+# Set, as in many containers, it changes which calls can fail, and how.
+either_way = pytest.mark.parametrize("unbuffered", ["", "1"])
+HEAD = '"$@" | head -1; echo ${PIPESTATUS[0]}'
 
 
-def test_a_reader_that_was_gone_before_the_first_line_is_no_error() -> None:
+@either_way
+def test_a_reader_that_leaves_early_is_no_error(unbuffered: str) -> None:
+    said = in_bash(HEAD, "30000", unbuffered=unbuffered)
+
+    assert said == ("name\tnote\n0\n", "")
+
+
+@either_way
+def test_a_reader_that_leaves_early_does_not_hide_a_bad_verdict(
+    unbuffered: str,
+) -> None:
+    out, _ = in_bash(HEAD, "30000", "bad", unbuffered=unbuffered)
+
+    assert out == "name\tnote\n7\n"
+
+
+@either_way
+def test_a_reader_that_was_gone_before_the_first_line_is_no_error(
+    unbuffered: str,
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)
 
@@ -188,6 +213,7 @@ def test_a_reader_that_was_gone_before_the_first_line_is_no_error() -> None:
         [sys.executable, "-c", PRINT_A_TABLE, "1"],
         stdout=writing,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         check=False,
     )
     os.close(writing)
@@ -195,7 +221,13 @@ def test_a_reader_that_was_gone_before_the_first_line_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_reader_that_leaves_early_does_not_hide_a_bad_verdict() -> None:
-    out, _ = cut_after_one_line("30000", "bad")
+@either_way
+def test_an_answer_that_fits_only_in_part_is_a_failure(
+    tmp_path: Path, unbuffered: str
+) -> None:
+    script = f'ulimit -f 8; "$@" >{tmp_path}/out; echo $?'
 
-    assert out == "name\tnote\n7\n"
+    out, err = in_bash(script, "30000", unbuffered=unbuffered)
+
+    assert out == "1\n"
+    assert "can't write the answer: File too large" in err

@@ -181,6 +181,30 @@ def test_many_jobs_are_created_by_many_processes_at_once(root: Path) -> None:
         assert_sound(root, [id_ for job, id_ in saved if job == name], name)
 
 
+def test_another_process_may_create_the_job_between_any_two_calls(root: Path) -> None:
+    for nth in count(1):
+        folder = root / f"{nth}"
+        disk = FaultyDisk(folder, syncs=False)
+        manager = CheckpointManager(storage=FileStorage(folder, disk=disk))
+        manager.save("other", "one", {})
+        rival, saved = unsynced(folder, lock_timeout_seconds=0), list[str]()
+
+        def intrude(rival: CheckpointManager = rival, to: list[str] = saved) -> None:
+            with contextlib.suppress(LockTimeout):
+                to.append(rival.save(JOB, "rival", {}))
+                assert ids(rival) == to
+
+        fault = disk.set(Fault("", nth, action=intrude))
+        saved.append(manager.save(JOB, "mine", {}))
+        if not fault.has_fired:
+            break
+        with unsynced(folder) as again:
+            assert sorted(ids(again)) == sorted(saved), f"call {nth}"  # I1
+            types = [event["type"] for event in again.history(JOB)]
+            assert "job.repaired" not in types, f"call {nth}"
+        assert read_head(folder, JOB).shown.seq == 1 + len(saved)
+
+
 # -- readers beside writers ------------------------------------------------------------
 
 

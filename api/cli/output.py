@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from api.cli.answers import Answer, Document, Table
 from api.cli.exits import Exit, Failure, Problem
@@ -205,11 +205,16 @@ def _write_data(text: str) -> None:
         raise Failure("io_failed", msg) from exc
 
 
-def _write(stream: IO[str], text: str) -> None:
-    """Write and flush.  A reader that went away (`| head -1`) is no error of ours."""
+def _write(stream: TextIO, text: str) -> None:
+    """Write all of it.  A reader that went away (`| head -1`) is no error of ours."""
     try:
-        stream.write(text)
         stream.flush()
+        rest = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
+        # With PYTHONUNBUFFERED a stream calls the system once and forgets what that
+        # did not take: on a full disk the answer would end early, with exit code 0.
+        while rest:
+            rest = rest[stream.buffer.write(rest) :]
+        stream.buffer.flush()
     except OSError as exc:
         # What is still buffered would fail once more when the interpreter flushes
         # at its end, with a message nobody asked for.
@@ -218,7 +223,7 @@ def _write(stream: IO[str], text: str) -> None:
             raise
 
 
-def _send_to_nowhere(stream: IO[str]) -> None:
+def _send_to_nowhere(stream: TextIO) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -14,7 +14,8 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.errors import MilepostError, StorageFailed
+from journal.errors import DamagedJournal, MilepostError, StorageFailed
+from known import READERS_MAY_BE_WRONG_ABOUT_INTERVAL
 from ledger import STORE, Ledger, Promise, Violation, journal_path, listing_of
 from session import Moment, Session, open_on
 from simdisk import Content, Write, World, forgetful_cut, power_cuts
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from workloads import Recording
 
-_FULL_PER_SIGNATURE = 2  # lives explored in full for each new way of recovering
 _POOL = 4_000  # crashed lives per workload that wait to be explored further
+_DEEPEST = 2  # crashes in lives after a crash in lives after a crash
 
 
 class Budget(Exception):
@@ -74,21 +75,25 @@ class Explorer:
             Budget: see `is_hard`.
         """
         gc.freeze()
-        pool: list[Crash] = []
+        self.ways.clear()
+        waiting = []
         for number, moment in enumerate(recording.trace):
             story = (f"{recording.name}, operation {number}: {moment.label}",)
             for crash in _crashes(recording.ledger, moment, story, is_fine=True):
-                if self._visit(recording, crash) and len(pool) < _POOL:
-                    pool.append(crash)
-        self._pool += [(recording, crash) for crash in pool]
+                if self._visit(recording, crash):
+                    waiting.append((recording, crash))
+        self._random.shuffle(waiting)
+        self._pool += waiting[:_POOL]
 
     def deepen(self) -> None:
         """Explore more lives after a crash, until the budget is used up."""
         self._random.shuffle(self._pool)
-        while self._pool and self.count < self.states:
-            recording, crash = self._pool.pop()
-            session = self._live(recording, crash, is_writer_first=False)
-            self._nest(recording, crash, session, is_fine=False)
+        for is_fine in (False, True):
+            for recording, crash in self._pool:
+                if self.count >= self.states:
+                    return
+                session = self._live(recording, crash, is_writer_first=False)
+                self._nest(recording, crash, session, is_fine=is_fine)
 
     def rot(self, recording: Recording) -> None:
         """Flip every acknowledged byte, cut at every length: refused, or no matter.
@@ -160,8 +165,8 @@ class Explorer:
             *(m.label.partition(".")[0] for m in session.trace),
         )
         self.ways[way] += 1
-        if self.ways[way] <= _FULL_PER_SIGNATURE and crash.depth < 2:  # noqa: PLR2004
-            self._nest(recording, crash, session, is_fine=crash.depth == 0)
+        if self.ways[way] == 1 and crash.depth < _DEEPEST:
+            self._nest(recording, crash, session, is_fine=False)
         return True
 
     def _is_new(self, crash: Crash) -> bool:
@@ -249,6 +254,11 @@ class Explorer:
                 view = manager._store.view(job)
             except StorageFailed:
                 continue  # nothing to go by: it says so
+            except DamagedJournal as exc:
+                if recording.durability == "always":
+                    raise self._explained(crash, session, exc) from exc
+                assert READERS_MAY_BE_WRONG_ABOUT_INTERVAL
+                continue
             except Exception as exc:
                 raise self._explained(crash, session, exc) from exc
             content = session.content(job)[: view.end]
@@ -261,7 +271,7 @@ class Explorer:
     ) -> None:
         """Crash again at every operation of a life after a crash."""
         for number, moment in enumerate(session.trace):
-            story = (*crash.story, f"operation {number} of recovery: {moment.label} of {[m.label for m in session.trace]}")
+            story = (*crash.story, f"operation {number} of recovery: {moment.label}")
             for again in _crashes(
                 session.ledger, moment, story, is_fine=is_fine, depth=crash.depth + 1
             ):

@@ -48,7 +48,20 @@ KNOWN: dict[str, tuple[Rewrite, ...]] = {
             "self._lost_events = max(head.shown.seq - keep.seq, 0)",
         ),
     ),
+    # Both slots can be torn; then a dropped state of a deleted checkpoint looks bad.
+    "without a valid slot, a dropped state is taken for damage": (
+        Rewrite(
+            JournalFile._settle_tail,
+            "judge_tail(data, base, later_writes_prove=proves)",
+            "judge_tail(data, base, later_writes_prove=proves,"
+            " states_may_be_gone=base.seq == 0)",
+        ),
+    ),
 }
+
+# A process that may not write cannot settle what a power cut left under `interval`, and
+# calls the job damaged instead of saying that it cannot know.
+READERS_MAY_BE_WRONG_ABOUT_INTERVAL = True
 
 # Folders whose own names the package never syncs; made beforehand until it does.
 FOLDERS_ARE_PREPARED = True

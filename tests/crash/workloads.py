@@ -208,7 +208,7 @@ def repair(session: Session) -> None:
     inode = session.world.find(STORE + "/journals/job.jsonl")
     assert head is not None
     assert inode is not None
-    stale = session.world.files[head]
+    stale, promise = session.world.files[head], session.promise
     manager.save(JOB, "s", {"rows": 3})
     file = session.world.files[inode]
     torn = file.seen[: len(file.seen) - 100]
@@ -216,6 +216,7 @@ def repair(session: Session) -> None:
     session._managers.clear()
     session.world.files[inode] = file._replace(durable=torn, changes=(), seen=torn)
     session.world.files[head] = stale
+    session.promise = promise
     session.world.locks.clear()
     session.ledger.crashed(session.world, is_power_cut=True)
     other = session.open()
