@@ -96,8 +96,10 @@ class HeadFile:
         while True:
             file = self._open(may_create)
             if file.try_lock():
-                found = self._disk.stat(self._path)
-                if found is not None and found.inode == file.stat().inode:
+                found, mine = self._disk.stat(self._path), file.stat()
+                if found is not None and found.inode == mine.inode:
+                    if mine.size < head_codec.FILE_BYTES and self.is_writable:
+                        self._allocate(file)
                     return
                 # Another head was put in its place: this lock excludes nobody.
                 self.close()
@@ -144,11 +146,15 @@ class HeadFile:
         except FileExistsError:
             return self._disk.open(self._path, "update")
         self.is_new = True
-        # Its blocks exist from now on, so that moving it never meets a full disk.
-        file.pwrite(bytes(head_codec.FILE_BYTES), 0)
-        file.sync(metadata=True)
         self._disk.sync_folder(self._path.parent)
         return file
+
+    @staticmethod
+    def _allocate(file: File) -> None:
+        # Its blocks exist from now on, so that moving it never meets a full disk.  Only
+        # under the lock: another process may have been the first to write a slot.
+        file.pwrite(bytes(head_codec.FILE_BYTES), 0)
+        file.sync(metadata=True)
 
     def take_over(self, raw: bytes) -> bool:
         """Make `raw`, which `peek` returned, what is known here; False if no head."""

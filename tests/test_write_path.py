@@ -96,10 +96,10 @@ def test_the_first_save_also_syncs_every_name_before_the_head_says_so(
     manager.save("other", "one", {})
     assert after(disk, lambda: manager.save(JOB, "one", {})) == [
         Call("create", HEAD),
-        Call("pwrite", HEAD),  # its blocks exist from now on
-        Call("sync", HEAD),
         Call("sync_folder", "heads"),
         Call("lock", HEAD),
+        Call("pwrite", HEAD),  # its blocks exist from now on
+        Call("sync", HEAD),
         Call("create", LINES),
         Call("append", LINES),
         Call("sync", LINES),
@@ -823,6 +823,24 @@ def test_a_folder_that_becomes_writable_is_written_without_a_restart(
     assert steps(manager) == ["one"]
     manager.save(JOB, "two", {})  # the disk takes writes by now
     assert steps(manager) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("in_ci", "expected"), [("true", 1), ("", 0)])
+def test_in_ci_a_test_that_needs_what_is_not_there_fails(
+    tmp_path: Path, in_ci: str, expected: int
+) -> None:
+    case = tmp_path / "test_case.py"
+    case.write_text("import pytest\ndef test_it(): pytest.skip('needs a moon')\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", str(case)]
+    done = subprocess.run(
+        [*command, "--confcutdir", str(tmp_path), "--rootdir", str(tmp_path)],
+        env={**os.environ, "CI": in_ci, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
 
 
 # -- answers under one write -----------------------------------------------------------

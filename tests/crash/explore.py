@@ -14,11 +14,12 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.errors import DamagedJournal, MilepostError, StorageFailed
 from known import READERS_MAY_BE_WRONG_ABOUT_INTERVAL
 from ledger import STORE, Ledger, Promise, Violation, journal_path, listing_of
-from session import Moment, Session, open_on
-from simdisk import Content, Write, World, forgetful_cut, power_cuts
+from session import Moment, Session
+from simdisk import Content, World, Write, forgetful_cut, power_cuts
+
+from journal.errors import DamagedJournal, MilepostError, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +82,7 @@ class Explorer:
             story = (f"{recording.name}, operation {number}: {moment.label}",)
             for crash in _crashes(recording.ledger, moment, story, is_fine=True):
                 if self._visit(recording, crash):
-                    waiting.append((recording, crash))
+                    waiting.append((recording, crash))  # noqa: PERF401
         self._random.shuffle(waiting)
         self._pool += waiting[:_POOL]
 
@@ -139,13 +140,13 @@ class Explorer:
             manager = session.open()
             newest = manager.latest(job)
             if newest is None or newest.checkpoint_id != expected.ids[-1]:
-                raise Violation(f"the newest is said to be {newest}")
+                raise Violation(f"the newest is said to be {newest}")  # noqa: TRY301
             if listing_of(manager._store.view(job)) != expected:
-                raise Violation("other checkpoints are listed")
+                raise Violation("other checkpoints are listed")  # noqa: TRY301
             for checkpoint_id in expected.ids:
                 state = manager.get(job, checkpoint_id).state
                 if state != crash.ledger.states[checkpoint_id]:
-                    raise Violation(f"{checkpoint_id} came back as another state")
+                    raise Violation(f"{checkpoint_id} came back as another state")  # noqa: TRY301
         except MilepostError:
             return  # refused
         except Exception as exc:
@@ -214,9 +215,7 @@ class Explorer:
             raise self._explained(crash, session, exc) from exc
         return session
 
-    def _look_again(
-        self, recording: Recording, crash: Crash, session: Session
-    ) -> None:
+    def _look_again(self, recording: Recording, crash: Crash, session: Session) -> None:
         """Cut the power once more, losing all that was not synced, and look."""
         again = Crash(
             forgetful_cut(session.world),
@@ -246,7 +245,11 @@ class Explorer:
         ledger = Ledger(crash.ledger)
         world = crash.world.copy()
         session = Session(
-            world, ledger, crash.promise, durability=recording.durability, is_recovery=True
+            world,
+            ledger,
+            crash.promise,
+            durability=recording.durability,
+            is_recovery=True,
         )
         manager = session.open(is_read_only=True)
         for job in recording.jobs:

@@ -2,15 +2,17 @@
 
 Each is a proposed change to `journal/`, applied while the harness runs, so that one
 fault does not hide the next.  Once the package has it, its entry goes; the goal is none.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from journal.journal_file import JournalFile
 from rewrite import Rewrite, rewritten
+
+from journal.journal_file import JournalFile
+from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,27 @@ KNOWN: dict[str, tuple[Rewrite, ...]] = {
             "self._lost_events = max(head.shown.seq - keep.seq, 0)",
         ),
     ),
+    # Whoever made the store may have died before it synced the folder; who comes next
+    # must not build on names that can still vanish.
+    "a store that was found is taken for durable": (
+        Rewrite(
+            FileStorage.create,
+            "    if known is not None:\n        return known\n",
+            "    if known is not None:\n"
+            "        if not self.__dict__.get('_is_durable'):\n"
+            "            for folder in (self.root, self.root.parent):\n"
+            "                self._disk.sync_folder(folder)\n"
+            "            self.__dict__['_is_durable'] = True\n"
+            "        return known\n",
+        ),
+        Rewrite(
+            JournalFile._first_look,
+            "    self._disk.sync_folder(self._folders.heads)\n",
+            "    self._disk.sync_folder(self._folders.heads)\n"
+            "    self._disk.sync_folder(self._folders.root)\n"
+            "    self._disk.sync_folder(self._folders.root.parent)\n",
+        ),
+    ),
     # Both slots can be torn; then a dropped state of a deleted checkpoint looks bad.
     "without a valid slot, a dropped state is taken for damage": (
         Rewrite(
@@ -64,7 +87,7 @@ KNOWN: dict[str, tuple[Rewrite, ...]] = {
 READERS_MAY_BE_WRONG_ABOUT_INTERVAL = True
 
 # Folders whose own names the package never syncs; made beforehand until it does.
-FOLDERS_ARE_PREPARED = True
+FOLDERS_ARE_PREPARED = False
 
 # A process whose first look meets the lock of another one's recovery answers up to the
 # head, and that may be stale; until it waits, such an answer may lag.

@@ -8,9 +8,10 @@ from journal import ids
 from journal.event_codec import peek
 
 if TYPE_CHECKING:
+    from simdisk import World
+
     from journal import CheckpointManager
     from journal.index import JobView
-    from simdisk import World
 
 STORE = "/disk/store"
 _REPAIRED = b'"type":"job.repaired"'
@@ -97,7 +98,7 @@ class Ledger:
 
     Args:
         parent: what was issued before a crash; what is issued after stays here.
-    """
+    """  # noqa: E501
 
     def __init__(self, parent: Ledger | None = None) -> None:
         self.listings: dict[bytes, Listing | None] = (

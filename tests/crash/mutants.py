@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from explore import Budget, Explorer
-from journal import event_codec, head, recovery
-from journal.head_file import HeadFile
-from journal.index import JobView
-from journal.journal_file import JournalFile
-from journal.store import Store
 from known import mended
 from ledger import Violation
 from rewrite import Rewrite, rewritten
 from session import seeded
 from workloads import record
+
+from journal import event_codec, head, recovery
+from journal.head_file import HeadFile
+from journal.index import JobView
+from journal.journal_file import JournalFile
+from journal.store import Store
 
 _BOUND = 12_000
 
@@ -80,7 +81,9 @@ MUTANTS: dict[str, Mutant] = {
     "no sync of the store's folder": Mutant(
         (
             Rewrite(
-                JournalFile._sync, "self._disk.sync_folder(self._folders.root)", _NOTHING
+                JournalFile._sync,
+                "self._disk.sync_folder(self._folders.root)",
+                _NOTHING,
             ),
         ),
         "take over a creation",
@@ -149,7 +152,8 @@ MUTANTS: dict[str, Mutant] = {
         "save",
     ),
     "side file not synced": Mutant(
-        (Rewrite(JournalFile._write_new, "file.sync(metadata=True)", _NOTHING),), "repair"
+        (Rewrite(JournalFile._write_new, "file.sync(metadata=True)", _NOTHING),),
+        "repair",
     ),
     "side file's folder not synced": Mutant(
         (
@@ -211,7 +215,9 @@ MUTANTS: dict[str, Mutant] = {
     "event accepted without its state line": Mutant(
         (
             Rewrite(
-                recovery._check_pair, "if fault is not None:", "if fault is not None: return\n    if False:"
+                recovery._check_pair,
+                "if fault is not None:",
+                "if fault is not None: return\n    if False:",
             ),
         ),
         "save a large state",
@@ -223,7 +229,7 @@ MUTANTS: dict[str, Mutant] = {
                 "            if not is_next:\n",
                 "            is_last = data.find(b'\\n', end + 1) < 0\n"
                 "            if not (is_next or is_last or 'skipped' in locals()):\n"
-                "                seq, position, start, skipped = seq + 1, end + 1, -1, 1\n"
+                "                seq, position, start, skipped = seq + 1, end + 1, -1, 1\n"  # noqa: E501
                 "                continue\n"
                 "            if 'skipped' in locals():\n"
                 "                digest = event['hash']\n"
@@ -276,8 +282,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 head._decode_slot,
-                "if suffix != b',\"crc\":\"%08x\"}\\n' % zlib.crc32(body):",
-                "if not suffix.startswith(b',\"crc\":\"'):",
+                'if suffix != b\',"crc":"%08x"}\\n\' % zlib.crc32(body):',
+                'if not suffix.startswith(b\',"crc":"\'):',
             ),
         ),
         "save",
@@ -285,7 +291,9 @@ MUTANTS: dict[str, Mutant] = {
     "watermark compared by bytes": Mutant(
         (
             Rewrite(
-                JournalFile._current_extent, "if head.inode != found.inode:", "if False:"
+                JournalFile._current_extent,
+                "if head.inode != found.inode:",
+                "if False:",
             ),
             Rewrite(
                 JournalFile._settle_tail,
@@ -326,9 +334,7 @@ MUTANTS: dict[str, Mutant] = {
         "save",
     ),
     "healed up to a stale mark": Mutant(
-        (
-            Rewrite(JournalFile._heal, "    keep = verdict.keep\n", ""),
-        ),
+        (Rewrite(JournalFile._heal, "    keep = verdict.keep\n", ""),),
         "failed sync, nothing arrived",
     ),
 }

@@ -1,8 +1,8 @@
 """Functions with one thing changed: how mutants are made."""
 
 from __future__ import annotations
-
 import __future__
+
 import inspect
 import sys
 import textwrap

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from journal import CheckpointManager
-from journal.errors import StorageFailed
-from journal.storage_file import FileStorage
 from known import FIRST_LOOKS_MAY_LAG
 from ledger import STORE, Ledger, Promise, Violation, job_at, journal_path, listing_of
 from simdisk import SimDisk, SimPath, World
+
+from journal import CheckpointManager
+from journal.errors import StorageFailed
+from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -508,7 +508,7 @@ def power_cuts(world: World, *, is_fine: bool = True) -> Iterator[World]:
             list(zip((other for other, _ in others), picks, strict=True))
             for picks in itertools.product(*(two for _, two in others))
         ]
-        if len(others) > 2:  # noqa: PLR2004
+        if len(others) > 2:
             choices = [choices[0], choices[-1]]
         for variant in variants:
             for choice in choices:

@@ -6,11 +6,12 @@ import errno
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.errors import NoSpace, StorageFailed
 from known import FOLDERS_ARE_PREPARED
 from ledger import NO_PROMISE, STORE, Ledger
 from session import ROOT, Moment, Session
 from simdisk import Fault, SimDisk, World
+
+from journal.errors import NoSpace, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ def _die_at(session: Session, manager: CheckpointManager, kind: str) -> None:
     session.meanwhile = meanwhile
     state = {"rows": 3}
     session.ledger.states["?"] = state
-    try:
+    try:  # noqa: SIM105
         manager.save(JOB, "s", state)
     except _Killed:
         pass
