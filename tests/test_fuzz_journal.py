@@ -180,7 +180,7 @@ class Histories(RuleBasedStateMachine):
         self.count()
 
     def settle(self) -> None:
-        """Current is the chosen one, else its closest ancestor left, else the newest."""
+        """The chosen one is current, or its closest ancestor left, or the newest."""
         found = self.chosen
         while found in self.gone:
             found = self.gone[found].parent
