@@ -16,7 +16,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test quick lint bench clean
+.PHONY: help setup demo test slow quick lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -26,11 +26,14 @@ setup: $(STAMP) ## make .venv and install Milepost and its tools
 demo: $(STAMP) ## kill a real job half way, resume it, compare (DEMO_ARGS=--help)
 	@$(PYTHON) -m demo $(DEMO_ARGS)
 
-test: lint ## everything that CI checks: lint, types, imports, all tests
+test: lint ## lint, types, imports, and all tests but the slow ones
 	@echo "== pytest"
-	@$(PYTHON) -m pytest -n $(WORKERS) $(TEST_ARGS)
+	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)
 
-quick: $(STAMP) ## the tests that take seconds (TEST_ARGS="-k retention")
+slow: $(STAMP) ## the long tests: kill loops, a thousand random histories
+	@$(PYTHON) -m pytest -m slow -n $(WORKERS) $(TEST_ARGS)
+
+quick: $(STAMP) ## the tests alone, without linters and types (TEST_ARGS="-k retention")
 	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the import contracts
