@@ -640,17 +640,17 @@ class JournalFile:
                     _log.warning("job %r: cannot sync its head", self._job_id)
             self.forget()
 
-    def try_close(self) -> bool:
-        """Close both files unless they are needed; tell whether it is done."""
-        if self._durability == "interval":
-            self.flush()
-        if not self._mutex.acquire(blocking=False):
-            return False
+    def retire(self) -> None:
+        """Close both files for want of room; what must be synced is synced first.
+
+        A reader that still has this object opens them again, and its end closes them.
+        """
         try:
-            self._close()
-        finally:
-            self._mutex.release()
-        return True
+            if self._durability == "interval":
+                self.flush()
+        except MilepostError as exc:  # not the trouble of the job that needs the room
+            _log.warning("job %r: not synced: %s", self._job_id, exc)
+        self.close()
 
     def forget(self) -> None:
         """Close descriptors without a sync or an unlock: what a forked child does."""

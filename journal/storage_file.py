@@ -208,18 +208,21 @@ class FileStorage:
                     durability=self._durability,
                     lock_timeout_seconds=self._lock_timeout_seconds,
                 )
-                self._make_room()
             else:
                 self._files.move_to_end(job_id)
             found.users += is_borrowed
-            return found
+            surplus = self._take_surplus()
+        # Outside of the guard: it may sync, and wait for another process's write.
+        for file in surplus:
+            file.retire()
+        return found
 
-    def _make_room(self) -> None:
+    def _take_surplus(self) -> list[JournalFile]:
+        """Take out the journals that were not used for longest, beyond the bound."""
         if len(self._files) <= _MAX_OPEN_JOURNALS:
-            return
-        for job_id in list(self._files)[: len(self._files) - _MAX_OPEN_JOURNALS]:
-            if not self._files[job_id].users and self._files[job_id].try_close():
-                del self._files[job_id]
+            return []
+        oldest = list(self._files)[: len(self._files) - _MAX_OPEN_JOURNALS]
+        return [self._files.pop(j) for j in oldest if not self._files[j].users]
 
     def stamp(self, job_id: str) -> Stamp | None:
         """See `Storage.stamp`."""
@@ -300,9 +303,10 @@ class FileStorage:
             _log.warning("%s: cannot sync at the end", self.root, exc_info=True)
         finally:
             with self._guard:
-                for file in self._files.values():
-                    file.close()
+                files = list(self._files.values())
                 self._files.clear()
+            for file in files:  # outside of the guard: it waits for a write on its way
+                file.close()
 
     def after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent.

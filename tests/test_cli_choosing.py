@@ -114,7 +114,8 @@ def test_a_job_id_that_holds_an_at_is_reached_in_its_long_form() -> None:
     assert call("show", "--job", "me@example.com", "--at", "latest").json == {"a": 1}
     assert call("show", "me@example.com@latest").json == {"a": 1}
     assert call("fork", "--job", "me@example.com", "copy").code == 0
-    assert call("fork", "me@example.com@latest").code == 2
+    missing = call("fork", "me@example.com@latest")
+    assert (missing.code, "NEW_JOB" in missing.err) == (2, True)
     assert len(call("list", "me@example.com").rows) == 1
 
 

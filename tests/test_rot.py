@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOB = "etl"
-MASKS = (0x01, 0x20, 0x80, 0xFF)
+SLOW = pytest.mark.slow
+MASKS = [0x01, 0x80, pytest.param(0x20, marks=SLOW), pytest.param(0xFF, marks=SLOW)]
 
 
 def fresh(root: Path) -> CheckpointManager:
@@ -184,6 +185,21 @@ def test_a_head_cut_at_any_byte_loses_nothing(small: Small) -> None:
     for size in range(len(small.head)):
         put(small.files[1], small.head[:size])
         assert answers(fresh(small.root), [*small.truth][4:]) == small.truth
+    put(small.files[1], small.head)
+
+
+def test_a_head_that_lost_its_end_still_guards_with_the_slot_that_is_left(
+    small: Small,
+) -> None:
+    for size in (512, 600, 1023):
+        put(small.files[1], small.head[:size])
+        put(small.files[0], small.journal[:800])
+        with pytest.raises(DamagedJournal):
+            fresh(small.root).save(JOB, "four", {})
+        with pytest.raises(DamagedJournal):
+            fresh(small.root).list(JOB)
+        assert small.files[0].read_bytes() == small.journal[:800]  # I7
+    put(small.files[0], small.journal)
     put(small.files[1], small.head)
 
 

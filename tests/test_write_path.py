@@ -41,6 +41,7 @@ from journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
+from journal.head import Extent
 from journal.storage_file import FileStorage
 from journal.write_queue import Waiter
 
@@ -700,19 +701,22 @@ REFUSED = {
 
 def tear(root: Path, tail: str) -> None:
     """Leave behind what a writer that died would have."""
-    head = head_of(root, JOB)
-    before = head.read_bytes()
+    before = head_of(root, JOB).read_bytes()
     if tail == "torn":
         with journal_of(root, JOB).open("ab") as file:
             file.write(b"torn")
     if tail in {"whole", "unfinished"}:
         CheckpointManager(root).save(JOB, "two", {})
-        overwrite(head, 0, before)
+        overwrite(head_of(root, JOB), 0, before)
+    if tail == "unsynced":
+        head = read_head(root, JOB)
+        mode = head._replace(durability="interval", synced=Extent())
+        write_head(root, JOB, mode)
     if tail == "unfinished":
         os.truncate(journal_of(root, JOB), journal_of(root, JOB).stat().st_size - 1)
 
 
-TAILS = ["none", "torn", "whole", "unfinished"]
+TAILS = ["none", "torn", "whole", "unfinished", "unsynced"]
 
 
 @needs_namespaces

@@ -119,7 +119,8 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         family, _, _, _, address = found[0]
         listener = socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as exc:
-        reason = getattr(exc, "strerror", None) or str(exc)
+        # Python adds the address, which stands in our line already.
+        reason, _, _ = (getattr(exc, "strerror", None) or str(exc)).partition(" (")
         msg = f"can't listen on {host} port {port}: {reason}"
         raise Failure("cannot_listen", msg, "--port 0 takes a free port") from exc
     with listener:

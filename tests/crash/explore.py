@@ -14,7 +14,7 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from known import READERS_MAY_BE_WRONG_ABOUT_INTERVAL
+from known import READERS_MAY_BE_WRONG_ABOUT_INTERVAL, REPAIRS_MAY_GO_UNTOLD
 from ledger import STORE, Ledger, Promise, Violation, journal_path, listing_of
 from session import Moment, Session
 from simdisk import Content, World, Write, forgetful_cut, power_cuts
@@ -209,6 +209,8 @@ class Explorer:
             if recording.durability != "always":
                 session.flush(manager)
             ledger.check_side_files(session.world)
+            if recording.reason is not None and not REPAIRS_MAY_GO_UNTOLD:
+                session.check_told(recording.jobs[0], recording.reason)
         except Violation as exc:
             raise self._explained(crash, session, exc) from exc
         except Exception as exc:

@@ -71,6 +71,15 @@ KNOWN: dict[str, tuple[Rewrite, ...]] = {
             "    self._disk.sync_folder(self._folders.root.parent)\n",
         ),
     ),
+    # Without it a power cut takes side/ with all that is in it, and the cut stays.
+    "the name of side/ is never synced": (
+        Rewrite(
+            JournalFile._keep_aside,
+            "    self._disk.make_folder(self._folders.side)\n",
+            "    self._disk.make_folder(self._folders.side)\n"
+            "    self._disk.sync_folder(self._folders.root)\n",
+        ),
+    ),
     # Both slots can be torn; then a dropped state of a deleted checkpoint looks bad.
     "without a valid slot, a dropped state is taken for damage": (
         Rewrite(
@@ -86,8 +95,9 @@ KNOWN: dict[str, tuple[Rewrite, ...]] = {
 # calls the job damaged instead of saying that it cannot know.
 READERS_MAY_BE_WRONG_ABOUT_INTERVAL = True
 
-# Folders whose own names the package never syncs; made beforehand until it does.
-FOLDERS_ARE_PREPARED = False
+# A job.repaired that no side file stands for (head_missing, sync_failed) is forgotten
+# by a process that dies between the repair and the event.
+REPAIRS_MAY_GO_UNTOLD = True
 
 # A process whose first look meets the lock of another one's recovery answers up to the
 # head, and that may be stale; until it waits, such an answer may lag.

@@ -11,10 +11,10 @@ from rewrite import Rewrite, rewritten
 from session import seeded
 from workloads import record
 
-from journal import event_codec, head, recovery
+from journal import event_codec, head, index, recovery
 from journal.head_file import HeadFile
-from journal.index import JobView
 from journal.journal_file import JournalFile
+from journal.reader import CheckpointReader
 from journal.store import Store
 
 _BOUND = 12_000
@@ -134,7 +134,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 recovery._whole_writes,
-                'event.get("span") or (event["seq"], event["seq"])',
+                "span_of(event)",
                 '(event["seq"], event["seq"])',
             ),
         ),
@@ -202,11 +202,9 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Store._append,
-                "    data, last = batch.encode()\n",
-                "    data, last = batch.encode()\n"
-                "    for located in event_codec.scan(\n"
-                "        data, seq=seq, prev=prev, offset=offset\n"
-                "    ):\n"
+                "    written = batch.encode()\n",
+                "    written = batch.encode()\n"
+                "    for located in written.events:\n"
                 "        index.apply(view, *located)\n",
             ),
         ),
@@ -217,7 +215,7 @@ MUTANTS: dict[str, Mutant] = {
             Rewrite(
                 recovery._check_pair,
                 "if fault is not None:",
-                "if fault is not None: return\n    if False:",
+                "if fault is not None:\n        return\n    if False:",
             ),
         ),
         "save a large state",
@@ -235,6 +233,7 @@ MUTANTS: dict[str, Mutant] = {
                 "                digest = event['hash']\n"
                 "            elif not is_next:\n",
             ),
+            Rewrite(index.apply, "if seq != view.seq + 1:", "if False:"),
         ),
         "save",
         is_rot=True,
@@ -242,10 +241,10 @@ MUTANTS: dict[str, Mutant] = {
     "older checkpoint returned for an unreadable newer one": Mutant(
         (
             Rewrite(
-                JobView.latest.fget,  # type: ignore[attr-defined]
-                "next(reversed(self.checkpoints.values()), None)",
-                "next((e for e in reversed(self.checkpoints.values())"
-                " if e.seq not in self.faults), None)",
+                CheckpointReader.latest,
+                "self._infos(view, [view.latest])[0]",
+                "self._infos(view, [e for e in view.checkpoints.values()"
+                " if e.seq not in view.faults][-1:])[0]",
             ),
         ),
         "save",
@@ -258,8 +257,9 @@ MUTANTS: dict[str, Mutant] = {
                 "self._may_owe_repairs = True",
                 "self._may_owe_repairs = False",
             ),
+            Rewrite(JournalFile._settle, "self._may_owe_repairs = True", _NOTHING),
         ),
-        "save",
+        "repair",
     ),
     # -- head and readers
     "head ignored": Mutant(
@@ -332,9 +332,5 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
         "save",
-    ),
-    "healed up to a stale mark": Mutant(
-        (Rewrite(JournalFile._heal, "    keep = verdict.keep\n", ""),),
-        "failed sync, nothing arrived",
     ),
 }

@@ -6,11 +6,13 @@ import __future__
 import inspect
 import sys
 import textwrap
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 class Rewrite(NamedTuple):
@@ -29,33 +31,52 @@ class Rewrite(NamedTuple):
 def rewritten(*rewrites: Rewrite) -> Iterator[None]:
     """Run with functions rewritten; all are put back at the end."""
     undo: list[tuple[object, str, object]] = []
+    begun: list[Rewrite] = []
     try:
         for rewrite in rewrites:
-            owner, name = _owner(rewrite.function)
-            undo.append((owner, name, inspect.getattr_static(owner, name)))
-            setattr(owner, name, _compiled(rewrite))
+            begun.append(rewrite)
+            new = _compiled(rewrite)
+            for owner, name in _holders(rewrite.function):
+                undo.append((owner, name, inspect.getattr_static(owner, name)))
+                setattr(owner, name, new)
         yield
     finally:
         for owner, name, old in reversed(undo):
             setattr(owner, name, old)
+        for rewrite in begun:
+            del _sources[rewrite.function][-1:]
 
 
-def _owner(function: Callable[..., Any]) -> tuple[object, str]:
+def _holders(function: Callable[..., Any]) -> list[tuple[object, str]]:
+    """Return every place that the package calls the function by."""
     owner: object = sys.modules[function.__module__]
     *path, name = function.__qualname__.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    return owner, name
+    if path:
+        for part in path:
+            owner = getattr(owner, part)
+        return [(owner, name)]
+    now = getattr(owner, name)
+    return [
+        (module, name)
+        for module_name, module in list(sys.modules.items())
+        if module_name.startswith("journal.") and getattr(module, name, None) is now
+    ]
+
+
+# The texts that each function has by now, the newest last: rewrites add up.
+_sources: defaultdict[Callable[..., Any], list[str]] = defaultdict(list)
 
 
 def _compiled(rewrite: Rewrite) -> object:
     function = inspect.unwrap(rewrite.function)
-    source = textwrap.dedent(inspect.getsource(function))
+    texts = _sources[rewrite.function]
+    source = texts[-1] if texts else textwrap.dedent(inspect.getsource(function))
+    texts.append(source.replace(rewrite.old, rewrite.new))
     if source.count(rewrite.old) != 1:
         msg = f"{function.__qualname__} no longer holds {rewrite.old!r} once"
         raise AssertionError(msg)
     code = compile(
-        source.replace(rewrite.old, rewrite.new),
+        texts[-1],
         f"<{function.__qualname__}, rewritten>",
         "exec",
         flags=__future__.annotations.compiler_flag,

@@ -212,6 +212,11 @@ class Session:
         self.ledger.check_content(job, content, self.promise)
         return view, content
 
+    def check_told(self, job: str, reason: str) -> None:
+        """Check that the journal tells of a repair."""
+        if b'"reason":"%b"' % reason.encode() not in self.content(job):
+            raise Violation(f"{job}: no job.repaired tells of {reason}")
+
     def quiet(self) -> None:
         """Let all of it reach the disk; what came before is not explored."""
         self.world.settle()

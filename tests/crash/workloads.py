@@ -6,7 +6,6 @@ import errno
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from known import FOLDERS_ARE_PREPARED
 from ledger import NO_PROMISE, STORE, Ledger
 from session import ROOT, Moment, Session
 from simdisk import Fault, SimDisk, World
@@ -31,14 +30,16 @@ class Recording(NamedTuple):
     ledger: Ledger
     jobs: tuple[str, ...]
     durability: Durability
+    reason: str | None = None
 
 
 class Workload(NamedTuple):
-    """What is done, to which jobs."""
+    """What is done, to which jobs; and what a job.repaired must tell of in the end."""
 
     script: Callable[[Session], None]
     jobs: tuple[str, ...] = (JOB,)
     durability: Durability = "always"
+    reason: str | None = None
 
 
 def record(name: str) -> Recording:
@@ -47,16 +48,18 @@ def record(name: str) -> Recording:
     world = World()
     disk = SimDisk(world)
     disk.make_folder(ROOT.parent)
-    if FOLDERS_ARE_PREPARED:
-        disk.make_folder(ROOT)
-        disk.make_folder(ROOT / "side")
     world.settle()
     session = Session(
         world, Ledger(), NO_PROMISE, durability=workload.durability, is_recovery=False
     )
     workload.script(session)
     return Recording(
-        name, session.trace, session.ledger, workload.jobs, workload.durability
+        name,
+        session.trace,
+        session.ledger,
+        workload.jobs,
+        workload.durability,
+        workload.reason,
     )
 
 
@@ -94,8 +97,7 @@ def save_a_large_state(session: Session) -> None:
 def save_a_long_event_line(session: Session) -> None:
     """Labels over more than two sectors: junk inside them can look like JSON."""
     manager = _begun(session)
-    long = "w" * 511
-    session.save(manager, JOB, {"rows": 3}, tags=[long], workflow_name=long)
+    session.save(manager, JOB, {"rows": 3}, tags=["w" * 300] * 6)
 
 
 def change(session: Session) -> None:
@@ -366,6 +368,6 @@ WORKLOADS: dict[str, Workload] = {
     "short write, all but the newline": Workload(short_write(-1)),
     "full disk": Workload(full_disk),
     "interval": Workload(interval, durability="interval"),
-    "headless": Workload(headless),
+    "headless": Workload(headless, reason="head_missing"),
     "rewritten": Workload(rewritten),
 }
