@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from journal import event_codec, index, state_codec
+from journal.clock import stamp
 from journal.errors import Conflict
 from journal.head import Extent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from journal.event_codec import Located
     from journal.index import JobView
@@ -21,15 +23,16 @@ class Batch:
 
     Attributes:
         view: what is durable.
+        now: when its events happen; one reading of the clock for all of them.
         seq: the last event, those of this batch included.
         current: seq of the checkpoint that is current then, 0 for none.
         keys: idempotency keys used by this batch: the checkpoint, and what was saved.
         ids: checkpoint ids made by this batch.
     """
 
-    def __init__(self, view: JobView, at: str) -> None:
+    def __init__(self, view: JobView, now: datetime) -> None:
         self.view = view
-        self.at = at
+        self.now = now
         self.seq = self._preamble = view.seq
         self.current = 0 if view.current is None else view.current.seq
         self.keys: dict[str, tuple[str, object]] = {}
@@ -95,7 +98,7 @@ class Batch:
         """Return the bytes of the write, and its events as a reader would find them."""
         first = self.view.seq + 1
         span = (first, self.seq) if len(self._drafts) > 1 else None
-        prev, offset = self.view.hash, self.view.end
+        prev, offset, at = self.view.hash, self.view.end, stamp(self.now)
         parts: list[bytes] = []
         events: list[Located] = []
         for seq, (type_, actor, data, sealed) in enumerate(self._drafts, first):
@@ -107,7 +110,7 @@ class Batch:
             line, event = event_codec.encode(
                 prev,
                 seq=seq,
-                at=self.at,
+                at=at,
                 type_=type_,
                 actor=actor,
                 data=data,

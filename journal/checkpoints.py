@@ -89,7 +89,9 @@ class CheckpointManager(CheckpointReader):
         who = self._who(actor)
         content = _Content(step_name, raw, state_codec.metadata_json(metadata))
         if expected_seq and (view := self._store.view(job_id)).seq == 0:
-            Batch(view, "").check_seq(expected_seq)  # refused before the job is made
+            Batch(view, self._clock()).check_seq(
+                expected_seq
+            )  # refused before the job is made
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:
@@ -203,7 +205,7 @@ class CheckpointManager(CheckpointReader):
 
         def request(batch: Batch) -> int:
             batch.check_seq(expected_seq)
-            plan = self._plan(batch.view, policy, self._clock())
+            plan = self._plan(batch.view, policy, batch.now)
             self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
             return len(plan.remove)
 
@@ -229,7 +231,7 @@ class CheckpointManager(CheckpointReader):
             end = datetime.fromisoformat(trashed.at) + timedelta(
                 seconds=self.trash_seconds
             )
-            if self._clock() >= end:
+            if batch.now >= end:
                 raise Conflict(
                     f"checkpoint {checkpoint_id!r} was deleted at {trashed.at}; its "
                     f"trash period ended at {stamp(end)}"
@@ -411,7 +413,7 @@ class CheckpointManager(CheckpointReader):
     def _add_cleaned(
         self, batch: Batch, plan: Plan, actor: str, *, plan_id: str | None
     ) -> None:
-        until = stamp(self._clock() + timedelta(seconds=self.trash_seconds))
+        until = stamp(batch.now + timedelta(seconds=self.trash_seconds))
         for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
             part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
             data: dict[str, object] = {
@@ -432,7 +434,7 @@ class CheckpointManager(CheckpointReader):
     def _new_id(self, batch: Batch, step_name: str) -> str:
         view = batch.view
         while True:
-            new = ids.new_checkpoint_id(step_name, self._clock())
+            new = ids.new_checkpoint_id(step_name, batch.now)
             if not (new in view.checkpoints or new in view.trash or new in batch.ids):
                 return new
 

@@ -6,7 +6,8 @@ import errno
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from journal import head as head_codec
 from journal.errors import LockTimeout
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal.disk import Disk, File
+
+
+class MayCreate(Protocol):
+    """Decides whether a missing head may be made."""
+
+    def __call__(self, *, wait: bool) -> bool:
+        """Tell; `wait`: its caller will write."""
+
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0002, 0.01
 
@@ -54,6 +63,7 @@ class HeadFile:
         self._lock_timeout_seconds = lock_timeout_seconds
         self._opening = threading.RLock()  # a reader and a writer may both come first
         self._file: File | None = None
+        self._inode = 0  # of what is open
         self.head = Head()
         self.raw = b""
         self.is_new = False
@@ -77,28 +87,33 @@ class HeadFile:
                 return b""
             return file.read(0, head_codec.FILE_BYTES)
 
-    def lock(self, *, wait: bool, may_create: Callable[[], bool]) -> None:
+    def read(self) -> bytes:
+        """Return the file's bytes; only under the lock."""
+        assert self._file is not None, "only under the lock"
+        return self._file.read(0, head_codec.FILE_BYTES)
+
+    def lock(self, *, wait: bool, may_create: MayCreate) -> None:
         """Take the lock that excludes every other writer of the job.
 
         Args:
             wait: for up to the lock timeout; else raise at once.
-            may_create: asked if there is no file.
+            may_create: asked if there is no file; told whether to `wait`.
 
         Raises:
             Busy: it is held, or there is no file and none may be made.
             LockTimeout: it was held for too long.
             OSError: the file cannot be opened or made.
         """
-        deadline = time.monotonic() + self._lock_timeout_seconds
-        pause = _FIRST_WAIT_SECONDS
         if wait and not self.is_writable:
             self.close()  # perhaps this user may write by now
+        deadline = 0.0
+        pause = _FIRST_WAIT_SECONDS
         while True:
-            file = self._open(may_create)
+            file = self._file or self._open(partial(may_create, wait=wait))
             if file.try_lock():
-                found, mine = self._disk.stat(self._path), file.stat()
-                if found is not None and found.inode == mine.inode:
-                    if mine.size < head_codec.FILE_BYTES and self.is_writable:
+                found = self._disk.stat(self._path)
+                if found is not None and found.inode == self._inode:
+                    if found.size < head_codec.FILE_BYTES and self.is_writable:
                         self._allocate(file)
                     return
                 # Another head was put in its place: this lock excludes nobody.
@@ -106,7 +121,9 @@ class HeadFile:
                 continue
             if not wait:
                 raise Busy
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            deadline = deadline or now + self._lock_timeout_seconds
+            if now > deadline:
                 raise self.late()
             # flock has no deadline of its own and no queue; the jitter keeps waiting
             # processes from marching in step.
@@ -137,6 +154,7 @@ class HeadFile:
                     if not may_create():
                         raise Busy from None
                     self._file = self._create()
+                self._inode = self._file.stat().inode
             return self._file
 
     def _create(self) -> File:
@@ -164,16 +182,15 @@ class HeadFile:
         return found is not None
 
     def write(self, head: Head) -> None:
-        """Write `head` to the slot whose turn it is; not synced.
+        """Write `head` to the slot whose turn it is by its number; not synced.
 
         Raises:
             OSError: it cannot be written.
         """
         assert self._file is not None, "only under the lock"
-        writing = self.head.writing + 1
-        self.head = head._replace(writing=writing)
-        offset = head_codec.slot_offset(writing)
-        slot = head_codec.encode(self.head)
+        self.head = head
+        offset = head_codec.slot_offset(head.writing)
+        slot = head_codec.encode(head)
         self._file.pwrite(slot, offset)
         raw = self.raw.ljust(head_codec.FILE_BYTES, b"\0")
         self.raw = raw[:offset] + slot + raw[offset + len(slot) :]

@@ -86,6 +86,45 @@ def failure(exc: OSError, what: str) -> StorageFailed:
     return StorageFailed(f"{what}: {reason}")
 
 
+class HeldJournal:
+    """One job's files while their lock is held; see `Held`."""
+
+    __slots__ = ("_file", "extent")
+
+    def __init__(self, file: JournalFile, extent: Extent) -> None:
+        self._file = file
+        self.extent = extent
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """See `Held.stamp`."""
+        size = self.extent.size
+        return Stamp(self._file.inode, size) if size else None
+
+    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
+        """See `Held.append`."""
+        self.extent = self._file.append(data, after=after, last=last)
+        return self.extent
+
+    def repairs(self) -> list[JobRepairedData]:
+        """See `Held.repairs`."""
+        return self._file.repairs()
+
+
+class _Attempt:
+    """A lock that is taken at once or not at all."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise Busy
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+
 class JournalFile:
     """The files of one job, opened when first needed.
 
@@ -112,23 +151,19 @@ class JournalFile:
         self._mutex = threading.Lock()
         self._opening = threading.RLock()
         self._file: File | None = None
-        self._inode = 0
+        self.inode = 0
         self._is_settled = False  # first look under the lock is done
-        self.users = 0  # callers that are in `exclusive`, or about to be
         self._is_writable = True  # as far as the open journal goes
-        self._owner = 0  # the thread that holds the lock, and
-        self._held: Stamp | None = None  # what the journal's stamp is meanwhile
         self._pending: list[JobRepairedData] = []
         self._lost_events = 0
         self._may_owe_repairs = True  # until a look found none, or they were told
+        self._owes_sync = False  # something was acknowledged before its sync
         self._is_poisoned = False  # also when the mark in the head could not be set
 
     # -- reading -----------------------------------------------------------------
 
     def stamp(self) -> Stamp | None:
         """Return what changes whenever the journal does, None if there is none."""
-        if self._owner == threading.get_ident():
-            return self._held  # nobody else can change it now
         try:
             found = self._disk.stat(self._path)
         except OSError as exc:
@@ -220,53 +255,38 @@ class JournalFile:
     def _open_journal(self) -> File:
         """Return the open journal; opens it again if a rewrite put another in place."""
         found = self._disk.stat(self._path)
-        if self._file is not None and found is not None and found.inode == self._inode:
+        if self._file is not None and found is not None and found.inode == self.inode:
             return self._file
         if self._file is not None:
             self._file.close()
             self._file = None
         self._file, self._is_writable = open_either(self._disk, self._path, "append")
-        self._inode = self._file.stat().inode
+        self.inode = self._file.stat().inode
         return self._file
 
     # -- the lock ----------------------------------------------------------------
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a thread of this process writes, or is about to."""
+        return self._mutex.locked()
+
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[Extent]:
+    def exclusive(self, *, wait: bool) -> Iterator[HeldJournal]:
         """Hold the job against all other writers; see `Storage.exclusive`."""
-        if wait:
-            # A `with` cannot be interrupted between taking the lock and noting it.
-            with self._mutex, self._locked(wait=True) as extent:
-                yield extent
-        else:
-            if not self._mutex.acquire(blocking=False):
-                raise Busy
+        # A `with` cannot be interrupted between taking the lock and noting it.
+        with self._mutex if wait else _Attempt(self._mutex):
             try:
-                with self._locked(wait=False) as extent:
-                    yield extent
+                self._head.lock(wait=wait, may_create=self._may_make_head)
+                yield HeldJournal(self, self._settle())
+            except OSError as exc:
+                if isinstance(exc, MilepostError):
+                    raise
+                raise failure(exc, f"cannot write {self._path}") from exc
             finally:
-                self._mutex.release()
+                self._head.unlock()
 
-    @contextmanager
-    def _locked(self, *, wait: bool) -> Iterator[Extent]:
-        try:
-            self._head.lock(wait=wait, may_create=lambda: self._may_make_head(wait))
-            extent = self._settle()
-            self._hold(extent)
-            self._owner = threading.get_ident()
-            yield extent
-        except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot write {self._path}") from exc
-        finally:
-            self._owner = 0
-            self._head.unlock()
-
-    def _hold(self, extent: Extent) -> None:
-        self._held = Stamp(self._inode, extent.size) if extent.size else None
-
-    def _may_make_head(self, wait: bool) -> bool:
+    def _may_make_head(self, *, wait: bool) -> bool:
         """Tell whether a missing head may be made: for a new job, or to adopt one.
 
         Decided before it is made: an empty head beside a bad tail would look like a
@@ -294,7 +314,7 @@ class JournalFile:
 
     def _settle(self) -> Extent:
         """Bring both files into agreement, under the lock; return the extent."""
-        raw = self._head.peek()
+        raw = self._head.read()
         found = self._disk.stat(self._path)
         head = self._head.head
         if (
@@ -302,7 +322,7 @@ class JournalFile:
             and raw == self._head.raw
             and found is not None
             and found.size == head.shown.size
-            and found.inode == head.inode == self._inode
+            and found.inode == head.inode == self.inode
             and not self._is_poisoned
             and not head.is_poisoned
         ):
@@ -469,7 +489,7 @@ class JournalFile:
         return min(keep, head.shown)
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what recovery did here, side files and all; see `Storage.repairs`."""
+        """Return what recovery did here, side files and all; see `Held.repairs`."""
         if not self._may_owe_repairs:
             return []
         found = list(self._pending)
@@ -493,11 +513,11 @@ class JournalFile:
     # -- writing -----------------------------------------------------------------
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Make `data` durable behind event `after`; see `Storage.append`."""
+        """Make `data` durable behind event `after`; see `Held.append`."""
         shown = self._head.head.shown
         if shown.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
-        is_first = self._held is None
+        is_first = shown.size == 0
         try:
             file = self._create_journal() if is_first else self._writable_journal()
         except OSError as exc:
@@ -510,6 +530,8 @@ class JournalFile:
         if self._durability == "always" or is_first:
             self._sync(file, is_first=is_first)
             synced = extent
+        else:
+            self._owes_sync = True
         try:
             self._move_head(extent, synced=synced)
             if is_first:
@@ -524,7 +546,6 @@ class JournalFile:
             ) from exc
         self._pending.clear()
         self._may_owe_repairs = False
-        self._hold(extent)
         return extent
 
     def _writable_journal(self) -> File:
@@ -533,6 +554,8 @@ class JournalFile:
         Raises:
             ReadOnlyStore: not so.
         """
+        if self._file is not None and self._is_writable and self._head.is_writable:
+            return self._file  # it was the one in place when the lock was taken
         with self._opening:
             if not self._is_writable and self._file is not None:
                 self._file.close()
@@ -550,7 +573,7 @@ class JournalFile:
         is_left_over = self._disk.stat(self._path) is not None  # empty: R2
         with self._opening:
             self._file = self._disk.open(self._path, "append", create=not is_left_over)
-            self._inode = self._file.stat().inode
+            self.inode = self._file.stat().inode
         return self._file
 
     def _write(self, file: File, data: bytes, size: int) -> None:
@@ -588,7 +611,10 @@ class JournalFile:
     def _poison(self, exc: OSError, what: str) -> StorageFailed:
         """Stop all writing, in every process: what is on the disk is unknown."""
         self._is_settled, self._is_poisoned = False, True
-        head = self._head.head._replace(inode=self._inode, is_poisoned=True)
+        head = self._head.head
+        head = head._replace(
+            writing=head.writing + 1, inode=self.inode, is_poisoned=True
+        )
         try:
             self._head.write(head)
         except OSError:
@@ -601,27 +627,18 @@ class JournalFile:
         )
 
     def _move_head(self, shown: Extent, *, synced: Extent) -> None:
-        self._head.write(
-            Head(
-                shown=shown,
-                inode=self._inode,
-                durability=self._durability,
-                synced=synced,
-            )
-        )
+        writing = self._head.head.writing + 1
+        self._head.write(Head(writing, shown, self.inode, self._durability, synced))
 
     def flush(self) -> None:
-        """Sync journal and head, if anything acknowledged is not on the disk yet."""
-        if self._is_synced or not self._head.is_open:
+        """Sync what was acknowledged here, if it is not on the disk yet."""
+        if not self._owes_sync:
             return
-        with self.exclusive(wait=True) as extent:
-            if not self._is_synced and self._file is not None:
+        with self.exclusive(wait=True) as held:
+            if self._head.head.synced != held.extent and self._file is not None:
                 self._sync(self._file, is_first=False)
-                self._move_head(extent, synced=extent)
-
-    @property
-    def _is_synced(self) -> bool:
-        return self._head.head.synced == self._head.head.shown
+                self._move_head(held.extent, synced=held.extent)
+            self._owes_sync = False
 
     def close(self) -> None:
         """Sync the head, so that a power cut finds it fresh, and close both files.
@@ -659,7 +676,7 @@ class JournalFile:
         self._head.close()
         self._file = None
         self._is_settled = False
-        self._inode = 0
+        self.inode = 0
 
     # -- errors ------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ class CheckpointReader:
             DamagedJournal: the job is quarantined.
         """
         view = self._view(job_id)
-        return self._infos(view, list(view.checkpoints.values()))
+        return self._infos(view, self._store.live(view))
 
     def get(self, job_id: str, checkpoint_id: str) -> Checkpoint:
         """Return a checkpoint with its state, without moving current.
@@ -186,8 +186,7 @@ class CheckpointReader:
         """
         view = self._view(job_id)
         _check_limit(limit)
-        # A list first: another thread may save while this one goes through it.
-        later = (e for e in [*view.checkpoints.values()] if e.seq > after_seq)
+        later = (e for e in self._store.live(view) if e.seq > after_seq)
         return self._infos(view, [*islice(later, limit)])
 
     def seq(self, job_id: str) -> int:
@@ -352,7 +351,7 @@ class CheckpointReader:
         self, view: JobView, policy: Policy, now: datetime, limit: int | None = None
     ) -> Plan:
         candidates = []
-        for entry in [*view.checkpoints.values()]:
+        for entry in self._store.live(view):
             shields = []
             if entry.checkpoint_id in view.pinned:
                 shields.append("pinned")

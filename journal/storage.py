@@ -28,6 +28,42 @@ class Busy(Exception):
     """The lock is held and the caller would not wait."""
 
 
+class Held(Protocol):
+    """One job, held against every other writer, for as long as its context lasts."""
+
+    @property
+    def extent(self) -> Extent:
+        """What is acknowledged by now."""
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """As `Storage.stamp`; nobody else can change it meanwhile."""
+
+    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
+        """Make `data` durable behind event `after`; return what is acknowledged then.
+
+        It lands whole or not at all.
+
+        Args:
+            data: whole lines.
+            after: the seq that is the journal's last.
+            last: seq and hash of the last event in `data`; its size is ignored.
+
+        Raises:
+            Conflict: `after` is not the last; nothing was written.
+            NoSpace, ReadOnlyStore: nothing was written.
+            StorageFailed: outcome unknown; the job takes no writes until it has been
+                rewritten from what the medium holds.
+        """
+
+    def repairs(self) -> list[JobRepairedData]:
+        """Return what recovery did to this job and no event may tell yet.
+
+        Idempotent: a repair is returned until a ``job.repaired`` that names its side
+        file is in the journal.
+        """
+
+
 class Storage(Protocol):
     """Journals as bytes.  tests/test_storage_contract.py is this text made executable.
 
@@ -64,11 +100,10 @@ class Storage(Protocol):
 
     def exclusive(
         self, job_id: str, *, wait: bool = True
-    ) -> AbstractContextManager[Extent]:
+    ) -> AbstractContextManager[Held]:
         """Hold the job against every other writer, in this process and in others.
 
-        Whatever an earlier writer left behind is settled first; the context's value
-        is what is acknowledged then.
+        Whatever an earlier writer left behind is settled first.
 
         Raises:
             Busy: it is held, and `wait` is false.
@@ -76,30 +111,8 @@ class Storage(Protocol):
             DamagedJournal: what was left behind cannot be settled without loss.
         """
 
-    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Make `data` durable behind event `after`; return what is acknowledged then.
-
-        Only within `exclusive`.  It lands whole or not at all.
-
-        Args:
-            job_id: whose journal.
-            data: whole lines.
-            after: the seq that is the journal's last.
-            last: seq and hash of the last event in `data`; its size is ignored.
-
-        Raises:
-            Conflict: `after` is not the last; nothing was written.
-            NoSpace, ReadOnlyStore: nothing was written.
-            StorageFailed: outcome unknown; the job takes no writes until it has been
-                rewritten from what the medium holds.
-        """
-
     def repairs(self, job_id: str) -> list[JobRepairedData]:
-        """Return what recovery did to this job and no event may tell yet.
-
-        Only within `exclusive`.  Idempotent: a repair is returned until a
-        ``job.repaired`` that names its side file is in the journal.
-        """
+        """Return what recovery did to this job, as far as it left bytes aside."""
 
     def flush(self) -> None:
         """Make everything that was acknowledged durable, whatever the mode."""
@@ -109,10 +122,30 @@ class Storage(Protocol):
 
 
 class _MemoryJournal:
-    def __init__(self) -> None:
+    """One job's bytes, and what its holder has in hand."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
         self.lock = threading.RLock()
         self.data = bytearray()
         self.extent = Extent()
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """See `Held.stamp`."""
+        return Stamp(0, self.extent.size) if self.extent.seq else None
+
+    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
+        """See `Held.append`."""
+        if self.extent.seq != after:
+            raise Conflict(f"job {self._job_id!r} is at {self.extent.seq}, not {after}")
+        self.data += data
+        self.extent = Extent(last.seq, last.hash, len(self.data))
+        return self.extent
+
+    def repairs(self) -> list[JobRepairedData]:
+        """See `Held.repairs`."""
+        return []
 
 
 class MemoryStorage:
@@ -141,9 +174,7 @@ class MemoryStorage:
     def stamp(self, job_id: str) -> Stamp | None:
         """See `Storage.stamp`."""
         found = self._journals.get(job_id)
-        if found is None or found.extent.seq == 0:
-            return None
-        return Stamp(0, found.extent.size)
+        return None if found is None else found.stamp
 
     def extent(self, job_id: str) -> Extent:
         """See `Storage.extent`."""
@@ -155,25 +186,16 @@ class MemoryStorage:
         return bytes(self._journals[job_id].data[offset : offset + size])
 
     @contextmanager
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Extent]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Held]:
         """See `Storage.exclusive`."""
         with self._guard:
-            found = self._journals.setdefault(job_id, _MemoryJournal())
+            found = self._journals.setdefault(job_id, _MemoryJournal(job_id))
         if not found.lock.acquire(blocking=wait):
             raise Busy
         try:
-            yield found.extent
+            yield found
         finally:
             found.lock.release()
-
-    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
-        """See `Storage.append`."""
-        found = self._journals[job_id]
-        if found.extent.seq != after:
-            raise Conflict(f"job {job_id!r} is at {found.extent.seq}, not {after}")
-        found.data += data
-        found.extent = Extent(last.seq, last.hash, len(found.data))
-        return found.extent
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,11 @@ from journal.event_codec import peek
 from journal.journal_file import Durability, Folders, JournalFile, failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from journal.events import JobRepairedData
     from journal.head import Extent
-    from journal.storage import Stamp
+    from journal.storage import Held, Stamp
 
 _log = logging.getLogger("milepost.journal")
 
@@ -192,11 +192,13 @@ class FileStorage:
 
     # -- one job -----------------------------------------------------------------
 
-    def file(self, job_id: str, *, is_borrowed: bool = False) -> JournalFile:
-        """Return the files of one job; at most 200 jobs keep theirs open.
-
-        Those that are borrowed stay until they are given back.
-        """
+    def file(self, job_id: str) -> JournalFile:
+        """Return the files of one job; at most 200 jobs keep theirs open."""
+        found = self._files.get(job_id)
+        if found is not None:
+            with suppress(KeyError):  # it is just being taken out: still good
+                self._files.move_to_end(job_id)
+            return found
         with self._guard:
             found = self._files.get(job_id)
             if found is None:
@@ -208,9 +210,6 @@ class FileStorage:
                     durability=self._durability,
                     lock_timeout_seconds=self._lock_timeout_seconds,
                 )
-            else:
-                self._files.move_to_end(job_id)
-            found.users += is_borrowed
             surplus = self._take_surplus()
         # Outside of the guard: it may sync, and wait for another process's write.
         for file in surplus:
@@ -222,7 +221,7 @@ class FileStorage:
         if len(self._files) <= _MAX_OPEN_JOURNALS:
             return []
         oldest = list(self._files)[: len(self._files) - _MAX_OPEN_JOURNALS]
-        return [self._files.pop(j) for j in oldest if not self._files[j].users]
+        return [self._files.pop(j) for j in oldest if not self._files[j].is_held]
 
     def stamp(self, job_id: str) -> Stamp | None:
         """See `Storage.stamp`."""
@@ -236,23 +235,13 @@ class FileStorage:
         """See `Storage.read`."""
         return self.file(job_id).read(offset, size)
 
-    @contextmanager
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Extent]:
+    def exclusive(
+        self, job_id: str, *, wait: bool = True
+    ) -> AbstractContextManager[Held]:
         """See `Storage.exclusive`."""
-        file = self.file(job_id, is_borrowed=True)
-        try:
-            with file.exclusive(wait=wait) as extent:
-                yield extent
-        finally:
-            with self._guard:
-                file.users -= 1
-
-    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
-        """See `Storage.append`."""
-        extent = self.file(job_id).append(data, after=after, last=last)
         if self._durability == "interval" and self._flusher is None:
             self._start_flusher()
-        return extent
+        return self.file(job_id).exclusive(wait=wait)
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""

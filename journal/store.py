@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from journal import event_codec, ids, index
 from journal.batch import Batch
-from journal.clock import stamp as at_stamp
 from journal.errors import (
     DamagedJournal,
     MilepostError,
@@ -25,7 +24,7 @@ from journal.errors import (
 )
 from journal.event_codec import BadLine
 from journal.head import Extent
-from journal.index import JobView, Mark, Misfit
+from journal.index import Entry, JobView, Mark, Misfit
 from journal.storage import Busy
 from journal.write_queue import Request, Waiter, WriteQueue
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from journal.events import Event
-    from journal.storage import Stamp, Storage
+    from journal.storage import Held, Stamp, Storage
 
 _log = logging.getLogger("milepost.journal")
 
@@ -125,6 +124,17 @@ class Store:
             self._catch_up(job)
             return job.view
 
+    def live(self, view: JobView) -> list[Entry]:
+        """Return the live checkpoints, oldest first: all of one moment.
+
+        A view is folded in place, and one event may remove many of them.
+        """
+        job = self._jobs.get(view.job_id)
+        if job is None:
+            return [*view.checkpoints.values()]
+        with job.folding:
+            return [*view.checkpoints.values()]
+
     def readable(self, job_id: str) -> JobView:
         """Return `view`, unless a newer Milepost wrote what this one cannot fold.
 
@@ -168,11 +178,11 @@ class Store:
     def _settle(self, job: _Job, *, is_unknown: bool) -> bool:
         """Settle what somebody left behind; False if that is not ours to do now."""
         try:
-            with self.storage.exclusive(job.view.job_id, wait=False) as extent:
-                self._fold_to(job, extent, self.storage.stamp(job.view.job_id))
-                batch = Batch(job.view, at_stamp(self._clock()))
-                if job.view.seq and self._add_repairs(batch):
-                    self._append(job, batch)
+            with self.storage.exclusive(job.view.job_id, wait=False) as held:
+                self._fold_to(job, held.extent, held.stamp)
+                batch = Batch(job.view, self._clock())
+                if job.view.seq and self._add_repairs(batch, held):
+                    self._append(job, batch, held)
         except Busy:
             return False  # a write is on its way; its answer has not been given
         except (StorageFailed, NewerFormat) as exc:
@@ -363,20 +373,20 @@ class Store:
         """Serve `waiters` from the left; each leaves the queue once it is answered."""
         self.storage.create()
         while waiters:
-            with self.storage.exclusive(job.view.job_id) as extent:
+            with self.storage.exclusive(job.view.job_id) as held:
                 with job.folding:
-                    self._prepare(job, extent)
-                served = self._commit_some(job, waiters)
+                    self._prepare(job, held)
+                served = self._commit_some(job, waiters, held)
             for _ in range(served):
                 waiters.popleft().is_served = True
 
-    def _prepare(self, job: _Job, extent: Extent) -> None:
+    def _prepare(self, job: _Job, held: Held) -> None:
         """Catch up under the lock; refuse what must not be written to."""
         job_id = job.view.job_id
-        stamp = self.storage.stamp(job_id)
+        stamp = held.stamp
         try:
             if stamp is None or stamp != job.stamp:
-                self._fold_to(job, extent, stamp)
+                self._fold_to(job, held.extent, stamp)
         except DamagedJournal as exc:
             self._quarantine(job, exc)
             raise
@@ -404,22 +414,23 @@ class Store:
                     ),
                 )
 
-    def _add_repairs(self, batch: Batch) -> bool:
+    @staticmethod
+    def _add_repairs(batch: Batch, held: Held) -> bool:
         """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
         view = batch.view
         before = len(batch)
-        for repair in self.storage.repairs(view.job_id):
+        for repair in held.repairs():
             if repair.get("side_file") not in view.side_files:
                 batch.add("job.repaired", "recovery", cast("dict[str, object]", repair))
         return len(batch) > before
 
-    def _commit_some(self, job: _Job, waiters: Iterable[Waiter]) -> int:
+    def _commit_some(self, job: _Job, waiters: Iterable[Waiter], held: Held) -> int:
         """Write the first waiters' events; return how many were served."""
         view = job.view
-        batch = Batch(view, at_stamp(self._clock()))
+        batch = Batch(view, self._clock())
         if view.seq == 0:
             self._open(batch)
-        is_owed = self._add_repairs(batch)
+        is_owed = self._add_repairs(batch, held)
         batch.begin()
         opened, served = len(batch), 0
         writers: list[Waiter] = []
@@ -437,7 +448,7 @@ class Store:
                 break
         if len(batch) > opened or (is_owed and view.seq):
             try:
-                self._append(job, batch)
+                self._append(job, batch, held)
             except Exception as exc:  # noqa: BLE001 - the same
                 for waiter in writers:
                     waiter.error = exc
@@ -452,14 +463,12 @@ class Store:
         batch.opening = {"job": view.job_id, "store": store_id, "nonce": nonce}
         batch.add("job.opened", "journal", batch.opening)
 
-    def _append(self, job: _Job, batch: Batch) -> None:
+    def _append(self, job: _Job, batch: Batch, held: Held) -> None:
         view = batch.view
         seq = view.seq
         written = batch.encode()
         try:
-            extent = self.storage.append(
-                view.job_id, written.data, after=seq, last=written.last
-            )
+            extent = held.append(written.data, after=seq, last=written.last)
         except BaseException:
             job.stamp = None  # look again before the next answer
             raise
@@ -471,7 +480,7 @@ class Store:
             assert view.seq >= extent.seq, "the index fell behind the disk"
             job.view = view  # a reader may have begun another, before there was one
             job.seen = Extent(view.seq, view.hash or "", view.end)
-            stamp = self.storage.stamp(view.job_id)
+            stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
             job.stamp = stamp if stamp is not None and stamp.size == view.end else None
 

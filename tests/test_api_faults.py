@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,13 +21,13 @@ from api.failures import STATUS_OF
 from journal import CheckpointManager, MemoryStorage, errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from test_api_harness import TestClient
 
-    from journal.head import Extent
+    from journal.storage import Held
 
 __all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
@@ -34,17 +35,19 @@ SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
 
 
 class FailingOnce(MemoryStorage):
-    """A storage whose next append fails."""
+    """A storage whose next write fails."""
 
     def __init__(self) -> None:
         super().__init__()
         self.error: Exception | None = None
 
-    def append(self, job_id: str, data: bytes, *, after: int, last: Extent) -> Extent:
+    @contextmanager
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Held]:
         error, self.error = self.error, None
         if error is not None:
             raise error
-        return super().append(job_id, data, after=after, last=last)
+        with super().exclusive(job_id, wait=wait) as held:
+            yield held
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,7 @@ class Raced(MemoryStorage):
 
     def exclusive(
         self, job_id: str, *, wait: bool = True
-    ) -> AbstractContextManager[Extent]:
+    ) -> AbstractContextManager[Held]:
         rival, self.rival = self.rival, None
         if rival is not None:
             rival()

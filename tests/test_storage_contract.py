@@ -47,10 +47,10 @@ def lines(storage: Storage, job_id: str, after: int, count: int = 1) -> bytes:
 
 def append(storage: Storage, job_id: str = JOB, count: int = 1) -> bytes:
     """Append events as the store would; return their bytes."""
-    with storage.exclusive(job_id) as extent:
-        data = lines(storage, job_id, extent.seq, count)
-        last = Extent(extent.seq + count, last_hash(data))
-        storage.append(job_id, data, after=extent.seq, last=last)
+    with storage.exclusive(job_id) as held:
+        after = held.extent.seq
+        data = lines(storage, job_id, after, count)
+        held.append(data, after=after, last=Extent(after + count, last_hash(data)))
     return data
 
 
@@ -69,9 +69,9 @@ def test_a_store_has_an_id_from_its_creation_on(storage: Storage) -> None:
 def test_an_unknown_job_is_empty_and_not_listed(storage: Storage) -> None:
     assert storage.stamp(JOB) is None
     assert storage.extent(JOB) == Extent()
-    with storage.exclusive(JOB) as extent:
-        assert extent == Extent()
-        assert storage.repairs(JOB) == []
+    with storage.exclusive(JOB) as held:
+        assert held.extent == Extent()
+        assert held.repairs() == []
     assert storage.job_ids() == []
 
 
@@ -101,13 +101,13 @@ def test_reading_past_the_end_returns_what_there_is(storage: Storage) -> None:
 
 def test_appending_answers_with_the_extent_that_readers_see(storage: Storage) -> None:
     append(storage)
-    with storage.exclusive(JOB) as extent:
-        data = lines(storage, JOB, extent.seq)
+    with storage.exclusive(JOB) as held:
+        data = lines(storage, JOB, held.extent.seq)
         last = Extent(2, last_hash(data), 999)  # its size is not the caller's to say
-        answer = storage.append(JOB, data, after=1, last=last)
+        answer = held.append(data, after=1, last=last)
     assert answer == storage.extent(JOB)
-    with storage.exclusive(JOB) as extent:
-        assert extent == answer
+    with storage.exclusive(JOB) as held:
+        assert held.extent == answer
 
 
 def test_the_stamp_changes_with_every_append(storage: Storage) -> None:
@@ -125,10 +125,10 @@ def test_appending_behind_another_event_than_the_last_is_refused(
 ) -> None:
     append(storage, count=2)
     before = storage.extent(JOB)
-    with storage.exclusive(JOB):
+    with storage.exclusive(JOB) as held:
         data = lines(storage, JOB, 2)
         with pytest.raises(Conflict):  # I3
-            storage.append(JOB, data, after=after, last=Extent(3, last_hash(data)))
+            held.append(data, after=after, last=Extent(3, last_hash(data)))
     assert storage.extent(JOB) == before
     assert len(storage.read(JOB, 0, 10_000)) == before.size
 
@@ -163,11 +163,11 @@ def test_a_job_that_is_held_is_busy_for_who_would_not_wait(storage: Storage) -> 
 
 def test_who_waits_gets_the_job_once_it_is_free(storage: Storage) -> None:
     append(storage)
-    with storage.exclusive(JOB) as before:
+    with storage.exclusive(JOB) as held:
         waiter = run(lambda: append(storage))
-        assert storage.extent(JOB) == before
-        data = lines(storage, JOB, before.seq)
-        storage.append(JOB, data, after=1, last=Extent(2, last_hash(data)))
+        assert storage.extent(JOB) == held.extent
+        data = lines(storage, JOB, held.extent.seq)
+        held.append(data, after=1, last=Extent(2, last_hash(data)))
     waiter.join(10)
     assert storage.extent(JOB).seq == 3
 
@@ -176,8 +176,8 @@ def test_an_error_inside_lets_go_of_the_job(storage: Storage) -> None:
     append(storage)
     with pytest.raises(ZeroDivisionError), storage.exclusive(JOB):
         _ = 1 / 0
-    with storage.exclusive(JOB, wait=False) as extent:
-        assert extent.seq == 1
+    with storage.exclusive(JOB, wait=False) as held:
+        assert held.extent.seq == 1
 
 
 def test_readers_are_never_kept_waiting_by_a_writer(storage: Storage) -> None:
@@ -219,8 +219,8 @@ def test_another_handle_sees_every_append_at_once(root: Path) -> None:
         assert there.extent(JOB).seq == seq
         assert there.stamp(JOB) == here.stamp(JOB)
     append(there)
-    with here.exclusive(JOB) as extent:
-        assert extent.seq == 4
+    with here.exclusive(JOB) as held:
+        assert held.extent.seq == 4
     assert there.store_id == here.store_id
 
 
@@ -244,8 +244,8 @@ def test_a_lock_on_a_head_that_was_replaced_excludes_nobody_and_is_not_taken(
     copy = head.read_bytes()
     head.unlink()
     head.write_bytes(copy)  # `here` still holds the old file open
-    with here.exclusive(JOB) as extent:
-        assert extent.seq == 1
+    with here.exclusive(JOB) as held:
+        assert held.extent.seq == 1
         with pytest.raises(Busy), there.exclusive(JOB, wait=False):
             pass
 
@@ -258,8 +258,8 @@ def test_a_job_that_left_the_cache_while_its_writer_waited_is_written_all_the_sa
     waiting = storage.exclusive(JOB)
     for number in range(250):  # more than are kept open
         storage.stamp(f"other-{number}")
-    with waiting as extent:
-        data = lines(storage, JOB, extent.seq)
+    with waiting as held:
+        data = lines(storage, JOB, held.extent.seq)
         last = Extent(2, last_hash(data))
-        assert storage.append(JOB, data, after=1, last=last).seq == 2
+        assert held.append(data, after=1, last=last).seq == 2
     assert storage.extent(JOB).seq == 2
