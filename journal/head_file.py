@@ -114,7 +114,7 @@ class HeadFile:
                 found = self._disk.stat(self._path)
                 if found is not None and found.inode == self._inode:
                     if found.size < head_codec.FILE_BYTES and self.is_writable:
-                        self._allocate(file)
+                        self._allocate(file, found.size)
                     return
                 # Another head was put in its place: this lock excludes nobody.
                 self.close()
@@ -168,10 +168,10 @@ class HeadFile:
         return file
 
     @staticmethod
-    def _allocate(file: File) -> None:
+    def _allocate(file: File, size: int) -> None:
         # Its blocks exist from now on, so that moving it never meets a full disk.  Only
-        # under the lock: another process may have been the first to write a slot.
-        file.pwrite(bytes(head_codec.FILE_BYTES), 0)
+        # under the lock, and only what is missing: a slot may be there already.
+        file.pwrite(bytes(head_codec.FILE_BYTES - size), size)
         file.sync(metadata=True)
 
     def take_over(self, raw: bytes) -> bool:
@@ -187,10 +187,17 @@ class HeadFile:
         Raises:
             OSError: it cannot be written.
         """
+        self.put(head, head_codec.encode(head))
+
+    def put(self, head: Head, slot: bytes) -> None:
+        """As `write`, for a head that was encoded beforehand.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         assert self._file is not None, "only under the lock"
         self.head = head
         offset = head_codec.slot_offset(head.writing)
-        slot = head_codec.encode(head)
         self._file.pwrite(slot, offset)
         raw = self.raw.ljust(head_codec.FILE_BYTES, b"\0")
         self.raw = raw[:offset] + slot + raw[offset + len(slot) :]

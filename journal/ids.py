@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -117,8 +118,12 @@ def job_of(name: str) -> str | None:
 
 def new_checkpoint_id(step_name: str, now: datetime) -> str:
     """Return ``<step>_<unix seconds>_<8 hex>``, always one safe segment of a URL."""
-    slug = _NOT_SLUG.sub("-", step_name)[:_MAX_SLUG].strip("-") or "step"
-    return f"{slug}_{int(now.timestamp())}_{os.urandom(4).hex()}"
+    return f"{_slug(step_name)}_{int(now.timestamp())}_{os.urandom(4).hex()}"
+
+
+@functools.lru_cache(maxsize=1024)
+def _slug(step_name: str) -> str:
+    return _NOT_SLUG.sub("-", step_name)[:_MAX_SLUG].strip("-") or "step"
 
 
 def new_nonce() -> str:

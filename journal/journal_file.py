@@ -525,15 +525,17 @@ class JournalFile:
                 raise
             raise failure(exc, f"cannot write {self._path}") from exc
         extent = Extent(last.seq, last.hash, shown.size + len(data))
+        is_synced = self._durability == "always" or is_first
+        # Encoded beforehand: a thread that wakes from a sync is slow at first.
+        head = self._next_head(extent, extent if is_synced else self._head.head.synced)
+        slot = head_codec.encode(head)
         self._write(file, data, shown.size)
-        synced = self._head.head.synced
-        if self._durability == "always" or is_first:
+        if is_synced:
             self._sync(file, is_first=is_first)
-            synced = extent
         else:
             self._owes_sync = True
         try:
-            self._move_head(extent, synced=synced)
+            self._head.put(head, slot)
             if is_first:
                 self._head.sync()
         except OSError as exc:
@@ -627,8 +629,11 @@ class JournalFile:
         )
 
     def _move_head(self, shown: Extent, *, synced: Extent) -> None:
+        self._head.write(self._next_head(shown, synced))
+
+    def _next_head(self, shown: Extent, synced: Extent) -> Head:
         writing = self._head.head.writing + 1
-        self._head.write(Head(writing, shown, self.inode, self._durability, synced))
+        return Head(writing, shown, self.inode, self._durability, synced)
 
     def flush(self) -> None:
         """Sync what was acknowledged here, if it is not on the disk yet."""
