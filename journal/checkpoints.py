@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from journal import ids, retention, state_codec
 from journal.batch import Batch
 from journal.clock import stamp
+from journal.delta import Link
 from journal.errors import Conflict, InvalidArgument, Protected, StalePlan
 from journal.reader import CheckpointReader
 from journal.retention import Plan, Policy, Verdict
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from journal.events import ForkOrigin
     from journal.index import Entry, JobView
+    from journal.packer import Packed
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -73,7 +76,9 @@ class CheckpointManager(CheckpointReader):
         ids.check_step_name(step_name)
         labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
         raw = state_codec.to_json(state, self._limits)
-        sealed = state_codec.seal(raw, metadata)
+        view = self._store.glance(job_id)
+        packed = self._packer.pack(view, raw, partial(self._store.read_pair, view))
+        sealed = state_codec.seal(raw, metadata, packed.body)
         data: dict[str, Any] = {
             "checkpoint_id": "",
             "step_name": step_name,
@@ -84,12 +89,13 @@ class CheckpointManager(CheckpointReader):
         }
         if pinned:
             data["pinned"] = True
-        if sealed.has_metadata:
+        if sealed.metadata:
             data["has_metadata"] = True
         who = self._who(actor)
-        content = _Content(step_name, raw, state_codec.metadata_json(metadata))
-        if expected_seq and (view := self._store.view(job_id)).seq == 0:
-            Batch(view, self._clock()).check_seq(
+        content = _Content(step_name, raw, sealed.metadata)
+        saved: list[tuple[Link, Packed]] = []
+        if expected_seq and (known := self._store.view(job_id)).seq == 0:
+            Batch(known, self._clock()).check_seq(
                 expected_seq
             )  # refused before the job is made
 
@@ -102,13 +108,21 @@ class CheckpointManager(CheckpointReader):
             checkpoint_id = self._new_id(batch, step_name)
             data["checkpoint_id"] = checkpoint_id
             data["parent"] = batch.current
-            batch.current = batch.add("checkpoint.saved", who, data, sealed)
+            final, stored = packed, sealed
+            if not self._packer.is_usable(packed, batch.view):
+                # The base was deleted meanwhile, and a compaction may take it.
+                final = self._packer.whole(raw)
+                stored = sealed.stored_as(final.body)
+            batch.current = batch.add("checkpoint.saved", who, data, stored)
             batch.ids.add(checkpoint_id)
             if idempotency_key is not None:
                 batch.keys[idempotency_key] = checkpoint_id, content
+            saved.append((Link(batch.current, final.body.step, checkpoint_id), final))
             return checkpoint_id
 
         checkpoint_id: str = self._store.write(job_id, request, is_shared=True)
+        for link, final in saved:
+            self._packer.remember(job_id, link, raw, final)
         return checkpoint_id
 
     def restore(
@@ -321,9 +335,8 @@ class CheckpointManager(CheckpointReader):
         source = self._view(job_id)
         entry = self._entry(source, checkpoint_id)
         opened = self._open(source, entry)
-        sealed = state_codec.seal(
-            state_codec.to_json(opened.state, self._limits), opened.metadata
-        )
+        raw = state_codec.to_json(opened.state, self._limits)
+        sealed = state_codec.seal(raw, opened.metadata, self._packer.whole(raw).body)
         origin: ForkOrigin = {
             "job": job_id,
             "checkpoint_id": checkpoint_id,
@@ -343,7 +356,7 @@ class CheckpointManager(CheckpointReader):
                 None,
             ),
         }
-        if sealed.has_metadata:
+        if sealed.metadata:
             data["has_metadata"] = True
 
         def request(batch: Batch) -> str:
@@ -465,7 +478,7 @@ class CheckpointManager(CheckpointReader):
         return known
 
     def _holds(self, view: JobView, entry: Entry, content: _Content) -> bool:
-        line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
+        line, _ = self._store.read_pair(view, entry.seq)
         event = self._event_of(view, entry)
         assert event["type"] == "checkpoint.saved"
         return entry.step_name == content.step_name and state_codec.same_state(

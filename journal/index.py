@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from array import array
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from journal.events import (
@@ -34,21 +36,12 @@ class Labels(NamedTuple):
 
 
 class Entry:
-    """One checkpoint: where it stands, and what lists and policies ask for.
+    """One checkpoint: what lists and policies ask for.
 
     Slots and shared values keep it under 400 bytes, its place in the dict included.
     """
 
-    __slots__ = (
-        "at",
-        "checkpoint_id",
-        "labels",
-        "offset",
-        "parent_id",
-        "seq",
-        "size",
-        "step_name",
-    )
+    __slots__ = ("at", "checkpoint_id", "labels", "parent_id", "seq", "step_name")
 
     def __init__(
         self,
@@ -57,8 +50,6 @@ class Entry:
         seq: int,
         parent_id: str | None,
         at: str,
-        offset: int,
-        size: int,
         labels: Labels,
     ) -> None:
         self.checkpoint_id = checkpoint_id
@@ -66,9 +57,38 @@ class Entry:
         self.seq = seq
         self.parent_id = parent_id
         self.at = at
-        self.offset = offset
-        self.size = size
         self.labels = labels
+
+
+class Place(NamedTuple):
+    """Where the lines of a save are: the state line, if it is there, and its event."""
+
+    offset: int
+    size: int
+
+
+class Places:
+    """The places of all saves, in 24 bytes each: a delta may need a deleted one's."""
+
+    __slots__ = ("_offsets", "_seqs", "_sizes")
+
+    def __init__(self) -> None:
+        self._seqs = array("Q")
+        self._offsets = array("Q")
+        self._sizes = array("Q")
+
+    def add(self, seq: int, offset: int, size: int) -> None:
+        """Note where save `seq` is; it is the last one so far."""
+        self._offsets.append(offset)
+        self._sizes.append(size)
+        self._seqs.append(seq)  # last: a reader finds all of it or nothing
+
+    def __getitem__(self, seq: int) -> Place:
+        """Return the place of save `seq`; `KeyError` if that event is no save."""
+        at = bisect_left(self._seqs, seq)
+        if at == len(self._seqs) or self._seqs[at] != seq:
+            raise KeyError(seq)
+        return Place(self._offsets[at], self._sizes[at])
 
 
 class Trashed(NamedTuple):
@@ -109,6 +129,7 @@ class JobView:
         "marks",
         "newer_seq",
         "pinned",
+        "places",
         "restored",
         "saved",
         "seq",
@@ -126,6 +147,7 @@ class JobView:
         self.end = 0  # bytes of the journal that are folded
         self.checkpoints: dict[str, Entry] = {}  # live ones, oldest first
         self.trash: dict[str, Trashed] = {}
+        self.places = Places()
         self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
         self.chosen: Entry | None = None  # the last one saved or restored
@@ -215,10 +237,9 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
         event["seq"],
         parent_id,
         event["at"],
-        offset,
-        size,
         labels,
     )
+    view.places.add(event["seq"], offset, size)
     view.checkpoints[checkpoint_id] = view.latest = entry
     view.current = view.chosen = entry
     view.saved += 1

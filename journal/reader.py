@@ -6,14 +6,15 @@ import fnmatch
 import socket
 import sys
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
+from journal import chain, ids, retention, state_codec
 from journal import diff as state_diff
-from journal import ids, retention, state_codec
 from journal.clock import utc_now
 from journal.errors import (
     InvalidArgument,
@@ -24,6 +25,7 @@ from journal.errors import (
 )
 from journal.event_codec import peek
 from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
+from journal.packer import Codec, Packer
 from journal.retention import Candidate, Plan, Policy
 from journal.state_codec import Limits, Opened
 from journal.storage_file import FileStorage
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from journal.diff import Change
-    from journal.events import Event
+    from journal.events import CheckpointSaved, Event
     from journal.index import Entry, JobView
     from journal.journal_file import Durability
     from journal.storage import Storage
@@ -56,6 +58,9 @@ class CheckpointReader:
         max_depth: levels of nesting in a state, at most 250.
         lock_timeout_seconds: how long to wait while another process writes to a job.
         trash_seconds: how long a deleted checkpoint can be undeleted.
+        codec: how new states are stored.  ``auto``: as what differs from an earlier
+            one where that is shorter; ``zstd``: compressed, each on its own; ``json``:
+            as they are.  All are read, whatever this says.
         actor: who this is, in the journal; ``lib:<program>@<host>`` unless given.
         clock: gives the time.
 
@@ -76,6 +81,7 @@ class CheckpointReader:
         max_depth: int = 200,
         lock_timeout_seconds: float = 30.0,
         trash_seconds: float = 7 * 86400.0,
+        codec: Codec = "auto",
         actor: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -86,6 +92,8 @@ class CheckpointReader:
             raise InvalidArgument(
                 f"durability must be always, interval or never, got {durability!r}"
             )
+        if codec not in ("auto", "json", "zstd"):
+            raise InvalidArgument(f"codec must be auto, json or zstd, got {codec!r}")
         if not 1 <= max_depth <= state_codec.DEPTH_LIMIT:
             raise InvalidArgument(
                 f"max_depth must be 1 to {state_codec.DEPTH_LIMIT}, got {max_depth!r}"
@@ -105,6 +113,7 @@ class CheckpointReader:
                 lock_timeout_seconds=lock_timeout_seconds,
             )
         self._store = Store(storage, clock)
+        self._packer = Packer(codec)
 
     def __enter__(self) -> Self:
         return self
@@ -115,6 +124,7 @@ class CheckpointReader:
     def close(self) -> None:
         """Sync what is not synced yet and let go of every file.  Idempotent."""
         self._store.close()
+        self._packer.forget()
 
     def list(self, job_id: str) -> list[CheckpointInfo]:
         """Return the job's checkpoints, oldest first; none for an unknown job.
@@ -399,30 +409,25 @@ class CheckpointReader:
             raise _unknown(view, checkpoint_id)
         return entry
 
-    def _event_of(self, view: JobView, entry: Entry) -> Event:
-        _, line = self._store.read_pair(view.job_id, entry.offset, entry.size)
-        event = peek(line.rstrip(b"\n"))
-        if event is None or event["seq"] != entry.seq:
+    def _event_of(self, view: JobView, entry: Entry) -> CheckpointSaved:
+        _, line = self._store.read_pair(view, entry.seq)
+        event = peek(line)
+        if (
+            event is None
+            or event["seq"] != entry.seq
+            or event["type"] != "checkpoint.saved"
+        ):
             raise UnreadableState(
                 f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r}: its event "
-                f"at byte {entry.offset} is not there any more"
+                f"at byte {view.places[entry.seq].offset} is not there any more"
             )
         return event
 
     def _open(self, view: JobView, entry: Entry) -> Opened:
         """Read a state and prove that it is what was saved."""
-        event = self._event_of(view, entry)
-        if event["type"] != "checkpoint.saved":
-            raise UnreadableState(f"event {entry.seq} is a {event['type']}")
         if (fault := view.faults.get(entry.seq)) is None:
-            line, _ = self._store.read_pair(view.job_id, entry.offset, entry.size)
             try:
-                return state_codec.open_line(
-                    line,
-                    seq=entry.seq,
-                    sha256=event["data"]["state_sha256"],
-                    raw_bytes=event["data"]["state_bytes"],
-                )
+                return chain.open_state(entry.seq, partial(self._store.read_pair, view))
             except UnreadableState as exc:
                 fault = str(exc)
         raise self._unreadable(view, entry, fault)
@@ -431,7 +436,7 @@ class CheckpointReader:
     def _unreadable(view: JobView, entry: Entry, fault: str) -> UnreadableState:
         return UnreadableState(
             f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
-            f"read, at byte {entry.offset}: {fault}",
+            f"read, at byte {view.places[entry.seq].offset}: {fault}",
             hint="no older checkpoint is given instead; choose one yourself",
         )
 
@@ -445,14 +450,15 @@ class CheckpointReader:
             return {}
         if (fault := view.faults.get(entry.seq)) is not None:
             raise self._unreadable(view, entry, fault)
-        want = min(entry.size, 2 * state_codec.HEADER_BYTES)
-        raw = self._store.storage.read(view.job_id, entry.offset, want)
+        offset, size = view.places[entry.seq]
+        want = min(size, 2 * state_codec.HEADER_BYTES)
+        raw = self._store.storage.read(view.job_id, offset, want)
         try:
-            start, end = state_codec.metadata_span(raw)
+            start, end = state_codec.metadata_span(raw, seq=entry.seq)
         except NewerFormat:
             return {}  # restoring it will say so
         if end > want:
-            raw = self._store.storage.read(view.job_id, entry.offset, end)
+            raw = self._store.storage.read(view.job_id, offset, end)
         metadata: dict[str, Any] = orjson.loads(raw[start:end])
         return metadata
 
@@ -476,7 +482,7 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         entry.parent_id,
         labels.tags,
         entry.checkpoint_id in view.pinned,
-        entry.size,
+        view.places[entry.seq].size,
     )
 
 

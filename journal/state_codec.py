@@ -2,13 +2,16 @@
 
 A state line is ``{"state":SEQ,"codec":"json","salt":…,"metadata_bytes":…,
 "metadata":{…},"body":…,"crc":"<8 hex>"}``, the two in the middle only where there is
-metadata.  The event below it binds metadata and state by a salted digest of
-their raw bytes, never by how they are stored, so a state line may be encoded anew or
-dropped without touching an event.
+metadata.  Under the codecs ``zstd`` and ``zstd-delta`` the body is base64 of a
+Zstandard frame, and a delta says, before the salt, from which state it differs and how
+many steps it is from a whole one: ``"base":SEQ,"step":N``.  The event below binds
+metadata and state by a salted digest of their raw bytes, never by how they are stored,
+so a state line may be encoded anew or dropped without touching an event.
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import os
 import re
@@ -36,13 +39,34 @@ class Limits(NamedTuple):
     max_depth: int = 200
 
 
+class Body(NamedTuple):
+    """A state's bytes as one codec stores them.
+
+    Attributes:
+        codec: ``json``, ``zstd`` or ``zstd-delta``.
+        text: what stands on the line, quotes included.
+        base: the seq of the state that a delta differs from, else 0.
+        step: how many steps a delta is from a whole state (`journal.delta`), else 0.
+    """
+
+    codec: str
+    text: bytes
+    base: int = 0
+    step: int = 0
+
+
 class Sealed(NamedTuple):
     """A state ready to be written: all that does not depend on its seq."""
 
     rest: bytes  # the state line after its number, before its checksum
     sha256: str
     raw_bytes: int
-    has_metadata: bool
+    salt: bytes
+    metadata: bytes
+
+    def stored_as(self, body: Body) -> Sealed:
+        """Return the same state, bound by the same digest, in another form."""
+        return self._replace(rest=_rest(body, self.salt, self.metadata))
 
 
 class Opened(NamedTuple):
@@ -174,8 +198,39 @@ def metadata_json(metadata: Mapping[str, Any] | None) -> bytes:
     return to_json(plain, Limits(MAX_METADATA_BYTES), what="metadata")
 
 
-def seal(raw: bytes, metadata: Mapping[str, Any] | None) -> Sealed:
+def plain(raw: bytes) -> Body:
+    """Return `raw` as it is, readable with any JSON tool."""
+    return Body("json", raw)
+
+
+def compressed(raw: bytes) -> Body:
+    """Return `raw` as a Zstandard frame, or as it is if that is no longer."""
+    from journal import zstd
+
+    text = _quoted(zstd.compress(raw))
+    return Body("zstd", text) if len(text) < len(raw) else plain(raw)
+
+
+def delta(raw: bytes, base_raw: bytes, *, base: int, step: int) -> Body:
+    """Return `raw` as what differs from `base_raw`, the state of event `base`."""
+    from journal import zstd
+
+    return Body("zstd-delta", _quoted(zstd.compress(raw, base_raw)), base, step)
+
+
+def _quoted(frame: bytes) -> bytes:
+    return b'"%b"' % binascii.b2a_base64(frame, newline=False)
+
+
+def seal(
+    raw: bytes, metadata: Mapping[str, Any] | None, body: Body | None = None
+) -> Sealed:
     """Return `raw` and `metadata` with a fresh salt and the digest that binds them.
+
+    Args:
+        raw: the state's bytes, as `to_json` gives them.
+        metadata: shown in lists.
+        body: how `raw` is stored; plain unless given.
 
     Raises:
         InvalidState: `metadata` would not come back equal.
@@ -183,13 +238,23 @@ def seal(raw: bytes, metadata: Mapping[str, Any] | None) -> Sealed:
     """
     salt = os.urandom(_SALT_BYTES)
     meta = metadata_json(metadata)
-    middle = b',"metadata_bytes":%d,"metadata":%b' % (len(meta), meta) if meta else b""
-    rest = b'"codec":"json","salt":"%b"%b,"body":%b' % (
-        salt.hex().encode(),
-        middle,
-        raw,
+    return Sealed(
+        _rest(body or plain(raw), salt, meta),
+        _digest(salt, meta, raw),
+        len(raw),
+        salt,
+        meta,
     )
-    return Sealed(rest, _digest(salt, meta, raw), len(raw), bool(meta))
+
+
+def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
+    return b'"codec":"%b"%b,"salt":"%b"%b,"body":%b' % (
+        body.codec.encode(),
+        b',"base":%d,"step":%d' % (body.base, body.step) if body.base else b"",
+        salt.hex().encode(),
+        b',"metadata_bytes":%d,"metadata":%b' % (len(meta), meta) if meta else b"",
+        body.text,
+    )
 
 
 def _digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
@@ -206,44 +271,62 @@ def state_line(seq: int, sealed: Sealed) -> bytes:
     return b'%b%b,"crc":"%08x"}\n' % (head, sealed.rest, crc)
 
 
-def open_line(line: bytes, *, seq: int, sha256: str, raw_bytes: int) -> Opened:
-    """Return what `line` holds, once it is proved to be what event `seq` bound.
+def prove(parts: Parts, raw: bytes, sha256: str) -> Opened:
+    """Return what a state line holds, once it is proved to be what its event bound.
 
     Args:
-        line: a state line without its newline.
-        seq: the event that it belongs to.
-        sha256: that event's ``state_sha256``.
-        raw_bytes: that event's ``state_bytes``.
+        parts: the line.
+        raw: its state's raw bytes.
+        sha256: the event's ``state_sha256``.
 
     Raises:
-        UnreadableState: checksum, number, size or digest is wrong.
-        NewerFormat: a codec that this version does not know.
+        UnreadableState: the digest is another.
     """
-    meta, raw = _checked_parts(line, seq=seq, sha256=sha256, raw_bytes=raw_bytes)
-    state = orjson.loads(raw)
-    return Opened(state, orjson.loads(meta) if meta else {})
-
-
-def _checked_parts(
-    line: bytes, *, seq: int, sha256: str, raw_bytes: int
-) -> tuple[bytes, bytes]:
-    crc = b',"crc":"%08x"}' % zlib.crc32(line[:-CRC_SUFFIX_BYTES])
-    if line[-CRC_SUFFIX_BYTES:] != crc:
-        raise UnreadableState(f"state {seq} fails its checksum")
-    parts = _split(line)
-    if parts.seq != seq:
-        raise UnreadableState(f"state {parts.seq} stands where {seq} must")
-    found = _digest(parts.salt, parts.metadata, parts.body)
-    if found != sha256 or len(parts.body) != raw_bytes:
+    found = _digest(parts.salt, parts.metadata, raw)
+    if found != sha256:
         raise UnreadableState(
-            f"state {seq} has digest {found} and {len(parts.body)} bytes, "
-            f"its event says {sha256} and {raw_bytes}"
+            f"state {parts.seq} has digest {found}, its event says {sha256}"
         )
-    return parts.metadata, parts.body
+    metadata = orjson.loads(parts.metadata) if parts.metadata else {}
+    return Opened(orjson.loads(raw), metadata)
 
 
-class _Parts(NamedTuple):
+def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
+    """Return the raw bytes of a state; its digest is the caller's to check.
+
+    Args:
+        parts: its line.
+        raw_bytes: how many there are; a frame that claims more is refused.
+        base: the raw bytes that a delta differs from.
+
+    Raises:
+        UnreadableState: they cannot be had from what is stored.
+    """
+    if parts.codec == "json":
+        raw = parts.body
+        if len(raw) != raw_bytes:
+            raise UnreadableState(
+                f"state {parts.seq} has {len(raw)} bytes, its event says {raw_bytes}"
+            )
+        return raw
+    from journal import zstd
+
+    if parts.base and base is None:
+        raise UnreadableState(f"state {parts.seq} needs state {parts.base}")
+    try:
+        frame = binascii.a2b_base64(parts.body[1:-1], strict_mode=True)
+        return zstd.decompress(frame, raw_bytes, base or b"")
+    except ValueError as exc:
+        raise UnreadableState(f"state {parts.seq}: {exc}") from exc
+
+
+class Parts(NamedTuple):
+    """A state line taken apart; `body` is still as its codec stores it."""
+
     seq: int
+    codec: str
+    base: int
+    step: int
     salt: bytes
     metadata: bytes
     body: bytes
@@ -251,47 +334,72 @@ class _Parts(NamedTuple):
 
 # Metadata may hold a key named "body", so its length says where it ends.
 _HEADER = re.compile(
-    rb'\{"state":(\d+),"codec":"([a-z-]+)","salt":"([0-9a-f]{32})"'
+    rb'\{"state":(\d+),"codec":"(json|zstd|zstd-delta)"'
+    rb'(?:,"base":(\d+),"step":(\d+))?,"salt":"([0-9a-f]{32})"'
     rb'(?:,"metadata_bytes":(\d+),"metadata":)?'
 )
 _BODY = b',"body":'
 
 
-# No header is longer: a number, a codec's name, a salt, a length, and their names.
+# No header is longer: a few numbers, a codec's name, a salt, and their names.
 HEADER_BYTES = 256
+
+
+def read_line(line: bytes, *, seq: int) -> Parts:
+    """Take apart the state line of event `seq`, its checksum verified.
+
+    Raises:
+        UnreadableState: the checksum or the number is wrong.
+        NewerFormat: a codec that this version does not know.
+    """
+    crc = b',"crc":"%08x"}' % zlib.crc32(line[:-CRC_SUFFIX_BYTES])
+    if line[-CRC_SUFFIX_BYTES:] != crc:
+        raise UnreadableState(f"state {seq} fails its checksum")
+    parts = _split(line)
+    if parts.seq != seq:
+        raise UnreadableState(f"state {parts.seq} stands where {seq} must")
+    return parts
 
 
 def _header(line: bytes) -> re.Match[bytes]:
     header = _HEADER.match(line)
-    if header is None or header[2] != b"json":
+    if header is None:
         raise NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
     return header
 
 
-def _split(line: bytes) -> _Parts:
+def _split(line: bytes) -> Parts:
     header = _header(line)
-    border = header.end() + int(header[4] or 0)
-    if not line.startswith(_BODY, border):
+    border = header.end() + int(header[6] or 0)
+    is_delta = header[2] == b"zstd-delta"
+    if not line.startswith(_BODY, border) or is_delta != bool(header[3]):
         raise NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
-    return _Parts(
+    return Parts(
         int(header[1]),
-        bytes.fromhex(header[3].decode()),
+        header[2].decode(),
+        int(header[3] or 0),
+        int(header[4] or 0),
+        bytes.fromhex(header[5].decode()),
         line[header.end() : border],
         line[border + len(_BODY) : -CRC_SUFFIX_BYTES],
     )
 
 
-def metadata_span(start_of_line: bytes) -> tuple[int, int]:
-    """Return where on a state line its metadata begins and ends.
+def metadata_span(start_of_line: bytes, *, seq: int) -> tuple[int, int]:
+    """Return where on the state line of event `seq` its metadata begins and ends.
 
     Args:
         start_of_line: at least `HEADER_BYTES` of the line, or all of it.
+        seq: whose line it must be.
 
     Raises:
+        UnreadableState: it is another's.
         NewerFormat: a codec that this version does not know.
     """
     header = _header(start_of_line)
-    return header.end(), header.end() + int(header[4] or 0)
+    if int(header[1]) != seq:
+        raise UnreadableState(f"state {int(header[1])} stands where {seq} must")
+    return header.end(), header.end() + int(header[6] or 0)
 
 
 def same_state(line: bytes, sha256: str, raw: bytes, metadata: bytes) -> bool:

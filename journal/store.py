@@ -21,6 +21,7 @@ from journal.errors import (
     MilepostError,
     NewerFormat,
     StorageFailed,
+    UnreadableState,
 )
 from journal.event_codec import BadLine
 from journal.head import Extent
@@ -123,6 +124,14 @@ class Store:
         with job.folding:
             self._catch_up(job)
             return job.view
+
+    def glance(self, job_id: str) -> JobView:
+        """Return the job's view as this process last saw it, or `view` if it never did.
+
+        For what may be out of date; nothing is looked at if it was seen before.
+        """
+        job = self._jobs.get(job_id)
+        return self.view(job_id) if job is None or job.view.seq == 0 else job.view
 
     def live(self, view: JobView) -> list[Entry]:
         """Return the live checkpoints, oldest first: all of one moment.
@@ -292,10 +301,23 @@ class Store:
         job.stamp = job.inode = None
         job.error = error
 
-    def read_pair(self, job_id: str, offset: int, size: int) -> tuple[bytes, bytes]:
-        """Return the state line and the event line that stand at `offset`."""
-        state, _, event = self.storage.read(job_id, offset, size).partition(b"\n")
-        return state, event
+    def read_pair(self, view: JobView, seq: int) -> tuple[bytes, bytes]:
+        """Return the state line and the event line of save `seq`.
+
+        The first is empty if there is none.  What they say is the caller's to check:
+        the journal may have been compacted since `view` was folded.
+
+        Raises:
+            UnreadableState: that event is no save.
+            StorageFailed: the journal cannot be read.
+        """
+        try:
+            offset, size = view.places[seq]
+        except KeyError:
+            raise UnreadableState(f"event {seq} is no save") from None
+        lines = self.storage.read(view.job_id, offset, size)
+        first, _, second = lines.rstrip(b"\n").partition(b"\n")
+        return (first, second) if second else (b"", first)
 
     def history(
         self, view: JobView, after_seq: int, *, until_seq: int | None = None
@@ -408,7 +430,7 @@ class Store:
                 raise self._damage(
                     view.job_id,
                     BadLine(
-                        entry.offset,
+                        view.places[entry.seq].offset,
                         f"the intact state of checkpoint {entry.checkpoint_id!r}",
                         view.faults[entry.seq],
                     ),

@@ -271,7 +271,7 @@ def sealed(line: bytes) -> bytes:
     return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
 
 
-FUTURE_STATE = b'"codec":"zstd","salt":"00112233445566778899aabbccddeeff","body":"KL"'
+FUTURE_STATE = b'"codec":"brotli","salt":"00112233445566778899aabbccddeeff","body":"KL"'
 SAVED_DATA = {
     "checkpoint_id": "b_1_00000000",
     "step_name": "b",

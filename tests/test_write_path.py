@@ -15,6 +15,7 @@ import textwrap
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -579,7 +580,7 @@ def fill_to(root: Path, limit: int) -> dict[str, Any]:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + limit, hard))
     try:
-        manager.save(JOB, "two", {"text": "x" * 2000})
+        manager.save(JOB, "two", {"text": token_hex(1000)})
         refusal = None
     except NoSpace as exc:
         refusal = str(exc)
@@ -601,6 +602,7 @@ def test_a_real_short_write_is_taken_back(root: Path, limit: int) -> None:
 FULL_DISK = """
 import sys
 from pathlib import Path
+from secrets import token_hex
 from journal import CheckpointManager
 from journal.errors import NoSpace
 
@@ -611,7 +613,7 @@ manager = CheckpointManager(root)
 acknowledged, refused = [], 0
 for number in range(200):
     try:
-        acknowledged.append(manager.save("etl", f"n{number}", {"text": "x" * 1500}))
+        acknowledged.append(manager.save("etl", f"n{number}", {"text": token_hex(750)}))
     except NoSpace:
         refused += 1
         if refused == 3:

@@ -115,6 +115,7 @@ class StoreSettings(_Table):
         default=16 * 1024 * 1024, validation_alias="max_state"
     )
     max_depth: int = Field(default=200, ge=1, le=DEPTH_LIMIT)
+    codec: Literal["auto", "json", "zstd"] = "auto"
     lock_timeout_seconds: Annotated[float, _quantity(seconds, "0s", "1h")] = Field(
         default=30.0, validation_alias="lock_timeout"
     )
@@ -356,6 +357,7 @@ def open_manager(
         interval_seconds=store.interval_seconds,
         max_state_bytes=store.max_state_bytes,
         max_depth=store.max_depth,
+        codec=store.codec,
         lock_timeout_seconds=store.lock_timeout_seconds,
         actor=actor,
     )

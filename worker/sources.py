@@ -27,7 +27,10 @@ NOT_SETTINGS = frozenset({"MILEPOST_CONFIG", "MILEPOST_TOKEN", "MILEPOST_URL"})
 # the models.
 TABLES = frozenset({"api", "executor", "retention", "store", "worker"})
 STORE_KEYS = frozenset(
-    {"durability", "interval", "lock_timeout", "max_depth", "max_state", "root"}
+    {
+        *("codec", "durability", "interval", "lock_timeout"),
+        *("max_depth", "max_state", "root"),
+    }
 )
 
 Signature = tuple[int, ...]

@@ -1,0 +1,89 @@
+"""Reading a state, and the others that it is told as a difference from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal import delta, state_codec
+from journal.delta import Link
+from journal.errors import UnreadableState
+from journal.event_codec import peek
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from journal.events import CheckpointSavedData
+    from journal.state_codec import Opened, Parts
+
+
+class Member(NamedTuple):
+    """One state of a chain, as it is stored."""
+
+    parts: Parts
+    data: CheckpointSavedData  # of its event
+    stored_bytes: int
+
+
+class Unpacked(NamedTuple):
+    """A state's raw bytes, and the chain that led to them, itself first."""
+
+    raw: bytes
+    members: tuple[Member, ...]
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The chain as `journal.delta` sees it."""
+        return tuple(
+            Link(m.parts.seq, m.parts.step, m.data["checkpoint_id"])
+            for m in self.members
+        )
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much is read to have it."""
+        return sum(m.stored_bytes for m in self.members)
+
+
+def unpack(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Unpacked:
+    """Return the raw bytes of save `seq`; its digest is the caller's to check.
+
+    Args:
+        seq: which save.
+        read: returns the state line and the event line of a save; the first is empty
+            if there is none.
+
+    Raises:
+        UnreadableState: one of the states on the way is not what was written.
+        NewerFormat: a codec that this version does not know.
+    """
+    members = [_member(seq, read)]
+    while (base := members[-1].parts.base) != 0:
+        if base >= members[-1].parts.seq or len(members) > delta.MAX_LINKS:
+            raise UnreadableState(f"state {seq} hangs on a chain without an end")
+        members.append(_member(base, read))
+    raw: bytes | None = None
+    for member in reversed(members):
+        raw = state_codec.raw_of(member.parts, member.data["state_bytes"], raw)
+    assert raw is not None
+    return Unpacked(raw, tuple(members))
+
+
+def _member(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Member:
+    state_line, event_line = read(seq)
+    event = peek(event_line)
+    if event is None or event["seq"] != seq or event["type"] != "checkpoint.saved":
+        raise UnreadableState(f"event {seq} is not there any more, or is no save")
+    if not state_line:
+        raise UnreadableState(f"state {seq} is gone")
+    parts = state_codec.read_line(state_line, seq=seq)
+    return Member(parts, event["data"], len(state_line))
+
+
+def open_state(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Opened:
+    """Return the state and the metadata of save `seq`, proved by its event's digest.
+
+    Raises:
+        UnreadableState, NewerFormat: as `unpack`; or the digest is another.
+    """
+    raw, members = unpack(seq, read)
+    return state_codec.prove(members[0].parts, raw, members[0].data["state_sha256"])

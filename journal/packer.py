@@ -1,0 +1,241 @@
+"""How a new state is stored: as it is, compressed, or as what differs from another."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from journal import chain, delta, state_codec
+from journal.delta import Link
+from journal.errors import NewerFormat, StorageFailed, UnreadableState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from journal.index import Entry, JobView
+    from journal.state_codec import Body
+
+# ``auto``: whatever is shortest; ``zstd``: each state on its own; ``json``: as it is.
+Codec = Literal["auto", "json", "zstd"]
+
+# Below, what compression saves is less than its own words, and JSON is readable.
+_SMALL_BYTES = 1024
+_CACHE_BYTES = 32 * 1024 * 1024
+_MAX_HINTS = 4096
+_CANDIDATES = 4
+_FULL_SEARCH_EVERY = 16
+# A delta this much shorter than its state needs no further search.
+_GOOD_ENOUGH = 8
+# A restore reads at most so many times the state, or so much.
+_READ_FACTOR, _READ_BYTES = 4, 64 * 1024
+
+
+class Known(NamedTuple):
+    """A state at hand: its raw bytes, the chain to it, and what reading that costs."""
+
+    raw: bytes
+    links: tuple[Link, ...]
+    stored_bytes: int
+
+
+class Packed(NamedTuple):
+    """A state as it will be stored.
+
+    Attributes:
+        body: what goes on the line.
+        base: the state that a delta needs, None if it needs none.
+        known: that state.
+    """
+
+    body: Body
+    base: Link | None = None
+    known: Known | None = None
+
+
+class _Hint:
+    """What worked for a job's last states."""
+
+    __slots__ = ("lag", "misses")
+
+    def __init__(self) -> None:
+        self.lag = 0  # the base's chain began so many saves before the newest
+        self.misses = 0  # saves since a delta last helped
+
+
+class Packer:
+    """Chooses codec and base for each new state of every job of a store.
+
+    Safe for threads.  It works on what this process last saw of a job; whether a base
+    is still there is for `is_usable` to say, under the job's lock.
+
+    Args:
+        codec: see `Codec`.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._guard = threading.Lock()
+        self._states: OrderedDict[tuple[str, str], Known] = OrderedDict()
+        self._bytes = 0
+        self._hints: dict[str, _Hint] = {}
+
+    def whole(self, raw: bytes) -> Packed:
+        """Return `raw` stored so that no other state is needed."""
+        if self._codec == "json" or len(raw) < _SMALL_BYTES:
+            return Packed(state_codec.plain(raw))
+        return Packed(state_codec.compressed(raw))
+
+    def pack(
+        self,
+        view: JobView,
+        raw: bytes,
+        read: Callable[[int], tuple[bytes, bytes]],
+    ) -> Packed:
+        """Return `raw` in the shortest form that a bounded search finds.
+
+        Args:
+            view: the job, perhaps not quite up to date.
+            raw: the new state.
+            read: as for `chain.unpack`; asked only for what is not in memory.
+        """
+        if self._codec != "auto" or len(raw) < _SMALL_BYTES:
+            return self.whole(raw)
+        hint = self._hint(view.job_id)
+        best: Packed | None = None
+        best_lag = 0
+        for lag, entry in self._candidates(view, hint):
+            packed = self._delta(view, raw, entry, read)
+            if packed is None:
+                continue
+            if best is None or len(packed.body.text) < len(best.body.text):
+                best, best_lag = packed, lag
+            if len(packed.body.text) * _GOOD_ENOUGH <= len(raw):
+                hint.lag, hint.misses = lag, 0
+                return packed
+        whole = self.whole(raw)
+        if best is None or len(best.body.text) * 10 > len(whole.body.text) * 9:
+            hint.misses += 1
+            return whole
+        hint.lag, hint.misses = best_lag, 0
+        return best
+
+    def is_usable(self, packed: Packed, view: JobView) -> bool:
+        """Tell whether a delta's base is live in `view`: no compaction drops it."""
+        return packed.base is None or _is_live(view, packed.base)
+
+    def remember(self, job_id: str, link: Link, raw: bytes, packed: Packed) -> None:
+        """Keep a state that was just saved, as a base for those to come."""
+        if self._codec != "auto" or len(raw) < _SMALL_BYTES:
+            return
+        before = packed.known
+        self._keep(
+            (job_id, link.checkpoint_id),
+            Known(
+                raw,
+                (link, *(() if before is None else before.links)),
+                len(packed.body.text) + (0 if before is None else before.stored_bytes),
+            ),
+        )
+
+    def forget(self) -> None:
+        """Let go of all states."""
+        with self._guard:
+            self._states.clear()
+            self._hints.clear()
+            self._bytes = 0
+
+    # -- inside ----------------------------------------------------------------
+
+    def _hint(self, job_id: str) -> _Hint:
+        hint = self._hints.get(job_id)
+        if hint is None:
+            if len(self._hints) >= _MAX_HINTS:
+                self._hints.clear()
+            hint = self._hints[job_id] = _Hint()
+        return hint
+
+    @staticmethod
+    def _candidates(view: JobView, hint: _Hint) -> Iterator[tuple[int, Entry]]:
+        """Yield the states to follow on: what helped last, current, the newest few.
+
+        Jobs alternate between shapes, and jump back after a restore.
+        """
+        try:
+            newest = [*islice(reversed(view.checkpoints.values()), _CANDIDATES)]
+        except RuntimeError:  # another thread is folding; the next save searches again
+            newest = []
+        found = dict(enumerate(newest))
+        if view.current is not None and view.current not in newest:
+            found[_CANDIDATES] = view.current
+        order = [hint.lag, _CANDIDATES, *range(_CANDIDATES)]
+        seen = [lag for lag in dict.fromkeys(order) if lag in found]
+        # Where nothing helps, searching for it each time would only cost.
+        if hint.misses > 1 and hint.misses % _FULL_SEARCH_EVERY:
+            seen = seen[:1]
+        for lag in seen:
+            yield lag, found[lag]
+
+    def _delta(
+        self,
+        view: JobView,
+        raw: bytes,
+        entry: Entry,
+        read: Callable[[int], tuple[bytes, bytes]],
+    ) -> Packed | None:
+        """Return `raw` as a delta in the chain of `entry`; None if that can't be."""
+        try:
+            start = self._known(view, entry.seq, entry.checkpoint_id, read)
+            base = delta.base_of(start.links, partial(_is_live, view))
+            if base is None:
+                return None
+            known = self._known(view, base.seq, base.checkpoint_id, read)
+        except (UnreadableState, NewerFormat, StorageFailed):
+            return None  # its readers are told; a new state needs no old trouble
+        from journal import zstd
+
+        reach = len(raw) + len(known.raw)
+        if len(known.raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
+            return None
+        step = start.links[0].step + 1
+        body = state_codec.delta(raw, known.raw, base=base.seq, step=step)
+        to_read = known.stored_bytes + len(body.text)
+        if to_read > max(_READ_FACTOR * len(raw), _READ_BYTES):
+            return None
+        return Packed(body, base, known)
+
+    def _known(
+        self,
+        view: JobView,
+        seq: int,
+        checkpoint_id: str,
+        read: Callable[[int], tuple[bytes, bytes]],
+    ) -> Known:
+        key = (view.job_id, checkpoint_id)
+        with self._guard:
+            known = self._states.get(key)
+            if known is not None:
+                self._states.move_to_end(key)
+                return known
+        found = chain.unpack(seq, read)
+        known = Known(found.raw, found.links, found.stored_bytes)
+        self._keep(key, known)
+        return known
+
+    def _keep(self, key: tuple[str, str], known: Known) -> None:
+        if len(known.raw) > _CACHE_BYTES // 4:
+            return
+        with self._guard:
+            old = self._states.pop(key, None)
+            self._bytes += len(known.raw) - (0 if old is None else len(old.raw))
+            self._states[key] = known
+            while self._bytes > _CACHE_BYTES:
+                _, dropped = self._states.popitem(last=False)
+                self._bytes -= len(dropped.raw)
+
+
+def _is_live(view: JobView, link: Link) -> bool:
+    entry = view.checkpoints.get(link.checkpoint_id)
+    return entry is not None and entry.seq == link.seq

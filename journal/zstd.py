@@ -1,0 +1,65 @@
+"""Zstandard, with an earlier state as dictionary: the one door to the library."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING or sys.version_info < (3, 14):
+    from backports import zstd
+    from backports.zstd import CompressionParameter, DecompressionParameter
+else:
+    from compression import zstd
+    from compression.zstd import CompressionParameter, DecompressionParameter
+
+_LEVEL = 3
+_WINDOW_LOG_MIN = 10
+_WINDOW_LOG_MAX = 27  # what every decoder takes without being asked: 128 MiB
+# From here on the matcher of this level no longer finds what lies that far back.
+_LONG_DISTANCE_BYTES = 512 * 1024
+LIMIT_BYTES = 1 << _WINDOW_LOG_MAX
+SHORTEST_BASE = 8
+
+
+def compress(raw: bytes, base: bytes = b"") -> bytes:
+    """Return one frame that holds `raw`, told as what differs from `base`.
+
+    Args:
+        raw: any bytes.
+        base: as a prefix: none, or at least `SHORTEST_BASE` bytes, and together with
+            `raw` at most `LIMIT_BYTES`.
+    """
+    if not base:
+        return zstd.compress(raw, _LEVEL)
+    # The default window of a level ends long before a large state does, and a base out
+    # of reach helps nothing, silently.
+    reach = len(raw) + len(base)
+    window_log = min(max(reach.bit_length(), _WINDOW_LOG_MIN), _WINDOW_LOG_MAX)
+    options: dict[int, int] = {
+        CompressionParameter.compression_level: _LEVEL,
+        CompressionParameter.window_log: window_log,
+    }
+    if reach > _LONG_DISTANCE_BYTES:
+        options[CompressionParameter.enable_long_distance_matching] = 1
+    prefix = zstd.ZstdDict(base, is_raw=True).as_prefix
+    return zstd.compress(raw, options=options, zstd_dict=prefix)
+
+
+def decompress(frame: bytes, size_bytes: int, base: bytes = b"") -> bytes:
+    """Return the `size_bytes` that `frame` holds.
+
+    Never makes more than one byte beyond that, whatever the frame claims.
+
+    Raises:
+        ValueError: it is no frame, or holds another number of bytes.
+    """
+    prefix = zstd.ZstdDict(base, is_raw=True).as_prefix if base else None
+    options: dict[int, int] = {DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+    decompressor = zstd.ZstdDecompressor(prefix, options)
+    try:
+        raw = decompressor.decompress(frame, max_length=size_bytes + 1)
+    except zstd.ZstdError as exc:
+        raise ValueError(f"no Zstandard frame: {exc}") from exc
+    if len(raw) != size_bytes or not decompressor.eof or decompressor.unused_data:
+        raise ValueError(f"a frame of another size than {size_bytes} bytes")
+    return raw

@@ -1,0 +1,126 @@
+"""Growth: history costs what changed, and every state still comes back."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+from faults import journal_of
+
+from journal import CheckpointManager
+from journal.errors import UnreadableState
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOB = "chat"
+WORDS = [random.Random(n).randbytes(4).hex() for n in range(5000)]
+
+
+def text(rng: random.Random, size_bytes: int) -> str:
+    return " ".join(rng.choices(WORDS, k=size_bytes // 9 + 1))[:size_bytes]
+
+
+def chat(steps: int, constant_bytes: int = 0) -> list[dict[str, Any]]:
+    """States that grow by one message of 1 KB of varied text."""
+    rng = random.Random(7)
+    system = text(rng, constant_bytes)
+    said = [{"role": "user", "content": text(rng, 1000)} for _ in range(steps)]
+    return [{"system": system, "messages": said[:n]} for n in range(1, steps + 1)]
+
+
+def save_all(root: Path, states: list[dict[str, Any]], **options: Any) -> list[str]:
+    with CheckpointManager(root, durability="never", **options) as manager:
+        return [manager.save(JOB, "turn", state) for state in states]
+
+
+@pytest.mark.parametrize(
+    ("constant_bytes", "limit_bytes"), [(0, 600_000), (50_000, 700_000)]
+)
+def test_a_growing_chat_costs_what_was_said_and_not_steps_times_state(
+    root: Path, constant_bytes: int, limit_bytes: int
+) -> None:
+    states = chat(200, constant_bytes)
+    ids = save_all(root, states)
+    raw = sum(len(orjson.dumps(state)) for state in states)
+    assert raw > 20_000_000
+    assert journal_of(root, JOB).stat().st_size < limit_bytes
+    with CheckpointManager(root) as fresh:
+        for checkpoint_id, state in zip(ids, states, strict=True):
+            assert fresh.get(JOB, checkpoint_id).state == state  # I5
+
+
+@pytest.mark.parametrize("size_bytes", [1500, 10_000, 100_000])
+def test_states_without_any_pattern_cost_little_more_than_they_are(
+    root: Path, size_bytes: int
+) -> None:
+    rng = random.Random(1)
+    states = [{"noise": rng.randbytes(size_bytes // 2).hex()} for _ in range(20)]
+    save_all(root, states)
+    raw = sum(len(orjson.dumps(state)) for state in states)
+    assert journal_of(root, JOB).stat().st_size < 1.4 * raw
+
+
+def test_a_job_that_alternates_between_two_shapes_still_pays_for_changes_only(
+    root: Path,
+) -> None:
+    rng = random.Random(3)
+    shapes = [text(rng, 40_000), text(rng, 40_000)]
+    states = [{"n": n, "plan": shapes[n % 2]} for n in range(40)]
+    save_all(root, states)
+    assert journal_of(root, JOB).stat().st_size < 150_000
+
+
+def test_a_job_that_jumps_back_pays_for_changes_only(root: Path) -> None:
+    rng = random.Random(4)
+    with CheckpointManager(root, durability="never") as manager:
+        first = {"doc": text(rng, 60_000)}
+        start = manager.save(JOB, "start", first)
+        for _ in range(6):  # others in between, so that the newest few are no help
+            manager.save(JOB, "other", {"doc": text(rng, 60_000)})
+        before = journal_of(root, JOB).stat().st_size
+        manager.restore(JOB, start)
+        manager.save(JOB, "again", {**first, "note": "once more"})
+    assert journal_of(root, JOB).stat().st_size - before < 2000
+
+
+def test_a_small_state_stays_readable_json(root: Path) -> None:
+    save_all(root, [{"rows": 1200}] * 3)
+    lines = journal_of(root, JOB).read_bytes().splitlines()
+    assert orjson.loads(lines[-2])["body"] == {"rows": 1200}
+
+
+@pytest.mark.parametrize("codec", ["json", "zstd"])
+def test_the_other_codecs_need_no_other_state(root: Path, codec: Any) -> None:
+    states = chat(5, 5000)
+    ids = save_all(root, states, codec=codec)
+    assert f'"codec":"{codec}"'.encode() in journal_of(root, JOB).read_bytes()
+    assert b'"base"' not in journal_of(root, JOB).read_bytes()
+    with CheckpointManager(root) as fresh:
+        assert fresh.get(JOB, ids[-1]).state == states[-1]
+
+
+def test_a_state_whose_base_rotted_is_refused_and_so_are_those_that_need_it(
+    root: Path,
+) -> None:
+    states = chat(4, 5000)
+    ids = save_all(root, states)
+    data = bytearray(journal_of(root, JOB).read_bytes())
+    at = data.index(b'"body":"') + 40  # in the first state, which the others need
+    data[at] ^= 1
+    journal_of(root, JOB).write_bytes(data)
+    with CheckpointManager(root) as manager:
+        for checkpoint_id in ids:
+            with pytest.raises(UnreadableState, match=r"checksum|state line"):
+                manager.get(JOB, checkpoint_id)
+        assert not manager.verify(JOB, deep=True)[0].ok
+
+
+def test_a_fresh_process_goes_on_with_deltas(root: Path) -> None:
+    states = chat(30, 20_000)
+    for state in states:
+        save_all(root, [state])
+    data = journal_of(root, JOB).read_bytes()
+    assert data.count(b'"codec":"zstd-delta"') == 29
