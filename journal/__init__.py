@@ -11,6 +11,7 @@ Importing this package starts nothing and reads neither environment nor configur
 
 from journal import errors
 from journal.checkpoints import CheckpointManager
+from journal.compaction import Compaction
 from journal.diff import Change
 from journal.events import Event
 from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointInfo",
     "CheckpointManager",
+    "Compaction",
     "Event",
     "JobInfo",
     "JobReport",

@@ -6,20 +6,23 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from journal import ids, retention, state_codec
+from journal import compaction, ids, retention, state_codec
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.delta import Link
 from journal.errors import Conflict, InvalidArgument, Protected, StalePlan
 from journal.reader import CheckpointReader
 from journal.retention import Plan, Policy, Verdict
+from journal.storage import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from journal.events import ForkOrigin
+    from journal.compaction import Compaction
+    from journal.events import CheckpointSaved, ForkOrigin
     from journal.index import Entry, JobView
     from journal.packer import Packed
+    from journal.state_codec import Opened
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -145,8 +148,9 @@ class CheckpointManager(CheckpointReader):
             Conflict: `expected_seq` is stale.
             StorageFailed: it could not be recorded.
         """
-        view = self._view(job_id)
-        opened = self._open(view, self._entry(view, checkpoint_id))
+        opened = self._answer(
+            job_id, lambda view: self._open(view, self._entry(view, checkpoint_id))
+        )
 
         def request(batch: Batch) -> None:
             batch.check_seq(expected_seq)
@@ -167,6 +171,7 @@ class CheckpointManager(CheckpointReader):
         actor: str | None = None,
         reason: str | None = None,
         force: bool = False,
+        purge: bool = False,
         expected_seq: int | None = None,
     ) -> bool:
         """Delete a checkpoint; return False if there is none.
@@ -174,15 +179,26 @@ class CheckpointManager(CheckpointReader):
         It leaves the lists at once and can be undeleted until the trash period ends.
         The record that it existed stays.
 
+        Args:
+            job_id: whose.
+            checkpoint_id: which.
+            actor: who deletes it, if not the manager's.
+            reason: recorded.
+            force: though it is pinned.
+            purge: erase its state at once and for good, also if it was deleted before.
+            expected_seq: refuse if the job has moved on since.
+
         Raises:
             Protected: it is pinned, and `force` was not given.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale; or, with `purge`, a compaction is on its
+                way: the state goes with the next one.
             DamagedJournal, StorageFailed: as `save`.
         """
 
         def request(batch: Batch) -> bool:
             view = batch.view
-            if checkpoint_id not in view.checkpoints:
+            in_trash = purge and checkpoint_id in view.trash
+            if checkpoint_id not in view.checkpoints and not in_trash:
                 return False
             batch.check_seq(expected_seq)
             if checkpoint_id in view.pinned and not force:
@@ -193,10 +209,14 @@ class CheckpointManager(CheckpointReader):
             data = {"checkpoint_id": checkpoint_id}
             if reason is not None:
                 data["reason"] = ids.check_label("reason", reason)
-            batch.add("checkpoint.deleted", self._who(actor), data)
+            type_ = "checkpoint.purged" if purge else "checkpoint.deleted"
+            batch.add(type_, self._who(actor), data)
             return True
 
-        return self._change(job_id, request)
+        is_done = self._change(job_id, request)
+        if is_done and purge:
+            self.compact(job_id, actor=actor)
+        return is_done
 
     def cleanup(
         self,
@@ -242,6 +262,8 @@ class CheckpointManager(CheckpointReader):
             trashed = batch.view.trash.get(checkpoint_id)
             if trashed is None:
                 return False
+            if trashed.is_purged:
+                raise Conflict(f"checkpoint {checkpoint_id!r} was purged; it is gone")
             end = datetime.fromisoformat(trashed.at) + timedelta(
                 seconds=self.trash_seconds
             )
@@ -332,16 +354,16 @@ class CheckpointManager(CheckpointReader):
             InvalidArgument, DamagedJournal, StorageFailed: as `save`.
         """
         ids.check_job_id(new_job_id)
-        source = self._view(job_id)
-        entry = self._entry(source, checkpoint_id)
-        opened = self._open(source, entry)
+        entry, event, opened = self._answer(
+            job_id, partial(self._source, checkpoint_id)
+        )
         raw = state_codec.to_json(opened.state, self._limits)
         sealed = state_codec.seal(raw, opened.metadata, self._packer.whole(raw).body)
         origin: ForkOrigin = {
             "job": job_id,
             "checkpoint_id": checkpoint_id,
             "seq": entry.seq,
-            "hash": self._event_of(source, entry)["hash"],
+            "hash": event["hash"],
         }
         data: dict[str, Any] = {
             "checkpoint_id": "",
@@ -369,6 +391,72 @@ class CheckpointManager(CheckpointReader):
 
         forked: str = self._store.write(new_job_id, request)
         return forked
+
+    def _source(
+        self, checkpoint_id: str, view: JobView
+    ) -> tuple[Entry, CheckpointSaved, Opened]:
+        entry = self._entry(view, checkpoint_id)
+        return entry, self._event_of(view, entry), self._open(view, entry)
+
+    def compact(self, job_id: str, *, actor: str | None = None) -> Compaction | None:
+        """Rewrite the job's journal without the states that have to go.
+
+        These are the states of deleted checkpoints whose trash period has ended, or
+        that were purged; and bytes that a recovery kept aside, after the same period.
+        No event goes: the record stays, the disk space is free, nobody is kept
+        waiting but for a moment.
+
+        Returns:
+            What was done, None if there was nothing to do.
+
+        Raises:
+            Conflict: another compaction of the job is on its way.
+            UnreadableState: a live state is not what was saved.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        now = self._clock()
+        latest = stamp(now - timedelta(seconds=self.trash_seconds))
+
+        def expired(view: JobView) -> list[str]:
+            return sorted(n for n, at in view.side_files.items() if at <= latest)
+
+        ids.check_job_id(job_id)
+        try:
+            return self._store.compact(
+                job_id,
+                partial(compaction.due, now=now, trash_seconds=self.trash_seconds),
+                expired,
+                self._who(actor),
+            )
+        except Busy:
+            raise Conflict(
+                f"job {job_id!r} is being compacted by somebody else",
+                hint="try again",
+            ) from None
+
+    def forget(
+        self, job_id: str, *, actor: str | None = None, reason: str | None = None
+    ) -> Compaction | None:
+        """Erase every state of a job, at once and for good; its record stays.
+
+        Returns:
+            What the compaction did, None for an unknown job.
+
+        Raises:
+            Conflict: a compaction is on its way; the states go with the next one.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            data = {}
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add("job.forgotten", self._who(actor), data)
+            return True
+
+        if not self._change(job_id, request):
+            return None
+        return self.compact(job_id, actor=actor)
 
     def apply(self, plan: Plan, *, actor: str | None = None) -> int:
         """Carry out exactly `plan`; return how many checkpoints were removed.
@@ -465,8 +553,9 @@ class CheckpointManager(CheckpointReader):
             known, is_same = pending[0], pending[1] == content
         elif (known := view.keys.get(key, "")) != "":
             trashed = view.trash.get(known)
-            entry = view.checkpoints[known] if trashed is None else trashed.entry
-            is_same = self._holds(view, entry, content)
+            entry = view.checkpoints.get(known) if trashed is None else trashed.entry
+            # What is gone for good can't be compared; the key says that it was it.
+            is_same = entry is None or self._holds(view, entry, content)
         else:
             return None
         if not is_same:
@@ -480,7 +569,8 @@ class CheckpointManager(CheckpointReader):
     def _holds(self, view: JobView, entry: Entry, content: _Content) -> bool:
         line, _ = self._store.read_pair(view, entry.seq)
         event = self._event_of(view, entry)
-        assert event["type"] == "checkpoint.saved"
+        if not line:
+            return True
         return entry.step_name == content.step_name and state_codec.same_state(
             line, event["data"]["state_sha256"], content.raw, content.metadata
         )

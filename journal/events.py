@@ -105,6 +105,25 @@ class CheckpointsCleanedData(TypedDict):
     trash_until: str
 
 
+class JobForgottenData(TypedDict):
+    """All states of the job go; the record stays."""
+
+    reason: NotRequired[str]
+
+
+class JobCompactedData(TypedDict):
+    """The journal was rewritten without the states that had to go.
+
+    Bytes are those of the journal, before and after, without this event.
+    """
+
+    dropped: int
+    retold: int
+    bytes_before: int
+    bytes_after: int
+    side_files: NotRequired[list[str]]
+
+
 class JobOpened(Envelope):
     """The first event of every journal."""
 
@@ -161,6 +180,27 @@ class CheckpointUnpinned(Envelope):
     data: CheckpointChangedData
 
 
+class CheckpointPurged(Envelope):
+    """Its state goes at the next compaction, trash period or not."""
+
+    type: Literal["checkpoint.purged"]
+    data: CheckpointChangedData
+
+
+class JobForgotten(Envelope):
+    """Every state that the job had by then is purged."""
+
+    type: Literal["job.forgotten"]
+    data: JobForgottenData
+
+
+class JobCompacted(Envelope):
+    """States that had to go are gone from the journal; no event is."""
+
+    type: Literal["job.compacted"]
+    data: JobCompactedData
+
+
 class CheckpointsCleaned(Envelope):
     """Many checkpoints left the lists at once."""
 
@@ -176,8 +216,11 @@ Event = (
     | CheckpointUndeleted
     | CheckpointPinned
     | CheckpointUnpinned
+    | CheckpointPurged
     | JobOpened
     | JobRepaired
+    | JobForgotten
+    | JobCompacted
 )
 EVENT_TYPES: frozenset[str] = frozenset(
     {
@@ -188,7 +231,10 @@ EVENT_TYPES: frozenset[str] = frozenset(
         "checkpoint.undeleted",
         "checkpoint.pinned",
         "checkpoint.unpinned",
+        "checkpoint.purged",
         "job.opened",
         "job.repaired",
+        "job.forgotten",
+        "job.compacted",
     }
 )

@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
+from journal.event_codec import STATE_MISSING
 from journal.events import (
     EVENT_TYPES,
     SCHEMA_VERSION,
@@ -99,6 +100,7 @@ class Trashed(NamedTuple):
     actor: str
     reason: str
     was_pinned: bool
+    is_purged: bool = False  # no way back, even within the trash period
 
 
 class Mark(NamedTuple):
@@ -154,7 +156,7 @@ class JobView:
         self.pinned: set[str] = set()
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
-        self.side_files: set[str] = set()  # those that a job.repaired names
+        self.side_files: dict[str, str] = {}  # named by a job.repaired -> when
         self.newer_seq = 0  # the first event in a schema newer than ours
         self.saved = self.deleted = self.restored = 0
         self.created_at: str | None = None
@@ -272,8 +274,12 @@ def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
             for checkpoint_id in data["removed"]:
                 _live(view, checkpoint_id)
         case "checkpoint.undeleted":
+            trashed = view.trash.get(data["checkpoint_id"])
+            if trashed is None or trashed.is_purged:
+                raise Misfit(f"checkpoint {data['checkpoint_id']!r} cannot come back")
+        case "checkpoint.purged":
             if data["checkpoint_id"] not in view.trash:
-                raise Misfit(f"checkpoint {data['checkpoint_id']!r} was not deleted")
+                _live(view, data["checkpoint_id"])
         case "job.opened":
             _check_opening(view, data["job"], data["store"])
         case _:
@@ -307,7 +313,9 @@ def _check_opening(view: JobView, job_id: str, store_id: str) -> None:
         raise Misfit(f"this journal belongs to store {store_id}, not {view.store_id}")
 
 
-def _apply_rare(view: JobView, event: Event) -> None:
+def _apply_rare(  # noqa: C901, PLR0912 - one case per type, like a table
+    view: JobView, event: Event
+) -> None:
     check(view, event["type"], event["data"])
     match event["type"]:
         case "checkpoint.restored":
@@ -330,7 +338,19 @@ def _apply_rare(view: JobView, event: Event) -> None:
             view.created_at = event["at"]
         case "job.repaired":
             if (name := event["data"].get("side_file")) is not None:
-                view.side_files.add(name)
+                view.side_files[name] = event["at"]
+        case "checkpoint.purged":
+            data = event["data"]
+            reason = {data["checkpoint_id"]: data.get("reason", "purged")}
+            _purge(view, reason, event["at"], event["actor"])
+        case "job.forgotten":
+            why = event["data"].get("reason", "forgotten")
+            reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
+            _purge(view, reason, event["at"], event["actor"])
+        case "job.compacted":
+            _forget_the_dropped(view)
+            for name in event["data"].get("side_files", ()):
+                view.side_files.pop(name, None)
         case "checkpoint.saved":
             raise AssertionError("folded by the caller")
         case _:
@@ -345,6 +365,39 @@ def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None
         view.trash[checkpoint_id] = Trashed(entry, at, actor, reason, was_pinned)
     view.deleted += len(removed)
     _settle_current(view)
+
+
+def _purge(view: JobView, purged: dict[str, str], at: str, actor: str) -> None:
+    live = {c: reason for c, reason in purged.items() if c in view.checkpoints}
+    _remove(view, live, at, actor)
+    for checkpoint_id in purged:
+        trashed = view.trash[checkpoint_id]
+        view.trash[checkpoint_id] = trashed._replace(is_purged=True)
+
+
+def _forget_the_dropped(view: JobView) -> None:
+    """Let go of deleted checkpoints whose state is no more: they cannot come back.
+
+    Those that descend from them descend, from now on, from what led to them.
+    """
+    gone = {
+        checkpoint_id: trashed.entry.parent_id
+        for checkpoint_id, trashed in view.trash.items()
+        if view.faults.get(trashed.entry.seq) == STATE_MISSING
+    }
+    kept = (t.entry for t in view.trash.values() if t.entry.checkpoint_id not in gone)
+    for entry in itertools.chain(view.checkpoints.values(), kept):
+        while entry.parent_id in gone:
+            entry.parent_id = gone[entry.parent_id]
+    chosen = view.chosen
+    while chosen is not None and chosen.checkpoint_id in gone:
+        parent_id = chosen.parent_id
+        chosen = view.checkpoints.get(parent_id or "") or (
+            view.trash[parent_id].entry if parent_id in view.trash else None
+        )
+    view.chosen = chosen
+    for checkpoint_id in gone:
+        del view.faults[view.trash.pop(checkpoint_id).entry.seq]
 
 
 def _undelete(view: JobView, checkpoint_id: str) -> None:

@@ -11,11 +11,11 @@ import hashlib
 import logging
 import re
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from journal import head as head_codec
-from journal import recovery
+from journal import journal_copy, recovery
 from journal.errors import (
     Conflict,
     DamagedJournal,
@@ -29,15 +29,17 @@ from journal.event_codec import BadLine, Located, peek, scan
 from journal.events import SCHEMA_VERSION
 from journal.head import Extent, Head
 from journal.head_file import HeadFile, open_either
+from journal.journal_copy import JournalCopy
 from journal.recovery import Action
 from journal.storage import Busy, Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from journal.disk import Disk, File, Stat
     from journal.events import JobRepairedData
+    from journal.storage import Copy
 
 _log = logging.getLogger("milepost.journal")
 
@@ -109,6 +111,16 @@ class HeldJournal:
     def repairs(self) -> list[JobRepairedData]:
         """See `Held.repairs`."""
         return self._file.repairs()
+
+    def replace(self, copy: Copy, last: Extent) -> Extent:
+        """See `Held.replace`."""
+        assert isinstance(copy, JournalCopy)
+        self.extent = self._file.replace(copy, last)
+        return self.extent
+
+    def remove_side_files(self, names: Iterable[str]) -> None:
+        """See `Held.remove_side_files`."""
+        self._file.remove_side_files(names)
 
 
 class _Attempt:
@@ -356,6 +368,8 @@ class JournalFile:
             leftover = folder / f"{self._name}.tmp"
             if self._disk.stat(leftover) is not None:
                 self._disk.unlink(leftover)
+        with suppress(Busy):  # a compaction is on its way
+            journal_copy.remove_leftover(self._disk, self._copy_path)
         self._disk.sync_folder(self._folders.journals)
         self._disk.sync_folder(self._folders.heads)
 
@@ -382,7 +396,13 @@ class JournalFile:
         if found.size == base.size and head.inode == found.inode and base == head.shown:
             return base
         data = file.read(base.size, found.size - base.size)
-        verdict = recovery.judge_tail(data, base, later_writes_prove=proves)
+        verdict = recovery.judge_tail(
+            data,
+            base,
+            later_writes_prove=proves,
+            # The head may be older than a compaction.
+            states_may_be_gone=head.inode != found.inode,
+        )
         self._lost_events = max(head.shown.seq - verdict.keep.seq, 0)
         if verdict.action is not Action.NOTHING:
             self._check_owner()
@@ -549,6 +569,57 @@ class JournalFile:
         self._pending.clear()
         self._may_owe_repairs = False
         return extent
+
+    @contextmanager
+    def copying(self) -> Iterator[JournalCopy]:
+        """Begin a journal that is to take this one's place; removed if it does not."""
+        try:
+            copy = JournalCopy(self._disk, self._copy_path)
+            try:
+                yield copy
+            finally:
+                copy.discard()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot rewrite {self._path}") from exc
+
+    @property
+    def _copy_path(self) -> Path:
+        return self._folders.journals / f"{self._name}.copy"
+
+    def replace(self, copy: JournalCopy, last: Extent) -> Extent:
+        """Put `copy` in the journal's place; see `Held.replace`."""
+        self._is_settled = False
+        placed = copy.place(self._path)
+        try:
+            self._disk.sync_folder(self._folders.journals)
+        except OSError as exc:
+            raise self._poison(exc, "cannot sync the folder of") from exc
+        with self._opening:
+            if self._file is not None:
+                self._file.close()
+            self._file, self.inode = placed, placed.stat().inode
+        extent = Extent(last.seq, last.hash, copy.size)
+        try:
+            self._move_head(extent, synced=extent)
+            self._head.sync()
+        except OSError as exc:
+            raise StorageFailed(
+                f"rewrote {self._path}, but cannot move its head: {exc.strerror}",
+                hint="look at the disk; nothing is lost",
+            ) from exc
+        self._owes_sync = False
+        self._is_settled = True
+        return extent
+
+    def remove_side_files(self, names: Iterable[str]) -> None:
+        """Remove bytes that were kept aside; see `Held.remove_side_files`."""
+        for name in names:
+            match = _SIDE_FILE.fullmatch(name)
+            path = self._folders.side / name
+            if match and match[1] == self._name and self._disk.stat(path) is not None:
+                self._disk.unlink(path)
 
     def _writable_journal(self) -> File:
         """Return the open journal, if this user may write to it by now.

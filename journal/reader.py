@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 
@@ -17,9 +17,11 @@ from journal import chain, ids, retention, state_codec
 from journal import diff as state_diff
 from journal.clock import utc_now
 from journal.errors import (
+    DamagedJournal,
     InvalidArgument,
     MilepostError,
     NewerFormat,
+    StorageFailed,
     UnknownCheckpoint,
     UnreadableState,
 )
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from journal.index import Entry, JobView
     from journal.journal_file import Durability
     from journal.storage import Storage
+
+
+_T = TypeVar("_T")
 
 
 class CheckpointReader:
@@ -133,8 +138,7 @@ class CheckpointReader:
             InvalidArgument: `job_id` is out of bounds.
             DamagedJournal: the job is quarantined.
         """
-        view = self._view(job_id)
-        return self._infos(view, self._store.live(view))
+        return self._answer(job_id, lambda v: self._infos(v, self._store.live(v)))
 
     def get(self, job_id: str, checkpoint_id: str) -> Checkpoint:
         """Return a checkpoint with its state, without moving current.
@@ -142,10 +146,13 @@ class CheckpointReader:
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
         """
-        view = self._view(job_id)
-        entry = self._entry(view, checkpoint_id)
-        opened = self._open(view, entry)
-        return Checkpoint(_info(view, entry, opened.metadata), opened.state)
+
+        def ask(view: JobView) -> Checkpoint:
+            entry = self._entry(view, checkpoint_id)
+            opened = self._open(view, entry)
+            return Checkpoint(_info(view, entry, opened.metadata), opened.state)
+
+        return self._answer(job_id, ask)
 
     def find(self, checkpoint_id: str) -> CheckpointInfo:
         """Return the checkpoint of that id, in whichever job it is.
@@ -159,9 +166,8 @@ class CheckpointReader:
                 view = self._store.readable(job_id)
             except MilepostError:
                 continue  # one job's damage is not this checkpoint's
-            entry = view.checkpoints.get(checkpoint_id)
-            if entry is not None:
-                return self._infos(view, [entry])[0]
+            if checkpoint_id in view.checkpoints:
+                return self._answer(job_id, partial(self._one, checkpoint_id))
             if checkpoint_id in view.trash:
                 deleted = _unknown(view, checkpoint_id)
         raise deleted or UnknownCheckpoint(checkpoint_id)
@@ -172,8 +178,7 @@ class CheckpointReader:
         Raises:
             DamagedJournal: the job is quarantined; never an older one instead.
         """
-        view = self._view(job_id)
-        return None if view.latest is None else self._infos(view, [view.latest])[0]
+        return self._answer(job_id, lambda view: self._info_of(view, view.latest))
 
     def current(self, job_id: str) -> CheckpointInfo | None:
         """Return the checkpoint that a resumed job continues from.
@@ -183,8 +188,7 @@ class CheckpointReader:
         Raises:
             DamagedJournal: the job is quarantined.
         """
-        view = self._view(job_id)
-        return None if view.current is None else self._infos(view, [view.current])[0]
+        return self._answer(job_id, lambda view: self._info_of(view, view.current))
 
     def page(
         self, job_id: str, *, limit: int, after_seq: int = 0
@@ -194,10 +198,13 @@ class CheckpointReader:
         Raises:
             InvalidArgument, DamagedJournal: as `list`.
         """
-        view = self._view(job_id)
         _check_limit(limit)
-        later = (e for e in self._store.live(view) if e.seq > after_seq)
-        return self._infos(view, [*islice(later, limit)])
+
+        def ask(view: JobView) -> builtins.list[CheckpointInfo]:
+            later = (e for e in self._store.live(view) if e.seq > after_seq)
+            return self._infos(view, [*islice(later, limit)])
+
+        return self._answer(job_id, ask)
 
     def seq(self, job_id: str) -> int:
         """Return the number of the job's last event, 0 for an unknown job.
@@ -268,13 +275,16 @@ class CheckpointReader:
         Raises:
             DamagedJournal: the job is quarantined.
         """
-        view = self._store.view(ids.check_job_id(job_id))
-        events = (self._store.newest_first if reverse else self._store.history)(
-            view, after_seq
-        )
         _check_limit(limit)
-        wanted = (e for e in events if types is None or e["type"] in types)
-        return [*islice(wanted, limit)]
+        ids.check_job_id(job_id)
+        read = self._store.newest_first if reverse else self._store.history
+
+        def ask(view: JobView) -> builtins.list[Event]:
+            events = read(view, after_seq)
+            wanted = (e for e in events if types is None or e["type"] in types)
+            return [*islice(wanted, limit)]
+
+        return self._answer(job_id, ask, self._store.view)
 
     def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
         """Return the state that was current right after event `seq`, if there was one.
@@ -287,8 +297,14 @@ class CheckpointReader:
         known = self._view(job_id)
         if not 1 <= seq <= known.seq:
             raise InvalidArgument(f"job {job_id!r} has events 1 to {known.seq}: {seq}")
-        view = self._store.replay(job_id, until_seq=seq)
-        return None if view.current is None else self._open(view, view.current).state
+
+        def ask(_: JobView) -> dict[str, Any] | None:
+            view = self._store.replay(job_id, until_seq=seq)
+            if view.current is None:
+                return None
+            return self._open(view, view.current).state
+
+        return self._answer(job_id, ask)
 
     def diff(self, job_id: str, a: str, b: str) -> builtins.list[Change]:
         """Return the changes that lead from checkpoint `a`'s state to `b`'s.
@@ -313,14 +329,17 @@ class CheckpointReader:
         return [self._verify(job, deep=deep) for job in self._store.storage.job_ids()]
 
     def _verify(self, job_id: str, *, deep: bool) -> JobReport:
-        try:
-            last = self._store.view(job_id).seq
-            view = self._store.replay(job_id, until_seq=last)
+        def ask(known: JobView) -> JobView:
+            view = self._store.replay(job_id, until_seq=known.seq)
             if view.newer_seq:
                 self._store.readable(job_id)
             for entry in view.checkpoints.values():
                 if deep or entry.seq in view.faults:
                     self._open(view, entry)
+            return view
+
+        try:
+            view = self._answer(job_id, ask, self._store.view)
         except MilepostError as exc:
             return JobReport(job_id, False, 0, 0, None, exc, ())
         notes = [f"{len(view.side_files)} torn tails were cut and kept in side/"]
@@ -401,6 +420,33 @@ class CheckpointReader:
 
     def _view(self, job_id: str) -> JobView:
         return self._store.readable(ids.check_job_id(job_id))
+
+    def _answer(
+        self,
+        job_id: str,
+        ask: Callable[[JobView], _T],
+        look: Callable[[str], JobView] | None = None,
+    ) -> _T:
+        """Ask a job's view; ask again if its journal was compacted meanwhile.
+
+        Then the places that the view knows are those of a file that is gone.
+        """
+        look = look or self._view
+        view = look(job_id)
+        while True:
+            try:
+                return ask(view)
+            except (UnreadableState, DamagedJournal, StorageFailed):
+                fresh = look(job_id)
+                if fresh is view:
+                    raise
+                view = fresh
+
+    def _one(self, checkpoint_id: str, view: JobView) -> CheckpointInfo:
+        return self._infos(view, [self._entry(view, checkpoint_id)])[0]
+
+    def _info_of(self, view: JobView, entry: Entry | None) -> CheckpointInfo | None:
+        return None if entry is None else self._infos(view, [entry])[0]
 
     @staticmethod
     def _entry(view: JobView, checkpoint_id: str) -> Entry:

@@ -218,6 +218,11 @@ def delta(raw: bytes, base_raw: bytes, *, base: int, step: int) -> Body:
     return Body("zstd-delta", _quoted(zstd.compress(raw, base_raw)), base, step)
 
 
+def line_of(parts: Parts, body: Body) -> bytes:
+    """Return the line `parts` with its state in another form, newline included."""
+    return _line(parts.seq, _rest(body, parts.salt, parts.metadata))
+
+
 def _quoted(frame: bytes) -> bytes:
     return b'"%b"' % binascii.b2a_base64(frame, newline=False)
 
@@ -266,9 +271,13 @@ def _digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
 
 def state_line(seq: int, sealed: Sealed) -> bytes:
     """Return the whole state line of event `seq`, checksum and newline included."""
+    return _line(seq, sealed.rest)
+
+
+def _line(seq: int, rest: bytes) -> bytes:
     head = b'{"state":%d,' % seq
-    crc = zlib.crc32(sealed.rest, zlib.crc32(head))
-    return b'%b%b,"crc":"%08x"}\n' % (head, sealed.rest, crc)
+    crc = zlib.crc32(rest, zlib.crc32(head))
+    return b'%b%b,"crc":"%08x"}\n' % (head, rest, crc)
 
 
 def prove(parts: Parts, raw: bytes, sha256: str) -> Opened:

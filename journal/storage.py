@@ -11,7 +11,7 @@ from journal.errors import Conflict
 from journal.head import Extent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from journal.events import JobRepairedData
@@ -63,6 +63,37 @@ class Held(Protocol):
         file is in the journal.
         """
 
+    def replace(self, copy: Copy, last: Extent) -> Extent:
+        """Put `copy` in the journal's place, durably; return what is acknowledged then.
+
+        Readers see the one or the other, never something between.
+
+        Args:
+            copy: what `Storage.copying` began: the same events.
+            last: seq and hash of its last event.
+
+        Raises:
+            StorageFailed: it may be in place or not; either way nothing is lost.
+        """
+
+    def remove_side_files(self, names: Iterable[str]) -> None:
+        """Remove bytes that a recovery kept aside; names that are gone are no error."""
+
+
+class Copy(Protocol):
+    """A journal that is to take another's place."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+
+    def write(self, data: bytes) -> None:
+        """Add whole lines.
+
+        Raises:
+            NoSpace: there is no room.
+        """
+
 
 class Storage(Protocol):
     """Journals as bytes.  tests/test_storage_contract.py is this text made executable.
@@ -111,6 +142,16 @@ class Storage(Protocol):
             DamagedJournal: what was left behind cannot be settled without loss.
         """
 
+    def copying(self, job_id: str) -> AbstractContextManager[Copy]:
+        """Begin a journal that is to take the job's; it vanishes if it does not.
+
+        Without the lock: others read and write meanwhile.
+
+        Raises:
+            Busy: another one is on its way.
+            NoSpace, StorageFailed: it cannot be written.
+        """
+
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """Return what recovery did to this job, as far as it left bytes aside."""
 
@@ -129,11 +170,13 @@ class _MemoryJournal:
         self.lock = threading.RLock()
         self.data = bytearray()
         self.extent = Extent()
+        self.generation = 0
+        self.copy: _MemoryCopy | None = None
 
     @property
     def stamp(self) -> Stamp | None:
         """See `Held.stamp`."""
-        return Stamp(0, self.extent.size) if self.extent.seq else None
+        return Stamp(self.generation, self.extent.size) if self.extent.seq else None
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
         """See `Held.append`."""
@@ -146,6 +189,32 @@ class _MemoryJournal:
     def repairs(self) -> list[JobRepairedData]:
         """See `Held.repairs`."""
         return []
+
+    def replace(self, copy: Copy, last: Extent) -> Extent:
+        """See `Held.replace`."""
+        assert isinstance(copy, _MemoryCopy)
+        self.data, self.generation = copy.data, self.generation + 1
+        self.extent = Extent(last.seq, last.hash, len(self.data))
+        return self.extent
+
+    def remove_side_files(self, names: Iterable[str]) -> None:
+        """See `Held.remove_side_files`: there are none."""
+
+
+class _MemoryCopy:
+    """A journal that is to take another's place."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    @property
+    def size(self) -> int:
+        """See `Copy.size`."""
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        """See `Copy.write`."""
+        self.data += data
 
 
 class MemoryStorage:
@@ -196,6 +265,19 @@ class MemoryStorage:
             yield found
         finally:
             found.lock.release()
+
+    @contextmanager
+    def copying(self, job_id: str) -> Iterator[Copy]:
+        """See `Storage.copying`."""
+        found = self._journals[job_id]
+        with self._guard:
+            if found.copy is not None:
+                raise Busy
+            found.copy = _MemoryCopy()
+        try:
+            yield found.copy
+        finally:
+            found.copy = None
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from journal.events import JobRepairedData
     from journal.head import Extent
-    from journal.storage import Held, Stamp
+    from journal.storage import Copy, Held, Stamp
 
 _log = logging.getLogger("milepost.journal")
 
@@ -242,6 +242,10 @@ class FileStorage:
         if self._durability == "interval" and self._flusher is None:
             self._start_flusher()
         return self.file(job_id).exclusive(wait=wait)
+
+    def copying(self, job_id: str) -> AbstractContextManager[Copy]:
+        """See `Storage.copying`."""
+        return self.file(job_id).copying()
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""

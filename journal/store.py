@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from journal import event_codec, ids, index
 from journal.batch import Batch
+from journal.compaction import Compaction, Compactor
 from journal.errors import (
     DamagedJournal,
     MilepostError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from journal.events import Event
-    from journal.storage import Held, Stamp, Storage
+    from journal.storage import Copy, Held, Stamp, Storage
 
 _log = logging.getLogger("milepost.journal")
 
@@ -170,12 +171,19 @@ class Store:
             if stamp is not None and stamp.size > extent.size:
                 self._settle(job, is_unknown=extent.seq == 0)
         except DamagedJournal as exc:
+            if self._is_replaced(job_id, stamp):
+                self._catch_up(job)  # compacted while we looked at it
+                return
             # Only under the lock is it certain: without it, a power cut that took
             # unsynced events, or a rewrite in progress, looks the same.
             self._quarantine(job, exc)
             if not self._settle_again(job):
                 raise
         job.error = None
+
+    def _is_replaced(self, job_id: str, before: Stamp | None) -> bool:
+        now = self.storage.stamp(job_id)
+        return before is not None and now is not None and now.inode != before.inode
 
     def _settle_again(self, job: _Job) -> bool:
         try:
@@ -505,6 +513,116 @@ class Store:
             stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
             job.stamp = stamp if stamp is not None and stamp.size == view.end else None
+
+    # -- compaction --------------------------------------------------------------
+
+    def compact(
+        self,
+        job_id: str,
+        due: Callable[[JobView], frozenset[int]],
+        expired: Callable[[JobView], list[str]],
+        actor: str,
+    ) -> Compaction | None:
+        """Rewrite a journal without the states that are due; None if there are none.
+
+        Readers and writers go on meanwhile; writers wait only while what was written
+        last is copied.
+
+        Args:
+            job_id: which job.
+            due: says which saves' states go.
+            expired: says which side files go.
+            actor: who asks for it.
+
+        Raises:
+            Busy: another compaction is on its way, or what it began with has changed.
+            DamagedJournal: the job is quarantined.
+            UnreadableState: a live state is unreadable.
+            StorageFailed: the disk said no.
+        """
+        view = self.readable(job_id)
+        drop = due(view)
+        if not drop and not expired(view):
+            return None
+        job = self._job(job_id)
+        with self.storage.copying(job_id) as copy:
+            at = Cursor(job_id, view.marks[0])
+            compactor = Compactor(
+                drop,
+                {entry.seq for entry in self.live(view)},
+                partial(self.read_pair, view),
+            )
+            self._copy_states(view, at, compactor, copy)
+            while (end := self.view(job_id).end) - at.end > _READ_BYTES:
+                self._copy_lines(at, end, copy)
+            with self.storage.exclusive(job_id) as held:
+                with job.folding:
+                    self._prepare(job, held)
+                if job.view is not view or not drop <= due(view):
+                    raise Busy  # rewritten by a recovery, or one was undeleted
+                self._copy_lines(at, held.extent.size, copy)
+                return self._place(job, compactor, copy, held, expired(view), actor)
+
+    def _copy_states(
+        self, view: JobView, at: Cursor, compactor: Compactor, copy: Copy
+    ) -> None:
+        """Copy all up to where `view` is now, but for the states that go."""
+        extent = Extent(view.seq, view.hash or "", view.end)
+        for data in self._parts(at, extent):
+            begin, parts = at.end, []
+            try:
+                for event, offset, size, _ in event_codec.scan(
+                    data, seq=at.seq, prev=at.hash, offset=at.end
+                ):
+                    lines = data[offset - begin : offset - begin + size]
+                    if event["type"] == "checkpoint.saved":
+                        lines = compactor.lines_of(event["seq"], lines)
+                    parts.append(lines)
+                    at.seq, at.hash = event["seq"], event["hash"]
+                    at.end = offset + size
+            except BadLine as exc:
+                raise self._damage(view.job_id, exc) from exc
+            copy.write(b"".join(parts))
+
+    def _copy_lines(self, at: Cursor, end: int, copy: Copy) -> None:
+        """Copy what was written since: no state in it is told from one that goes."""
+        while at.end < end:
+            want = min(_READ_BYTES, end - at.end)
+            data = self.storage.read(at.job_id, at.end, want)
+            if not data:
+                raise Busy  # replaced meanwhile
+            copy.write(data)
+            at.end += len(data)
+
+    def _place(
+        self,
+        job: _Job,
+        compactor: Compactor,
+        copy: Copy,
+        held: Held,
+        side_files: list[str],
+        actor: str,
+    ) -> Compaction:
+        view = job.view
+        before, after = held.extent.size, copy.size
+        data: dict[str, object] = {
+            "dropped": compactor.dropped,
+            "retold": compactor.retold,
+            "bytes_before": before,
+            "bytes_after": after,
+        }
+        if side_files:
+            data["side_files"] = side_files
+        batch = Batch(view, self._clock())
+        batch.add("job.compacted", actor, data)
+        written = batch.encode()
+        copy.write(written.data)
+        job.stamp = None  # what follows is another file
+        held.replace(copy, written.last)
+        held.remove_side_files(side_files)
+        return Compaction(
+            view.job_id, compactor.dropped, compactor.retold, before, after
+        )
 
     def close(self) -> None:
         """Let go of every file."""

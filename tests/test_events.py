@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import runpy
 import shutil
+import sys
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +19,11 @@ from journal import CheckpointManager, Event, errors
 from journal import head as head_codec
 from journal.events import EVENT_TYPES
 from journal.head import Extent, Head
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdDict, decompress
+else:
+    from backports.zstd import ZstdDict, decompress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,24 +74,28 @@ class StateLine(NamedTuple):
 
     salt: bytes
     metadata: bytes
-    body: bytes
+    raw: bytes
 
     @classmethod
-    def parse(cls, line: bytes) -> StateLine:
+    def parse(cls, line: bytes, raw_of: dict[int, bytes]) -> StateLine:
         checked, _, suffix = line.rpartition(b',"crc":"')
         assert suffix == b'%08x"}' % zlib.crc32(checked)
         fields = json.loads(line)
         size = fields.get("metadata_bytes", 0)
         start = checked.index(b'"metadata":') + len('"metadata":') if size else 0
-        body = checked[start + size :].split(b'"body":', 1)[1]
+        raw = checked[start + size :].split(b'"body":', 1)[1]
+        if fields["codec"] != "json":
+            base = ZstdDict(raw_of.get(fields.get("base"), b"-" * 8), is_raw=True)
+            known = base.as_prefix if "base" in fields else None
+            raw = decompress(base64.b64decode(fields["body"]), known)
+        raw_of[fields["state"]] = raw
         salt = bytes.fromhex(fields["salt"])
-        return cls(salt, checked[start : start + size], body)
+        return cls(salt, checked[start : start + size], raw)
 
     @property
     def sha256(self) -> str:
         size = len(self.metadata).to_bytes(8, "big")
-        raw = self.salt + size + self.metadata + self.body
-        return hashlib.sha256(raw).hexdigest()
+        return hashlib.sha256(self.salt + size + self.metadata + self.raw).hexdigest()
 
 
 @pytest.mark.parametrize("journal", JOURNALS, ids=lambda path: path.name[:12])
@@ -130,11 +141,13 @@ def test_every_golden_state_is_bound_by_its_salted_digest(journal: Path) -> None
     lines = journal.read_bytes().split(b"\n")
     states = [n for n, line in enumerate(lines) if line.startswith(b'{"state":')]
     assert states
+    raw_of: dict[int, bytes] = {}
     for number in states:
-        state, event = StateLine.parse(lines[number]), json.loads(lines[number + 1])
+        state = StateLine.parse(lines[number], raw_of)
+        event = json.loads(lines[number + 1])
         assert json.loads(lines[number])["state"] == event["seq"]
         assert event["data"]["state_sha256"] == state.sha256
-        assert event["data"]["state_bytes"] == len(state.body)
+        assert event["data"]["state_bytes"] == len(state.raw)
         assert bool(state.metadata) == event["data"].get("has_metadata", False)
 
 

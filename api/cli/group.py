@@ -34,6 +34,8 @@ _MODULE_OF_VERB = {
     "pin": "removing",
     "unpin": "removing",
     "cleanup": "removing",
+    "compact": "compacting",
+    "forget": "compacting",
     "verify": "verifying",
     "serve": "serving",
     "worker": "serving",

@@ -28,6 +28,7 @@ _reason_option: Callable[..., Callable[..., Answer]] = click.option(
 @target_argument(needs_selector=True)
 @_reason_option
 @click.option("--force", is_flag=True, help="Even if it is pinned.")
+@click.option("--purge", is_flag=True, help="Erase its state at once; no undelete.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, delete nothing.")
 @expect_seq_option
 def delete_verb(
@@ -37,6 +38,7 @@ def delete_verb(
     expect_seq: int | None,
     *,
     force: bool,
+    purge: bool,
     dry_run: bool,
 ) -> Answer:
     """Delete one checkpoint.
@@ -54,6 +56,7 @@ def delete_verb(
             info.checkpoint_id,
             reason=reason,
             force=force,
+            purge=purge,
             expected_seq=expect_seq,
         ):
             # Somebody deleted it between our look and our deed.
@@ -62,8 +65,10 @@ def delete_verb(
         "job_id": info.job_id,
         "checkpoint_id": info.checkpoint_id,
         "deleted": not dry_run,
+        "purged": purge and not dry_run,
     }
-    done = "would delete" if dry_run else "deleted"
+    word = "purge" if purge else "delete"
+    done = f"would {word}" if dry_run else f"{word}d"
     return Answer(data, None, (f"{done} {info.checkpoint_id} of job {info.job_id}",))
 
 

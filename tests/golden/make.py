@@ -65,6 +65,8 @@ def write(folder: Path) -> None:
         manager.fork("orders", first, "orders/fork ñ")
         manager.save(LONG, "../step\nwith a line", {"text": 'a","hash":"b'})
         _tear(folder / "journals" / "torn.jsonl", manager)
+        _grow(manager)
+        _forget(manager)
 
 
 def _save_everything(manager: CheckpointManager) -> str:
@@ -103,6 +105,24 @@ def _tear(journal: Path, manager: CheckpointManager) -> None:
     with journal.open("ab") as file:
         file.write(b'{"state":3,"codec":"json","sal')
     manager.list("torn")
+
+
+def _grow(manager: CheckpointManager) -> None:
+    """Save states that differ a little from each other, and let some of them go."""
+    text = " ".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(40))
+    ids = [
+        manager.save("growing", "turn", {"n": n, "text": text, "said": ["…"] * n})
+        for n in range(8)
+    ]
+    manager.delete("growing", ids[1])
+    manager.delete("growing", ids[2], purge=True, reason="asked to")
+
+
+def _forget(manager: CheckpointManager) -> None:
+    for n in range(2):
+        manager.save("forgotten", "step", {"secret": n})
+    manager.forget("forgotten", reason="customer left")
+    manager.save("forgotten", "step", {"n": 3})
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""The verbs that free disk space: compact and forget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from api.cli.answers import Answer, Table, or_nothing
+from api.cli.exits import Failure
+from api.cli.frame import Frame, fail_if_empty_option, verb
+from api.cli.targets import Target, complete_job, job_argument, require_job
+
+if TYPE_CHECKING:
+    from journal import Compaction
+
+_COLUMNS = ("job_id", "dropped", "bytes_freed", "bytes")
+
+
+@verb("compact", example="milepost compact\nmilepost compact etl-daily")
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
+@fail_if_empty_option
+def compact_verb(frame: Frame, jobs: tuple[str, ...], *, fail_if_empty: bool) -> Answer:
+    """Free the space of deleted states whose trash period has ended.
+
+    Of each JOB, or of every job.  No event goes: the journal still says that
+    they existed, and `verify` still proves it.
+    """
+    done: list[Compaction] = []
+    with frame.open_to_write() as manager:
+        for job in jobs:
+            require_job(manager, Target(job, None))
+        for job in jobs or [info.job_id for info in manager.jobs()]:
+            found = manager.compact(job)
+            if found is not None:
+                done.append(found)
+    freed = sum(found.bytes_freed for found in done)
+    dropped = sum(found.dropped for found in done)
+    answer = Answer(
+        {"jobs": [_fields(found) for found in done], "bytes_freed": freed},
+        Table(_COLUMNS, map(_row, done)),
+        (f"dropped {dropped} states, freed {freed} bytes",),
+    )
+    nothing = None if done else "nothing to compact"
+    return or_nothing(answer, if_empty=nothing, is_failure=fail_if_empty)
+
+
+@verb("forget", example="milepost forget etl-daily --yes --reason 'customer left'")
+@job_argument
+@click.option(
+    "--reason", metavar="TEXT", help="Why; the journal keeps it.", default=None
+)
+@click.option("--yes", is_flag=True, help="Do it; there is no way back.")
+def forget_verb(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Answer:
+    """Erase every state of a job, at once and for good.
+
+    The record stays: what was saved when, by whom, and that it was forgotten.
+    """
+    with frame.open_to_write() as manager:
+        require_job(manager, Target(job, None))
+        if not yes:
+            count = len(manager.list(job))
+            msg = f"would erase {count} checkpoints of job {job!r} for good"
+            raise Failure("usage", msg, "--yes does it")
+        found = manager.forget(job, reason=reason)
+    if found is None:
+        msg = f"there is no job {job!r}"
+        raise Failure("not_found", msg)
+    note = f"forgot job {job}: {found.dropped} states, {found.bytes_freed} bytes"
+    return Answer(_fields(found), None, (note,))
+
+
+def _fields(found: Compaction) -> dict[str, Any]:
+    return {**found._asdict(), "bytes_freed": found.bytes_freed}
+
+
+def _row(found: Compaction) -> tuple[object, ...]:
+    return found.job_id, found.dropped, found.bytes_freed, found.bytes_after

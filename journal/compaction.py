@@ -1,0 +1,133 @@
+"""A journal rewritten shorter: the same events, without the states that have to go.
+
+Event lines are copied byte for byte.  A state line is copied, dropped, or, if what it
+differs from is dropped, told anew.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal import chain, delta, state_codec
+from journal.errors import NewerFormat, UnreadableState
+from journal.event_codec import STATE_MISSING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from journal.index import JobView
+    from journal.state_codec import Body, Parts
+
+# Where a chain is that long, a state that is told anew is told whole.
+_MAX_DEPTH = delta.MAX_LINKS // 2
+
+
+class Compaction(NamedTuple):
+    """What a compaction did: states dropped and told anew, bytes before and after."""
+
+    job_id: str
+    dropped: int
+    retold: int
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def bytes_freed(self) -> int:
+        """How much shorter the journal is, the event that tells of it not counted."""
+        return self.bytes_before - self.bytes_after
+
+
+def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
+    """Return the saves whose states have to go: purged, or out of their trash period.
+
+    Those that are gone already are not among them.
+    """
+    latest = now - timedelta(seconds=trash_seconds)
+    return frozenset(
+        trashed.entry.seq
+        for trashed in view.trash.values()
+        if (trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest)
+        and view.faults.get(trashed.entry.seq) != STATE_MISSING
+    )
+
+
+def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
+    """Return about how many bytes of the journal `drop` takes, events included."""
+    return sum(view.places[seq].size for seq in drop)
+
+
+class Compactor:
+    """Turns the lines of an old journal into those of the new one, in order.
+
+    Args:
+        drop: the saves whose states go.
+        live: the saves that can be restored, so that their states must be readable.
+        read: returns the state line and the event line of a save of the old journal.
+    """
+
+    def __init__(
+        self,
+        drop: Collection[int],
+        live: Collection[int],
+        read: Callable[[int], tuple[bytes, bytes]],
+    ) -> None:
+        self._drop = drop
+        self._live = live
+        self._read = read
+        self._depths: dict[
+            int, int
+        ] = {}  # links to the whole state, in the new journal
+        self.dropped = self.retold = 0
+
+    def lines_of(self, seq: int, lines: bytes) -> bytes:
+        """Return what becomes of the lines of save `seq`: state line and event line.
+
+        Raises:
+            UnreadableState: the state of a live one has to be told anew, and cannot be
+                read.
+        """
+        state_line, event_line = lines.split(b"\n", 1)
+        if not event_line:
+            return lines  # its state went with an earlier compaction
+        if seq in self._drop:
+            self.dropped += 1
+            return event_line
+        try:
+            return self._kept(seq, state_line) + b"\n" + event_line
+        except (UnreadableState, NewerFormat):
+            if seq in self._live:
+                raise
+            return lines  # nobody could bring it back before, either
+
+    def _kept(self, seq: int, state_line: bytes) -> bytes:
+        parts = state_codec.read_line(state_line, seq=seq)
+        depth = self._depths.get(parts.base) if parts.base else -1
+        if depth is not None and depth + 1 < delta.MAX_LINKS:
+            self._depths[seq] = depth + 1
+            return state_line
+        told = self._told_anew(parts)
+        self.retold += 1
+        return told
+
+    def _told_anew(self, parts: Parts) -> bytes:
+        unpacked = chain.unpack(parts.seq, self._read)
+        sha256 = unpacked.members[0].data["state_sha256"]
+        state_codec.prove(parts, unpacked.raw, sha256)
+        body = self._body(parts, unpacked)
+        self._depths[parts.seq] = self._depths[body.base] + 1 if body.base else 0
+        return state_codec.line_of(parts, body)[:-1]
+
+    def _body(self, parts: Parts, unpacked: chain.Unpacked) -> Body:
+        """Return the state as what differs from the nearest that stays, or whole."""
+        whole = state_codec.compressed(unpacked.raw)
+        for member in unpacked.members[1:]:
+            depth = self._depths.get(member.parts.seq, _MAX_DEPTH)
+            if depth >= _MAX_DEPTH:
+                continue
+            base = chain.unpack(member.parts.seq, self._read).raw
+            told = state_codec.delta(
+                unpacked.raw, base, base=member.parts.seq, step=parts.step
+            )
+            return min(told, whole, key=lambda body: len(body.text))
+        return whole
