@@ -370,8 +370,13 @@ class JournalFile:
                 self._disk.unlink(leftover)
         with suppress(Busy):  # a compaction is on its way
             journal_copy.remove_leftover(self._disk, self._copy_path)
-        self._disk.sync_folder(self._folders.journals)
-        self._disk.sync_folder(self._folders.heads)
+        for folder in (
+            self._folders.journals,
+            self._folders.heads,
+            self._folders.root,
+            self._folders.root.parent,
+        ):
+            self._disk.sync_folder(folder)
 
     def _check_owner(self) -> None:
         """Leave another job's journal alone: nothing in it is ours to repair."""
@@ -461,6 +466,7 @@ class JournalFile:
         self._may_owe_repairs = True
         digest = hashlib.sha256(rest).hexdigest()[:16]
         self._disk.make_folder(self._folders.side)
+        self._disk.sync_folder(self._folders.root)
         name = f"{self._name}.{offset}.{self._lost_events}.{digest}"
         self._write_new(self._folders.side / name, rest)
 
@@ -487,7 +493,7 @@ class JournalFile:
         file.drop_cache()
         keep = self._on_the_medium(file, head)
         size = file.stat().size
-        self._lost_events = head.shown.seq - keep.seq
+        self._lost_events = max(head.shown.seq - keep.seq, 0)
         if size > keep.size or self._lost_events:
             self._keep_aside(file.read(keep.size, size - keep.size), keep.size)
         self._write_new(self._path, file.read(0, keep.size))
@@ -501,12 +507,24 @@ class JournalFile:
 
     def _on_the_medium(self, file: File, head: Head) -> Extent:
         """Return how far the medium holds what was acknowledged."""
-        if head.durability == "always":
-            return self._locate(head.shown) if head.shown.seq else Extent()
-        base = self._locate(head.synced) if head.synced.seq else Extent()
+        proves = head.durability == "always"
+        base = head.shown if proves else head.synced
+        base = self._locate(base) if base.seq else Extent()
         data = file.read(base.size, file.stat().size - base.size)
-        keep = recovery.judge_tail(data, base, later_writes_prove=False).keep
-        return min(keep, head.shown)
+        verdict = recovery.judge_tail(
+            data[: data.rfind(b"\n") + 1],
+            base,
+            later_writes_prove=proves,
+            states_may_be_gone=head.inode != file.stat().inode,
+        )
+        if head.inode == file.stat().inode:
+            return min(verdict.keep, head.shown)
+        # The mark is older than a rewrite that healed it, brought back by a power cut.
+        # What follows it was acknowledged since, or may be.
+        if verdict.action is Action.QUARANTINE:
+            assert verdict.problem is not None
+            raise self._damaged(verdict.problem)
+        return verdict.keep
 
     def repairs(self) -> list[JobRepairedData]:
         """Return what recovery did here, side files and all; see `Held.repairs`."""

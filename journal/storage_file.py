@@ -66,6 +66,7 @@ class FileStorage:
         self._nameless: dict[str, str] = {}
         self._guard = threading.Lock()
         self._store_id: str | None = None
+        self._is_durable = False  # the names that lead to the store are synced
         self._flusher: threading.Thread | None = None
         self._stop_flusher = threading.Event()
         _alive.add(self)
@@ -88,11 +89,18 @@ class FileStorage:
 
     def create(self) -> str:
         """See `Storage.create`."""
-        known = self.store_id
-        if known is not None:
-            return known
+        if self._is_durable:
+            assert self._store_id is not None
+            return self._store_id
         try:
-            return self._create()
+            known = self.store_id
+            found = self._create() if known is None else known
+            if known is not None:
+                # Whoever made it may have died before it synced these.
+                for folder in (self.root, self.root.parent):
+                    self._disk.sync_folder(folder)
+            self._is_durable = True
+            return found
         except OSError as exc:
             if isinstance(exc, MilepostError):
                 raise
