@@ -112,8 +112,9 @@ def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> N
     data = event["data"]
     try:
         parts = state_codec.read_line(line, seq=event["seq"])
-        # What a delta differs from is not at hand; its line's checksum has to do.
-        if not parts.base:
+        # What a delta differs from is not at hand, and neither is a key; the line's
+        # checksum has to do.
+        if not (parts.base or parts.wrapped):
             raw = state_codec.raw_of(parts, data["state_bytes"])
             state_codec.prove(parts, raw, data["state_sha256"])
     except NewerFormat:

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from journal.retention import Policy
-from journal.state_codec import DEPTH_LIMIT
+from journal.state_json import DEPTH_LIMIT
 from worker import layers, sources
 from worker.refusals import refusal
 from worker.sources import ConfigError
