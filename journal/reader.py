@@ -28,11 +28,11 @@ from journal.errors import (
     UnknownCheckpoint,
     UnreadableState,
 )
-from journal.event_codec import peek
+from journal.event_codec import STATE_MISSING, peek
 from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
 from journal.packer import Codec, Packer
 from journal.retention import Candidate, Plan, Policy
-from journal.state_codec import Opened
+from journal.state_codec import Header, Opened
 from journal.state_json import Limits
 from journal.storage_file import FileStorage
 from journal.store import Store
@@ -374,6 +374,33 @@ class CheckpointReader:
                     locked[exc.key_id] += 1
         return locked
 
+    def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
+        """Return how many states are under each key, by its id.
+
+        Those of deleted checkpoints count as long as they are there.  What is not
+        encrypted counts under an empty id.
+
+        Args:
+            job_id: which job's; those of every job if not given.
+
+        Raises:
+            DamagedJournal: a job's states cannot be counted.
+            UnreadableState, NewerFormat: one of them cannot be told.
+        """
+        counts: Counter[str] = Counter()
+        jobs = self._store.storage.job_ids() if job_id is None else [job_id]
+        for job in jobs:
+            counts += self._answer(job, self._count_keys)
+        return dict(counts)
+
+    def _count_keys(self, view: JobView) -> Counter[str]:
+        trashed = [trashed.entry for trashed in [*view.trash.values()]]
+        return Counter(
+            self._header(view, entry)[0].key_id
+            for entry in (*self._store.live(view), *trashed)
+            if view.faults.get(entry.seq) != STATE_MISSING
+        )
+
     def plan(
         self,
         job_id: str,
@@ -536,14 +563,12 @@ class CheckpointReader:
             return {}
         if (fault := view.faults.get(entry.seq)) is not None:
             raise self._unreadable(view, entry, UnreadableState(fault))
-        offset, size = view.places[entry.seq]
-        want = min(size, 2 * state_codec.HEADER_BYTES)
-        raw = self._store.storage.read(view.job_id, offset, want)
         try:
-            header = state_codec.read_header(raw, seq=entry.seq)
+            header, raw = self._header(view, entry)
         except NewerFormat:
             return {}  # restoring it will say so
-        if header.end > want:
+        if header.end > len(raw):
+            offset, _ = view.places[entry.seq]
             raw = self._store.storage.read(view.job_id, offset, header.end)
         text = raw[header.start : header.end]
         try:
@@ -552,6 +577,13 @@ class CheckpointReader:
             raise self._unreadable(view, entry, exc) from exc
         metadata: dict[str, Any] = orjson.loads(text)
         return metadata
+
+    def _header(self, view: JobView, entry: Entry) -> tuple[Header, bytes]:
+        """Return the beginning of a state line, and what it says."""
+        offset, size = view.places[entry.seq]
+        want = min(size, 2 * state_codec.HEADER_BYTES)
+        raw = self._store.storage.read(view.job_id, offset, want)
+        return state_codec.read_header(raw, seq=entry.seq), raw
 
 
 def _default_actor() -> str:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from journal import envelope, state_body
-from journal.envelope import Form, Site, Secret
+from journal.envelope import Form, Secret, Site
 from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import CRC_SUFFIX_BYTES
 from journal.keys import MAX_KEY_ID_BYTES, Key
