@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import delta, state_codec
+from journal import delta, state_codec, state_proof
 from journal.delta import Link
 from journal.errors import UnreadableState
 from journal.event_codec import peek
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from journal.envelope import Site
     from journal.events import CheckpointSavedData
-    from journal.state_codec import Opened, Parts
+    from journal.state_codec import Parts
+    from journal.state_proof import Opened
     from journal.vault import Vault
 
 
@@ -101,4 +102,4 @@ def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
         UnreadableState, NewerFormat: as `unpack`; or the digest is another.
     """
     raw, members = unpack(seq, read)
-    return state_codec.prove(members[0].parts, raw, members[0].data["state_sha256"])
+    return state_proof.prove(members[0].parts, raw, members[0].data["state_sha256"])

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from journal import compaction, ids, retention, state_codec, state_json
+from journal import compaction, ids, retention, state_codec, state_json, state_proof
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.delta import Link
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from journal.events import CheckpointSaved, ForkOrigin
     from journal.index import Entry, JobView
     from journal.packer import Packed
-    from journal.state_codec import Opened
+    from journal.state_proof import Opened
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -573,7 +573,7 @@ class CheckpointManager(CheckpointReader):
         if not line:
             return True
         found = self._read(view, entry.seq)
-        return entry.step_name == content.step_name and state_codec.same_state(
+        return entry.step_name == content.step_name and state_proof.same_state(
             found.parts, found.data["state_sha256"], content.raw, content.metadata
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import chain, delta, state_body, state_codec
+from journal import chain, delta, state_body, state_codec, state_proof
 from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import STATE_MISSING
 
@@ -125,7 +125,7 @@ class Compactor:
     def _told_anew(self, seq: int) -> bytes:
         unpacked = chain.unpack(seq, self._read)
         parts, data, _ = unpacked.members[0]
-        state_codec.prove(parts, unpacked.raw, data["state_sha256"])
+        state_proof.prove(parts, unpacked.raw, data["state_sha256"])
         body = self._body(unpacked)
         self._depths[seq] = self._depths[body.base] + 1 if body.base else 0
         return state_codec.line_of(

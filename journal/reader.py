@@ -32,8 +32,9 @@ from journal.event_codec import STATE_MISSING, peek
 from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
 from journal.packer import Codec, Packer
 from journal.retention import Candidate, Plan, Policy
-from journal.state_codec import Header, Opened
+from journal.state_codec import Header
 from journal.state_json import Limits
+from journal.state_proof import Opened
 from journal.storage_file import FileStorage
 from journal.store import Store
 from journal.vault import Vault

@@ -18,16 +18,13 @@ without touching an event.
 from __future__ import annotations
 
 import binascii
-import hashlib
 import os
 import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import orjson
-
-from journal import envelope, state_body
+from journal import envelope, state_body, state_proof
 from journal.envelope import Form, Secret, Site
 from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import CRC_SUFFIX_BYTES
@@ -61,13 +58,6 @@ class Sealed(NamedTuple):
         return self._replace(rest=rest, secret=secret)
 
 
-class Opened(NamedTuple):
-    """A state line that was read and checked."""
-
-    state: dict[str, Any]
-    metadata: dict[str, Any]
-
-
 def seal(
     raw: bytes,
     metadata: Mapping[str, Any] | None,
@@ -90,7 +80,7 @@ def seal(
     body = body or state_body.plain(raw)
     salt = os.urandom(_SALT_BYTES)
     meta = metadata_json(metadata)
-    sealed = Sealed(b"", _digest(salt, meta, raw), len(raw), salt, meta)
+    sealed = Sealed(b"", state_proof.digest(salt, meta, raw), len(raw), salt, meta)
     return sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
 
 
@@ -119,13 +109,6 @@ def _form(body: Body) -> bytes:
 
 def _metadata_field(text: bytes) -> bytes:
     return b',"metadata_bytes":%d,"metadata":%b' % (len(text), text) if text else b""
-
-
-def _digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
-    # The length keeps the border between metadata and state unmistakable.
-    digest = hashlib.sha256(salt + len(metadata).to_bytes(8, "big") + metadata)
-    digest.update(raw)
-    return digest.hexdigest()
 
 
 def state_line(sealed: Sealed, site: Site) -> bytes:
@@ -185,26 +168,6 @@ def line_of(
     sealed = Sealed(b"", "", raw_bytes, parts.salt, parts.metadata)
     told = sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
     return state_line(told, site)
-
-
-def prove(parts: Parts, raw: bytes, sha256: str) -> Opened:
-    """Return what a state line holds, once it is proved to be what its event bound.
-
-    Args:
-        parts: the line.
-        raw: its state's raw bytes.
-        sha256: the event's ``state_sha256``.
-
-    Raises:
-        UnreadableState: the digest is another.
-    """
-    found = _digest(parts.salt, parts.metadata, raw)
-    if found != sha256:
-        raise UnreadableState(
-            f"state {parts.seq} has digest {found}, its event says {sha256}"
-        )
-    metadata = orjson.loads(parts.metadata) if parts.metadata else {}
-    return Opened(orjson.loads(raw), metadata)
 
 
 def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
@@ -310,7 +273,7 @@ def read_line(line: bytes, *, seq: int) -> Parts:
     metadata = line[header.end() : border]
     body = line[border + len(_BODY) : -CRC_SUFFIX_BYTES]
     if header["wrapped"]:
-        metadata, body = metadata[1:-1], body[1:-1]
+        metadata, body = _unquoted(metadata, seq), _unquoted(body, seq)
     elif header["name"] != b"json":
         body = _frame(body, seq)
     return Parts(
@@ -332,9 +295,15 @@ def _check_crc(line: bytes, seq: int) -> None:
         raise UnreadableState(f"state {seq} fails its checksum")
 
 
+def _unquoted(text: bytes, seq: int) -> bytes:
+    if text and (text[:1] != b'"' or text[-1:] != b'"'):
+        raise UnreadableState(f"state {seq}: no text where there must be some")
+    return text[1:-1]
+
+
 def _frame(body: bytes, seq: int) -> bytes:
     try:
-        return binascii.a2b_base64(body[1:-1], strict_mode=True)
+        return binascii.a2b_base64(_unquoted(body, seq), strict_mode=True)
     except ValueError as exc:
         raise UnreadableState(f"state {seq}: {exc}") from exc
 
@@ -398,12 +367,4 @@ def metadata_of(header: Header, text: bytes, key: Key, site: Site) -> bytes:
         UnreadableState: it is not what was written there with `key`.
     """
     secret = envelope.unwrap(header.wrapped, key, site)
-    return envelope.open_metadata(secret, text[1:-1], site.seq)
-
-
-def same_state(parts: Parts, sha256: str, raw: bytes, metadata: bytes) -> bool:
-    """Tell whether `raw` and `metadata` are what a state's digest stands for.
-
-    `parts` are its line, in the clear.
-    """
-    return _digest(parts.salt, metadata, raw) == sha256
+    return envelope.open_metadata(secret, _unquoted(text, site.seq), site.seq)

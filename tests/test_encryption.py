@@ -1,8 +1,9 @@
-"""Encryption at rest: nothing readable on the disk, and what was tampered with is refused."""
+"""Encryption at rest: nothing readable on the disk, and no tampering goes unseen."""
 
 from __future__ import annotations
 
 import logging
+import random
 import re
 import zlib
 from contextlib import suppress
@@ -13,7 +14,14 @@ import pytest
 from faults import FaultyDisk, journal_of
 from test_codecs import chat, text
 
-from journal import CheckpointManager, Key, KeyRing, MemoryStorage
+from journal import (
+    CheckpointManager,
+    Key,
+    KeyRing,
+    MemoryStorage,
+    chain,
+    state_codec,
+)
 from journal.errors import (
     Conflict,
     MilepostError,
@@ -23,12 +31,14 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.storage_file import FileStorage
+from journal.vault import Vault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from conftest import Clock
+
+    from journal.state_proof import Opened
 
 JOB = "etl"
 K1, K2 = Key("k1", b"\x01" * 32), Key("k2", b"\x02" * 32)
@@ -58,7 +68,7 @@ def with_crc(line: bytes) -> bytes:
 
 
 def put_line(root: Path, old: bytes, new: bytes, job: str = JOB) -> None:
-    """Put one state line in place of another; keep the file's length as the head says."""
+    """Put one state line in place of another."""
     journal = journal_of(root, job)
     data = journal.read_bytes()
     assert data.count(old) == 1
@@ -72,7 +82,7 @@ def refused(root: Path, checkpoint_id: str, job: str = JOB) -> MilepostError:
     return caught.value
 
 
-# -- what comes back, and what does not lie about ---------------------------------------
+# -- what comes back, and what does not lie about --------------------------------------
 
 
 @pytest.mark.parametrize("codec", ["json", "zstd", "auto"])
@@ -157,10 +167,13 @@ def test_nothing_readable_is_left_on_the_disk_or_in_the_log(
         fresh.cleanup(JOB, keep_last=1)
         clock.turn(days=30)
         fresh.compact(JOB)
-        (tail,) = state_lines(root)[-1:]
-        with pytest.raises(UnreadableState):
-            put_line(root, tail, with_crc(tail.replace(b"A", b"B", 1)))
-            CheckpointManager(root, keys=OLD).get(JOB, fresh.list(JOB)[-1].checkpoint_id)
+        last = fresh.list(JOB)[-1].checkpoint_id
+    (tail,) = state_lines(root)[-1:]
+    first = tail.index(b'"body":"') + 8
+    bad = with_crc(tail[:first] + bytes([tail[first] ^ 1]) + tail[first + 1 :])
+    put_line(root, tail, bad)
+    refused(root, last)
+    put_line(root, bad, tail)
     with journal_of(root, JOB).open("ab") as journal:
         journal.write(tail[:80])  # a torn tail, which recovery keeps aside
     with opened(root) as fresh, suppress(MilepostError):
@@ -173,7 +186,7 @@ def test_nothing_readable_is_left_on_the_disk_or_in_the_log(
         assert key.__repr__().find("0101") < 0
 
 
-# -- tampering --------------------------------------------------------------------------
+# -- tampering -------------------------------------------------------------------------
 
 
 def test_a_flipped_bit_anywhere_on_a_line_is_refused_though_its_checksum_fits(
@@ -253,42 +266,43 @@ def test_another_key_of_the_same_id_opens_nothing(root: Path) -> None:
             manager.list(JOB)
 
 
+def opened_by_hand(root: Path, line: bytes) -> Opened:
+    """Open the only state of the store from `line`, whatever its length.
+
+    In the file a line of another length does not fit what the head says, and the whole
+    job is refused before.
+    """
+    with opened(root) as manager:
+        lines = (line, journal_of(root, JOB).read_bytes().splitlines()[-1])
+        site = manager._store.view(JOB).site
+    return chain.open_state(2, lambda seq: chain.member(lines, site(seq), Vault(OLD)))
+
+
 @pytest.mark.parametrize("cut", [1, 4, 30, 60])
 def test_a_truncated_body_is_refused(root: Path, cut: int) -> None:
-    checkpoint_id = saved(root)
+    saved(root)
     (line,) = state_lines(root)
-    short = with_crc(line[: -18 - 1 - cut] + b'"' + line[-18:])
-    # The record keeps its length, so that the head still fits.
-    put_line(root, line, short)
-    with opened(root) as manager, pytest.raises(MilepostError):
-        manager.get(JOB, checkpoint_id)
+    assert opened_by_hand(root, line).state == STATE
+    with pytest.raises(UnreadableState, match="body"):
+        opened_by_hand(root, with_crc(line[: -19 - cut] + line[-19:]))
 
 
 def test_metadata_that_is_taken_away_is_missed(root: Path) -> None:
-    checkpoint_id = saved(root)
+    saved(root)
     (line,) = state_lines(root)
     gone = re.sub(rb',"metadata_bytes":\d+,"metadata":"[^"]*"', b"", line)
-    pad = with_crc(gone)
-    storage = MemoryStorage()
-    del storage
-    from journal import state_codec
-
-    parts = state_codec.read_line(pad, seq=2)
-    assert parts.metadata == b""
-    from journal.envelope import Site
-    from journal.vault import Vault
-
-    with opened(root) as manager:
-        (event,) = manager.history(JOB, types=["checkpoint.saved"])
-        view = manager._store.view(JOB)
-    data: Any = event["data"]
-    assert view.store_id is not None
-    site = Site(view.store_id, JOB, 2)
-    clear = Vault(OLD).opened(parts, site, data["state_bytes"])
-    raw = state_codec.raw_of(clear, data["state_bytes"])
+    assert gone != line
     with pytest.raises(UnreadableState, match="digest"):
-        state_codec.prove(clear, raw, data["state_sha256"])
-    assert checkpoint_id
+        opened_by_hand(root, with_crc(gone))
+
+
+def test_a_plain_line_of_the_same_state_is_refused(root: Path) -> None:
+    saved(root)
+    sealed = state_codec.seal(orjson.dumps(STATE), META)
+    with opened(root) as manager:
+        site = manager._store.view(JOB).site(2)
+    with pytest.raises(PlaintextRefused):
+        opened_by_hand(root, state_codec.state_line(sealed, site)[:-1])
 
 
 @pytest.mark.parametrize(
@@ -313,7 +327,7 @@ def test_a_form_that_is_not_the_one_that_was_encrypted_is_refused(
     assert "body" in str(refused(root, ids[at]))
 
 
-# -- plaintext, and keys that are not there ---------------------------------------------
+# -- plaintext, and keys that are not there --------------------------------------------
 
 
 def test_a_plain_state_in_a_store_with_keys_is_refused_unless_allowed(
@@ -385,7 +399,7 @@ def test_a_dropped_key_takes_exactly_its_own_states(root: Path) -> None:
         assert manager.keys_in_use() == {"k1": 4, "k2": 4}
 
 
-# -- rotation ---------------------------------------------------------------------------
+# -- rotation --------------------------------------------------------------------------
 
 
 def without_wrap(line: bytes) -> bytes:
@@ -450,13 +464,10 @@ def test_a_compaction_without_keys_copies_what_it_cannot_read(
 
 
 def test_a_tampered_line_is_not_rewrapped(root: Path) -> None:
-    from journal.envelope import Site
-    from journal.vault import Vault
-
     saved(root)
     (line,) = state_lines(root)
     with opened(root) as manager:
-        site: Callable[[int], Site] = manager._store.view(JOB).site
+        site = manager._store.view(JOB).site
         vault = Vault(NEW)
         assert vault.rewrap(line, site(2)) != line
         assert Vault(OLD).rewrap(line, site(2)) == line
@@ -468,8 +479,6 @@ def test_a_tampered_line_is_not_rewrapped(root: Path) -> None:
 
 
 def test_large_metadata_is_listed_too(root: Path) -> None:
-    import random
-
     meta = {"note": text(random.Random(1), 20_000)}
     with opened(root) as manager:
         manager.save(JOB, "step", STATE, metadata=meta)
