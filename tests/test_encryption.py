@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from faults import FaultyDisk, journal_of
+from faults import FaultyDisk, head_of, journal_of
 from test_codecs import chat, text
 
 from journal import (
@@ -20,8 +20,10 @@ from journal import (
     KeyRing,
     MemoryStorage,
     chain,
+    envelope,
     state_codec,
 )
+from journal.envelope import Form, Secret
 from journal.errors import (
     Conflict,
     MilepostError,
@@ -133,6 +135,19 @@ def test_encrypted_deltas_still_pay_for_changes_only(root: Path) -> None:
             manager.save(JOB, "turn", state)
     raw = sum(len(orjson.dumps(state)) for state in states)
     assert journal_of(root, JOB).stat().st_size < raw / 15
+
+
+def test_recovery_needs_no_key_to_keep_what_a_stale_head_does_not_know(
+    root: Path,
+) -> None:
+    saved(root)
+    head = head_of(root, JOB).read_bytes()
+    last = saved(root)
+    head_of(root, JOB).write_bytes(head)  # as after a power cut
+    with opened(root, None) as manager:
+        assert [info.checkpoint_id for info in manager.list(JOB)][-1] == last  # I1
+    with opened(root) as manager:
+        assert manager.get(JOB, last).state == STATE
 
 
 def test_a_fork_and_a_repeated_save_work_with_keys(root: Path) -> None:
@@ -256,6 +271,19 @@ def test_a_line_that_names_another_key_is_refused(root: Path) -> None:
         manager.get(JOB, checkpoint_id)
 
 
+def test_bits_that_base64_does_not_use_are_not_free_to_flip() -> None:
+    secret, form = Secret.new(K1), Form("json", 0, 0, 1)
+    for size in range(1, 4):
+        text = envelope.seal_body(secret, form, b"x" * size)
+        assert envelope.open_body(secret, form, text, 1) == b"x" * size
+        end = text.rstrip(b"=")
+        others = (end[:-1] + bytes([c]) + text[len(end) :] for c in range(43, 123))
+        for other in others:
+            if other != text:
+                with pytest.raises(UnreadableState):
+                    envelope.open_body(secret, form, other, 1)
+
+
 def test_another_key_of_the_same_id_opens_nothing(root: Path) -> None:
     checkpoint_id = saved(root)
     wrong = KeyRing([Key("k1", b"\x09" * 32)])
@@ -276,6 +304,14 @@ def opened_by_hand(root: Path, line: bytes) -> Opened:
         lines = (line, journal_of(root, JOB).read_bytes().splitlines()[-1])
         site = manager._store.view(JOB).site
     return chain.open_state(2, lambda seq: chain.member(lines, site(seq), Vault(OLD)))
+
+
+def test_an_encrypted_line_with_a_salt_in_the_clear_is_refused(root: Path) -> None:
+    saved(root)
+    (line,) = state_lines(root)
+    salt = b',"salt":"%b","metadata_bytes"' % (b"0" * 32)
+    with pytest.raises(NewerFormat):
+        opened_by_hand(root, with_crc(line.replace(b',"metadata_bytes"', salt)))
 
 
 @pytest.mark.parametrize("cut", [1, 4, 30, 60])
