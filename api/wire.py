@@ -50,8 +50,18 @@ class SaveRequest(Asked):
     expected_seq: Count | None = None
 
 
+class Damage(BaseModel):
+    """Why a job is quarantined, or a checkpoint's metadata is not shown."""
+
+    code: str
+    detail: str
+
+
 class ListedCheckpoint(BaseModel):
-    """A checkpoint without its state."""
+    """A checkpoint without its state.
+
+    `metadata_problem` is there only if `metadata` cannot be shown.
+    """
 
     checkpoint_id: str
     job_id: str
@@ -60,6 +70,7 @@ class ListedCheckpoint(BaseModel):
     workflow_version: str | None
     workflow_name: str | None
     metadata: dict[str, Any]
+    metadata_problem: Damage | None = None
 
 
 class CheckpointWithState(ListedCheckpoint):
@@ -110,13 +121,6 @@ class SaveAnswer(BaseModel):
     step_name: str
     timestamp: datetime
     seq: int
-
-
-class Damage(BaseModel):
-    """Why a job is quarantined."""
-
-    code: str
-    detail: str
 
 
 class Job(BaseModel):
@@ -213,6 +217,8 @@ class ErrorAnswer(BaseModel):
 
 def listed(info: CheckpointInfo) -> dict[str, Any]:
     """Return a checkpoint as `ListedCheckpoint` describes it."""
+    problem = info.metadata_problem
+    shown = {"code": problem.code, "detail": str(problem)} if problem else None
     return {
         "checkpoint_id": info.checkpoint_id,
         "job_id": info.job_id,
@@ -221,6 +227,7 @@ def listed(info: CheckpointInfo) -> dict[str, Any]:
         "workflow_version": info.workflow_version,
         "workflow_name": info.workflow_name,
         "metadata": info.metadata,
+        **({"metadata_problem": shown} if shown else {}),
     }
 
 

@@ -11,7 +11,7 @@ from benchmarks.peers import BareAppend, JsonFiles, SqliteRows
 from benchmarks.running import Subject, Target
 from benchmarks.states import states
 from benchmarks.timing import race
-from journal import CheckpointManager
+from journal import CheckpointManager, Key, KeyRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.timing import Times
 
 OURS = "Milepost, durability always"
+ENCRYPTED = "Milepost, encrypted"
 FLOOR = "bare append + fdatasync"
 _CARES: tuple[Care, ...] = ("synced and renamed", "synced in place", "not synced")
 _TARGETS = {1: Target(1.5, of="ratio")}
@@ -34,7 +35,8 @@ def measure(run: Run) -> Subject:
     return Subject(
         "Durable save",
         "Time until one caller has its answer.  The ratio is to the bare append of the "
-        "same number of bytes: 1.0 would add nothing to the disk's own price.  What a "
+        "same number of bytes: 1.0 would add nothing to the disk's own price; that of "
+        "the encrypted save is to the same one without keys.  What a "
         "save adds is Python's time and hardly depends on the disk, so the faster the "
         "disk the higher the ratio; the row with dumps and SHA-256 shows how much of "
         "it any checked save in Python pays.  “Not synced” survives no power cut.",
@@ -47,8 +49,11 @@ def _race(run: Run, kilobytes: int, rounds: int) -> dict[str, Times]:
     source = cycle(states(kilobytes * 1024))
     with ExitStack() as stack:
         manager = stack.enter_context(CheckpointManager(folder / "milepost"))
+        keys = KeyRing([Key.new("bench")])
+        locked = stack.enter_context(CheckpointManager(folder / "locked", keys=keys))
         for _ in range(2):  # the first one also opens the job
             manager.save(stores.JOB, stores.STEP, next(source))
+            locked.save(stores.JOB, stores.STEP, next(source))
         size_bytes = manager.list(stores.JOB)[-1].stored_bytes
         bare = stack.enter_context(BareAppend(folder / "bare", size_bytes))
         least = stack.enter_context(BareAppend(folder / "least", size_bytes))
@@ -56,6 +61,7 @@ def _race(run: Run, kilobytes: int, rounds: int) -> dict[str, Times]:
         contenders: dict[str, Callable[[], object]] = {
             FLOOR: bare.save,
             OURS: lambda: manager.save(stores.JOB, stores.STEP, next(source)),
+            ENCRYPTED: lambda: locked.save(stores.JOB, stores.STEP, next(source)),
             "dumps + SHA-256 + bare append": lambda: least.save_checked(next(source)),
             "SQLite row, WAL, FULL": lambda: rows.save(next(source)),
         }
@@ -71,13 +77,20 @@ def _saver(files: JsonFiles, source: cycle[dict[str, object]]) -> Callable[[], N
 
 
 def _figures(kilobytes: int, times: dict[str, Times]) -> list[Figure]:
-    floor = times[FLOOR]
+    floor, ours = times[FLOOR], times[OURS]
     return [
         found.figure(
             f"{kilobytes} KB: {name}",
             "µs",
-            beside=None if found is floor else (FLOOR, floor),
+            beside=_beside(name, floor, ours),
             target=_TARGETS.get(kilobytes) if name == OURS else None,
         )
         for name, found in times.items()
     ]
+
+
+def _beside(name: str, floor: Times, ours: Times) -> tuple[str, Times] | None:
+    """Return what a row is compared with: encryption with the same save without."""
+    if name == FLOOR:
+        return None
+    return (OURS, ours) if name == ENCRYPTED else (FLOOR, floor)

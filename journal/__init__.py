@@ -15,6 +15,7 @@ from journal.compaction import Compaction
 from journal.diff import Change
 from journal.events import Event
 from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
+from journal.keys import Key, KeyRing
 from journal.retention import Plan, Policy, Verdict
 from journal.storage import MemoryStorage
 
@@ -27,6 +28,8 @@ __all__ = [
     "Event",
     "JobInfo",
     "JobReport",
+    "Key",
+    "KeyRing",
     "MemoryStorage",
     "Plan",
     "Policy",

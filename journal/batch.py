@@ -118,7 +118,7 @@ class Batch:
             )
             size = len(line)
             if sealed is not None:
-                parts.append(state_codec.state_line(seq, sealed))
+                parts.append(state_codec.state_line(sealed, self.view.site(seq)))
                 size += len(parts[-1])
             parts.append(line)
             events.append((event, offset, size, None))

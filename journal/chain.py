@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import delta, state_codec
+from journal import delta, state_codec, state_proof
 from journal.delta import Link
 from journal.errors import UnreadableState
 from journal.event_codec import peek
@@ -12,12 +12,15 @@ from journal.event_codec import peek
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from journal.envelope import Site
     from journal.events import CheckpointSavedData
-    from journal.state_codec import Opened, Parts
+    from journal.state_codec import Parts
+    from journal.state_proof import Opened
+    from journal.vault import Vault
 
 
 class Member(NamedTuple):
-    """One state of a chain, as it is stored."""
+    """One state of a chain, as it is stored.  `parts` are in the clear."""
 
     parts: Parts
     data: CheckpointSavedData  # of its event
@@ -44,23 +47,22 @@ class Unpacked(NamedTuple):
         return sum(m.stored_bytes for m in self.members)
 
 
-def unpack(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Unpacked:
+def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
     """Return the raw bytes of save `seq`; its digest is the caller's to check.
 
     Args:
         seq: which save.
-        read: returns the state line and the event line of a save; the first is empty
-            if there is none.
+        read: returns a save, as `member` does.
 
     Raises:
         UnreadableState: one of the states on the way is not what was written.
         NewerFormat: a codec that this version does not know.
     """
-    members = [_member(seq, read)]
+    members = [read(seq)]
     while (base := members[-1].parts.base) != 0:
         if base >= members[-1].parts.seq or len(members) > delta.MAX_LINKS:
             raise UnreadableState(f"state {seq} hangs on a chain without an end")
-        members.append(_member(base, read))
+        members.append(read(base))
     raw: bytes | None = None
     for member in reversed(members):
         raw = state_codec.raw_of(member.parts, member.data["state_bytes"], raw)
@@ -68,22 +70,36 @@ def unpack(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Unpacked:
     return Unpacked(raw, tuple(members))
 
 
-def _member(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Member:
-    state_line, event_line = read(seq)
+def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
+    """Return a save taken apart and decrypted.
+
+    Args:
+        lines: its state line, empty if there is none, and its event line.
+        site: whose they are.
+        vault: opens what is encrypted.
+
+    Raises:
+        UnreadableState: there is no such state, or `vault` does not open it.
+        NewerFormat: a codec that this version does not know.
+    """
+    state_line, event_line = lines
+    seq = site.seq
     event = peek(event_line)
     if event is None or event["seq"] != seq or event["type"] != "checkpoint.saved":
         raise UnreadableState(f"event {seq} is not there any more, or is no save")
     if not state_line:
         raise UnreadableState(f"state {seq} is gone")
     parts = state_codec.read_line(state_line, seq=seq)
-    return Member(parts, event["data"], len(state_line))
+    data = event["data"]
+    parts = vault.opened(parts, site, data["state_bytes"])
+    return Member(parts, data, len(state_line))
 
 
-def open_state(seq: int, read: Callable[[int], tuple[bytes, bytes]]) -> Opened:
+def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
     """Return the state and the metadata of save `seq`, proved by its event's digest.
 
     Raises:
         UnreadableState, NewerFormat: as `unpack`; or the digest is another.
     """
     raw, members = unpack(seq, read)
-    return state_codec.prove(members[0].parts, raw, members[0].data["state_sha256"])
+    return state_proof.prove(members[0].parts, raw, members[0].data["state_sha256"])

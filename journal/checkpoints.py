@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from journal import compaction, ids, retention, state_codec
+from journal import compaction, ids, retention, state_codec, state_json, state_proof
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.delta import Link
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from journal.events import CheckpointSaved, ForkOrigin
     from journal.index import Entry, JobView
     from journal.packer import Packed
-    from journal.state_codec import Opened
+    from journal.state_proof import Opened
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -78,10 +78,10 @@ class CheckpointManager(CheckpointReader):
         ids.check_job_id(job_id)
         ids.check_step_name(step_name)
         labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
-        raw = state_codec.to_json(state, self._limits)
+        raw = state_json.to_json(state, self._limits)
         view = self._store.glance(job_id)
-        packed = self._packer.pack(view, raw, partial(self._store.read_pair, view))
-        sealed = state_codec.seal(raw, metadata, packed.body)
+        packed = self._packer.pack(view, raw, partial(self._read, view))
+        sealed = state_codec.seal(raw, metadata, packed.body, key=self._vault.key)
         data: dict[str, Any] = {
             "checkpoint_id": "",
             "step_name": step_name,
@@ -357,8 +357,9 @@ class CheckpointManager(CheckpointReader):
         entry, event, opened = self._answer(
             job_id, partial(self._source, checkpoint_id)
         )
-        raw = state_codec.to_json(opened.state, self._limits)
-        sealed = state_codec.seal(raw, opened.metadata, self._packer.whole(raw).body)
+        raw = state_json.to_json(opened.state, self._limits)
+        body = self._packer.whole(raw).body
+        sealed = state_codec.seal(raw, opened.metadata, body, key=self._vault.key)
         origin: ForkOrigin = {
             "job": job_id,
             "checkpoint_id": checkpoint_id,
@@ -427,6 +428,7 @@ class CheckpointManager(CheckpointReader):
                 partial(compaction.due, now=now, trash_seconds=self.trash_seconds),
                 expired,
                 self._who(actor),
+                self._vault,
             )
         except Busy:
             raise Conflict(
@@ -568,11 +570,11 @@ class CheckpointManager(CheckpointReader):
 
     def _holds(self, view: JobView, entry: Entry, content: _Content) -> bool:
         line, _ = self._store.read_pair(view, entry.seq)
-        event = self._event_of(view, entry)
         if not line:
             return True
-        return entry.step_name == content.step_name and state_codec.same_state(
-            line, event["data"]["state_sha256"], content.raw, content.metadata
+        found = self._read(view, entry.seq)
+        return entry.step_name == content.step_name and state_proof.same_state(
+            found.parts, found.data["state_sha256"], content.raw, content.metadata
         )
 
 

@@ -1,7 +1,8 @@
 """A journal rewritten shorter: the same events, without the states that have to go.
 
 Event lines are copied byte for byte.  A state line is copied, dropped, or, if what it
-differs from is dropped, told anew.
+differs from is dropped, told anew.  An encrypted one goes under the current key, if its
+own is at hand; its ciphertext stays.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import chain, delta, state_codec
+from journal import chain, delta, state_body, state_codec, state_proof
 from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import STATE_MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from journal.envelope import Site
     from journal.index import JobView
-    from journal.state_codec import Body, Parts
+    from journal.state_body import Body
+    from journal.vault import Vault
 
 # Where a chain is that long, a state that is told anew is told whole.
 _MAX_DEPTH = delta.MAX_LINKS // 2
@@ -64,6 +67,8 @@ class Compactor:
         drop: the saves whose states go.
         live: the saves that can be restored, so that their states must be readable.
         read: returns the state line and the event line of a save of the old journal.
+        vault: the keys at hand.
+        site: tells whose a save is.
     """
 
     def __init__(
@@ -71,10 +76,14 @@ class Compactor:
         drop: Collection[int],
         live: Collection[int],
         read: Callable[[int], tuple[bytes, bytes]],
+        vault: Vault,
+        site: Callable[[int], Site],
     ) -> None:
         self._drop = drop
         self._live = live
-        self._read = read
+        self._lines = read
+        self._vault = vault
+        self._site = site
         self._depths: dict[
             int, int
         ] = {}  # links to the whole state, in the new journal
@@ -105,29 +114,39 @@ class Compactor:
         depth = self._depths.get(parts.base) if parts.base else -1
         if depth is not None and depth + 1 < delta.MAX_LINKS:
             self._depths[seq] = depth + 1
-            return state_line
-        told = self._told_anew(parts)
+            return self._vault.rewrap(state_line, self._site(seq))
+        told = self._told_anew(seq)
         self.retold += 1
         return told
 
-    def _told_anew(self, parts: Parts) -> bytes:
-        unpacked = chain.unpack(parts.seq, self._read)
-        sha256 = unpacked.members[0].data["state_sha256"]
-        state_codec.prove(parts, unpacked.raw, sha256)
-        body = self._body(parts, unpacked)
-        self._depths[parts.seq] = self._depths[body.base] + 1 if body.base else 0
-        return state_codec.line_of(parts, body)[:-1]
+    def _read(self, seq: int) -> chain.Member:
+        return chain.member(self._lines(seq), self._site(seq), self._vault)
 
-    def _body(self, parts: Parts, unpacked: chain.Unpacked) -> Body:
+    def _told_anew(self, seq: int) -> bytes:
+        unpacked = chain.unpack(seq, self._read)
+        parts, data, _ = unpacked.members[0]
+        state_proof.prove(parts, unpacked.raw, data["state_sha256"])
+        body = self._body(unpacked)
+        self._depths[seq] = self._depths[body.base] + 1 if body.base else 0
+        return state_codec.line_of(
+            parts,
+            body,
+            self._site(seq),
+            raw_bytes=data["state_bytes"],
+            key=self._vault.key if parts.key_id else None,
+        )[:-1]
+
+    def _body(self, unpacked: chain.Unpacked) -> Body:
         """Return the state as what differs from the nearest that stays, or whole."""
-        whole = state_codec.compressed(unpacked.raw)
+        whole = state_body.compressed(unpacked.raw)
+        step = unpacked.members[0].parts.step
         for member in unpacked.members[1:]:
             depth = self._depths.get(member.parts.seq, _MAX_DEPTH)
             if depth >= _MAX_DEPTH:
                 continue
             base = chain.unpack(member.parts.seq, self._read).raw
-            told = state_codec.delta(
-                unpacked.raw, base, base=member.parts.seq, step=parts.step
+            told = state_body.delta(
+                unpacked.raw, base, base=member.parts.seq, step=step
             )
-            return min(told, whole, key=lambda body: len(body.text))
+            return min(told, whole, key=lambda body: body.text_bytes)
         return whole

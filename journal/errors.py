@@ -132,6 +132,38 @@ class UnreadableState(MilepostError, ValueError):
     code = "unreadable"
 
 
+class MissingKey(UnreadableState):
+    """A state is encrypted with a key that is not at hand; it says which.
+
+    Attributes:
+        key_id: that key.
+    """
+
+    code = "missing_key"
+
+    def __init__(self, message: str, key_id: str) -> None:
+        super().__init__(message, hint=f"add key {key_id!r} (docs/encryption.md)")
+        self.key_id = key_id
+
+
+class PlaintextRefused(UnreadableState):
+    """A state is not encrypted though there are keys: who put it there?"""
+
+    code = "plaintext_refused"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="if it is from before the store had keys, allow_plaintext reads it",
+        )
+
+
+class UnusableKeys(MilepostError, ValueError):
+    """The keys cannot be used: absent, open to others, or not keys at all."""
+
+    code = "unusable_keys"
+
+
 class NewerFormat(MilepostError, ValueError):
     """A newer Milepost wrote here; this one does not guess what it meant."""
 

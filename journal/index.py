@@ -7,6 +7,7 @@ from array import array
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
+from journal.envelope import Site
 from journal.event_codec import STATE_MISSING
 from journal.events import (
     EVENT_TYPES,
@@ -164,6 +165,11 @@ class JobView:
         self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
+
+    def site(self, seq: int) -> Site:
+        """Return whose save `seq` is: what its state is encrypted for."""
+        assert self.store_id is not None, "no job without a store"
+        return Site(self.store_id, self.job_id, seq)
 
 
 NO_LABELS = Labels()
@@ -336,6 +342,7 @@ def _apply_rare(  # noqa: C901, PLR0912 - one case per type, like a table
             view.pinned.discard(event["data"]["checkpoint_id"])
         case "job.opened":
             view.created_at = event["at"]
+            view.store_id = event["data"]["store"]
         case "job.repaired":
             if (name := event["data"].get("side_file")) is not None:
                 view.side_files[name] = event["at"]

@@ -9,7 +9,11 @@ from journal.errors import MilepostError
 
 
 class CheckpointInfo(NamedTuple):
-    """A checkpoint without its state."""
+    """A checkpoint without its state.
+
+    `metadata_problem` says why `metadata` is not shown, if it is not: its key is not at
+    hand, or it is not encrypted and had to be.
+    """
 
     checkpoint_id: str
     job_id: str
@@ -23,6 +27,7 @@ class CheckpointInfo(NamedTuple):
     tags: tuple[str, ...]
     pinned: bool
     stored_bytes: int
+    metadata_problem: MilepostError | None = None
 
 
 class Checkpoint(NamedTuple):

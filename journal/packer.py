@@ -8,15 +8,16 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from journal import chain, delta, state_codec
+from journal import chain, delta, state_body
 from journal.delta import Link
 from journal.errors import NewerFormat, StorageFailed, UnreadableState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from journal.chain import Member
     from journal.index import Entry, JobView
-    from journal.state_codec import Body
+    from journal.state_body import Body
 
 # ``auto``: whatever is shortest; ``zstd``: each state on its own; ``json``: as it is.
 Codec = Literal["auto", "json", "zstd"]
@@ -73,10 +74,12 @@ class Packer:
 
     Args:
         codec: see `Codec`.
+        key_id: what new states are encrypted with, as `Vault.key_id`.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, key_id: str = "") -> None:
         self._codec = codec
+        self._key_id = key_id
         self._guard = threading.Lock()
         self._states: OrderedDict[tuple[str, str], Known] = OrderedDict()
         self._bytes = 0
@@ -85,14 +88,14 @@ class Packer:
     def whole(self, raw: bytes) -> Packed:
         """Return `raw` stored so that no other state is needed."""
         if self._codec == "json" or len(raw) < _SMALL_BYTES:
-            return Packed(state_codec.plain(raw))
-        return Packed(state_codec.compressed(raw))
+            return Packed(state_body.plain(raw))
+        return Packed(state_body.compressed(raw))
 
     def pack(
         self,
         view: JobView,
         raw: bytes,
-        read: Callable[[int], tuple[bytes, bytes]],
+        read: Callable[[int], Member],
     ) -> Packed:
         """Return `raw` in the shortest form that a bounded search finds.
 
@@ -110,13 +113,13 @@ class Packer:
             packed = self._delta(view, raw, entry, read)
             if packed is None:
                 continue
-            if best is None or len(packed.body.text) < len(best.body.text):
+            if best is None or packed.body.text_bytes < best.body.text_bytes:
                 best, best_lag = packed, lag
-            if len(packed.body.text) * _GOOD_ENOUGH <= len(raw):
+            if packed.body.text_bytes * _GOOD_ENOUGH <= len(raw):
                 hint.lag, hint.misses = lag, 0
                 return packed
         whole = self.whole(raw)
-        if best is None or len(best.body.text) * 10 > len(whole.body.text) * 9:
+        if best is None or best.body.text_bytes * 10 > whole.body.text_bytes * 9:
             hint.misses += 1
             return whole
         hint.lag, hint.misses = best_lag, 0
@@ -136,7 +139,7 @@ class Packer:
             Known(
                 raw,
                 (link, *(() if before is None else before.links)),
-                len(packed.body.text) + (0 if before is None else before.stored_bytes),
+                packed.body.text_bytes + (0 if before is None else before.stored_bytes),
             ),
         )
 
@@ -183,7 +186,7 @@ class Packer:
         view: JobView,
         raw: bytes,
         entry: Entry,
-        read: Callable[[int], tuple[bytes, bytes]],
+        read: Callable[[int], Member],
     ) -> Packed | None:
         """Return `raw` as a delta in the chain of `entry`; None if that can't be."""
         try:
@@ -200,8 +203,8 @@ class Packer:
         if len(known.raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
             return None
         step = start.links[0].step + 1
-        body = state_codec.delta(raw, known.raw, base=base.seq, step=step)
-        to_read = known.stored_bytes + len(body.text)
+        body = state_body.delta(raw, known.raw, base=base.seq, step=step)
+        to_read = known.stored_bytes + body.text_bytes
         if to_read > max(_READ_FACTOR * len(raw), _READ_BYTES):
             return None
         return Packed(body, base, known)
@@ -211,7 +214,7 @@ class Packer:
         view: JobView,
         seq: int,
         checkpoint_id: str,
-        read: Callable[[int], tuple[bytes, bytes]],
+        read: Callable[[int], Member],
     ) -> Known:
         key = (view.job_id, checkpoint_id)
         with self._guard:
@@ -220,6 +223,9 @@ class Packer:
                 self._states.move_to_end(key)
                 return known
         found = chain.unpack(seq, read)
+        # A key that goes takes its own states with it, and no others.
+        if any(member.parts.key_id != self._key_id for member in found.members):
+            raise UnreadableState(f"state {seq} is under another key")
         known = Known(found.raw, found.links, found.stored_bytes)
         self._keep(key, known)
         return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import socket
 import sys
+from collections import Counter
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -13,34 +14,41 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 
-from journal import chain, ids, retention, state_codec
+from journal import chain, ids, retention, state_codec, state_json
 from journal import diff as state_diff
 from journal.clock import utc_now
 from journal.errors import (
     DamagedJournal,
     InvalidArgument,
     MilepostError,
+    MissingKey,
     NewerFormat,
+    PlaintextRefused,
     StorageFailed,
     UnknownCheckpoint,
     UnreadableState,
 )
-from journal.event_codec import peek
+from journal.event_codec import STATE_MISSING, peek
 from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
 from journal.packer import Codec, Packer
 from journal.retention import Candidate, Plan, Policy
-from journal.state_codec import Limits, Opened
+from journal.state_codec import Header
+from journal.state_json import Limits
+from journal.state_proof import Opened
 from journal.storage_file import FileStorage
 from journal.store import Store
+from journal.vault import Vault
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Collection, Iterable, Sequence
 
+    from journal.chain import Member
     from journal.diff import Change
     from journal.events import CheckpointSaved, Event
     from journal.index import Entry, JobView
     from journal.journal_file import Durability
+    from journal.keys import KeyRing
     from journal.storage import Storage
 
 
@@ -66,6 +74,8 @@ class CheckpointReader:
         codec: how new states are stored.  ``auto``: as what differs from an earlier
             one where that is shorter; ``zstd``: compressed, each on its own; ``json``:
             as they are.  All are read, whatever this says.
+        keys: encrypt states and metadata with the current one; read with any.
+        allow_plaintext: with `keys`, also read states that are not encrypted.
         actor: who this is, in the journal; ``lib:<program>@<host>`` unless given.
         clock: gives the time.
 
@@ -87,6 +97,8 @@ class CheckpointReader:
         lock_timeout_seconds: float = 30.0,
         trash_seconds: float = 7 * 86400.0,
         codec: Codec = "auto",
+        keys: KeyRing | None = None,
+        allow_plaintext: bool = False,
         actor: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -99,9 +111,9 @@ class CheckpointReader:
             )
         if codec not in ("auto", "json", "zstd"):
             raise InvalidArgument(f"codec must be auto, json or zstd, got {codec!r}")
-        if not 1 <= max_depth <= state_codec.DEPTH_LIMIT:
+        if not 1 <= max_depth <= state_json.DEPTH_LIMIT:
             raise InvalidArgument(
-                f"max_depth must be 1 to {state_codec.DEPTH_LIMIT}, got {max_depth!r}"
+                f"max_depth must be 1 to {state_json.DEPTH_LIMIT}, got {max_depth!r}"
             )
         self.root = Path(given[0]) if given else None
         self.trash_seconds = trash_seconds
@@ -118,7 +130,8 @@ class CheckpointReader:
                 lock_timeout_seconds=lock_timeout_seconds,
             )
         self._store = Store(storage, clock)
-        self._packer = Packer(codec)
+        self._vault = Vault(keys, allow_plaintext)
+        self._packer = Packer(codec, self._vault.key_id)
 
     def __enter__(self) -> Self:
         return self
@@ -321,7 +334,8 @@ class CheckpointReader:
 
         Args:
             job_id: which; every job if not given.  No report of an unknown one.
-            deep: check the digest of every live state as well.
+            deep: check the digest of every live state as well; a note says how many
+                could not be, because their key is not at hand.
         """
         if job_id is not None:
             report = self._verify(ids.check_job_id(job_id), deep=deep)
@@ -329,28 +343,63 @@ class CheckpointReader:
         return [self._verify(job, deep=deep) for job in self._store.storage.job_ids()]
 
     def _verify(self, job_id: str, *, deep: bool) -> JobReport:
-        def ask(known: JobView) -> JobView:
+        def ask(known: JobView) -> tuple[JobView, Counter[str]]:
             view = self._store.replay(job_id, until_seq=known.seq)
             if view.newer_seq:
                 self._store.readable(job_id)
-            for entry in view.checkpoints.values():
-                if deep or entry.seq in view.faults:
-                    self._open(view, entry)
-            return view
+            return view, self._check_states(view, deep=deep)
 
         try:
-            view = self._answer(job_id, ask, self._store.view)
+            view, locked = self._answer(job_id, ask, self._store.view)
         except MilepostError as exc:
             return JobReport(job_id, False, 0, 0, None, exc, ())
-        notes = [f"{len(view.side_files)} torn tails were cut and kept in side/"]
-        return JobReport(
-            job_id,
-            True,
-            view.seq,
-            len(view.checkpoints),
-            view.hash,
-            None,
-            tuple(notes) if view.side_files else (),
+        notes = []
+        if view.side_files:
+            count = len(view.side_files)
+            notes.append(f"{count} torn tails were cut and kept in side/")
+        notes += (
+            f"{count} states were not checked: their key {key_id!r} is not at hand"
+            for key_id, count in locked.items()
+        )
+        live = len(view.checkpoints)
+        return JobReport(job_id, True, view.seq, live, view.hash, None, tuple(notes))
+
+    def _check_states(self, view: JobView, *, deep: bool) -> Counter[str]:
+        """Check live states; return how many could not be, by the key they need."""
+        locked: Counter[str] = Counter()
+        for entry in view.checkpoints.values():
+            if deep or entry.seq in view.faults:
+                try:
+                    self._open(view, entry)
+                except MissingKey as exc:
+                    locked[exc.key_id] += 1
+        return locked
+
+    def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
+        """Return how many states are under each key, by its id.
+
+        Those of deleted checkpoints count as long as they are there.  What is not
+        encrypted counts under an empty id.
+
+        Args:
+            job_id: which job's; those of every job if not given.
+
+        Raises:
+            DamagedJournal: a job's states cannot be counted.
+            UnreadableState, NewerFormat: one of them cannot be told.
+        """
+        counts: Counter[str] = Counter()
+        jobs = self._store.storage.job_ids() if job_id is None else [job_id]
+        for job in jobs:
+            counts += self._answer(job, self._count_keys)
+        return dict(counts)
+
+    def _count_keys(self, view: JobView) -> Counter[str]:
+        trashed = [trashed.entry for trashed in [*view.trash.values()]]
+        return Counter(
+            self._header(view, entry)[0].key_id
+            for entry in (*self._store.live(view), *trashed)
+            if view.faults.get(entry.seq) != STATE_MISSING
         )
 
     def plan(
@@ -473,40 +522,69 @@ class CheckpointReader:
         """Read a state and prove that it is what was saved."""
         if (fault := view.faults.get(entry.seq)) is None:
             try:
-                return chain.open_state(entry.seq, partial(self._store.read_pair, view))
+                return chain.open_state(entry.seq, partial(self._read, view))
             except UnreadableState as exc:
-                fault = str(exc)
-        raise self._unreadable(view, entry, fault)
+                raise self._unreadable(view, entry, exc) from exc
+        raise self._unreadable(view, entry, UnreadableState(fault))
+
+    def _read(self, view: JobView, seq: int) -> Member:
+        """Return save `seq` taken apart and decrypted; see `chain.member`."""
+        lines = self._store.read_pair(view, seq)
+        return chain.member(lines, view.site(seq), self._vault)
 
     @staticmethod
-    def _unreadable(view: JobView, entry: Entry, fault: str) -> UnreadableState:
-        return UnreadableState(
+    def _unreadable(
+        view: JobView, entry: Entry, fault: UnreadableState
+    ) -> UnreadableState:
+        text = (
             f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
-            f"read, at byte {view.places[entry.seq].offset}: {fault}",
-            hint="no older checkpoint is given instead; choose one yourself",
+            f"read, at byte {view.places[entry.seq].offset}: {fault}"
         )
+        match fault:
+            case MissingKey():
+                return MissingKey(text, fault.key_id)
+            case PlaintextRefused():
+                return PlaintextRefused(text)
+        hint = "no older checkpoint is given instead; choose one yourself"
+        return UnreadableState(text, hint=hint)
 
     def _infos(
         self, view: JobView, entries: Sequence[Entry]
     ) -> builtins.list[CheckpointInfo]:
-        return [_info(view, entry, self._metadata(view, entry)) for entry in entries]
+        return [self._info(view, entry) for entry in entries]
+
+    def _info(self, view: JobView, entry: Entry) -> CheckpointInfo:
+        try:
+            return _info(view, entry, self._metadata(view, entry))
+        except (MissingKey, PlaintextRefused) as exc:
+            return _info(view, entry, {})._replace(metadata_problem=exc)
 
     def _metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
         if not entry.labels.has_metadata:
             return {}
         if (fault := view.faults.get(entry.seq)) is not None:
-            raise self._unreadable(view, entry, fault)
+            raise self._unreadable(view, entry, UnreadableState(fault))
+        try:
+            header, raw = self._header(view, entry)
+        except NewerFormat:
+            return {}  # restoring it will say so
+        if header.end > len(raw):
+            offset, _ = view.places[entry.seq]
+            raw = self._store.storage.read(view.job_id, offset, header.end)
+        text = raw[header.start : header.end]
+        try:
+            text = self._vault.metadata(header, text, view.site(entry.seq))
+        except UnreadableState as exc:
+            raise self._unreadable(view, entry, exc) from exc
+        metadata: dict[str, Any] = orjson.loads(text)
+        return metadata
+
+    def _header(self, view: JobView, entry: Entry) -> tuple[Header, bytes]:
+        """Return the beginning of a state line, and what it says."""
         offset, size = view.places[entry.seq]
         want = min(size, 2 * state_codec.HEADER_BYTES)
         raw = self._store.storage.read(view.job_id, offset, want)
-        try:
-            start, end = state_codec.metadata_span(raw, seq=entry.seq)
-        except NewerFormat:
-            return {}  # restoring it will say so
-        if end > want:
-            raw = self._store.storage.read(view.job_id, offset, end)
-        metadata: dict[str, Any] = orjson.loads(raw[start:end])
-        return metadata
+        return state_codec.read_header(raw, seq=entry.seq), raw
 
 
 def _default_actor() -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import state_codec
+from journal import state_codec, state_proof
 from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import STATE_MISSING, BadLine, peek, scan, span_of
 from journal.events import SCHEMA_VERSION
@@ -112,10 +112,11 @@ def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> N
     data = event["data"]
     try:
         parts = state_codec.read_line(line, seq=event["seq"])
-        # What a delta differs from is not at hand; its line's checksum has to do.
-        if not parts.base:
+        # What a delta differs from is not at hand, and neither is a key; the line's
+        # checksum has to do.
+        if not (parts.base or parts.wrapped):
             raw = state_codec.raw_of(parts, data["state_bytes"])
-            state_codec.prove(parts, raw, data["state_sha256"])
+            state_proof.prove(parts, raw, data["state_sha256"])
     except NewerFormat:
         return  # intact by its checksum, and not ours to judge
     except (UnreadableState, KeyError, TypeError, ValueError) as exc:

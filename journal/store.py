@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from journal.events import Event
     from journal.storage import Copy, Held, Stamp, Storage
+    from journal.vault import Vault
 
 _log = logging.getLogger("milepost.journal")
 
@@ -522,6 +523,7 @@ class Store:
         due: Callable[[JobView], frozenset[int]],
         expired: Callable[[JobView], list[str]],
         actor: str,
+        vault: Vault,
     ) -> Compaction | None:
         """Rewrite a journal without the states that are due; None if there are none.
 
@@ -533,6 +535,7 @@ class Store:
             due: says which saves' states go.
             expired: says which side files go.
             actor: who asks for it.
+            vault: the keys at hand.
 
         Raises:
             Busy: another compaction is on its way, or what it began with has changed.
@@ -551,6 +554,8 @@ class Store:
                 drop,
                 {entry.seq for entry in self.live(view)},
                 partial(self.read_pair, view),
+                vault,
+                view.site,
             )
             self._copy_states(view, at, compactor, copy)
             while (end := self.view(job_id).end) - at.end > _READ_BYTES:

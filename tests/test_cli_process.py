@@ -287,8 +287,13 @@ def test_every_example_works_as_it_stands(line: str, store: Path, folder: Path) 
     (folder / "config.toml").write_text(CONFIG)
     save = "milepost save etl-daily state.json --step x --tag prod 2>/dev/null >&2;"
     undo = "milepost delete etl-daily@3 2>/dev/null;" if "undelete" in line else ""
+    keys = ""
+    if line.startswith("milepost keys") and "generate" not in line:
+        (folder / "mine.keys").touch(0o600)
+        (folder / "mine.keys").write_text(f"a:{64 * '0'} 20260301-07ab:{64 * '1'}")
+        keys = "export MILEPOST_STORE_KEY_FILE=mine.keys;"
 
-    done = in_shell(save + undo + line)
+    done = in_shell(save + undo + keys + line)
 
     assert done.code == 0, done.err
     assert done.out + done.err

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from journal.retention import Policy
-from journal.state_codec import DEPTH_LIMIT
+from journal.state_json import DEPTH_LIMIT
 from worker import layers, sources
 from worker.refusals import refusal
 from worker.sources import ConfigError
@@ -36,7 +36,7 @@ from worker.units import seconds, size_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from journal import CheckpointManager
+    from journal import CheckpointManager, KeyRing
 
 __all__ = [
     "ApiSettings",
@@ -50,6 +50,7 @@ __all__ = [
     "TokenSettings",
     "WorkerSettings",
     "load",
+    "load_keys",
     "open_manager",
 ]
 
@@ -86,7 +87,18 @@ def _folder(value: object) -> object:
     return value
 
 
+def _key_file(value: object) -> object:
+    if value == "":
+        return None
+    if isinstance(value, str):
+        if not sources.is_path(value):
+            raise ValueError("expected the name of a file")
+        return Path(value)
+    return value
+
+
 Folder = Annotated[Path, BeforeValidator(_folder)]
+KeyFile = Annotated[Path | None, BeforeValidator(_key_file)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
 
@@ -116,6 +128,8 @@ class StoreSettings(_Table):
     )
     max_depth: int = Field(default=200, ge=1, le=DEPTH_LIMIT)
     codec: Literal["auto", "json", "zstd"] = "auto"
+    key_file: KeyFile = None
+    allow_plaintext: bool = False
     lock_timeout_seconds: Annotated[float, _quantity(seconds, "0s", "1h")] = Field(
         default=30.0, validation_alias="lock_timeout"
     )
@@ -337,6 +351,25 @@ def load(
     return settings
 
 
+def load_keys(
+    store: StoreSettings, *, environ: Mapping[str, str] = os.environ
+) -> KeyRing | None:
+    """Return the keys of the store: `MILEPOST_KEYS` before the file; None without any.
+
+    Raises:
+        UnusableKeys: there are some, and they cannot be used.
+    """
+    text = environ.get(sources.KEYS)
+    if not text and store.key_file is None:
+        return None
+    from journal.keys import KeyRing
+
+    if text:
+        return KeyRing.from_text(text)
+    assert store.key_file is not None
+    return KeyRing.from_file(store.key_file)
+
+
 def open_manager(
     settings: Settings | StoreSettings, *, actor: str | None = None
 ) -> CheckpointManager:
@@ -346,11 +379,16 @@ def open_manager(
 
     Raises:
         StorageFailed: the folder can't be used.
+        UnusableKeys: the keys can't.
     """
     # Here, because many verbs read settings and never open a store.
     from journal import CheckpointManager
 
-    store = settings if isinstance(settings, StoreSettings) else settings.store
+    store, environ = (
+        (settings.store, settings.environ)
+        if isinstance(settings, Settings)
+        else (settings, os.environ)
+    )
     manager = CheckpointManager(
         store.root,
         durability=store.durability,
@@ -358,6 +396,8 @@ def open_manager(
         max_state_bytes=store.max_state_bytes,
         max_depth=store.max_depth,
         codec=store.codec,
+        keys=load_keys(store, environ=environ),
+        allow_plaintext=store.allow_plaintext,
         lock_timeout_seconds=store.lock_timeout_seconds,
         actor=actor,
     )

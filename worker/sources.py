@@ -21,15 +21,16 @@ DEFAULT_ROOT = "checkpoints"
 MAX_CONFIG_BYTES = 1 << 20
 
 # Read by the command line and its clients; they set nothing in config.toml.
-NOT_SETTINGS = frozenset({"MILEPOST_CONFIG", "MILEPOST_TOKEN", "MILEPOST_URL"})
+KEYS = "MILEPOST_KEYS"  # key material, which no setting may show
+NOT_SETTINGS = frozenset({"MILEPOST_CONFIG", KEYS, "MILEPOST_TOKEN", "MILEPOST_URL"})
 
 # What `store_root` may step over without validating it; a test holds both against
 # the models.
 TABLES = frozenset({"api", "executor", "retention", "store", "worker"})
 STORE_KEYS = frozenset(
     {
-        *("codec", "durability", "interval", "lock_timeout"),
-        *("max_depth", "max_state", "root"),
+        *("allow_plaintext", "codec", "durability", "interval", "key_file"),
+        *("lock_timeout", "max_depth", "max_state", "root"),
     }
 )
 
@@ -165,6 +166,21 @@ def anchored(text: str, file: Path | None) -> Path:
 def is_path(text: object) -> bool:
     """Return whether `text` can name a file or a folder at all."""
     return isinstance(text, str) and text != "" and "\0" not in text
+
+
+def has_keys(
+    path: Path | None = None, *, environ: Mapping[str, str] = os.environ
+) -> bool:
+    """Tell whether reading the store may need keys, which `settings.load_keys` finds.
+
+    Raises:
+        ConfigError: the config file cannot be read.
+    """
+    if environ.get(KEYS) or environ.get(variable_of("store.key_file")):
+        return True
+    file = find(path, environ)
+    store = read(file).values.get("store") if file else None
+    return isinstance(store, dict) and bool(store.get("key_file"))
 
 
 def store_root(

@@ -38,6 +38,7 @@ EXIT_OF_CODE = {
     "protected": Exit.PROTECTED,
     "damaged": Exit.DAMAGED,
     "unreadable": Exit.DAMAGED,
+    "plaintext_refused": Exit.DAMAGED,
     "nothing_to_do": Exit.NOTHING,
     "no_store": Exit.NO_STORE,
     "locked": Exit.LOCKED,
@@ -45,6 +46,8 @@ EXIT_OF_CODE = {
     # Plain failures, named so that nobody wonders whether they were forgotten.
     "config": Exit.ERROR,
     "internal": Exit.ERROR,
+    "unusable_keys": Exit.ERROR,
+    "missing_key": Exit.ERROR,
     "invalid_state": Exit.ERROR,
     "state_too_large": Exit.ERROR,
     "newer_format": Exit.ERROR,

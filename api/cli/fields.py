@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 def checkpoint_fields(info: CheckpointInfo) -> dict[str, Any]:
     """Return a checkpoint without its state."""
+    fields = info._asdict()
+    problem = error_fields(fields.pop("metadata_problem"))
     return {
-        **info._asdict(),
+        **fields,
         "timestamp": stamp(info.timestamp),
         "tags": list(info.tags),
+        **({"metadata_problem": problem} if problem else {}),
     }
 
 

@@ -39,6 +39,7 @@ _MODULE_OF_VERB = {
     "verify": "verifying",
     "serve": "serving",
     "worker": "serving",
+    "keys": "keying",
     "config": "configuring",
 }
 

@@ -128,8 +128,18 @@ def _list_job(manager: CheckpointManager, job: str) -> tuple[Answer, bool]:
     answer = Answer(
         {"job_id": job, "checkpoints": fields, "total": len(fields)},
         Table(_LIST_COLUMNS, (checkpoint.row() for checkpoint in listed)),
+        _unshown(listed),
     )
     return answer, not listed
+
+
+def _unshown(listed: list[_Listed]) -> tuple[str, ...]:
+    """Say of how many checkpoints the metadata is not shown, and why the first's."""
+    problems = [each.info.metadata_problem for each in listed]
+    found = [problem for problem in problems if problem is not None]
+    if not found:
+        return ()
+    return (f"metadata of {len(found)} checkpoints is not shown: {found[0]}",)
 
 
 def _list_every_job(
@@ -154,7 +164,7 @@ def _list_every_job(
             ("job_id", *_LIST_COLUMNS),
             ((checkpoint.info.job_id, *checkpoint.row()) for checkpoint in listed),
         ),
-        tuple(map(str, damage)),
+        (*map(str, damage), *_unshown(listed)),
         Problem("partly_done", f"jobs that can't be read: {len(damage)}")
         if damage
         else None,

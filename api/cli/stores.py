@@ -47,8 +47,16 @@ def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
     Raises:
         Failure: no_store.
         ConfigError: what names the folder is wrong, or not a setting at all.
+        UnusableKeys: the store's keys can't be used.
     """
-    root = sources.store_root(config_path(config), environ=environment(store))
+    path, environ = config_path(config), environment(store)
+    if sources.has_keys(path, environ=environ):
+        from worker.settings import load, open_manager
+
+        settings = load(path, environ=environ)
+        existing(settings.store.root)
+        return open_manager(settings, actor=actor())
+    root = sources.store_root(path, environ=environ)
     return CheckpointManager(existing(root), actor=actor())
 
 
@@ -62,7 +70,8 @@ def open_to_write(
         ConfigError: any setting is wrong.
     """
     path, environ = config_path(config), environment(store)
-    if sources.find(path, environ) or sources.variables(environ).keys() - {_ROOT}:
+    given = sources.variables(environ).keys() - {_ROOT}
+    if sources.find(path, environ) or given or environ.get(sources.KEYS):
         from worker.settings import load, open_manager
 
         settings = load(path, environ=environ)

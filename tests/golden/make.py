@@ -132,6 +132,8 @@ def describe(folder: Path) -> dict[str, Any]:
         for job_id, job in jobs.items():
             infos = manager.list(job_id)
             job["infos"] = [info._asdict() for info in infos]
+            for info in job["infos"]:
+                assert info.pop("metadata_problem") is None
             job["states"] = [manager.get(job_id, i.checkpoint_id).state for i in infos]
             job["history"] = manager.history(job_id)
         described: dict[str, Any] = json.loads(json.dumps(jobs, default=str))

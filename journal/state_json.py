@@ -1,0 +1,145 @@
+"""States as JSON: the promise that what comes back equals what was saved.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from journal.errors import InvalidState, StateTooLarge
+
+MAX_METADATA_BYTES = 64 * 1024
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_ORJSON_DEPTH = 254
+# A few levels less than that: answers wrap a state into objects of their own.
+DEPTH_LIMIT = 250
+
+
+class Limits(NamedTuple):
+    """How large a state may be: bytes of its JSON, levels of nesting."""
+
+    max_bytes: int = 16 * 1024 * 1024
+    max_depth: int = 200
+
+
+def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
+    """Return `state` as JSON that reads back equal to it.
+
+    Raises:
+        InvalidState: it would not read back equal; names the path and what to do.
+        StateTooLarge: more bytes or levels than `limits`.
+    """
+    if not isinstance(state, dict):
+        raise InvalidState(
+            "$", f"{what} must be a dict, got {type(state).__name__}", hint=_WRAP
+        )
+    # orjson has a bound of its own, so wrapped in as many lists as ours is lower, a
+    # state meets ours at C speed; walking it would cost more than all the rest.
+    extra = _ORJSON_DEPTH - limits.max_depth
+    wrapped: object = state
+    for _ in range(extra):
+        wrapped = [wrapped]
+    try:
+        raw = orjson.dumps(wrapped)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _explain(state, limits, str(exc), what) from exc
+    raw = raw[extra : len(raw) - extra]
+    if len(raw) > limits.max_bytes:
+        raise StateTooLarge(
+            "$",
+            f"{what} has {len(raw)} bytes as JSON, more than {limits.max_bytes}",
+            hint="save less, keep large data in files, or raise max_state_bytes",
+        )
+    # Comparing with what a reader would get is the promise itself, at C speed.
+    if orjson.loads(raw) != state:
+        raise _explain(state, limits, "it changed while it was being saved", what)
+    return raw
+
+
+_WRAP = "wrap it: {'value': …}"
+
+
+def _explain(
+    state: dict[str, Any], limits: Limits, otherwise: str, what: str
+) -> InvalidState:
+    """Find the first place that JSON cannot hold; `otherwise` if there is none."""
+    where = "" if what == "state" else f"in the {what}, "
+    stack: list[tuple[str, object, int]] = [("$", state, 1)]
+    while stack:
+        path, value, depth = stack.pop()
+        if depth > limits.max_depth + 1:
+            deep = f"{where}it nests deeper than {limits.max_depth} levels"
+            return StateTooLarge(path[:60], deep)
+        if (problem := _problem(value)) is not None:
+            return InvalidState(path, where + problem[0], hint=problem[1])
+        if isinstance(value, dict):
+            for key, child in reversed(value.items()):
+                if (problem := _key_problem(key)) is not None:
+                    at = f"{path}.{key!r}"
+                    return InvalidState(at, where + problem[0], hint=problem[1])
+                name = key if key.isprintable() else repr(key)
+                stack.append((f"{path}.{name}", child, depth + 1))
+        elif isinstance(value, list):
+            stack.extend(
+                (f"{path}[{i}]", value[i], depth + 1)
+                for i in reversed(range(len(value)))
+            )
+    return InvalidState("$", where + otherwise)
+
+
+def _key_problem(key: object) -> tuple[str, str | None] | None:
+    if type(key) is not str:
+        return f"the key is {type(key).__name__}, not a plain string", "use str(key)"
+    return _problem(key)
+
+
+def _problem(  # noqa: PLR0911 - one return per kind of value, like a table
+    value: object,
+) -> tuple[str, str | None] | None:
+    match value:
+        case None | bool() | dict() | list():
+            return None
+        case str():
+            return _text_problem(value)
+        case int():
+            if _INT_MIN <= value <= _INT_MAX:
+                return None
+            return "an integer beyond 64 bits", "save it as a string"
+        case float():
+            if type(value) is not float:
+                return f"a {type(value).__name__} has no JSON form", "save float(value)"
+            if value - value == 0:
+                return None
+            return f"{value} has no JSON form", "save None or a string"
+        case tuple():
+            return "a tuple would come back as a list", "save list(value)"
+        case bytes() | bytearray():
+            return "bytes have no JSON form", "save base64 text"
+        case set() | frozenset():
+            return "a set has no JSON form", "save sorted(value)"
+    kind = type(value).__name__
+    if hasattr(value, "isoformat"):
+        return f"a {kind} would come back as a string", "save value.isoformat()"
+    return f"a {kind} would not come back as it is", "save plain JSON values"
+
+
+def _text_problem(value: str) -> tuple[str, str | None] | None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "text with a lone surrogate has no UTF-8 form", "clean it first"
+    return None
+
+
+def metadata_json(metadata: Mapping[str, Any] | None) -> bytes:
+    """Return the bytes of `metadata`, none if there is none.
+
+    Raises:
+        InvalidState: it would not come back equal.
+        StateTooLarge: more than 64 KiB.
+    """
+    if metadata is None or metadata == {}:
+        return b""
+    plain = dict(metadata) if isinstance(metadata, Mapping) else metadata
+    return to_json(plain, Limits(MAX_METADATA_BYTES), what="metadata")

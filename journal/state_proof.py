@@ -1,0 +1,56 @@
+"""What proves a state: the salted digest that its event holds."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from journal.errors import UnreadableState
+
+if TYPE_CHECKING:
+    from journal.state_codec import Parts
+
+
+class Opened(NamedTuple):
+    """A state line that was read and checked."""
+
+    state: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+def digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
+    """Return what an event binds its state with: hex digits of a SHA-256."""
+    # The length keeps the border between metadata and state unmistakable.
+    found = hashlib.sha256(salt + len(metadata).to_bytes(8, "big") + metadata)
+    found.update(raw)
+    return found.hexdigest()
+
+
+def prove(parts: Parts, raw: bytes, sha256: str) -> Opened:
+    """Return what a state line holds, once it is proved to be what its event bound.
+
+    Args:
+        parts: the line, in the clear.
+        raw: its state's raw bytes.
+        sha256: the event's ``state_sha256``.
+
+    Raises:
+        UnreadableState: the digest is another.
+    """
+    found = digest(parts.salt, parts.metadata, raw)
+    if found != sha256:
+        raise UnreadableState(
+            f"state {parts.seq} has digest {found}, its event says {sha256}"
+        )
+    metadata = orjson.loads(parts.metadata) if parts.metadata else {}
+    return Opened(orjson.loads(raw), metadata)
+
+
+def same_state(parts: Parts, sha256: str, raw: bytes, metadata: bytes) -> bool:
+    """Tell whether `raw` and `metadata` are what a state's digest stands for.
+
+    `parts` are its line, in the clear.
+    """
+    return digest(parts.salt, metadata, raw) == sha256

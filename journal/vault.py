@@ -1,0 +1,98 @@
+"""What a store's keys allow: which states are read, and what new ones are written with.
+
+A store without keys has a vault too; it opens what is not encrypted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal import state_codec
+from journal.errors import MissingKey, PlaintextRefused
+
+if TYPE_CHECKING:
+    from journal.envelope import Site
+    from journal.keys import Key, KeyRing
+    from journal.state_codec import Header, Parts
+
+
+class Vault(NamedTuple):
+    """The keys at hand, and whether states that are not encrypted are believed.
+
+    Whoever may write to the folder can put a plain state there, and an event that fits.
+    So with keys, only what they authenticate is read, unless `allow_plaintext`.
+    """
+
+    keys: KeyRing | None = None
+    allow_plaintext: bool = False
+
+    @property
+    def key(self) -> Key | None:
+        """What new states are encrypted with, None if they are not."""
+        return None if self.keys is None else self.keys.current
+
+    @property
+    def key_id(self) -> str:
+        """The id of `key`, empty if there is none: as `Parts.key_id`."""
+        return "" if self.keys is None else self.keys.current.key_id
+
+    def opened(self, parts: Parts, site: Site, raw_bytes: int) -> Parts:
+        """Return the parts of a state line in the clear.
+
+        Args:
+            parts: as `state_codec.read_line` gives them.
+            site: whose it is.
+            raw_bytes: of the state, as its event says.
+
+        Raises:
+            MissingKey: encrypted with a key that is not at hand.
+            PlaintextRefused: not encrypted, and it had to be.
+            UnreadableState: it is not what was written there.
+        """
+        key = self._key_of(parts.key_id, site.seq)
+        if key is None:
+            return parts
+        return state_codec.decrypted(parts, key, site, raw_bytes)
+
+    def metadata(self, header: Header, text: bytes, site: Site) -> bytes:
+        """Return in the clear what stands on a state line as its metadata.
+
+        Raises:
+            MissingKey, PlaintextRefused, UnreadableState: as `opened`.
+        """
+        key = self._key_of(header.key_id, site.seq)
+        if key is None:
+            return text
+        return state_codec.metadata_of(header, text, key, site)
+
+    def rewrap(self, line: bytes, site: Site) -> bytes:
+        """Return a state line under the current key; its ciphertext stays as it is.
+
+        A line that is there already, or is not encrypted, or whose key is not at hand,
+        is returned as it is: it can be copied, and no more.
+
+        Args:
+            line: without its newline.
+            site: whose it is.
+
+        Raises:
+            UnreadableState, NewerFormat: it is not what was written there.
+        """
+        key_id = state_codec.read_header(line, seq=site.seq).key_id
+        old = None if self.keys is None else self.keys.get(key_id)
+        if self.keys is None or old is None or old is self.keys.current:
+            return line
+        return state_codec.rewrapped(line, old, self.keys.current, site)
+
+    def _key_of(self, key_id: str, seq: int) -> Key | None:
+        if key_id:
+            key = None if self.keys is None else self.keys.get(key_id)
+            if key is None:
+                held = "there are no keys" if self.keys is None else "it is not there"
+                raise MissingKey(
+                    f"state {seq} is encrypted with key {key_id!r}, and {held}", key_id
+                )
+            return key
+        if self.keys is not None and not self.allow_plaintext:
+            raise PlaintextRefused(f"state {seq} is not encrypted")
+        return None
