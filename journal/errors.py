@@ -9,6 +9,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def _shown(text: str) -> str:
+    """Return `text` so that a message with it stays one line."""
+    return text if text.isprintable() else repr(text)
+
+
 class MilepostError(Exception):
     """Root of every error that Milepost raises on purpose.
 
@@ -26,6 +31,11 @@ class MilepostError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """What a program may want to know besides the code; mostly nothing."""
+        return {}
 
 
 class InvalidArgument(MilepostError, ValueError):
@@ -71,9 +81,7 @@ class UnknownCheckpoint(MilepostError, FileNotFoundError):
         if job_id is not None:
             text += f" in job {job_id!r}"
         if deleted_at is not None:
-            who = deleted_by or ""
-            who = who if who.isprintable() else repr(who)
-            text += f": deleted at {deleted_at} by {who}"
+            text += f": deleted at {deleted_at} by {_shown(deleted_by or '')}"
         super().__init__(text)
         self.deleted_at = deleted_at
         self.deleted_by = deleted_by
@@ -95,6 +103,43 @@ class Protected(MilepostError, ValueError):
     """The checkpoint is pinned; nothing was removed."""
 
     code = "protected"
+
+
+class OnHold(Protected):
+    """The checkpoint is held, so nothing removes it, not even force.
+
+    Attributes:
+        checkpoint_id: which.
+        held_by: the actor who holds it.
+        held_since: when the hold began, as ISO 8601 UTC.
+        reason: why, if that was said.
+    """
+
+    code = "held"
+
+    def __init__(
+        self, checkpoint_id: str, *, held_by: str, held_since: str, reason: str | None
+    ) -> None:
+        why = "" if reason is None else f": {reason}"
+        super().__init__(
+            f"checkpoint {checkpoint_id!r} is held by {_shown(held_by)} since "
+            f"{held_since}{_shown(why)}",
+            hint="nothing removes it until it is released",
+        )
+        self.checkpoint_id = checkpoint_id
+        self.held_by = held_by
+        self.held_since = held_since
+        self.reason = reason
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Which checkpoint, and who holds it since when and why."""
+        return {
+            "checkpoint_id": self.checkpoint_id,
+            "held_by": self.held_by,
+            "held_since": self.held_since,
+            "reason": self.reason,
+        }
 
 
 class DamagedJournal(MilepostError, ValueError):

@@ -89,7 +89,7 @@ class CheckpointRestoredData(TypedDict):
 
 
 class CheckpointChangedData(TypedDict):
-    """One checkpoint was deleted, undeleted, pinned or unpinned."""
+    """One checkpoint was deleted, undeleted, purged, pinned, held, or let go of."""
 
     checkpoint_id: str
     reason: NotRequired[str]
@@ -180,6 +180,20 @@ class CheckpointUnpinned(Envelope):
     data: CheckpointChangedData
 
 
+class CheckpointHeld(Envelope):
+    """Nothing removes it, no policy and nobody, until it is released."""
+
+    type: Literal["checkpoint.held"]
+    data: CheckpointChangedData
+
+
+class CheckpointReleased(Envelope):
+    """The hold is gone."""
+
+    type: Literal["checkpoint.released"]
+    data: CheckpointChangedData
+
+
 class CheckpointPurged(Envelope):
     """Its state goes at the next compaction, trash period or not."""
 
@@ -216,6 +230,8 @@ Event = (
     | CheckpointUndeleted
     | CheckpointPinned
     | CheckpointUnpinned
+    | CheckpointHeld
+    | CheckpointReleased
     | CheckpointPurged
     | JobOpened
     | JobRepaired
@@ -231,6 +247,8 @@ EVENT_TYPES: frozenset[str] = frozenset(
         "checkpoint.undeleted",
         "checkpoint.pinned",
         "checkpoint.unpinned",
+        "checkpoint.held",
+        "checkpoint.released",
         "checkpoint.purged",
         "job.opened",
         "job.repaired",

@@ -8,8 +8,16 @@ from typing import Any, NamedTuple
 from journal.errors import MilepostError
 
 
+class Hold(NamedTuple):
+    """Who keeps a checkpoint from being removed, since when and why."""
+
+    actor: str
+    since: datetime
+    reason: str | None
+
+
 class CheckpointInfo(NamedTuple):
-    """A checkpoint without its state."""
+    """A checkpoint without its state; `held` is None unless it is held."""
 
     checkpoint_id: str
     job_id: str
@@ -23,6 +31,7 @@ class CheckpointInfo(NamedTuple):
     tags: tuple[str, ...]
     pinned: bool
     stored_bytes: int
+    held: Hold | None = None
 
 
 class Checkpoint(NamedTuple):

@@ -26,7 +26,7 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.event_codec import peek
-from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
+from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
 from journal.packer import Codec, Packer
 from journal.retention import Candidate, Plan, Policy
 from journal.state_codec import Limits, Opened
@@ -382,6 +382,8 @@ class CheckpointReader:
         candidates = []
         for entry in self._store.live(view):
             shields = []
+            if entry.checkpoint_id in view.held:
+                shields.append("held")
             if entry.checkpoint_id in view.pinned:
                 shields.append("pinned")
             if entry is view.current:
@@ -529,7 +531,13 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         labels.tags,
         entry.checkpoint_id in view.pinned,
         view.places[entry.seq].size,
+        _hold(view, entry),
     )
+
+
+def _hold(view: JobView, entry: Entry) -> Hold | None:
+    held = view.held.get(entry.checkpoint_id)
+    return held and Hold(held.actor, _moment(held.at), held.reason)
 
 
 def _unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:

@@ -19,6 +19,7 @@ def checkpoint_fields(info: CheckpointInfo) -> dict[str, Any]:
         **info._asdict(),
         "timestamp": stamp(info.timestamp),
         "tags": list(info.tags),
+        "held": info.held and {**info.held._asdict(), "since": stamp(info.held.since)},
     }
 
 

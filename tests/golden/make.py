@@ -92,6 +92,9 @@ def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> 
     manager.undelete("orders", second)
     manager.pin("orders", second, reason="for the audit")
     manager.unpin("orders", second)
+    manager.hold("orders", second, reason="case 4711", actor="token:legal")
+    manager.hold("orders", first)
+    manager.release("orders", first, reason="case closed")
     for rows in range(4):
         clock.turn()
         manager.save("orders", "load", {"rows": rows})
