@@ -141,18 +141,21 @@ class CheckpointManager(CheckpointReader):
         """Return a checkpoint's state and make it current, on the record.
 
         The next save becomes its child; nothing that was saved since is lost.  `get`
-        reads without either.
+        reads without either.  A state of an older workflow version is migrated, if
+        migrations are registered, and the record says from which version to which.
 
         Raises:
             UnknownCheckpoint: (a FileNotFoundError) not there, or deleted.
             UnreadableState: (a ValueError) its bytes are not what was saved.
+            NewerState: (a ValueError) a newer version of its workflow saved it.
+            NoMigration: (a ValueError) no migration leads from its version on.
+            MigrationFailed: (a ValueError) one raised, or returned no valid state.
             DamagedJournal: (a ValueError) the job is quarantined.
             Conflict: `expected_seq` is stale.
             StorageFailed: it could not be recorded.
         """
-        opened = self._answer(
-            job_id, lambda view: self._open(view, self._entry(view, checkpoint_id))
-        )
+        info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
+        migrated = self._migrated(info, opened)
 
         def request(batch: Batch) -> None:
             batch.check_seq(expected_seq)
@@ -160,10 +163,13 @@ class CheckpointManager(CheckpointReader):
             data = {"checkpoint_id": checkpoint_id}
             if batch.view.current is not None:
                 data["was"] = batch.view.current.checkpoint_id
+            if migrated.from_version is not None and migrated.to_version is not None:
+                data["migrated_from"] = migrated.from_version
+                data["migrated_to"] = migrated.to_version
             batch.add("checkpoint.restored", self._who(actor), data)
 
         self._store.write(job_id, request)
-        return opened.state
+        return migrated.state
 
     def delete(
         self,

@@ -6,7 +6,10 @@ is also the built-in exception that older callers already catch.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def _shown(text: str) -> str:
@@ -181,6 +184,97 @@ class NewerFormat(MilepostError, ValueError):
     """A newer Milepost wrote here; this one does not guess what it meant."""
 
     code = "newer_format"
+
+
+class MigrationFailed(MilepostError, ValueError):
+    """A registered migration broke on this state; nothing was recorded.
+
+    Attributes:
+        workflow: whose migration.
+        from_version: that it migrates from.
+        to_version: that it migrates to.
+        checkpoint_id: whose state.
+    """
+
+    code = "migration_failed"
+
+    def __init__(
+        self,
+        workflow: str,
+        from_version: str,
+        to_version: str,
+        checkpoint_id: str,
+        problem: str,
+    ) -> None:
+        super().__init__(
+            f"the migration of {workflow!r} from {from_version!r} to {to_version!r} "
+            f"failed for checkpoint {checkpoint_id!r}: {_shown(problem)}",
+            hint="the stored state is untouched; correct the migration",
+        )
+        self.workflow = workflow
+        self.from_version = from_version
+        self.to_version = to_version
+        self.checkpoint_id = checkpoint_id
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Which migration, and of which checkpoint's state."""
+        return {
+            "workflow": self.workflow,
+            "from_version": self.from_version,
+            "to_version": self.to_version,
+            "checkpoint_id": self.checkpoint_id,
+        }
+
+
+class NoMigration(MilepostError, ValueError):
+    """No registered migration leads from this state's version to the newest.
+
+    Attributes:
+        workflow: whose state.
+        version: what it was saved with, None if with none.
+        known: the versions that the workflow's migrations know.
+        checkpoint_id: whose state.
+    """
+
+    code = "no_migration"
+    _problem: ClassVar[str] = "no migration leads on from that"
+    _hint: ClassVar[str] = "register a migration from that version"
+
+    def __init__(
+        self,
+        workflow: str,
+        version: str | None,
+        known: Sequence[str],
+        checkpoint_id: str,
+    ) -> None:
+        saved = "without a version" if version is None else f"as version {version!r}"
+        super().__init__(
+            f"checkpoint {checkpoint_id!r} of workflow {workflow!r} was saved {saved}: "
+            f"{self._problem}; known are {', '.join(map(repr, known))}",
+            hint=self._hint,
+        )
+        self.workflow = workflow
+        self.version = version
+        self.known = tuple(known)
+        self.checkpoint_id = checkpoint_id
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Which workflow and version, and of which checkpoint."""
+        return {
+            "workflow": self.workflow,
+            "version": self.version,
+            "checkpoint_id": self.checkpoint_id,
+        }
+
+
+class NewerState(NoMigration):
+    """This state was saved by a newer version of its workflow than the code knows."""
+
+    code = "newer_state"
+    _problem = "that is newer than this program"
+    _hint = "upgrade the program, or restore an older checkpoint"
 
 
 class StorageFailed(MilepostError, OSError):
