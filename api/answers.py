@@ -27,15 +27,19 @@ def error_answer(
     detail: str,
     *,
     errors: Sequence[Mapping[str, Any]] | None = None,
+    details: Mapping[str, str | None] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JsonAnswer:
     """Return the answer of a request that failed: ``detail`` for people, ``code`` not.
 
-    Only a request whose fields are wrong has ``errors``, one entry per field.
+    Only a request whose fields are wrong has ``errors``, one entry per field.  Some
+    errors have ``details``: values that ``detail`` tells in words.
     """
     content: dict[str, Any] = {"detail": writable(detail), "code": code}
     if errors is not None:
         content["errors"] = errors
+    if details:
+        content["details"] = {k: v and writable(v) for k, v in details.items()}
     return JsonAnswer(content, status_code=status, headers=dict(headers or {}))
 
 

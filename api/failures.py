@@ -28,6 +28,7 @@ STATUS_OF = {
     "conflict": 409,
     "stale_plan": 409,
     "protected": 409,
+    "held": 409,
     "job_running": 409,
     "damaged": 500,
     "unreadable": 500,
@@ -35,6 +36,9 @@ STATUS_OF = {
     "plaintext_refused": 500,
     "unusable_keys": 500,
     "newer_format": 500,
+    "newer_state": 500,
+    "no_migration": 500,
+    "migration_failed": 500,
     "storage_failed": 503,
     "no_space": 507,
     "read_only": 503,
@@ -82,7 +86,7 @@ async def _of_milepost(request: Request, exc: Exception) -> JsonAnswer:
     detail = f"{exc} ({exc.hint})" if exc.hint else str(exc)
     retry = _RETRY_AFTER_SECONDS.get(exc.code)
     headers = {"Retry-After": retry} if retry else None
-    return error_answer(status, exc.code, detail, headers=headers)
+    return error_answer(status, exc.code, detail, details=exc.details, headers=headers)
 
 
 async def _of_validation(_request: Request, exc: Exception) -> JsonAnswer:

@@ -208,11 +208,15 @@ class FieldError(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Any answer of 400 and above: `detail` for people, `code` for programs."""
+    """Any answer of 400 and above: `detail` for people, `code` for programs.
+
+    `details` are there with some codes only: `held` has who, since when and why.
+    """
 
     detail: str
     code: str
     errors: list[FieldError] | None = None
+    details: dict[str, str | None] | None = None
 
 
 def listed(info: CheckpointInfo) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from journal.checkpoints import CheckpointManager
 from journal.compaction import Compaction
 from journal.diff import Change
 from journal.events import Event
-from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
+from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
 from journal.keys import Key, KeyRing
 from journal.retention import Plan, Policy, Verdict
 from journal.storage import MemoryStorage
@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointManager",
     "Compaction",
     "Event",
+    "Hold",
     "JobInfo",
     "JobReport",
     "Key",

@@ -10,7 +10,7 @@ from journal import compaction, ids, retention, state_codec, state_json, state_p
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.delta import Link
-from journal.errors import Conflict, InvalidArgument, Protected, StalePlan
+from journal.errors import Conflict, InvalidArgument, OnHold, Protected, StalePlan
 from journal.reader import CheckpointReader
 from journal.retention import Plan, Policy, Verdict
 from journal.storage import Busy
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
 _MAX_TAGS = 64
+_PINS = frozenset({"checkpoint.pinned", "checkpoint.unpinned"})
+_PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
 
 
 class CheckpointManager(CheckpointReader):
@@ -139,18 +141,21 @@ class CheckpointManager(CheckpointReader):
         """Return a checkpoint's state and make it current, on the record.
 
         The next save becomes its child; nothing that was saved since is lost.  `get`
-        reads without either.
+        reads without either.  A state of an older workflow version is migrated, if
+        migrations are registered, and the record says from which version to which.
 
         Raises:
             UnknownCheckpoint: (a FileNotFoundError) not there, or deleted.
             UnreadableState: (a ValueError) its bytes are not what was saved.
+            NewerState: (a ValueError) a newer version of its workflow saved it.
+            NoMigration: (a ValueError) no migration leads from its version on.
+            MigrationFailed: (a ValueError) one raised, or returned no valid state.
             DamagedJournal: (a ValueError) the job is quarantined.
             Conflict: `expected_seq` is stale.
             StorageFailed: it could not be recorded.
         """
-        opened = self._answer(
-            job_id, lambda view: self._open(view, self._entry(view, checkpoint_id))
-        )
+        info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
+        migrated = self._migrated(info, opened)
 
         def request(batch: Batch) -> None:
             batch.check_seq(expected_seq)
@@ -158,10 +163,13 @@ class CheckpointManager(CheckpointReader):
             data = {"checkpoint_id": checkpoint_id}
             if batch.view.current is not None:
                 data["was"] = batch.view.current.checkpoint_id
+            if migrated.from_version is not None and migrated.to_version is not None:
+                data["migrated_from"] = migrated.from_version
+                data["migrated_to"] = migrated.to_version
             batch.add("checkpoint.restored", self._who(actor), data)
 
         self._store.write(job_id, request)
-        return opened.state
+        return migrated.state
 
     def delete(
         self,
@@ -189,6 +197,7 @@ class CheckpointManager(CheckpointReader):
             expected_seq: refuse if the job has moved on since.
 
         Raises:
+            OnHold: (a Protected) it is held; `force` changes nothing about that.
             Protected: it is pinned, and `force` was not given.
             Conflict: `expected_seq` is stale; or, with `purge`, a compaction is on its
                 way: the state goes with the next one.
@@ -201,6 +210,7 @@ class CheckpointManager(CheckpointReader):
             if checkpoint_id not in view.checkpoints and not in_trash:
                 return False
             batch.check_seq(expected_seq)
+            _refuse_held(view, checkpoint_id)
             if checkpoint_id in view.pinned and not force:
                 raise Protected(
                     f"checkpoint {checkpoint_id!r} is pinned",
@@ -228,7 +238,7 @@ class CheckpointManager(CheckpointReader):
     ) -> int:
         """Delete all but the newest `keep_last`; return how many were deleted.
 
-        Pinned checkpoints and the current one stay besides.
+        Held and pinned checkpoints and the current one stay besides.
 
         Raises:
             InvalidArgument: `keep_last` is not a whole number of at least 1.
@@ -292,7 +302,7 @@ class CheckpointManager(CheckpointReader):
             UnknownCheckpoint: not there, or deleted.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._set_pin(job_id, checkpoint_id, "checkpoint.pinned", actor, reason)
+        return self._mark(job_id, checkpoint_id, "checkpoint.pinned", actor, reason)
 
     def unpin(
         self,
@@ -308,11 +318,45 @@ class CheckpointManager(CheckpointReader):
             UnknownCheckpoint: not there, or deleted.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._set_pin(
-            job_id, checkpoint_id, "checkpoint.unpinned", actor, reason
-        )
+        return self._mark(job_id, checkpoint_id, "checkpoint.unpinned", actor, reason)
 
-    def _set_pin(
+    def hold(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> bool:
+        """Keep a checkpoint from being removed by anything; False if it already was.
+
+        No policy and no `cleanup`, `delete` or `forget` removes it until `release`, not
+        even with force.  The journal says who holds it, since when and why; a second
+        hold changes nothing about that.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._mark(job_id, checkpoint_id, "checkpoint.held", actor, reason)
+
+    def release(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> bool:
+        """End a hold, whoever began it; False if there was none.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._mark(job_id, checkpoint_id, "checkpoint.released", actor, reason)
+
+    def _mark(
         self,
         job_id: str,
         checkpoint_id: str,
@@ -320,12 +364,14 @@ class CheckpointManager(CheckpointReader):
         actor: str | None,
         reason: str | None,
     ) -> bool:
-        self._entry(self._view(job_id), checkpoint_id)
+        """Pin, unpin, hold or release; False if that changes nothing."""
+        self._markable(self._view(job_id), checkpoint_id, type_)
 
         def request(batch: Batch) -> bool:
-            self._entry(batch.view, checkpoint_id)
-            is_pinned = checkpoint_id in batch.view.pinned
-            if is_pinned == (type_ == "checkpoint.pinned"):
+            view = batch.view
+            self._markable(view, checkpoint_id, type_)
+            marked = view.pinned if type_ in _PINS else view.held
+            if (checkpoint_id in marked) == (type_ in _PROTECTS):
                 return False
             data = {"checkpoint_id": checkpoint_id}
             if reason is not None:
@@ -334,6 +380,11 @@ class CheckpointManager(CheckpointReader):
             return True
 
         return self._change(job_id, request)
+
+    def _markable(self, view: JobView, checkpoint_id: str, type_: str) -> None:
+        # Deleted by a version that knows no holds, it can be released all the same.
+        if type_ != "checkpoint.released" or checkpoint_id not in view.held:
+            self._entry(view, checkpoint_id)
 
     def fork(
         self,
@@ -445,11 +496,14 @@ class CheckpointManager(CheckpointReader):
             What the compaction did, None for an unknown job.
 
         Raises:
+            OnHold: a checkpoint of it is held; nothing was erased.
             Conflict: a compaction is on its way; the states go with the next one.
             DamagedJournal, StorageFailed: as `save`.
         """
 
         def request(batch: Batch) -> bool:
+            for checkpoint_id in batch.view.held:
+                _refuse_held(batch.view, checkpoint_id)
             data = {}
             if reason is not None:
                 data["reason"] = ids.check_label("reason", reason)
@@ -465,6 +519,7 @@ class CheckpointManager(CheckpointReader):
 
         Raises:
             StalePlan: the job moved on since; nothing was removed.
+            OnHold: it would remove what is held; nothing was removed.
             InvalidArgument: this is no plan that `plan` made.
             DamagedJournal, StorageFailed: as `save`.
         """
@@ -507,6 +562,7 @@ class CheckpointManager(CheckpointReader):
                     f"plan {plan.plan_id} names {verdict.checkpoint_id!r}, "
                     "which is not there"
                 )
+            _refuse_held(view, verdict.checkpoint_id)
             if verdict.checkpoint_id in shielded:
                 raise InvalidArgument(
                     f"plan {plan.plan_id} would remove {verdict.checkpoint_id!r}, "
@@ -575,6 +631,13 @@ class CheckpointManager(CheckpointReader):
         found = self._read(view, entry.seq)
         return entry.step_name == content.step_name and state_proof.same_state(
             found.parts, found.data["state_sha256"], content.raw, content.metadata
+        )
+
+
+def _refuse_held(view: JobView, checkpoint_id: str) -> None:
+    if (held := view.held.get(checkpoint_id)) is not None:
+        raise OnHold(
+            checkpoint_id, held_by=held.actor, held_since=held.at, reason=held.reason
         )
 
 

@@ -44,7 +44,7 @@ class Compaction(NamedTuple):
 def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
     """Return the saves whose states have to go: purged, or out of their trash period.
 
-    Those that are gone already are not among them.
+    Those that are gone already are not among them, nor are those on hold.
     """
     latest = now - timedelta(seconds=trash_seconds)
     return frozenset(
@@ -52,6 +52,7 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
         for trashed in view.trash.values()
         if (trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest)
         and view.faults.get(trashed.entry.seq) != STATE_MISSING
+        and trashed.entry.checkpoint_id not in view.held
     )
 
 

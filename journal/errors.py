@@ -6,7 +6,15 @@ is also the built-in exception that older callers already catch.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _shown(text: str) -> str:
+    """Return `text` so that a message with it stays one line."""
+    return text if text.isprintable() else repr(text)
 
 
 class MilepostError(Exception):
@@ -26,6 +34,11 @@ class MilepostError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """What a program may want to know besides the code; mostly nothing."""
+        return {}
 
 
 class InvalidArgument(MilepostError, ValueError):
@@ -71,9 +84,7 @@ class UnknownCheckpoint(MilepostError, FileNotFoundError):
         if job_id is not None:
             text += f" in job {job_id!r}"
         if deleted_at is not None:
-            who = deleted_by or ""
-            who = who if who.isprintable() else repr(who)
-            text += f": deleted at {deleted_at} by {who}"
+            text += f": deleted at {deleted_at} by {_shown(deleted_by or '')}"
         super().__init__(text)
         self.deleted_at = deleted_at
         self.deleted_by = deleted_by
@@ -95,6 +106,43 @@ class Protected(MilepostError, ValueError):
     """The checkpoint is pinned; nothing was removed."""
 
     code = "protected"
+
+
+class OnHold(Protected):
+    """The checkpoint is held, so nothing removes it, not even force.
+
+    Attributes:
+        checkpoint_id: which.
+        held_by: the actor who holds it.
+        held_since: when the hold began, as ISO 8601 UTC.
+        reason: why, if that was said.
+    """
+
+    code = "held"
+
+    def __init__(
+        self, checkpoint_id: str, *, held_by: str, held_since: str, reason: str | None
+    ) -> None:
+        why = "" if reason is None else f": {reason}"
+        super().__init__(
+            f"checkpoint {checkpoint_id!r} is held by {_shown(held_by)} since "
+            f"{held_since}{_shown(why)}",
+            hint="nothing removes it until it is released",
+        )
+        self.checkpoint_id = checkpoint_id
+        self.held_by = held_by
+        self.held_since = held_since
+        self.reason = reason
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Which checkpoint, and who holds it since when and why."""
+        return {
+            "checkpoint_id": self.checkpoint_id,
+            "held_by": self.held_by,
+            "held_since": self.held_since,
+            "reason": self.reason,
+        }
 
 
 class DamagedJournal(MilepostError, ValueError):
@@ -168,6 +216,97 @@ class NewerFormat(MilepostError, ValueError):
     """A newer Milepost wrote here; this one does not guess what it meant."""
 
     code = "newer_format"
+
+
+class MigrationFailed(MilepostError, ValueError):
+    """A registered migration broke on this state; nothing was recorded.
+
+    Attributes:
+        workflow: whose migration.
+        from_version: that it migrates from.
+        to_version: that it migrates to.
+        checkpoint_id: whose state.
+    """
+
+    code = "migration_failed"
+
+    def __init__(
+        self,
+        workflow: str,
+        from_version: str,
+        to_version: str,
+        checkpoint_id: str,
+        problem: str,
+    ) -> None:
+        super().__init__(
+            f"the migration of {workflow!r} from {from_version!r} to {to_version!r} "
+            f"failed for checkpoint {checkpoint_id!r}: {_shown(problem)}",
+            hint="the stored state is untouched; correct the migration",
+        )
+        self.workflow = workflow
+        self.from_version = from_version
+        self.to_version = to_version
+        self.checkpoint_id = checkpoint_id
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Which migration, and of which checkpoint's state."""
+        return {
+            "workflow": self.workflow,
+            "from_version": self.from_version,
+            "to_version": self.to_version,
+            "checkpoint_id": self.checkpoint_id,
+        }
+
+
+class NoMigration(MilepostError, ValueError):
+    """No registered migration leads from this state's version to the newest.
+
+    Attributes:
+        workflow: whose state.
+        version: what it was saved with, None if with none.
+        known: the versions that the workflow's migrations know.
+        checkpoint_id: whose state.
+    """
+
+    code = "no_migration"
+    _problem: ClassVar[str] = "no migration leads on from that"
+    _hint: ClassVar[str] = "register a migration from that version"
+
+    def __init__(
+        self,
+        workflow: str,
+        version: str | None,
+        known: Sequence[str],
+        checkpoint_id: str,
+    ) -> None:
+        saved = "without a version" if version is None else f"as version {version!r}"
+        super().__init__(
+            f"checkpoint {checkpoint_id!r} of workflow {workflow!r} was saved {saved}: "
+            f"{self._problem}; known are {', '.join(map(repr, known))}",
+            hint=self._hint,
+        )
+        self.workflow = workflow
+        self.version = version
+        self.known = tuple(known)
+        self.checkpoint_id = checkpoint_id
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Which workflow and version, and of which checkpoint."""
+        return {
+            "workflow": self.workflow,
+            "version": self.version,
+            "checkpoint_id": self.checkpoint_id,
+        }
+
+
+class NewerState(NoMigration):
+    """This state was saved by a newer version of its workflow than the code knows."""
+
+    code = "newer_state"
+    _problem = "that is newer than this program"
+    _hint = "upgrade the program, or restore an older checkpoint"
 
 
 class StorageFailed(MilepostError, OSError):

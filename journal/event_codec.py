@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
+from journal import upcasts
 from journal.events import EVENT_TYPES, SCHEMA_VERSION, Event
 
 if TYPE_CHECKING:
@@ -97,10 +98,12 @@ def encode(
     return Encoded(line, cast("Event", envelope))
 
 
-def scan(
+def scan(  # noqa: PLR0915 - one loop, each line of it measured
     data: bytes, *, seq: int, prev: str | None, offset: int = 0
 ) -> Iterator[Located]:
     """Verify and decode whole lines of `data`, one event at a time.
+
+    Events of older schemas come as the current one tells them (`journal.upcasts`).
 
     Args:
         data: journal bytes that begin at a line; an unterminated last line, or a
@@ -116,7 +119,7 @@ def scan(
     # This is the replay loop, and each line of it was measured: names are bound once,
     # slices are few, and nothing is built that the caller may not want.
     sha256, crc32, loads, find = hashlib.sha256, zlib.crc32, orjson.loads, data.find
-    window = memoryview(data)
+    window, current = memoryview(data), SCHEMA_VERSION
     before = b"" if prev is None else prev.encode()
     position, start, states, fault = 0, -1, 0, None
     while (end := find(b"\n", position)) >= 0:
@@ -131,14 +134,18 @@ def scan(
                 # JSON, or no "hash" in it.
                 is_next = event["hash"] == digest and event["seq"] == seq + 1
                 is_stateful = event["type"] in _STATEFUL
+                is_older = event["v"] != current
             except (ValueError, KeyError, TypeError):
-                is_next = is_stateful = False
+                is_next = is_stateful = is_older = False
             if not is_next:
                 raise BadLine(
                     offset + position,
                     f"event {seq + 1} with hash {digest}",
                     _claims(line),
                 )
+            if is_older:
+                event = _lifted(event, offset + position)
+                is_stateful = event["type"] in _STATEFUL
             if start < 0:
                 start = position
             if states != is_stateful:
@@ -174,6 +181,17 @@ def _judge_states(
     raise BadLine(offset, "one state line per save", f"{states} for {event['type']}")
 
 
+def _lifted(event: Any, offset: int) -> Event:
+    """Return an event of another schema as the current one tells it, if it can."""
+    version = event["v"]
+    try:
+        return cast("Event", upcasts.lift(event))
+    except upcasts.MALFORMED as exc:
+        raise BadLine(
+            offset, f"an event of schema {version}", f"{type(exc).__name__}: {exc}"
+        ) from exc
+
+
 def _claims(line: bytes) -> str:
     event = peek(line)
     if event is None:
@@ -189,10 +207,20 @@ def _decode(line: bytes, offset: int) -> Event:
             and isinstance(event["type"], str)
             and "data" in event
         ):
-            return cast("Event", event)
+            return _lifted_if(event)
     except (ValueError, KeyError, TypeError):
         pass
     raise BadLine(offset, "an event as JSON", _excerpt(line))
+
+
+def _lifted_if(event: Any) -> Event:
+    if event.get("v") == SCHEMA_VERSION:
+        return cast("Event", event)
+    # Unverified bytes: who asks where an event stands is told, whatever is in it.
+    try:
+        return cast("Event", upcasts.lift(event))
+    except upcasts.MALFORMED:
+        return cast("Event", event)
 
 
 def _genesis_of(line: bytes, offset: int) -> bytes:
@@ -207,7 +235,10 @@ def _genesis_of(line: bytes, offset: int) -> bytes:
 
 
 def peek(line: bytes) -> Event | None:
-    """Return the event that `line` claims to be, unverified; None if it is none."""
+    """Return the event that `line` claims to be, unverified; None if it is none.
+
+    As the current schema tells it, whichever it is of.
+    """
     if line[2:3] != b"v" or line[-HASH_SUFFIX_BYTES:][:9] != b',"hash":"':
         return None
     try:

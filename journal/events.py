@@ -82,14 +82,20 @@ class CheckpointSavedData(TypedDict):
 
 
 class CheckpointRestoredData(TypedDict):
-    """`checkpoint_id` became current; `was` had been, if there was one."""
+    """`checkpoint_id` became current; `was` had been, if there was one.
+
+    `migrated_from` and `migrated_to` are workflow versions: the state was handed out as
+    the second has it.  What is stored is still of the first.
+    """
 
     checkpoint_id: str
     was: NotRequired[str]
+    migrated_from: NotRequired[str]
+    migrated_to: NotRequired[str]
 
 
 class CheckpointChangedData(TypedDict):
-    """One checkpoint was deleted, undeleted, pinned or unpinned."""
+    """One checkpoint was deleted, undeleted, purged, pinned, held, or let go of."""
 
     checkpoint_id: str
     reason: NotRequired[str]
@@ -180,6 +186,20 @@ class CheckpointUnpinned(Envelope):
     data: CheckpointChangedData
 
 
+class CheckpointHeld(Envelope):
+    """Nothing removes it, no policy and nobody, until it is released."""
+
+    type: Literal["checkpoint.held"]
+    data: CheckpointChangedData
+
+
+class CheckpointReleased(Envelope):
+    """The hold is gone."""
+
+    type: Literal["checkpoint.released"]
+    data: CheckpointChangedData
+
+
 class CheckpointPurged(Envelope):
     """Its state goes at the next compaction, trash period or not."""
 
@@ -216,6 +236,8 @@ Event = (
     | CheckpointUndeleted
     | CheckpointPinned
     | CheckpointUnpinned
+    | CheckpointHeld
+    | CheckpointReleased
     | CheckpointPurged
     | JobOpened
     | JobRepaired
@@ -231,6 +253,8 @@ EVENT_TYPES: frozenset[str] = frozenset(
         "checkpoint.undeleted",
         "checkpoint.pinned",
         "checkpoint.unpinned",
+        "checkpoint.held",
+        "checkpoint.released",
         "checkpoint.purged",
         "job.opened",
         "job.repaired",

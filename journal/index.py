@@ -104,6 +104,18 @@ class Trashed(NamedTuple):
     is_purged: bool = False  # no way back, even within the trash period
 
 
+class Holding(NamedTuple):
+    """Who holds a checkpoint, since when and why.
+
+    It outlasts a deletion, which only a version that knows no holds can have written:
+    so the checkpoint is held when it comes back.
+    """
+
+    actor: str
+    at: str
+    reason: str | None
+
+
 class Mark(NamedTuple):
     """Where the lines after event `seq` begin, and that event's hash."""
 
@@ -124,6 +136,7 @@ class JobView:
         "end",
         "faults",
         "hash",
+        "held",
         "job_id",
         "keys",
         "labels",
@@ -155,6 +168,7 @@ class JobView:
         self.current: Entry | None = None
         self.chosen: Entry | None = None  # the last one saved or restored
         self.pinned: set[str] = set()
+        self.held: dict[str, Holding] = {}
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
         self.side_files: dict[str, str] = {}  # named by a job.repaired -> when
@@ -299,6 +313,7 @@ _ABOUT_A_LIVE_ONE = frozenset(
         "checkpoint.deleted",
         "checkpoint.pinned",
         "checkpoint.unpinned",
+        "checkpoint.held",
     }
 )
 
@@ -319,7 +334,7 @@ def _check_opening(view: JobView, job_id: str, store_id: str) -> None:
         raise Misfit(f"this journal belongs to store {store_id}, not {view.store_id}")
 
 
-def _apply_rare(  # noqa: C901, PLR0912 - one case per type, like a table
+def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a table
     view: JobView, event: Event
 ) -> None:
     check(view, event["type"], event["data"])
@@ -340,6 +355,12 @@ def _apply_rare(  # noqa: C901, PLR0912 - one case per type, like a table
             view.pinned.add(event["data"]["checkpoint_id"])
         case "checkpoint.unpinned":
             view.pinned.discard(event["data"]["checkpoint_id"])
+        case "checkpoint.held":
+            data = event["data"]
+            holding = Holding(event["actor"], event["at"], data.get("reason"))
+            view.held[data["checkpoint_id"]] = holding
+        case "checkpoint.released":
+            view.held.pop(event["data"]["checkpoint_id"], None)
         case "job.opened":
             view.created_at = event["at"]
             view.store_id = event["data"]["store"]
@@ -405,6 +426,7 @@ def _forget_the_dropped(view: JobView) -> None:
     view.chosen = chosen
     for checkpoint_id in gone:
         del view.faults[view.trash.pop(checkpoint_id).entry.seq]
+        view.held.pop(checkpoint_id, None)
 
 
 def _undelete(view: JobView, checkpoint_id: str) -> None:

@@ -8,11 +8,19 @@ from typing import Any, NamedTuple
 from journal.errors import MilepostError
 
 
+class Hold(NamedTuple):
+    """Who keeps a checkpoint from being removed, since when and why."""
+
+    actor: str
+    since: datetime
+    reason: str | None
+
+
 class CheckpointInfo(NamedTuple):
     """A checkpoint without its state.
 
-    `metadata_problem` says why `metadata` is not shown, if it is not: its key is not at
-    hand, or it is not encrypted and had to be.
+    `held` is None unless it is held.  `metadata_problem` says why `metadata` is not
+    shown, if it is not: its key is not at hand, or it is not encrypted and had to be.
     """
 
     checkpoint_id: str
@@ -27,6 +35,7 @@ class CheckpointInfo(NamedTuple):
     tags: tuple[str, ...]
     pinned: bool
     stored_bytes: int
+    held: Hold | None = None
     metadata_problem: MilepostError | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import socket
 import sys
+import threading
 from collections import Counter
 from datetime import datetime
 from functools import partial
@@ -29,7 +30,8 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.event_codec import STATE_MISSING, peek
-from journal.info import Checkpoint, CheckpointInfo, JobInfo, JobReport
+from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
+from journal.migrations import Migrated, Migrations
 from journal.packer import Codec, Packer
 from journal.retention import Candidate, Plan, Policy
 from journal.state_codec import Header
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from journal.index import Entry, JobView
     from journal.journal_file import Durability
     from journal.keys import KeyRing
+    from journal.migrations import Migrate
     from journal.storage import Storage
 
 
@@ -132,6 +135,8 @@ class CheckpointReader:
         self._store = Store(storage, clock)
         self._vault = Vault(keys, allow_plaintext)
         self._packer = Packer(codec, self._vault.key_id)
+        self._migrations = Migrations()
+        self._registering = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -156,16 +161,38 @@ class CheckpointReader:
     def get(self, job_id: str, checkpoint_id: str) -> Checkpoint:
         """Return a checkpoint with its state, without moving current.
 
+        The state is migrated to the newest version of its workflow, if migrations are
+        registered; what is told of the checkpoint is what is stored.
+
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
+            NewerState, NoMigration, MigrationFailed: as `restore`.
         """
+        info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
+        return Checkpoint(info, self._migrated(info, opened).state)
 
-        def ask(view: JobView) -> Checkpoint:
-            entry = self._entry(view, checkpoint_id)
-            opened = self._open(view, entry)
-            return Checkpoint(_info(view, entry, opened.metadata), opened.state)
+    def register_migration(
+        self, workflow_name: str, from_version: str, to_version: str, migrate: Migrate
+    ) -> None:
+        """Have `restore` and `get` bring older states of a workflow up to date.
 
-        return self._answer(job_id, ask)
+        Migrations follow on each other, from the ``workflow_version`` that a state was
+        saved with to the one that none leads on from.  What is stored stays as it is,
+        and a workflow without migrations is restored as it was saved.
+
+        Args:
+            workflow_name: as it was saved.
+            from_version: of the states that `migrate` takes.
+            to_version: of those that it returns.
+            migrate: takes a state and returns the new one; its answer must depend on
+                nothing else.
+
+        Raises:
+            InvalidArgument: a second one from `from_version`, a cycle, or two versions
+                that none leads on from.
+        """
+        with self._registering:
+            self._migrations.add(workflow_name, from_version, to_version, migrate)
 
     def find(self, checkpoint_id: str) -> CheckpointInfo:
         """Return the checkpoint of that id, in whichever job it is.
@@ -302,6 +329,8 @@ class CheckpointReader:
     def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
         """Return the state that was current right after event `seq`, if there was one.
 
+        As it was then: it is not migrated.
+
         Raises:
             InvalidArgument: there is no such event.
             UnreadableState: its bytes are gone or not what was saved.
@@ -321,6 +350,8 @@ class CheckpointReader:
 
     def diff(self, job_id: str, a: str, b: str) -> builtins.list[Change]:
         """Return the changes that lead from checkpoint `a`'s state to `b`'s.
+
+        Both as `get` returns them.
 
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
@@ -431,6 +462,8 @@ class CheckpointReader:
         candidates = []
         for entry in self._store.live(view):
             shields = []
+            if entry.checkpoint_id in view.held:
+                shields.append("held")
             if entry.checkpoint_id in view.pinned:
                 shields.append("pinned")
             if entry is view.current:
@@ -532,6 +565,21 @@ class CheckpointReader:
         lines = self._store.read_pair(view, seq)
         return chain.member(lines, view.site(seq), self._vault)
 
+    def _opened(
+        self, checkpoint_id: str, view: JobView
+    ) -> tuple[CheckpointInfo, Opened]:
+        entry = self._entry(view, checkpoint_id)
+        opened = self._open(view, entry)
+        return _info(view, entry, opened.metadata), opened
+
+    def _migrated(self, info: CheckpointInfo, opened: Opened) -> Migrated:
+        return self._migrations.apply(
+            opened.state,
+            workflow=info.workflow_name,
+            version=info.workflow_version,
+            checkpoint_id=info.checkpoint_id,
+        )
+
     @staticmethod
     def _unreadable(
         view: JobView, entry: Entry, fault: UnreadableState
@@ -607,7 +655,13 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         labels.tags,
         entry.checkpoint_id in view.pinned,
         view.places[entry.seq].size,
+        _hold(view, entry),
     )
+
+
+def _hold(view: JobView, entry: Entry) -> Hold | None:
+    held = view.held.get(entry.checkpoint_id)
+    return held and Hold(held.actor, _moment(held.at), held.reason)
 
 
 def _unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:

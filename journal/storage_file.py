@@ -99,12 +99,12 @@ class FileStorage:
                 # Whoever made it may have died before it synced these.
                 for folder in (self.root, self.root.parent):
                     self._disk.sync_folder(folder)
-            self._is_durable = True
-            return found
         except OSError as exc:
             if isinstance(exc, MilepostError):
                 raise
             raise failure(exc, f"cannot make a store in {self.root}") from exc
+        self._is_durable = True
+        return found
 
     def _create(self) -> str:
         missing = [p for p in self._ancestors() if self._disk.stat(p) is None]

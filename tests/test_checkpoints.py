@@ -351,6 +351,8 @@ CALLS_ON_UNKNOWN: dict[str, Call] = {
     "seq": lambda m: m.seq("job") == 0,
     "undelete": lambda m: m.undelete("job", "x") is False,
     "pin": lambda m: m.pin("job", "x"),
+    "hold": lambda m: m.hold("job", "x"),
+    "release": lambda m: m.release("job", "x"),
     "unpin": lambda m: m.unpin("job", "x"),
     "fork": lambda m: m.fork("job", "x", "new"),
     "plan": lambda m: m.plan("job", Policy(keep_last=1)).remove == (),
@@ -1005,6 +1007,8 @@ OPERATIONS: list[Callable[[CheckpointManager, str, int], object]] = [
     lambda m, cp, _: m.undelete("job", cp),
     lambda m, cp, _: m.pin("job", cp),
     lambda m, cp, _: m.unpin("job", cp),
+    lambda m, cp, _: m.hold("job", cp),
+    lambda m, cp, _: m.release("job", cp),
     lambda m, _, n: m.cleanup("job", n + 1),
     lambda m, cp, n: m.fork("job", cp, f"fork-{n}"),
 ]

@@ -67,7 +67,18 @@ def test_a_verb_is_refused_without_a_name_for_the_step() -> None:
 
 VERBS = (
     *("save", "list", "show", "jobs", "log", "diff", "restore", "fork", "delete"),
-    *("undelete", "pin", "unpin", "cleanup", "verify", "serve", "worker", "config"),
+    *(
+        "undelete",
+        "pin",
+        "unpin",
+        "hold",
+        "release",
+        "cleanup",
+        "verify",
+        "serve",
+        "worker",
+        "config",
+    ),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from journal import CheckpointManager, Event, errors
 from journal import head as head_codec
-from journal.events import EVENT_TYPES
+from journal.events import EVENT_TYPES, SCHEMA_VERSION
 from journal.head import Extent, Head
 
 if sys.version_info >= (3, 14):
@@ -30,16 +31,32 @@ if TYPE_CHECKING:
 
 GOLDEN = Path(__file__).parent / "golden"
 MAKE = runpy.run_path(str(GOLDEN / "make.py"))
-RECORDED: dict[str, Any] = json.loads((GOLDEN / "v1.json").read_text("utf-8"))
+# One golden store per shipped schema, committed as bytes: each must open for ever.
+VERSIONS = [f"v{version}" for version in range(1, SCHEMA_VERSION + 1)]
+NEWEST = VERSIONS[-1]
+
+
+def recorded(version: str) -> dict[str, Any]:
+    """Return what a golden store amounts to; nothing if nobody has made it."""
+    path = GOLDEN / f"{version}.json"
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
+RECORDED = recorded(NEWEST)
 EVENTS = [event for job in RECORDED.values() for event in job["history"]]
-JOURNALS = sorted((GOLDEN / "v1" / "journals").iterdir())
+JOURNALS = sorted(GOLDEN.glob(f"{NEWEST}/journals/*.jsonl"))
 SUFFIX_BYTES = len(',"hash":""}') + 64
 
 
-@pytest.fixture
-def golden(tmp_path: Path) -> Path:
-    """Return a copy of the golden store; a backup looks the same."""
-    return Path(shutil.copytree(GOLDEN / "v1", tmp_path / "v1"))
+@pytest.fixture(params=VERSIONS)
+def golden(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Return a copy of each golden store; a backup looks the same."""
+    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / request.param))
+
+
+def events_in(journal: bytes) -> list[bytes]:
+    return [x for x in journal.splitlines() if not x.startswith(b'{"state":')]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -113,7 +130,7 @@ def test_the_chain_of_every_golden_journal_holds_by_the_text_of_the_format(
 
 
 def test_any_flipped_byte_of_an_event_line_breaks_the_chain() -> None:
-    journal = (GOLDEN / "v1" / "journals" / "torn.jsonl").read_bytes()
+    journal = (GOLDEN / NEWEST / "journals" / "torn.jsonl").read_bytes()
     states = [n for n in range(len(journal)) if journal[:n].count(b"\n") == 1]
     assert chain(journal)
     for position in set(range(len(journal))) - set(states):
@@ -126,7 +143,8 @@ def test_any_flipped_byte_of_an_event_line_breaks_the_chain() -> None:
 def test_any_flipped_byte_of_an_event_line_is_found_by_verify(golden: Path) -> None:
     journal = golden / "journals" / "torn.jsonl"
     whole, unseen = journal.read_bytes(), []
-    first, last = whole.index(b"\n") + 1, whole.index(b'{"v":1,"seq":2')
+    first = whole.index(b"\n") + 1
+    last = whole.index(b"\n", first) + 1  # the one state line lies between
     for position in (*range(first), *range(last, len(whole))):
         flipped = bytearray(whole)
         flipped[position] ^= 1
@@ -155,15 +173,15 @@ def test_every_golden_state_is_bound_by_its_salted_digest(journal: Path) -> None
 
 
 def test_the_golden_store_still_means_exactly_what_it_meant(golden: Path) -> None:
-    assert MAKE["describe"](golden) == RECORDED
+    assert MAKE["describe"](golden) == recorded(golden.name)
 
 
 def test_reading_the_golden_store_changes_none_of_its_bytes(golden: Path) -> None:
     MAKE["describe"](golden)
     with CheckpointManager(golden) as manager:
         reports = manager.verify(deep=True)
-    assert [report.ok for report in reports] == [True] * len(RECORDED)
-    assert contents(golden) == contents(GOLDEN / "v1")
+    assert [report.ok for report in reports] == [True] * len(recorded(golden.name))
+    assert contents(golden) == contents(GOLDEN / golden.name)
 
 
 def test_verify_gives_the_last_hash_that_the_format_gives(golden: Path) -> None:
@@ -171,11 +189,21 @@ def test_verify_gives_the_last_hash_that_the_format_gives(golden: Path) -> None:
         found = {r.job_id: (r.head_hash, r.events) for r in manager.verify()}
     assert found == {
         name: (job["history"][-1]["hash"], len(job["history"]))
-        for name, job in RECORDED.items()
+        for name, job in recorded(golden.name).items()
     }
 
 
-def test_the_golden_store_holds_every_type_of_event() -> None:
+def test_every_schema_has_a_golden_store_and_its_lines_are_of_that_schema() -> None:
+    assert sorted(path.name for path in GOLDEN.glob("v*[0-9]")) == sorted(VERSIONS)
+    assert sorted(path.stem for path in GOLDEN.glob("v*.json")) == sorted(VERSIONS)
+    for version in VERSIONS:
+        lines = b"".join(p.read_bytes() for p in GOLDEN.glob(f"{version}/journals/*"))
+        assert set(re.findall(rb'^{"v":(\d+),', lines, re.MULTILINE)) == {
+            version.removeprefix("v").encode()
+        }
+
+
+def test_the_newest_golden_store_holds_every_type_of_event() -> None:
     assert {event["type"] for event in EVENTS} == EVENT_TYPES
 
 
@@ -196,11 +224,12 @@ def test_new_events_go_behind_the_golden_ones_and_change_none(golden: Path) -> N
         manager.save("orders", "more", {"rows": 9})
         manager.cleanup("orders", 1)
         manager.save("torn", "more", {})
-    for name, before in contents(GOLDEN / "v1").items():
+    for name, before in contents(GOLDEN / golden.name).items():
         after = (golden / name).read_bytes()
         assert after.startswith(before) or name.startswith("heads")  # I4
     journal = (golden / "journals" / "orders.jsonl").read_bytes()
-    assert len(chain(journal)) == len(RECORDED["orders"]["history"]) + 2
+    before = recorded(golden.name)["orders"]["history"]
+    assert len(events_in(journal)) == len(before) + 2
 
 
 def test_the_script_that_made_it_still_writes_the_same_states_and_events(

@@ -85,6 +85,7 @@ class Histories(RuleBasedStateMachine):
         self.order: list[str] = []  # every id ever saved, oldest first
         self.pinned: set[str] = set()
         self.gone_pinned: set[str] = set()
+        self.held: set[str] = set()
         self.chosen: str | None = None  # last saved or restored
         self.keys: dict[str, tuple[str, dict[str, Any]]] = {}
         self.current: str | None = None
@@ -162,12 +163,12 @@ class Histories(RuleBasedStateMachine):
         try:
             deleted = self.handles[by].delete(JOB, id_, force=force)
         except Protected:
-            assert id_ in self.pinned
-            assert not force
+            assert id_ in self.held or (id_ in self.pinned and not force)
             return
         assert deleted == (id_ in self.live)
         if deleted:
             assert force or id_ not in self.pinned
+            assert id_ not in self.held
             self.remove([id_])
 
     def remove(self, ids: list[str]) -> None:
@@ -190,7 +191,7 @@ class Histories(RuleBasedStateMachine):
     @rule(by=st.integers(0, 1), keep_last=st.integers(1, 4))
     def cleanup(self, by: int, keep_last: int) -> None:
         kept = [i for i in self.order if i in self.live][-keep_last:]
-        shielded = {*kept, *self.pinned, self.current}
+        shielded = {*kept, *self.pinned, *self.held, self.current}
         doomed = [i for i in self.order if i in self.live and i not in shielded]
         assert self.handles[by].cleanup(JOB, keep_last) == len(doomed)  # I6
         if doomed:
@@ -220,6 +221,18 @@ class Histories(RuleBasedStateMachine):
         (self.pinned.add if is_pin else self.pinned.discard)(id_)
         self.count(int(changed))
 
+    @rule(by=st.integers(0, 1), id_=known, is_hold=st.booleans())
+    def hold(self, by: int, id_: str, is_hold: bool) -> None:
+        manager = self.handles[by]
+        try:
+            changed = (manager.hold if is_hold else manager.release)(JOB, id_)
+        except UnknownCheckpoint:
+            assert id_ not in self.live
+            return
+        assert changed == ((id_ in self.held) != is_hold)
+        (self.held.add if is_hold else self.held.discard)(id_)
+        self.count(int(changed))
+
     @rule(by=st.integers(0, 1), is_closed=st.booleans())
     def open_again(self, by: int, is_closed: bool) -> None:
         """Take a new handle; the old one is closed, or dropped as if it had died."""
@@ -247,6 +260,7 @@ class Histories(RuleBasedStateMachine):
                 self.live[i].parent for i in expected
             ]
             assert {i.checkpoint_id for i in infos if i.pinned} == self.pinned
+            assert {i.checkpoint_id for i in infos if i.held} == self.held
             current = manager.current(JOB)
             assert (current and current.checkpoint_id) == self.current
             assert manager.seq(JOB) == self.events  # I3

@@ -7,7 +7,10 @@ not in the table is a failure like any other.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Exit(IntEnum):
@@ -36,6 +39,7 @@ EXIT_OF_CODE = {
     "stale_plan": Exit.CONFLICT,
     "job_running": Exit.CONFLICT,
     "protected": Exit.PROTECTED,
+    "held": Exit.PROTECTED,
     "damaged": Exit.DAMAGED,
     "unreadable": Exit.DAMAGED,
     "plaintext_refused": Exit.DAMAGED,
@@ -51,6 +55,9 @@ EXIT_OF_CODE = {
     "invalid_state": Exit.ERROR,
     "state_too_large": Exit.ERROR,
     "newer_format": Exit.ERROR,
+    "newer_state": Exit.ERROR,
+    "no_migration": Exit.ERROR,
+    "migration_failed": Exit.ERROR,
     "storage_failed": Exit.ERROR,
     "no_space": Exit.ERROR,
     "read_only": Exit.ERROR,
@@ -62,11 +69,12 @@ EXIT_OF_CODE = {
 
 
 class Problem(NamedTuple):
-    """Why an answer is not a plain success."""
+    """Why an answer is not a plain success; `details` are for programs."""
 
     code: str
     message: str
     hint: str | None = None
+    details: Mapping[str, str | None] | None = None
 
     @property
     def exit(self) -> Exit:

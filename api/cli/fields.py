@@ -22,6 +22,7 @@ def checkpoint_fields(info: CheckpointInfo) -> dict[str, Any]:
         "timestamp": stamp(info.timestamp),
         "tags": list(info.tags),
         **({"metadata_problem": problem} if problem else {}),
+        "held": info.held and {**info.held._asdict(), "since": stamp(info.held.since)},
     }
 
 

@@ -33,6 +33,8 @@ _MODULE_OF_VERB = {
     "undelete": "removing",
     "pin": "removing",
     "unpin": "removing",
+    "hold": "removing",
+    "release": "removing",
     "cleanup": "removing",
     "compact": "compacting",
     "forget": "compacting",
@@ -131,7 +133,7 @@ def _problem_of(exc: Exception) -> Problem:
         case Failure():
             problem = exc.problem
         case MilepostError():
-            problem = Problem(exc.code, str(exc), exc.hint)
+            problem = Problem(exc.code, str(exc), exc.hint, exc.details)
         case click.Abort():
             problem = Problem("interrupted", "interrupted")
         case click.ClickException():

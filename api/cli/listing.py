@@ -40,6 +40,7 @@ class _Listed(NamedTuple):
             ",".join(info.tags),
             info.pinned,
             self.is_current,
+            info.held is not None,
         )
 
 
@@ -52,6 +53,7 @@ _LIST_COLUMNS = (
     "tags",
     "pinned",
     "current",
+    "held",
 )
 _JOB_COLUMNS = (
     "job_id",

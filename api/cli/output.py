@@ -177,12 +177,16 @@ def _write_json(answer: dict[str, Any], problem: Problem | None) -> None:
 
     answer["error"] = None
     if problem is not None:
-        code, message, hint = problem
+        code, message, hint, details = problem
         answer["error"] = {
             "code": code,
             "message": _encodable(message),
             "hint": hint and _encodable(hint),
         }
+        if details:
+            answer["error"]["details"] = {
+                k: v and _encodable(v) for k, v in details.items()
+            }
     _write_data(visible_json(orjson.dumps(answer).decode()) + "\n")
 
 

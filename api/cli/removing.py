@@ -11,11 +11,12 @@ from api.cli.exits import Failure
 from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
 from api.cli.selectors import AtSeq, WithId, parse_selector, resolve
 from api.cli.targets import Target, job_argument, require_job, target_argument
+from journal.clock import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal import CheckpointManager
+    from journal import CheckpointInfo, CheckpointManager
 
 _CLEANUP_COLUMNS = ("checkpoint_id", "seq", "verdict", "reasons")
 
@@ -44,13 +45,12 @@ def delete_verb(
     """Delete one checkpoint.
 
     `undelete` brings it back until its trash period ends.  The journal
-    keeps that it existed, who deleted it, and why.
+    keeps that it existed, who deleted it, and why.  One that is held stays.
     """
     with frame.open_to_write() as manager:
         info = resolve(manager, target)
-        if dry_run and info.pinned and not force:
-            msg = f"{info.checkpoint_id} of job {info.job_id!r} is pinned"
-            raise Failure("protected", msg, "--force would delete it all the same")
+        if dry_run:
+            _refuse_protected(info, force=force)
         if not dry_run and not manager.delete(
             info.job_id,
             info.checkpoint_id,
@@ -70,6 +70,27 @@ def delete_verb(
     word = "purge" if purge else "delete"
     done = f"would {word}" if dry_run else f"{word}d"
     return Answer(data, None, (f"{done} {info.checkpoint_id} of job {info.job_id}",))
+
+
+def _refuse_protected(info: CheckpointInfo, *, force: bool) -> None:
+    """Refuse what `delete` would refuse.
+
+    Raises:
+        OnHold: held, by whom, since when and why.
+        Failure: protected.
+    """
+    from journal.errors import OnHold
+
+    if (hold := info.held) is not None:
+        raise OnHold(
+            info.checkpoint_id,
+            held_by=hold.actor,
+            held_since=stamp(hold.since),
+            reason=hold.reason,
+        )
+    if info.pinned and not force:
+        msg = f"{info.checkpoint_id} of job {info.job_id!r} is pinned"
+        raise Failure("protected", msg, "--force would delete it all the same")
 
 
 @verb("undelete", example="milepost undelete etl-daily@3")
@@ -148,8 +169,48 @@ def _pinned(job_id: str, checkpoint_id: str, word: str, *, has_changed: bool) ->
         "pinned": word == "pinned",
         "changed": has_changed,
     }
-    done = word if has_changed else f"was {word} already:"
-    return Answer(data, None, (f"{done} {checkpoint_id} of job {job_id}",))
+    return Answer(data, None, (_said(word, data),))
+
+
+@verb("hold", example="milepost hold etl-daily@latest --reason 'case 4711'")
+@target_argument(needs_selector=True)
+@_reason_option
+def hold_verb(frame: Frame, target: Target, reason: str | None) -> Answer:
+    """Keep a checkpoint from being removed.
+
+    No policy removes it, and nobody can delete it, not even with --force,
+    until it is released.  The journal keeps who holds it, and why.
+    """
+    with frame.open_to_write() as manager:
+        info = resolve(manager, target)
+        has_changed = manager.hold(info.job_id, info.checkpoint_id, reason=reason)
+    return _held(info.job_id, info.checkpoint_id, "held", has_changed=has_changed)
+
+
+@verb("release", example="milepost release etl-daily@latest")
+@target_argument(needs_selector=True)
+@_reason_option
+def release_verb(frame: Frame, target: Target, reason: str | None) -> Answer:
+    """End the hold on a checkpoint, whoever began it."""
+    with frame.open_to_write() as manager:
+        info = resolve(manager, target)
+        has_changed = manager.release(info.job_id, info.checkpoint_id, reason=reason)
+    return _held(info.job_id, info.checkpoint_id, "released", has_changed=has_changed)
+
+
+def _held(job_id: str, checkpoint_id: str, word: str, *, has_changed: bool) -> Answer:
+    data = {
+        "job_id": job_id,
+        "checkpoint_id": checkpoint_id,
+        "held": word == "held",
+        "changed": has_changed,
+    }
+    return Answer(data, None, (_said(word, data),))
+
+
+def _said(word: str, data: dict[str, object]) -> str:
+    done = word if data["changed"] else f"was {word} already:"
+    return f"{done} {data['checkpoint_id']} of job {data['job_id']}"
 
 
 @verb("cleanup", example="milepost cleanup etl-daily --keep-last 2 --dry-run")
@@ -175,7 +236,7 @@ def cleanup_verb(
 ) -> Answer:
     """Delete all but the newest checkpoints of a job.
 
-    Pinned ones and the current one stay besides.
+    Held and pinned ones and the current one stay besides.
     """
     with frame.open_to_write() as manager:
         require_job(manager, Target(job, None))

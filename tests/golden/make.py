@@ -1,9 +1,17 @@
-"""Write the golden store: a small store of format 1 that every later version must read.
+"""Write the golden store of the current schema, which every later version must read.
 
-    python tests/golden/make.py FOLDER
+    python tests/golden/make.py             # writes v<SCHEMA_VERSION>/ and its .json
+    python tests/golden/make.py --describe  # only the .json files, from the bytes
 
-It was run once; `v1/` and `v1.json` are its output, committed as bytes.  Clock and
-randomness are fixed, so a run today shows whether today's code still writes the same.
+A store is written once, with the first release of its schema, and committed as bytes:
+from then on `v1/` stays as it is.  Until that release a new type of event belongs into
+it: let `write` bring it about, remove `v1/` and `v1.json`, run the script.  Raising
+`SCHEMA_VERSION` asks for a store of its own and for lines in `journal/upcasts.py`.
+
+What a store amounts to (`v1.json`) may be told in more words later, say by a new field
+of `CheckpointInfo`: then `--describe`, and read the difference before you commit it.
+Clock and randomness are fixed, so a run today shows whether today's code still writes
+the same.
 """
 
 from __future__ import annotations
@@ -12,13 +20,16 @@ import contextlib
 import hashlib
 import itertools
 import json
+import shutil
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from journal import CheckpointManager, Policy
+from journal.events import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +96,7 @@ def _save_everything(manager: CheckpointManager) -> str:
 
 def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> None:
     second = manager.save("orders", "transform", {"rows": 1100})
+    manager.register_migration("etl", "1.4", "1.5", dict)
     manager.restore("orders", first, actor="token:ops")
     clock.turn()
     manager.save("orders", "transform", {"rows": 1150})
@@ -92,6 +104,9 @@ def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> 
     manager.undelete("orders", second)
     manager.pin("orders", second, reason="for the audit")
     manager.unpin("orders", second)
+    manager.hold("orders", second, reason="case 4711", actor="token:legal")
+    manager.hold("orders", first)
+    manager.release("orders", first, reason="case closed")
     for rows in range(4):
         clock.turn()
         manager.save("orders", "load", {"rows": rows})
@@ -140,10 +155,20 @@ def describe(folder: Path) -> dict[str, Any]:
         return described
 
 
+def record(store: Path) -> None:
+    """Write down what the store amounts to, beside it; the store is only read."""
+    with tempfile.TemporaryDirectory() as folder:
+        copied = shutil.copytree(store, Path(folder) / store.name)
+        text = json.dumps(describe(copied), indent=1, ensure_ascii=False)
+    store.with_name(f"{store.name}.json").write_text(text + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    if (target / "v1").exists():
-        sys.exit(f"{target / 'v1'} is there: golden files are written once")
-    write(target / "v1")
-    text = json.dumps(describe(target / "v1"), indent=1, ensure_ascii=False)
-    (target / "v1.json").write_text(text + "\n", encoding="utf-8")
+    target = Path(__file__).parent
+    newest = target / f"v{SCHEMA_VERSION}"
+    if sys.argv[1:] != ["--describe"]:
+        if newest.exists():
+            sys.exit(f"{newest} is there: golden files are written once")
+        write(newest)
+    for found in target.glob("v*[0-9]"):
+        record(found)
