@@ -16,7 +16,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test slow quick lint bench clean
+.PHONY: help setup demo test slow crash quick lint bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test: lint ## lint, types, imports, and all tests but the slow ones
 
 slow: $(STAMP) ## the long tests: kill loops, a thousand random histories
 	@$(PYTHON) -m pytest -m slow -n $(WORKERS) $(TEST_ARGS)
+
+crash: $(STAMP) ## every legal disk after a crash, over a million of them
+	@$(PYTHON) -m pytest -n $(WORKERS) --crash-states 60000 tests/crash $(TEST_ARGS)
 
 quick: $(STAMP) ## the tests alone, without linters and types (TEST_ARGS="-k retention")
 	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)

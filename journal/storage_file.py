@@ -95,10 +95,9 @@ class FileStorage:
         try:
             known = self.store_id
             found = self._create() if known is None else known
-            if known is not None:
-                # Whoever made it may have died before it synced these.
-                for folder in (self.root, self.root.parent):
-                    self._disk.sync_folder(folder)
+            # Whoever made the folder, or the store, may have died before it synced these.
+            for folder in (self.root, self.root.parent):
+                self._disk.sync_folder(folder)
         except OSError as exc:
             if isinstance(exc, MilepostError):
                 raise

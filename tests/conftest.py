@@ -47,6 +47,43 @@ def manager(root: Path, clock: Clock) -> Iterator[CheckpointManager]:
         yield made
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("crash states")
+    group.addoption(
+        "--crash-states",
+        type=int,
+        default=8000,
+        help="how many states at most to visit in each workload",
+    )
+    group.addoption("--crash-seed", type=int, default=1, help="which, and their ids")
+
+
+@pytest.fixture
+def crash_states(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--crash-states"))
+
+
+@pytest.fixture
+def crash_seed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--crash-seed"))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    counts = [
+        count
+        for report in terminalreporter.getreports("passed")
+        for name, count in report.user_properties
+        if name == "crash_states" and isinstance(count, int)
+    ]
+    if counts:
+        seed = config.getoption("--crash-seed")
+        terminalreporter.write_line(
+            f"crash states: {sum(counts)} in {len(counts)} workloads, seed {seed}"
+        )
+
+
 def _complain_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Where everything must run, a test that could not is a test that failed."""
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""

@@ -108,7 +108,7 @@ def test_a_pipe_that_closes_early_is_quiet() -> None:
 
     assert done.out == (
         "seq\tcheckpoint_id\tstep_name\ttimestamp\tstored_bytes\ttags\tpinned\tcurrent"
-        "\n0\n"
+        "\theld\n0\n"
     )
     assert done.err == ""
 
@@ -297,7 +297,7 @@ def test_every_example_works_as_it_stands(line: str, store: Path, folder: Path) 
 
     assert done.code == 0, done.err
     assert done.out + done.err
-    assert len(ids_of(store)) >= 2
+    assert len(ids_of(store)) >= 2 or line.startswith("milepost forget")
 
 
 def in_shell(script: str) -> Done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from journal import ids
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
 
 STORE = "/disk/store"
 _REPAIRED = b'"type":"job.repaired"'
+_COMPACTED = b'"type":"job.compacted"'
+_STATE = b'{"state":'
+
+
+@lru_cache(maxsize=8192)
+def events_of(content: bytes) -> bytes:
+    """Return a journal's bytes without its whole state lines.
+
+    A compaction drops these or tells them anew; events stay for ever, and an event that
+    stands without its state is found by restoring.
+    """
+    *lines, rest = content.split(b"\n")
+    kept = [line + b"\n" for line in lines if not line.startswith(_STATE)]
+    return b"".join(kept) + rest
 
 
 class Violation(AssertionError):
@@ -93,12 +108,12 @@ def job_at(path: str) -> str | None:
 class Ledger:
     """Every journal content that whole writes make, and what each must show.
 
-    A content is the journal's bytes from the first.  Lines are chained by hash, so equal
+    A content is `events_of` the journal's bytes.  Lines are chained by hash, so equal
     contents are equal histories, and a check is a comparison of bytes.
 
     Args:
         parent: what was issued before a crash; what is issued after stays here.
-    """  # noqa: E501
+    """
 
     def __init__(self, parent: Ledger | None = None) -> None:
         self.listings: dict[bytes, Listing | None] = (
@@ -111,30 +126,45 @@ class Ledger:
 
     def issue(self, before: bytes, data: bytes, *, is_recovery: bool) -> None:
         """Take down that a program appends `data` to a journal that holds `before`."""
-        content = before + data
+        content = events_of(before + data)
         if content in self.listings and not before.endswith(b"\n") and data == b"\n":
             return  # recovery finishes a line
-        if before and before not in self.listings:
+        if before and self.whole_part(before) != before:
             raise Violation(f"written behind what is no whole write: {before[-80:]!r}")
+        before = events_of(before)
         lines = data.splitlines()
         if is_recovery and all(_REPAIRED in line for line in lines):
             self.listings[content] = self.listings.get(before)
         else:
             self.listings.setdefault(content, None)
 
+    def replaced(self, content: bytes) -> None:
+        """Take down that a journal is now this file: what was, and that it was so."""
+        events = events_of(content)
+        if not events or events in self.listings:
+            return
+        known = max(
+            (k for k in self.listings if events.startswith(k)), key=len, default=b""
+        )
+        added = events[len(known) :].splitlines()
+        if not all(_COMPACTED in line for line in added):
+            raise Violation(f"replaced by what never was: {added}")
+        self.listings[events] = self.listings.get(known)
+
     def expect(self, content: bytes, listing: Listing) -> None:
         """Take down what a job whose journal is `content` was seen to hold."""
         self.listings[content] = listing
 
     def whole_part(self, content: bytes) -> bytes:
-        """Return the longest run of whole writes that `content` begins with."""
-        if content in self.listings:
-            return content
-        best = b""
-        for known in self.listings:
-            if len(known) > len(best) and content.startswith(known):
-                best = known
-        return best
+        """Return the longest run of whole writes that a journal begins with."""
+        end = content.rfind(b"\n") + 1
+        while end:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            is_event = not content.startswith(_STATE, start)
+            if is_event and events_of(content[:end]) in self.listings:
+                return content[:end]
+            end = start
+        return b""
 
     def check_content(self, job: str, content: bytes, promise: Promise) -> None:
         """Check what a job shows against what was issued and promised."""
@@ -156,9 +186,15 @@ class Ledger:
     def check_states(
         self, manager: CheckpointManager, view: JobView, content: bytes
     ) -> None:
-        """Check the list, the current checkpoint and every state of a job."""
+        """Check the list, the current checkpoint and every state of a job.
+
+        Args:
+            manager: who answers.
+            view: what it knows.
+            content: the journal's bytes, state lines and all.
+        """
         job = view.job_id
-        expected, found = self.listings.get(content), listing_of(view)
+        expected, found = self.listings.get(events_of(content)), listing_of(view)
         if expected is not None and found != expected:
             raise Violation(f"{job}: holds {found}, not {expected}")
         # Equal bytes restore equally: all of them once, the newest always.
@@ -189,12 +225,21 @@ class Ledger:
         for path, (_, content) in world.contents().items():
             if job_at(path) is None:
                 continue
-            if content in self.listings or content + b"\n" in self.listings:
+            if content in (
+                self.whole_part(content),
+                self.whole_part(content + b"\n")[:-1],
+            ):
                 continue
             tail = content[len(self.whole_part(content)) :]
             if tail:
                 found.append(tail)
         return tuple(found)
+
+    def check_leftovers(self, world: World) -> None:
+        """Check that no compaction that died has left its file behind."""
+        for path in world.contents():
+            if path.endswith(".copy"):
+                raise Violation(f"{path} is still there")
 
     def check_side_files(self, world: World) -> None:
         """Check that what was cut is kept, and that a journal names where."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from explore import Budget, Explorer
-from known import mended
 from ledger import Violation
 from rewrite import Rewrite, rewritten
 from session import seeded
 from workloads import record
 
 from journal import event_codec, head, index, recovery
+from journal.compaction import Compactor
 from journal.head_file import HeadFile
+from journal.journal_copy import JournalCopy
 from journal.journal_file import JournalFile
 from journal.reader import CheckpointReader
+from journal.storage_file import FileStorage
 from journal.store import Store
 
 _BOUND = 12_000
@@ -44,7 +46,7 @@ class Verdict(NamedTuple):
 def hunt(mutant: Mutant, *, seed: int, bound: int = _BOUND) -> Verdict:
     """Explore `mutant` until a promise breaks or `bound` states were visited."""
     explorer = Explorer(states=bound, seed=seed, is_hard=True)
-    with seeded(seed), mended(), rewritten(*mutant.rewrites):
+    with seeded(seed), rewritten(*mutant.rewrites):
         try:
             recording = record(mutant.workload)
             if mutant.is_rot:
@@ -103,8 +105,7 @@ MUTANTS: dict[str, Mutant] = {
             Rewrite(
                 JournalFile.append,
                 "self._write(file, data, shown.size)",
-                "self._write(file, data, shown.size); "
-                "self._move_head(extent, synced=extent)",
+                "self._write(file, data, shown.size); self._head.put(head, slot)",
             ),
         ),
         "save",
@@ -242,7 +243,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 CheckpointReader.latest,
-                "self._infos(view, [view.latest])[0]",
+                "self._info_of(view, view.latest)",
                 "self._infos(view, [e for e in view.checkpoints.values()"
                 " if e.seq not in view.faults][-1:])[0]",
             ),
@@ -322,6 +323,99 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
         "save",
+    ),
+    # -- compaction
+    "a compaction without file sync": Mutant(
+        (Rewrite(JournalCopy.place, "self.file.sync(metadata=True)", _NOTHING),),
+        "compact",
+    ),
+    "a compaction without folder sync": Mutant(
+        (
+            Rewrite(
+                JournalFile.replace,
+                "self._disk.sync_folder(self._folders.journals)",
+                _NOTHING,
+            ),
+        ),
+        "compact",
+    ),
+    "a compaction drops an event line": Mutant(
+        (
+            Rewrite(
+                Compactor.lines_of,
+                "        self.dropped += 1\n        return event_line\n",
+                "        self.dropped += 1\n        return b''\n",
+            ),
+        ),
+        "compact",
+    ),
+    "a compaction drops a live delta's base": Mutant(
+        (
+            Rewrite(
+                Compactor._kept,
+                "self._depths.get(parts.base)",
+                "self._depths.get(parts.base, 0)",
+            ),
+        ),
+        "compact",
+    ),
+    "a compaction drops what is live": Mutant(
+        (
+            Rewrite(
+                Compactor.lines_of, "if seq in self._drop:", "if seq in self._live:"
+            ),
+        ),
+        "compact",
+    ),
+    "a compaction that died leaves its file": Mutant(
+        (
+            Rewrite(
+                JournalFile._first_look,
+                "journal_copy.remove_leftover(self._disk, self._copy_path)",
+                _NOTHING,
+            ),
+        ),
+        "compact",
+    ),
+    "a stale head makes a compacted tail look torn": Mutant(
+        (
+            Rewrite(
+                JournalFile._settle_tail,
+                "states_may_be_gone=head.inode != found.inode",
+                "states_may_be_gone=False",
+            ),
+        ),
+        "compact",
+    ),
+    # -- names and marks that come back
+    "a poison mark that came back cuts what followed": Mutant(
+        (
+            Rewrite(
+                JournalFile._on_the_medium,
+                "if head.inode == file.stat().inode:",
+                "if True:",
+            ),
+        ),
+        "failed sync, nothing arrived",
+    ),
+    "the name of side/ is never synced": Mutant(
+        (
+            Rewrite(
+                JournalFile._keep_aside,
+                "self._disk.sync_folder(self._folders.root)",
+                _NOTHING,
+            ),
+        ),
+        "repair",
+    ),
+    "a store that was found is taken for durable": Mutant(
+        (
+            Rewrite(FileStorage.create, "self._disk.sync_folder(folder)", _NOTHING),
+            Rewrite(
+                JournalFile._first_look, "self._disk.sync_folder(folder)", _NOTHING
+            ),
+        ),
+        "take over a creation",
     ),
     "stale head answered with an older checkpoint": Mutant(
         (

@@ -8,8 +8,16 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from known import FIRST_LOOKS_MAY_LAG
-from ledger import STORE, Ledger, Promise, Violation, job_at, journal_path, listing_of
+from ledger import (
+    STORE,
+    Ledger,
+    Promise,
+    Violation,
+    events_of,
+    job_at,
+    journal_path,
+    listing_of,
+)
 from simdisk import SimDisk, SimPath, World
 
 from journal import CheckpointManager
@@ -92,8 +100,12 @@ class Session:
         self.world.observer = self._happened
         self.world.announce = self._announced
 
-    def _announced(self, path: str, before: bytes, data: bytes) -> None:
-        if job_at(path) is not None:
+    def _announced(self, path: str, before: bytes | None, data: bytes) -> None:
+        if job_at(path) is None:
+            return
+        if before is None:
+            self.ledger.replaced(data)
+        else:
             self.ledger.issue(before, data, is_recovery=self._is_recovery)
 
     def _happened(self, kind: str, path: str) -> None:
@@ -128,7 +140,9 @@ class Session:
         is_durable = self.durability == "always"
         for manager in self._managers:  # another thread of the same process
             for job, known in list(manager._store._jobs.items()):
-                content = self.content(job)[: known.view.end]
+                if known.inode != self.world.find(journal_path(job)):
+                    continue  # it has yet to notice that the journal was replaced
+                content = events_of(self.content(job)[: known.view.end])
                 self.promise = self.promise.with_(job, content, is_durable=is_durable)
         for job in {*self.promise.live, *self._managed_jobs()}:
             world = self.world.copy(keep_locks=True)
@@ -137,9 +151,9 @@ class Session:
             manager = open_on(world, self.durability, self.now)
             view = manager._store.view(job)
             if not changed:  # else it recovered, in a life of its own
-                content = self.content(job)[: view.end]
-                if FIRST_LOOKS_MAY_LAG and self.promise.lags(job, content):
-                    continue
+                content = events_of(self.content(job)[: view.end])
+                if self.promise.lags(job, content):
+                    continue  # docs/recovery.md: a first look beside a recovery
                 self.ledger.check_content(job, content, self.promise)
                 self.promise = self.promise.with_(job, content, is_durable=is_durable)
 
@@ -156,8 +170,9 @@ class Session:
     def acknowledge(self, manager: CheckpointManager, job: str) -> None:
         """Promise what a manager has just answered."""
         view = manager._store._jobs[job].view
-        content = self.content(job)
-        if content not in self.ledger.listings or len(content) != view.end:
+        content = events_of(self.content(job))
+        is_whole = len(self.content(job)) == view.end
+        if content not in self.ledger.listings or not is_whole:
             raise Violation(f"{job}: answered, but its journal is not whole")
         self.ledger.expect(content, listing_of(view))
         self.promise = self.promise.with_(
@@ -182,13 +197,13 @@ class Session:
     def refuse(self, job: str) -> None:
         """Take down that the last write was answered with "nothing was written"."""
         content = max(self.ledger.listings, key=len)
-        assert content != self.content(job)
+        assert content != events_of(self.content(job))
         self.promise = self.promise._replace(refused=(*self.promise.refused, content))
 
     def look(self, manager: CheckpointManager, job: str) -> None:
         """Read a job and check all that it shows."""
         view, content = self.glance(manager, job)
-        self.ledger.check_states(manager, view, content)
+        self.ledger.check_states(manager, view, self.content(job)[: view.end])
         self.promise = self.promise.with_(
             job, content, is_durable=self.durability == "always"
         )
@@ -209,13 +224,9 @@ class Session:
         content = self.content(job)[: view.end]
         if view.seq and not content.endswith(b'"%b"}\n' % str(view.hash).encode()):
             raise Violation(f"{job}: its index is not what is in its journal")
+        content = events_of(content)
         self.ledger.check_content(job, content, self.promise)
         return view, content
-
-    def check_told(self, job: str, reason: str) -> None:
-        """Check that the journal tells of a repair."""
-        if b'"reason":"%b"' % reason.encode() not in self.content(job):
-            raise Violation(f"{job}: no job.repaired tells of {reason}")
 
     def quiet(self) -> None:
         """Let all of it reach the disk; what came before is not explored."""

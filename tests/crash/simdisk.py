@@ -128,7 +128,8 @@ class World:
 
     Attributes:
         observer: called after each operation that changes anything, with what it was.
-        announce: called with path and whole content before bytes are appended.
+        announce: called with path, whole content and what comes, before bytes are
+            appended; with None for the content before another file takes the path.
         faults: what will go wrong.
         is_cache_sticky: the kernel ignores the advice to drop its cache.
     """
@@ -140,9 +141,10 @@ class World:
         self.locks: dict[int, object] = {}
         self.faults: list[Fault] = []
         self.paths: dict[str, int] | None = None
+        self.renamed: dict[int, str] = {}
         self.is_cache_sticky = False
         self.observer: Callable[[str, str], None] | None = None
-        self.announce: Callable[[str, bytes, bytes], None] | None = None
+        self.announce: Callable[[str, bytes | None, bytes], None] | None = None
 
     def copy(self, *, keep_locks: bool = False) -> World:
         """Return the same machine; without its locks: all its processes were killed."""
@@ -153,6 +155,7 @@ class World:
         new.locks = self.locks.copy() if keep_locks else {}
         new.faults = []
         new.paths = self.paths
+        new.renamed = self.renamed.copy()
         new.is_cache_sticky = self.is_cache_sticky
         new.observer = None
         new.announce = None
@@ -250,9 +253,13 @@ class SimFile:
     def __init__(self, disk: SimDisk, path: str, inode: int, *, writes: bool) -> None:
         self._disk = disk
         self._world = disk.world
-        self._path = path
+        self._opened_as = path
         self._inode = inode
         self._writes = writes
+
+    @property
+    def _path(self) -> str:
+        return self._world.renamed.get(self._inode, self._opened_as)
 
     def stat(self) -> Stat:
         """See `File.stat`."""
@@ -415,6 +422,9 @@ class SimDisk:
     def rename(self, source: Path, target: Path) -> None:
         """See `Disk.rename`."""
         inode = self._must_find(source)
+        if self.world.announce is not None and inode in self.world.files:
+            self.world.announce(str(target), None, self.world.files[inode].seen)
+        self.world.renamed[inode] = str(target)
         self._name("rename", target, Naming(target.name, inode, source.name))
 
     def link(self, source: Path, target: Path) -> None:

@@ -1,0 +1,46 @@
+"""Every legal disk after a crash, and what must hold on each; tests/crash/README.md."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from explore import Budget, Explorer
+from mutants import MUTANTS, hunt
+from session import seeded
+from workloads import WORKLOADS, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Recoveries log what they cut: a hundred thousand times here."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_no_crash_loses_what_was_acknowledged_or_shown(
+    name: str,
+    crash_states: int,
+    crash_seed: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """I1, I2, I4, I5, I7 after a power cut or a kill at any operation of a workload."""
+    explorer = Explorer(states=crash_states, seed=crash_seed, is_hard=True)
+    with seeded(crash_seed), suppress(Budget):
+        explorer.explore(record(name), in_any_order=True)
+        explorer.deepen()
+    record_property("crash_states", explorer.count)
+    assert explorer.count > 1000
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_rule_that_is_broken_is_found_out(name: str, crash_seed: int) -> None:
+    assert hunt(MUTANTS[name], seed=crash_seed).violation is not None
