@@ -47,7 +47,7 @@ def lift(event: dict[str, Any]) -> dict[str, Any]:
         AttributeError, KeyError, TypeError, ValueError: it is not what its schema says.
     """
     version = event["v"]
-    if not isinstance(version, int) or not _is_known(version):
+    if not _is_known(version):
         return event
     fact = Fact(event["type"], event["data"])
     while version < SCHEMA_VERSION:

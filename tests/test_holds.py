@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import NOW
@@ -11,7 +11,9 @@ from test_cli_harness import JOB, call, folder, store, types_of
 from test_events import Draft, append_as_newer
 
 from api.app import create_app
-from journal import CheckpointManager, Hold, Policy, errors, retention
+from journal import CheckpointManager, Hold, Policy, errors, index, retention
+from journal.event_codec import STATE_MISSING
+from journal.index import JobView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +160,30 @@ def test_undeleted_it_is_held_as_before(
     clock.now = clock.now.replace(year=2030, month=1, day=1)
     assert manager.undelete("job", ids[1]) is True
     assert manager.list("job")[1].held == Hold(BY, NOW, "case 4711")
+
+
+def test_a_hold_on_what_is_not_there_is_damage(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    manager.save("job", "a", {})
+    append_as_newer(root, Draft("checkpoint.held", data={"checkpoint_id": "x"}))
+    fresh = CheckpointManager(root, clock=clock)
+    with fresh, pytest.raises(errors.DamagedJournal, match="'x' is not there"):
+        fresh.list("job")
+
+
+def test_a_hold_ends_with_what_a_version_that_knows_no_holds_compacted(
+    manager: CheckpointManager, ids: list[str], root: Path
+) -> None:
+    append_as_newer(root, Draft("checkpoint.deleted", data={"checkpoint_id": ids[1]}))
+    view = JobView("job", None)
+    for event in manager.history("job"):
+        is_gone = event["seq"] == 3
+        index.apply(view, event, 0, 0, STATE_MISSING if is_gone else None)
+    assert [*view.held] == [ids[1]]
+    compacted: Any = {"v": 1, "seq": view.seq + 1, "at": "", "hash": "", "data": {}}
+    index.apply(view, {**compacted, "type": "job.compacted"}, 0, 0)
+    assert view.held == {}
 
 
 # -- over HTTP ----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from faults import journal_of
 from test_events import SUFFIX_BYTES, Draft, append_as_newer, chain, genesis
 
-from journal import CheckpointManager, errors, upcasts
+from journal import CheckpointManager, errors, event_codec, upcasts
 from journal import head as head_codec
 from journal.events import EVENT_TYPES, SCHEMA_VERSION
 from journal.head import Extent, Head
@@ -200,6 +200,15 @@ def test_an_old_event_that_is_not_what_its_schema_says_is_damage(
         with pytest.raises(errors.DamagedJournal, match="an event of schema 0") as it:
             manager.list("job")
         assert (it.value.line, "KeyError" in it.value.found) == (4, True)
+
+
+@pytest.mark.usefixtures("schema_0")
+def test_where_a_malformed_old_event_stands_is_still_told() -> None:
+    """Behind damage it proves a later write, whatever is in it: never cut it."""
+    line = b'{"v":0,"seq":7,"type":"checkpoint.deleted","data":[],"hash":"%b"}'
+    event = event_codec.peek(line % (b"0" * 64))
+    assert event is not None
+    assert event["seq"] == 7
 
 
 @pytest.mark.usefixtures("schema_0")
