@@ -95,7 +95,7 @@ class FileStorage:
         try:
             known = self.store_id
             found = self._create() if known is None else known
-            # Whoever made the folder, or the store, may have died before it synced these.
+            # Whoever made them may have died before it synced their names.
             for folder in (self.root, self.root.parent):
                 self._disk.sync_folder(folder)
         except OSError as exc:
