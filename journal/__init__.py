@@ -11,7 +11,7 @@ Importing this package starts nothing and reads neither environment nor configur
 
 from journal import errors
 from journal.checkpoints import CheckpointManager
-from journal.compaction import Compaction
+from journal.compaction import Compaction, Threshold
 from journal.diff import Change
 from journal.events import Event
 from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
@@ -34,6 +34,7 @@ __all__ = [
     "MemoryStorage",
     "Plan",
     "Policy",
+    "Threshold",
     "Verdict",
     "errors",
 ]

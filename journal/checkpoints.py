@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from journal import compaction, ids, retention, state_codec, state_json, state_proof
 from journal.batch import Batch
 from journal.clock import stamp
+from journal.compaction import Threshold
 from journal.delta import Link
 from journal.errors import Conflict, InvalidArgument, OnHold, Protected, StalePlan
 from journal.reader import CheckpointReader
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _MAX_REMOVED_PER_EVENT = 10_000
 _MAX_TAGS = 64
 _PINS = frozenset({"checkpoint.pinned", "checkpoint.unpinned"})
+_ALWAYS = Threshold()
 _PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
 
 
@@ -450,13 +452,26 @@ class CheckpointManager(CheckpointReader):
         entry = self._entry(view, checkpoint_id)
         return entry, self._event_of(view, entry), self._open(view, entry)
 
-    def compact(self, job_id: str, *, actor: str | None = None) -> Compaction | None:
+    def compact(
+        self,
+        job_id: str,
+        *,
+        actor: str | None = None,
+        threshold: Threshold = _ALWAYS,
+        rewrap: bool = False,
+    ) -> Compaction | None:
         """Rewrite the job's journal without the states that have to go.
 
         These are the states of deleted checkpoints whose trash period has ended, or
         that were purged; and bytes that a recovery kept aside, after the same period.
         No event goes: the record stays, the disk space is free, nobody is kept
         waiting but for a moment.
+
+        Args:
+            job_id: which.
+            actor: who asks for it, if not the manager.
+            threshold: what makes it worth while; by default, any state that is due.
+            rewrap: do it in any case, so that the current key wraps all that stays.
 
         Returns:
             What was done, None if there was nothing to do.
@@ -472,12 +487,17 @@ class CheckpointManager(CheckpointReader):
         def expired(view: JobView) -> list[str]:
             return sorted(n for n, at in view.side_files.items() if at <= latest)
 
-        ids.check_job_id(job_id)
+        def is_worth(view: JobView, drop: frozenset[int]) -> bool:
+            return rewrap or threshold.is_met(view, drop, now, self.trash_seconds)
+
+        if self._view(job_id).seq == 0:
+            return None
         try:
             return self._store.compact(
                 job_id,
                 partial(compaction.due, now=now, trash_seconds=self.trash_seconds),
                 expired,
+                is_worth,
                 self._who(actor),
                 self._vault,
             )

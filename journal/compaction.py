@@ -61,6 +61,35 @@ def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
     return sum(view.places[seq].size for seq in drop)
 
 
+class Threshold(NamedTuple):
+    """When a compaction is worth its work.
+
+    Attributes:
+        min_bytes: as much at least would be freed,
+        min_fraction: and as much of the journal.
+        erase_within_seconds: or a state is out of its trash period for that long.
+    """
+
+    min_bytes: int = 0
+    min_fraction: float = 0.0
+    erase_within_seconds: float = 0.0
+
+    def is_met(
+        self, view: JobView, drop: Collection[int], now: datetime, trash_seconds: float
+    ) -> bool:
+        """Tell whether dropping `drop` is worth rewriting the journal."""
+        if not drop:
+            return False
+        latest = now - timedelta(seconds=trash_seconds + self.erase_within_seconds)
+        is_late = any(
+            trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest
+            for trashed in view.trash.values()
+            if trashed.entry.seq in drop
+        )
+        least = max(self.min_bytes, self.min_fraction * view.end)
+        return is_late or dead_bytes(view, drop) >= least
+
+
 class Compactor:
     """Turns the lines of an old journal into those of the new one, in order.
 

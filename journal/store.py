@@ -522,10 +522,11 @@ class Store:
         job_id: str,
         due: Callable[[JobView], frozenset[int]],
         expired: Callable[[JobView], list[str]],
+        is_worth: Callable[[JobView, frozenset[int]], bool],
         actor: str,
         vault: Vault,
     ) -> Compaction | None:
-        """Rewrite a journal without the states that are due; None if there are none.
+        """Rewrite a journal without the states that are due, if it is worth it.
 
         Readers and writers go on meanwhile; writers wait only while what was written
         last is copied.
@@ -534,6 +535,7 @@ class Store:
             job_id: which job.
             due: says which saves' states go.
             expired: says which side files go.
+            is_worth: says whether to begin, for the states that are due.
             actor: who asks for it.
             vault: the keys at hand.
 
@@ -545,7 +547,7 @@ class Store:
         """
         view = self.readable(job_id)
         drop = due(view)
-        if not drop and not expired(view):
+        if not is_worth(view, drop) and not expired(view):
             return None
         job = self._job(job_id)
         with self.storage.copying(job_id) as copy:

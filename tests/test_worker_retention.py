@@ -97,6 +97,23 @@ def test_the_journal_says_who_removed_by_which_rule(
     assert len(event["data"]["removed"]) == 3
 
 
+def test_removed_states_leave_the_disk_once_they_are_enough_or_late(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a", each=20)
+    few = KEEP_TWO.model_copy(update={"erase_within_seconds": 86_400.0})
+    small = KEEP_TWO.model_copy(update={"compact_min_bytes": 1024})
+    assert worker(manager, clock, small).run_once().freed_bytes == 0  # in the trash
+    clock.turn(days=7, seconds=1)
+    assert worker(manager, clock, few).run_once().freed_bytes == 0  # not worth it yet
+    assert worker(manager, clock, small).run_once().freed_bytes > 1024
+    fill(manager, "b", each=4)
+    worker(manager, clock, few).run_once()
+    clock.turn(days=8, seconds=1)
+    assert worker(manager, clock, few).run_once().freed_bytes > 0  # late  # I9
+    assert [report.ok for report in manager.verify(deep=True)] == [True, True]
+
+
 def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Turned) -> None:
     fill(manager, "a")
     retention = RetentionSettings(min_keep=1, default=Rule(keep_last=2))

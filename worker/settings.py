@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from journal.compaction import Threshold
 from journal.retention import Policy
 from journal.state_json import DEPTH_LIMIT
 from worker import layers, sources
@@ -236,8 +237,22 @@ class RetentionSettings(_Table):
         default=7 * 86_400.0, validation_alias="trash_period"
     )
     max_per_run: int = Field(default=10_000, ge=1, le=10_000_000)
+    compact_min_bytes: Annotated[int, _quantity(size_bytes, "1KiB", "1GiB")] = Field(
+        default=1024 * 1024, validation_alias="compact_min"
+    )
+    compact_fraction: float = Field(default=0.25, ge=0.0, le=1.0)
+    erase_within_seconds: Annotated[float, _quantity(seconds, "0s", "1000y")] = Field(
+        default=7 * 86_400.0, validation_alias="erase_within"
+    )
     default: Rule = Rule()
     rule: list[MatchRule] = []
+
+    @property
+    def compaction(self) -> Threshold:
+        """When a journal is rewritten without the states that have to go."""
+        return Threshold(
+            self.compact_min_bytes, self.compact_fraction, self.erase_within_seconds
+        )
 
     def policy_for(self, job_id: str) -> Policy:
         """Return what to keep of `job_id`: the first rule that matches, or the default.

@@ -1,11 +1,11 @@
-"""What the worker does to a store: for now one task, the retention pass."""
+"""What the worker does to a store: the retention pass, which also frees disk space."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.errors import DamagedJournal, MilepostError, StalePlan
+from journal.errors import Conflict, DamagedJournal, MilepostError, StalePlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,7 @@ class RunReport(NamedTuple):
         started_at: the pass's "now"; every age was counted from here.
         jobs: how many jobs it looked at.
         removed: how many checkpoints it removed, `removed_by_job` of which jobs.
+        freed_bytes: how much shorter journals are without removed states.
         failed: how many jobs raised; damaged ones are counted in `damaged` instead.
         problems: the first hundred of both.
         resume_after: set if `max_per_run` ended the pass: the job it ended with.
@@ -47,6 +48,7 @@ class RunReport(NamedTuple):
     jobs: int
     removed: int
     removed_by_job: dict[str, int]
+    freed_bytes: int
     failed: int
     damaged: int
     problems: tuple[JobProblem, ...]
@@ -64,6 +66,8 @@ class RunReport(NamedTuple):
     def line(self) -> str:
         """The report in one line."""
         text = f"retention {self.outcome}: {self.removed} removed, {self.jobs} jobs"
+        if self.freed_bytes:
+            text += f", {self.freed_bytes} bytes freed"
         if self.resume_after is not None:
             text += ", more to remove next time"
         if self.problems:
@@ -79,7 +83,7 @@ class _Tally:
     """Counts of a pass that is under way."""
 
     def __init__(self) -> None:
-        self.jobs = self.removed = self.failed = self.damaged = 0
+        self.jobs = self.removed = self.failed = self.damaged = self.freed_bytes = 0
         self.removed_by_job: dict[str, int] = {}
         self.problems: list[JobProblem] = []
 
@@ -129,6 +133,8 @@ def retention_pass(
         tally.jobs += 1
         try:
             removed = _clean(manager, info, retention, now=now, limit=left)
+            tally.count(info.job_id, removed)
+            tally.freed_bytes += _compact(manager, info.job_id, retention)
         except MilepostError as exc:
             tally.leave_out(info.job_id, exc)
         except Exception as exc:
@@ -136,8 +142,6 @@ def retention_pass(
             # must not pay for it.
             log.exception("retention of %r raised", info.job_id)
             tally.leave_out(info.job_id, exc)
-        else:
-            tally.count(info.job_id, removed)
     return _report(tally, now, None, is_complete=True)
 
 
@@ -178,6 +182,17 @@ def _clean(
         return manager.apply(plan, actor=ACTOR) if plan.remove else 0
 
 
+def _compact(
+    manager: CheckpointManager, job_id: str, retention: RetentionSettings
+) -> int:
+    """Take states that have to go off the disk, if they are enough; bytes freed."""
+    try:
+        done = manager.compact(job_id, actor=ACTOR, threshold=retention.compaction)
+    except Conflict:
+        return 0  # somebody else is at it
+    return 0 if done is None else done.bytes_freed
+
+
 def _report(
     tally: _Tally, now: datetime, resume_after: str | None, *, is_complete: bool
 ) -> RunReport:
@@ -186,6 +201,7 @@ def _report(
         jobs=tally.jobs,
         removed=tally.removed,
         removed_by_job=tally.removed_by_job,
+        freed_bytes=tally.freed_bytes,
         failed=tally.failed,
         damaged=tally.damaged,
         problems=tuple(tally.problems),

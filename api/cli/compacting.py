@@ -19,8 +19,15 @@ _COLUMNS = ("job_id", "dropped", "bytes_freed", "bytes")
 
 @verb("compact", example="milepost compact\nmilepost compact etl-daily")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
+@click.option(
+    "--rewrap",
+    is_flag=True,
+    help="Rewrite in any case, so that the current key wraps every state.",
+)
 @fail_if_empty_option
-def compact_verb(frame: Frame, jobs: tuple[str, ...], *, fail_if_empty: bool) -> Answer:
+def compact_verb(
+    frame: Frame, jobs: tuple[str, ...], *, rewrap: bool, fail_if_empty: bool
+) -> Answer:
     """Free the space of deleted states whose trash period has ended.
 
     Of each JOB, or of every job.  No event goes: the journal still says that
@@ -31,7 +38,7 @@ def compact_verb(frame: Frame, jobs: tuple[str, ...], *, fail_if_empty: bool) ->
         for job in jobs:
             require_job(manager, Target(job, None))
         for job in jobs or [info.job_id for info in manager.jobs()]:
-            found = manager.compact(job)
+            found = manager.compact(job, rewrap=rewrap)
             if found is not None:
                 done.append(found)
     freed = sum(found.bytes_freed for found in done)

@@ -112,7 +112,7 @@ def drop_verb(frame: Frame, key_id: str, *, force: bool) -> Answer:
         raise Failure("protected", f"key {key_id!r} is the current one", hint)
     states = 0 if force else _used(frame).get(key_id, 0)
     if states:
-        hint = "compact their jobs first; --force gives these states up"
+        hint = "`milepost compact --rewrap` first; --force gives these states up"
         raise Failure("protected", f"{states} states need key {key_id!r}", hint)
     key_file.write(path, keys.without(key_id).to_text(), replace=True)
     note = f"key {key_id!r} is gone from {path}; copies elsewhere are yours to erase"
