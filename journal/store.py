@@ -217,8 +217,10 @@ class Store:
         is_ahead = view.seq > extent.seq
         if is_ahead or (stamp is not None and stamp.inode != job.inode):
             # Compacted or replaced: same events, other offsets.
-            view = JobView(view.job_id, self.storage.store_id)
-        self._fold(view, extent)
+            view = self._fresh_view(job)
+        if view.seq == 0 or not self._folds_on(view, extent):
+            view = self._fresh_view(job)
+            self._fold(view, extent)
         if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):
             raise self._damage(
                 view.job_id,
@@ -232,6 +234,21 @@ class Store:
         job.view = view
         job.inode = None if stamp is None else stamp.inode
         job.stamp = stamp if stamp is not None and stamp.size == view.end else None
+
+    def _fresh_view(self, job: _Job) -> JobView:
+        return JobView(job.view.job_id, self.storage.store_id)
+
+    def _folds_on(self, view: JobView, extent: Extent) -> bool:
+        """Fold what is new; False if `view` is of another file than it seems to be.
+
+        A file system gives the numbers of removed files away again, so after two
+        rewrites the same number may mean another file, with other offsets.
+        """
+        try:
+            self._fold(view, extent)
+        except DamagedJournal:
+            return False  # told again, if a look from the start says so too
+        return view.end == extent.size
 
     def _check_seen(self, job: _Job, view: JobView) -> None:
         """Refuse a journal that lost what this process has already shown."""

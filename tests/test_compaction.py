@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults import journal_of
+from faults import journal_of, put, read_head, write_head
 
 from journal import CheckpointManager
 from journal.errors import Conflict, UnknownCheckpoint
@@ -253,3 +253,36 @@ def test_disk_space_is_really_freed(root: Path) -> None:
         assert done is not None
         assert journal_of(root, JOB).stat().st_blocks < blocks / 10
         assert os.statvfs(root).f_bfree >= before or done.bytes_freed > 2_000_000
+
+
+@pytest.mark.parametrize("more", [0, 1, 40])
+@pytest.mark.parametrize("what", ["restore", "save", "list"])
+def test_a_rewritten_journal_that_got_the_old_ones_inode_number_is_folded_anew(
+    manager: CheckpointManager, root: Path, clock: Clock, what: str, more: int
+) -> None:
+    """A file system gives freed numbers away again: the third file may have the first's.
+
+    Then nothing but its bytes says that offsets from before mean other lines now.
+    """
+    ids = fill(manager, 6)
+    journal, kept = journal_of(root, JOB), root / "kept"
+    kept.hardlink_to(journal)
+    with CheckpointManager(root, clock=clock) as other:
+        other.delete(JOB, ids[0])
+        clock.turn(days=8)
+        assert manager.list(JOB)[0].checkpoint_id == ids[1]
+        other.compact(JOB)
+        ids += [other.save(JOB, "more", {"n": n}) for n in range(more)]
+    rewritten = journal.read_bytes()
+    kept.rename(journal)
+    put(journal, rewritten)
+    inode = journal.stat().st_ino
+    write_head(root, JOB, read_head(root, JOB)._replace(inode=inode))
+
+    if what == "restore":
+        assert manager.restore(JOB, ids[5]) == state_of(5)  # I5
+    if what == "save":
+        ids.append(manager.save(JOB, "last", {}))
+    assert [info.checkpoint_id for info in manager.list(JOB)] == ids[1:]
+    assert manager.get(JOB, ids[1]).state == state_of(1)
+    assert manager.verify(JOB, deep=True)[0].ok
