@@ -257,7 +257,7 @@ def test_disk_space_is_really_freed(root: Path) -> None:
 
 @pytest.mark.parametrize("more", [0, 1, 40])
 @pytest.mark.parametrize("what", ["restore", "save", "list"])
-def test_a_rewritten_journal_that_got_the_old_ones_inode_number_is_folded_anew(
+def test_a_rewritten_journal_with_the_old_ones_inode_number_is_folded_anew(
     manager: CheckpointManager, root: Path, clock: Clock, what: str, more: int
 ) -> None:
     """A file system gives freed numbers away again: the third file may have the first's.
