@@ -260,7 +260,7 @@ def test_disk_space_is_really_freed(root: Path) -> None:
 def test_a_rewritten_journal_with_the_old_ones_inode_number_is_folded_anew(
     manager: CheckpointManager, root: Path, clock: Clock, what: str, more: int
 ) -> None:
-    """A file system gives freed numbers away again: the third file may have the first's.
+    """A file system gives freed numbers away again, perhaps to the third file.
 
     Then nothing but its bytes says that offsets from before mean other lines now.
     """
