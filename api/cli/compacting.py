@@ -46,7 +46,7 @@ def compact_verb(
     answer = Answer(
         {"jobs": [_fields(found) for found in done], "bytes_freed": freed},
         Table(_COLUMNS, map(_row, done)),
-        (f"dropped {dropped} states, freed {freed} bytes",),
+        (f"dropped {dropped} states, freed {freed} bytes",) if done else (),
     )
     nothing = None if done else "nothing to compact"
     return or_nothing(answer, if_empty=nothing, is_failure=fail_if_empty)
