@@ -260,7 +260,7 @@ def test_disk_space_is_really_freed(root: Path) -> None:
 def test_a_rewritten_journal_that_got_the_old_ones_inode_number_is_folded_anew(
     manager: CheckpointManager, root: Path, clock: Clock, what: str, more: int
 ) -> None:
-    """A file system gives freed numbers away again: the third file may have the first's.
+    """The third file at a path may have the number that the first one had.
 
     Then nothing but its bytes says that offsets from before mean other lines now.
     """
