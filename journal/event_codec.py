@@ -137,6 +137,9 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
                 is_older = event["v"] != current
             except (ValueError, KeyError, TypeError):
                 is_next = is_stateful = is_older = False
+            if not is_next and fault is not None:
+                # A state line that lost its newline swallows the event below it.
+                raise BadLine(offset + start, "an intact state line", fault)
             if not is_next:
                 raise BadLine(
                     offset + position,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import zlib
 from functools import partial
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 JOB = "etl"
 SLOW = pytest.mark.slow
-MASKS = [0x01, 0x80, pytest.param(0x20, marks=SLOW), pytest.param(0xFF, marks=SLOW)]
+RARE_MASKS = (0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0xFF)
+MASKS = [0x01, 0x80, *(pytest.param(mask, marks=SLOW) for mask in RARE_MASKS)]
 
 
 def fresh(root: Path) -> CheckpointManager:
@@ -93,6 +95,23 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return Small(root, data, head_of(root, JOB).read_bytes(), truth, trash)
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """A store of compressed states that are told from each other, compacted once."""
+    root = tmp_path_factory.mktemp("packed") / "store"
+    shared = random.Random(1).randbytes(600).hex()
+    with CheckpointManager(root, trash_seconds=0) as manager:
+        ids = [manager.save(JOB, "s", {"n": n, "text": shared}) for n in range(3)]
+        manager.cleanup(JOB, keep_last=2)
+        manager.compact(JOB)
+        ids.append(manager.save(JOB, "s", {"n": 3, "text": shared}))
+    data = journal_of(root, JOB).read_bytes()
+    assert b'"codec":"zstd-delta"' in data
+    assert b'"type":"job.compacted"' in data
+    truth = answers(fresh(root), ids)
+    return Small(root, data, head_of(root, JOB).read_bytes(), truth, range(0))
+
+
 def survey(small: Small, data: bytes) -> str | None:
     """Put `data` in the journal's place; return what is wrong with the answers."""
     put(small.files[0], data)
@@ -130,6 +149,66 @@ def test_a_flip_of_any_acknowledged_byte_is_refused_aloud(
         return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
 
     assert [*every_bad_byte(small, flip)] == []  # I7
+
+
+@SLOW
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_a_flip_of_any_byte_of_a_compacted_journal_is_refused_aloud(
+    packed: Small, mask: int
+) -> None:
+    def flip(data: bytes, at: int) -> bytes:
+        return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
+
+    assert [*every_bad_byte(packed, flip)] == []  # I7
+
+
+def refusal(small: Small, data: bytes) -> DamagedJournal | None:
+    """Return why a save is refused with `data` in the journal's place."""
+    put(small.files[0], data)
+    try:
+        fresh(small.root).save(JOB, "four", {})
+    except DamagedJournal as exc:
+        return exc
+    finally:
+        put(small.files[0], small.journal)
+        put(small.files[1], small.head)
+    return None
+
+
+def test_a_refusal_names_the_line_and_where_the_bad_byte_lies(small: Small) -> None:
+    start = 0
+    for number, line in enumerate(small.journal.splitlines(keepends=True), 1):
+        for offset in {*range(start, start + len(line))} - {*small.trash}:
+            data = bytearray(small.journal)
+            data[offset] ^= 0x01
+            refused = refusal(small, bytes(data))
+            assert refused is not None, f"byte {offset}"
+            assert (refused.line, refused.offset) == (number, start), f"byte {offset}"
+        start += len(line)
+
+
+def test_a_refusal_of_a_cut_journal_names_where_it_ends(small: Small) -> None:
+    for size in range(1, len(small.journal)):
+        refused = refusal(small, small.journal[:size])
+        assert refused is not None
+        assert refused.offset == size
+        assert refused.line == small.journal[:size].count(b"\n") + 1
+        assert f"{len(small.journal)} bytes" in refused.expected
+
+
+def test_a_store_that_lost_its_journals_has_no_new_jobs(small: Small) -> None:
+    journals = small.root / "journals"
+    journals.rename(small.root / "elsewhere")
+    try:
+        for question in (
+            lambda: fresh(small.root).list(JOB),
+            lambda: fresh(small.root).save(JOB, "one", {}),
+        ):
+            with pytest.raises(DamagedJournal, match="no journal"):
+                question()
+        assert isinstance(fresh(small.root).jobs()[0].damage, DamagedJournal)
+    finally:
+        (small.root / "elsewhere").rename(journals)
 
 
 def test_any_acknowledged_byte_that_is_missing_is_refused_aloud(small: Small) -> None:
