@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,24 +13,12 @@ from conftest import Clock
 from faults import FaultyDisk, forged, head_of, journal_of, last_hash, put
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from journal import CheckpointManager
 from journal import head as head_codec
 from journal.errors import (
-    Conflict,
     DamagedJournal,
     MilepostError,
-    Protected,
-    UnknownCheckpoint,
 )
 from journal.head import Extent, Head
 from journal.storage_file import FileStorage
@@ -60,233 +47,6 @@ STATES = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), VALU
 def unsynced(root: Path, clock: Clock) -> CheckpointManager:
     disk = FaultyDisk(root, syncs=False)
     return CheckpointManager(storage=FileStorage(root, disk=disk), clock=clock)
-
-
-class Saved(NamedTuple):
-    """What the model knows of a checkpoint."""
-
-    state: dict[str, Any]
-    parent: str | None
-    tags: tuple[str, ...]
-
-
-class Histories(RuleBasedStateMachine):
-    """A store behind two handles, against a plain dict."""
-
-    known = Bundle("known")
-
-    @initialize()
-    def begin(self) -> None:
-        self.root = Path(tempfile.mkdtemp()) / "store"
-        self.clock = Clock()
-        self.handles = [unsynced(self.root, self.clock) for _ in range(2)]
-        self.live: dict[str, Saved] = {}
-        self.gone: dict[str, Saved] = {}
-        self.order: list[str] = []  # every id ever saved, oldest first
-        self.pinned: set[str] = set()
-        self.gone_pinned: set[str] = set()
-        self.held: set[str] = set()
-        self.chosen: str | None = None  # last saved or restored
-        self.keys: dict[str, tuple[str, dict[str, Any]]] = {}
-        self.current: str | None = None
-        self.events = 0
-
-    def teardown(self) -> None:
-        if hasattr(self, "root"):
-            shutil.rmtree(self.root.parent)
-
-    def count(self, events: int = 1) -> None:
-        self.events += events + (self.events == 0)  # the first is job.opened
-
-    @rule(
-        target=known,
-        by=st.integers(0, 1),
-        state=STATES,
-        tags=st.lists(st.sampled_from(["a", "b"]), max_size=2, unique=True),
-        is_pinned=st.booleans(),
-        key=st.none() | st.sampled_from(["k1", "k2"]),
-        is_expected=st.booleans(),
-        seconds=st.integers(-50, 50),
-    )
-    def save(
-        self,
-        by: int,
-        state: dict[str, Any],
-        tags: list[str],
-        is_pinned: bool,
-        key: str | None,
-        is_expected: bool,
-        seconds: int,
-    ) -> str:
-        self.clock.turn(seconds=seconds)  # time is informative, never an order
-        expected_seq = self.events if is_expected else None
-        known = self.keys.get(key) if key else None
-        try:
-            new = self.handles[by].save(
-                *(JOB, "step", state),
-                tags=tags,
-                pinned=is_pinned,
-                idempotency_key=key,
-                expected_seq=expected_seq,
-            )
-        except Conflict:
-            assert known is not None
-            assert same(known[1], state) is False
-            return known[0]
-        if known is not None:
-            assert known[0] == new
-            assert same(known[1], state)
-            return new
-        self.live[new] = Saved(state, self.current, tuple(tags))
-        self.order.append(new)
-        self.chosen = self.current = new
-        if is_pinned:
-            self.pinned.add(new)
-        if key is not None:
-            self.keys[key] = (new, state)
-        self.count()
-        return new
-
-    @rule(by=st.integers(0, 1), id_=known)
-    def restore(self, by: int, id_: str) -> None:
-        try:
-            state = self.handles[by].restore(JOB, id_)
-        except UnknownCheckpoint:
-            assert id_ not in self.live
-        else:
-            assert same(state, self.live[id_].state)
-            self.chosen = self.current = id_
-            self.count()
-
-    @rule(by=st.integers(0, 1), id_=known, force=st.booleans())
-    def delete(self, by: int, id_: str, force: bool) -> None:
-        try:
-            deleted = self.handles[by].delete(JOB, id_, force=force)
-        except Protected:
-            assert id_ in self.held or (id_ in self.pinned and not force)
-            return
-        assert deleted == (id_ in self.live)
-        if deleted:
-            assert force or id_ not in self.pinned
-            assert id_ not in self.held
-            self.remove([id_])
-
-    def remove(self, ids: list[str]) -> None:
-        for id_ in ids:
-            self.gone[id_] = self.live.pop(id_)
-            if id_ in self.pinned:
-                self.pinned.remove(id_)
-                self.gone_pinned.add(id_)
-        self.settle()
-        self.count()
-
-    def settle(self) -> None:
-        """The chosen one is current, or its closest ancestor left, or the newest."""
-        found = self.chosen
-        while found in self.gone:
-            found = self.gone[found].parent
-        newest = [i for i in self.order if i in self.live]
-        self.current = found or (newest[-1] if newest else None)
-
-    @rule(by=st.integers(0, 1), keep_last=st.integers(1, 4))
-    def cleanup(self, by: int, keep_last: int) -> None:
-        kept = [i for i in self.order if i in self.live][-keep_last:]
-        shielded = {*kept, *self.pinned, *self.held, self.current}
-        doomed = [i for i in self.order if i in self.live and i not in shielded]
-        assert self.handles[by].cleanup(JOB, keep_last) == len(doomed)  # I6
-        if doomed:
-            self.remove(doomed)
-
-    @rule(by=st.integers(0, 1), id_=known)
-    def undelete(self, by: int, id_: str) -> None:
-        came_back = self.handles[by].undelete(JOB, id_)
-        assert came_back == (id_ in self.gone)
-        if came_back:
-            self.live[id_] = self.gone.pop(id_)
-            if id_ in self.gone_pinned:
-                self.gone_pinned.remove(id_)
-                self.pinned.add(id_)
-            self.settle()
-            self.count()
-
-    @rule(by=st.integers(0, 1), id_=known, is_pin=st.booleans())
-    def pin(self, by: int, id_: str, is_pin: bool) -> None:
-        manager = self.handles[by]
-        try:
-            changed = (manager.pin if is_pin else manager.unpin)(JOB, id_)
-        except UnknownCheckpoint:
-            assert id_ not in self.live
-            return
-        assert changed == ((id_ in self.pinned) != is_pin)
-        (self.pinned.add if is_pin else self.pinned.discard)(id_)
-        self.count(int(changed))
-
-    @rule(by=st.integers(0, 1), id_=known, is_hold=st.booleans())
-    def hold(self, by: int, id_: str, is_hold: bool) -> None:
-        manager = self.handles[by]
-        try:
-            changed = (manager.hold if is_hold else manager.release)(JOB, id_)
-        except UnknownCheckpoint:
-            assert id_ not in self.live
-            return
-        assert changed == ((id_ in self.held) != is_hold)
-        (self.held.add if is_hold else self.held.discard)(id_)
-        self.count(int(changed))
-
-    @rule(by=st.integers(0, 1), is_closed=st.booleans())
-    def open_again(self, by: int, is_closed: bool) -> None:
-        """Take a new handle; the old one is closed, or dropped as if it had died."""
-        if is_closed:
-            self.handles[by].close()
-        self.handles[by] = unsynced(self.root, self.clock)
-
-    @precondition(lambda self: self.events > 0)
-    @rule(by=st.integers(0, 1), junk=st.binary(min_size=1, max_size=40))
-    def tear(self, by: int, junk: bytes) -> None:
-        """A writer dies in the middle: half a line that was never acknowledged."""
-        with journal_of(self.root, JOB).open("ab") as file:
-            file.write(b'{"v":1,' + junk.replace(b"\n", b""))
-        self.handles[by].list(JOB)
-        self.count()  # job.repaired
-
-    @invariant()
-    def both_handles_answer_what_the_model_says(self) -> None:
-        for manager in getattr(self, "handles", []):
-            infos = manager.list(JOB)
-            expected = [i for i in self.order if i in self.live]
-            assert [i.checkpoint_id for i in infos] == expected  # I2
-            assert [i.tags for i in infos] == [self.live[i].tags for i in expected]
-            assert [i.parent_id for i in infos] == [
-                self.live[i].parent for i in expected
-            ]
-            assert {i.checkpoint_id for i in infos if i.pinned} == self.pinned
-            assert {i.checkpoint_id for i in infos if i.held} == self.held
-            current = manager.current(JOB)
-            assert (current and current.checkpoint_id) == self.current
-            assert manager.seq(JOB) == self.events  # I3
-            if expected:
-                state = manager.get(JOB, expected[0]).state
-                assert same(state, self.live[expected[0]].state)  # I5
-
-
-def same(a: object, b: object) -> bool:
-    """Tell whether two states are equal in kind as well: 1 is not 1.0 nor True."""
-    return orjson.dumps(a, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
-        b, option=orjson.OPT_SORT_KEYS
-    )
-
-
-@pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.slow)])
-def test_a_store_behind_two_handles_answers_like_a_dict(examples: int) -> None:
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            deadline=None,
-            max_examples=examples,
-            stateful_step_count=30,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
 
 
 # -- bytes that nobody wrote -----------------------------------------------------------

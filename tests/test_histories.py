@@ -1,0 +1,532 @@
+"""Random histories of one job, faults and crashes among them, against a plain model."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import shutil
+import tempfile
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+import pytest
+from conftest import Clock
+from faults import Fault, FaultyDisk, journal_of
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from test_fuzz_journal import STATES
+
+from journal import CheckpointManager, Policy
+from journal.errors import (
+    Conflict,
+    NoSpace,
+    Protected,
+    ReadOnlyStore,
+    StalePlan,
+    StorageFailed,
+    UnknownCheckpoint,
+)
+from journal.storage_file import FileStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from journal.retention import Plan
+
+JOB = "etl"
+TRASH = timedelta(seconds=60)
+WHO = st.integers(0, 1)
+
+
+class Died(BaseException):
+    """The process of a handle is no more: nothing of it may run on."""
+
+
+class MortalDisk(FaultyDisk):
+    """A disk whose user can die: from then on it does nothing for him."""
+
+    is_dead = False
+
+    def die(self) -> None:
+        self.is_dead = True
+        raise Died
+
+    def meet(self, operation: str, path: Path) -> Fault | None:
+        # The kernel lets go of the locks of the dead.
+        if self.is_dead and operation != "unlock":
+            raise Died
+        return super().meet(operation, path)
+
+
+class Saved(NamedTuple):
+    """What the model knows of a checkpoint."""
+
+    state: dict[str, Any]
+    parent: str | None
+    tags: tuple[str, ...]
+
+
+class Model:
+    """What a job is, told without a journal."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, Saved] = {}  # every id ever, oldest first
+        self.live: set[str] = set()
+        self.gone: dict[str, datetime] = {}  # deleted, when
+        self.erased: set[str] = set()  # deleted, and no way back
+        self.pinned: set[str] = set()
+        self.pinned_when_deleted: set[str] = set()
+        self.held: set[str] = set()
+        self.chosen: str | None = None  # last saved or restored
+        self.current: str | None = None
+        self.keys: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.side_files: list[datetime] = []  # torn bytes kept aside, since when
+        self.types: list[str] = []  # of all events
+
+    @property
+    def order(self) -> list[str]:
+        """The live checkpoints, oldest first."""
+        return [id_ for id_ in self.saved if id_ in self.live]
+
+    def told(self, type_: str) -> None:
+        if not self.types:
+            self.types.append("job.opened")
+        self.types.append(type_)
+
+    def save(self, id_: str, state: dict[str, Any], tags: tuple[str, ...] = ()) -> None:
+        self.saved[id_] = Saved(state, self.current, tags)
+        self.live.add(id_)
+        self.chosen = self.current = id_
+        self.told("checkpoint.saved")
+
+    def restore(self, id_: str) -> None:
+        self.chosen = self.current = id_
+        self.told("checkpoint.restored")
+
+    def remove(self, ids: list[str], now: datetime, type_: str) -> None:
+        for id_ in ids:
+            self.live.remove(id_)
+            self.gone[id_] = now
+            if id_ in self.pinned:
+                self.pinned.remove(id_)
+                self.pinned_when_deleted.add(id_)
+        self.settle()
+        self.told(type_)
+
+    def undelete(self, id_: str) -> None:
+        del self.gone[id_]
+        self.live.add(id_)
+        if id_ in self.pinned_when_deleted:
+            self.pinned_when_deleted.remove(id_)
+            self.pinned.add(id_)
+        self.settle()
+        self.told("checkpoint.undeleted")
+
+    def settle(self) -> None:
+        """The chosen one is current, or its closest ancestor left, or the newest."""
+        found = self.chosen
+        while found is not None and found not in self.live:
+            found = self.saved[found].parent
+        self.current = found or (self.order[-1] if self.order else None)
+
+    def doomed(self, keep_last: int) -> list[str]:
+        """What a policy that keeps the newest removes: never what is shielded."""
+        shielded = {*self.order[-keep_last:], *self.pinned, *self.held, self.current}
+        return [id_ for id_ in self.order if id_ not in shielded]  # I6
+
+    def repair(self, now: datetime, *, keeps_aside: bool) -> None:
+        self.side_files += [now] * keeps_aside
+        self.told("job.repaired")
+
+    def due(self, now: datetime) -> set[str]:
+        """Which states a compaction erases."""
+        return {id_ for id_, at in self.gone.items() if at <= now - TRASH}
+
+    def has_to_compact(self, now: datetime) -> bool:
+        return bool(self.due(now)) or any(at <= now - TRASH for at in self.side_files)
+
+    def erase(self, now: datetime) -> None:
+        """Descendants descend, from now on, from what led to the erased."""
+        due = self.due(now)
+        self.side_files = [at for at in self.side_files if at > now - TRASH]
+        for id_ in due:
+            del self.gone[id_]
+            self.pinned_when_deleted.discard(id_)
+        self.erased |= due
+        for id_, saved in self.saved.items():
+            parent = saved.parent
+            while parent in due:
+                parent = self.saved[parent].parent
+            self.saved[id_] = saved._replace(parent=parent)
+        while self.chosen in due:
+            self.chosen = self.saved[self.chosen].parent
+        self.told("job.compacted")
+
+    def follow(self, event: Any, states: dict[str, Any], now: datetime) -> None:
+        """Take over what may or may not have happened, and did."""
+        data, type_ = event["data"], event["type"]
+        match type_:
+            case "checkpoint.saved":
+                self.save(data["checkpoint_id"], states[data["step_name"]])
+            case "checkpoint.restored":
+                self.restore(data["checkpoint_id"])
+            case "checkpoint.deleted":
+                self.remove([data["checkpoint_id"]], now, type_)
+            case "checkpoints.cleaned":
+                self.remove([*data["removed"]], now, type_)
+            case "job.compacted":
+                self.erase(now)
+            case "job.repaired":
+                self.repair(now, keeps_aside="side_file" in data)
+            case "job.opened":
+                assert self.types == []
+            case _:
+                raise AssertionError(type_)
+
+
+EFFECTS = {
+    "fails": {"error": errno.EIO},
+    "is full": {"error": errno.ENOSPC},
+    "loses": {"error": errno.EIO, "loses": True},
+    "dies": {},
+    "tears and fails": {"error": errno.EIO, "taken": 60},
+    "tears and dies": {"taken": 200},
+}
+STRIKES = [
+    *(("append", e) for e in EFFECTS if e != "loses"),
+    *(("sync", e) for e in ("fails", "is full", "loses", "dies")),
+    *(("pwrite", e) for e in EFFECTS if e != "loses"),
+    *((op, e) for op in ("sync_folder", "rename") for e in ("fails", "dies")),
+    *((op, "dies") for op in ("truncate", "unlink", "lock", "stat", "read", "create")),
+]
+WORK: dict[str, Callable[[CheckpointManager, str], Any]] = {
+    "save": lambda manager, _: manager.save(JOB, "struck", {"n": [1]}),
+    "restore": lambda manager, id_: manager.restore(JOB, id_),
+    "delete": lambda manager, id_: manager.delete(JOB, id_, force=True),
+    "cleanup": lambda manager, _: manager.cleanup(JOB, keep_last=1),
+    "compact": lambda manager, _: manager.compact(JOB),
+    "list": lambda manager, _: manager.list(JOB),
+}
+
+
+class Histories(RuleBasedStateMachine):
+    """A store behind two handles."""
+
+    known = Bundle("known")
+
+    @initialize()
+    def begin(self) -> None:
+        self.root = Path(tempfile.mkdtemp()) / "store"
+        self.clock = Clock()
+        self.model = Model()
+        self.forks: dict[str, Saved] = {}
+        self.plans: list[Plan] = []
+        self.disks: list[MortalDisk] = []
+        self.handles: list[CheckpointManager] = []
+        for by in range(2):
+            self.take(by)
+
+    def take(self, by: int) -> None:
+        """Open a new handle."""
+        # Nothing but processes dies here, so nothing has to reach the medium.
+        disk = MortalDisk(self.root, syncs=False)
+        manager = CheckpointManager(
+            storage=FileStorage(self.root, disk=disk),
+            trash_seconds=TRASH.total_seconds(),
+            clock=self.clock,
+        )
+        self.disks[by : by + 1], self.handles[by : by + 1] = [disk], [manager]
+
+    def teardown(self) -> None:
+        if hasattr(self, "root"):
+            shutil.rmtree(self.root.parent)
+
+    @rule(
+        target=known,
+        by=WHO,
+        state=STATES,
+        tags=st.lists(st.sampled_from(["a", "b"]), max_size=2, unique=True),
+        is_pinned=st.booleans(),
+        key=st.none() | st.sampled_from(["k1", "k2"]),
+        is_expected=st.booleans(),
+        seconds=st.integers(-50, 50),
+    )
+    def save(
+        self,
+        by: int,
+        state: dict[str, Any],
+        tags: list[str],
+        is_pinned: bool,
+        key: str | None,
+        is_expected: bool,
+        seconds: int,
+    ) -> str:
+        model = self.model
+        self.clock.turn(seconds=seconds)  # time is informative, never an order
+        expected_seq = len(model.types) if is_expected else None
+        known = model.keys.get(key) if key else None
+        try:
+            new = self.handles[by].save(
+                *(JOB, "step", state),
+                tags=tags,
+                pinned=is_pinned,
+                idempotency_key=key,
+                expected_seq=expected_seq,
+            )
+        except Conflict:
+            assert known is not None
+            assert same(known[1], state) is False
+            return known[0]
+        if known is not None:
+            assert known[0] == new
+            assert same(known[1], state) or new in model.erased
+            return new
+        model.save(new, state, tuple(tags))
+        if is_pinned:
+            model.pinned.add(new)
+        if key is not None:
+            model.keys[key] = (new, state)
+        return new
+
+    @rule(by=WHO, id_=known)
+    def restore(self, by: int, id_: str) -> None:
+        try:
+            state = self.handles[by].restore(JOB, id_)
+        except UnknownCheckpoint:
+            assert id_ not in self.model.live
+        else:
+            assert same(state, self.model.saved[id_].state)
+            self.model.restore(id_)
+
+    @rule(by=WHO, id_=known, force=st.booleans())
+    def delete(self, by: int, id_: str, force: bool) -> None:
+        model = self.model
+        try:
+            deleted = self.handles[by].delete(JOB, id_, force=force)
+        except Protected:
+            assert id_ in model.held or (id_ in model.pinned and not force)
+            return
+        assert deleted == (id_ in model.live)
+        if deleted:
+            assert force or id_ not in model.pinned
+            assert id_ not in model.held
+            model.remove([id_], self.clock.now, "checkpoint.deleted")
+
+    @rule(by=WHO, keep_last=st.integers(1, 4))
+    def cleanup(self, by: int, keep_last: int) -> None:
+        doomed = self.model.doomed(keep_last)
+        assert self.handles[by].cleanup(JOB, keep_last) == len(doomed)
+        if doomed:
+            self.model.remove(doomed, self.clock.now, "checkpoints.cleaned")
+
+    @rule(by=WHO, keep_last=st.integers(1, 3))
+    def plan(self, by: int, keep_last: int) -> None:
+        plan = self.handles[by].plan(JOB, Policy(keep_last=keep_last))
+        removed = [verdict.checkpoint_id for verdict in plan.remove]
+        assert removed[::-1] == self.model.doomed(keep_last)
+        self.plans.append(plan)
+
+    @precondition(lambda self: self.plans)
+    @rule(by=WHO)
+    def apply(self, by: int) -> None:
+        """Carry out the last plan, which may be stale, and was perhaps carried out."""
+        model, plan = self.model, self.plans[-1]
+        doomed = [verdict.checkpoint_id for verdict in plan.remove]
+        try:
+            assert self.handles[by].apply(plan) == len(doomed)
+        except StalePlan:
+            assert plan.head_seq != len(model.types)
+            return
+        if doomed:
+            assert plan.head_seq == len(model.types)
+            model.remove(doomed, self.clock.now, "checkpoints.cleaned")
+
+    @rule(by=WHO, id_=known)
+    def undelete(self, by: int, id_: str) -> None:
+        deleted_at = self.model.gone.get(id_)
+        try:
+            came_back = self.handles[by].undelete(JOB, id_)
+        except Conflict:
+            assert deleted_at is not None
+            assert self.clock.now >= deleted_at + TRASH
+            return
+        assert came_back == (deleted_at is not None)
+        if came_back:
+            self.model.undelete(id_)
+
+    @rule(by=WHO, seconds=st.integers(0, 90))
+    def compact(self, by: int, seconds: int) -> None:
+        self.clock.turn(seconds=seconds)
+        model, now = self.model, self.clock.now
+        done = self.handles[by].compact(JOB)
+        assert (done is not None) == model.has_to_compact(now)
+        if done is not None:
+            assert done.dropped == len(model.due(now))
+            model.erase(now)
+
+    @rule(by=WHO, id_=known, is_pin=st.booleans())
+    def pin(self, by: int, id_: str, is_pin: bool) -> None:
+        manager, kind = self.handles[by], "pinned" if is_pin else "unpinned"
+        work = manager.pin if is_pin else manager.unpin
+        self.mark(work, id_, self.model.pinned, f"checkpoint.{kind}", is_pin)
+
+    @rule(by=WHO, id_=known, is_hold=st.booleans())
+    def hold(self, by: int, id_: str, is_hold: bool) -> None:
+        manager, kind = self.handles[by], "held" if is_hold else "released"
+        work = manager.hold if is_hold else manager.release
+        self.mark(work, id_, self.model.held, f"checkpoint.{kind}", is_hold)
+
+    def mark(
+        self,
+        work: Callable[[str, str], bool],
+        id_: str,
+        marked: set[str],
+        type_: str,
+        is_on: bool,
+    ) -> None:
+        try:
+            changed = work(JOB, id_)
+        except UnknownCheckpoint:
+            assert id_ not in self.model.live
+            return
+        assert changed == ((id_ in marked) != is_on)
+        (marked.add if is_on else marked.discard)(id_)
+        if changed:
+            self.model.told(type_)
+
+    @rule(by=WHO, id_=known, to=st.sampled_from(["fork a", "fork b"]))
+    def fork(self, by: int, id_: str, to: str) -> None:
+        try:
+            self.handles[by].fork(JOB, id_, to)
+        except UnknownCheckpoint:
+            assert id_ not in self.model.live
+        except Conflict:
+            assert to in self.forks
+        else:
+            assert to not in self.forks
+            self.forks[to] = self.model.saved[id_]._replace(parent=None)
+
+    @rule(by=WHO, is_closed=st.booleans())
+    def open_again(self, by: int, is_closed: bool) -> None:
+        """Take a new handle; the old one is closed, or dropped as if it had died."""
+        if is_closed:
+            self.handles[by].close()
+        self.take(by)
+
+    @precondition(lambda self: self.model.types)
+    @rule(by=WHO, junk=st.binary(min_size=1, max_size=40))
+    def tear(self, by: int, junk: bytes) -> None:
+        """A writer dies in the middle: half a line that was never acknowledged."""
+        with journal_of(self.root, JOB).open("ab") as file:
+            file.write(b'{"v":1,' + junk.replace(b"\n", b""))
+        self.handles[by].list(JOB)
+        self.model.repair(self.clock.now, keeps_aside=True)
+
+    @rule(
+        by=WHO,
+        id_=known,
+        work=st.sampled_from([*WORK]),
+        strike=st.sampled_from(STRIKES),
+        nth=st.integers(1, 3),
+    )
+    def strike(
+        self, by: int, id_: str, work: str, strike: tuple[str, str], nth: int
+    ) -> None:
+        """Whatever fails in the middle of something: it happened, or it did not."""
+        operation, effect = strike
+        disk = self.disks[by]
+        fault = Fault(operation, nth, **EFFECTS[effect])
+        fault.action = disk.die if effect.endswith("dies") else None
+        disk.set(fault)
+        outcome, answer = "done", None
+        try:
+            answer = WORK[work](self.handles[by], id_)
+        except (NoSpace, ReadOnlyStore):
+            outcome = "refused"
+        except (StorageFailed, Died):
+            outcome = "unknown"
+        except (UnknownCheckpoint, Protected):
+            outcome = "impossible"
+        disk._faults.clear()
+        if disk.is_dead:
+            self.take(by)
+            gc.collect()  # the kernel closes what the dead had open
+        happened = self.go_on(by)
+        assert happened == [] or outcome in {"done", "unknown"}, (outcome, happened)
+        assert len(happened) <= 1, happened
+        if outcome == "done" and work != "list":
+            assert bool(happened) == bool(answer) or work == "restore"  # I1
+
+    def go_on(self, by: int) -> list[str]:
+        """Save once more, and take over what turns out to have happened before."""
+        before = len(self.model.types)
+        self.handles[by].save(JOB, "settled", {})
+        states = {"struck": {"n": [1]}, "settled": {}}
+        events = self.handles[by].history(JOB, after_seq=before)
+        for event in events:
+            self.model.follow(event, states, self.clock.now)
+        assert events[-1]["type"] == "checkpoint.saved"
+        silent = {"job.repaired", "job.opened"}
+        return [event["type"] for event in events[:-1] if event["type"] not in silent]
+
+    @invariant()
+    def both_handles_answer_what_the_model_says(self) -> None:
+        for manager in getattr(self, "handles", []):
+            self.compare(manager)
+            for job, saved in self.forks.items():
+                (info,) = manager.list(job)
+                assert (info.tags, info.parent_id) == (saved.tags, saved.parent)
+                found = manager.get(job, info.checkpoint_id).state
+                assert same(found, saved.state)  # I5
+
+    def compare(self, manager: CheckpointManager) -> None:
+        model, infos = self.model, manager.list(JOB)
+        expected = model.order
+        assert [i.checkpoint_id for i in infos] == expected  # I2
+        assert [i.tags for i in infos] == [model.saved[i].tags for i in expected]
+        assert [i.parent_id for i in infos] == [model.saved[i].parent for i in expected]
+        assert {i.checkpoint_id for i in infos if i.pinned} == model.pinned
+        assert {i.checkpoint_id for i in infos if i.held} == model.held
+        current, latest = manager.current(JOB), manager.latest(JOB)
+        assert (current and current.checkpoint_id) == model.current
+        assert (latest and latest.checkpoint_id) == (expected[-1] if expected else None)
+        assert manager.seq(JOB) == len(model.types)
+        history = manager.history(JOB)
+        assert [event["type"] for event in history] == model.types
+        assert [event["seq"] for event in history] == [*range(1, len(history) + 1)]
+        for id_ in expected[:1] + expected[-1:]:
+            assert same(manager.get(JOB, id_).state, model.saved[id_].state)  # I5
+
+
+def same(a: object, b: object) -> bool:
+    """Tell whether two states are equal in kind as well: 1 is not 1.0 nor True."""
+    return orjson.dumps(a, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
+        b, option=orjson.OPT_SORT_KEYS
+    )
+
+
+SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.mark.parametrize("examples", [25, pytest.param(800, marks=SLOW)])
+def test_a_store_behind_two_handles_answers_like_a_dict(examples: int) -> None:
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            deadline=None,
+            max_examples=examples,
+            stateful_step_count=30,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
