@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -84,6 +85,26 @@ def test_a_job_that_jumps_back_pays_for_changes_only(root: Path) -> None:
         manager.restore(JOB, start)
         manager.save(JOB, "again", {**first, "note": "once more"})
     assert journal_of(root, JOB).stat().st_size - before < 2000
+
+
+def test_a_job_that_goes_on_is_compressed_hardly_more_than_once_a_save(
+    root: Path,
+) -> None:
+    rng = random.Random(3)
+    plan = text(rng, 3000)
+    states = [{"plan": plan, "new": text(rng, 3000)} for _ in range(64)]
+    compressed = 0
+
+    def count(_: object, event: str, called: object) -> None:
+        nonlocal compressed
+        compressed += event == "c_call" and "ZstdCompressor" in repr(called)
+
+    sys.setprofile(count)
+    try:
+        save_all(root, states)
+    finally:
+        sys.setprofile(None)
+    assert 64 <= compressed < 128
 
 
 def test_a_small_state_stays_readable_json(root: Path) -> None:
