@@ -200,7 +200,7 @@ class HeadFile:
         offset = head_codec.slot_offset(head.writing)
         self._file.pwrite(slot, offset)
         raw = self.raw.ljust(head_codec.FILE_BYTES, b"\0")
-        self.raw = raw[:offset] + slot + raw[offset + len(slot) :]
+        self.raw = b"%b%b%b" % (raw[:offset], slot, raw[offset + len(slot) :])
 
     def sync(self) -> None:
         """Return once it is on the medium.

@@ -80,8 +80,10 @@ def seal(
     body = body or state_body.plain(raw)
     salt = os.urandom(_SALT_BYTES)
     meta = metadata_json(metadata)
-    sealed = Sealed(b"", state_proof.digest(salt, meta, raw), len(raw), salt, meta)
-    return sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
+    sha256 = state_proof.digest(salt, meta, raw)
+    if key is None:
+        return Sealed(_rest(body, salt, meta), sha256, len(raw), salt, meta)
+    return Sealed(b"", sha256, len(raw), salt, meta).encrypted(body, key)
 
 
 def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:

@@ -34,17 +34,13 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
         raise InvalidState(
             "$", f"{what} must be a dict, got {type(state).__name__}", hint=_WRAP
         )
-    # orjson has a bound of its own, so wrapped in as many lists as ours is lower, a
-    # state meets ours at C speed; walking it would cost more than all the rest.
-    extra = _ORJSON_DEPTH - limits.max_depth
-    wrapped: object = state
-    for _ in range(extra):
-        wrapped = [wrapped]
     try:
-        raw = orjson.dumps(wrapped)
+        raw = orjson.dumps(state)
+        # Walking it would cost more than all the rest, and most have few brackets.
+        if raw.count(b"{") + raw.count(b"[") > limits.max_depth:
+            _check_depth(state, limits.max_depth)
     except (TypeError, ValueError, RecursionError) as exc:
         raise _explain(state, limits, str(exc), what) from exc
-    raw = raw[extra : len(raw) - extra]
     if len(raw) > limits.max_bytes:
         raise StateTooLarge(
             "$",
@@ -55,6 +51,16 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
     if orjson.loads(raw) != state:
         raise _explain(state, limits, "it changed while it was being saved", what)
     return raw
+
+
+def _check_depth(state: object, max_depth: int) -> None:
+    """Raise `orjson.JSONEncodeError` for more levels than `max_depth`, at C speed."""
+    # orjson has a bound of its own: wrapped in as many lists as ours is lower, a state
+    # meets ours.
+    wrapped = state
+    for _ in range(_ORJSON_DEPTH - max_depth):
+        wrapped = [wrapped]
+    orjson.dumps(wrapped)
 
 
 _WRAP = "wrap it: {'value': …}"
