@@ -14,6 +14,7 @@ from benchmarks import (
     api_lists,
     durable_saves,
     group_commits,
+    histories,
     machine,
     memory,
     reading,
@@ -39,6 +40,7 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "api": api_lists.measure,
     "memory": memory.measure,
     "bytes": sizes.measure,
+    "states": histories.measure,
     "startup": startups.measure,
 }
 

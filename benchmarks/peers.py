@@ -69,6 +69,12 @@ class JsonFiles:
             finally:
                 os.close(fd)
 
+    def load(self, number: int) -> Any:  # as `json.load` says
+        """Return the state that was saved as `number`, from 1."""
+        path = self._folder / f"checkpoint_{number:06d}.json"
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+
     def list(self) -> list[tuple[str, int]]:
         """Return name and size of each, in order."""
         with os.scandir(self._folder) as found:
@@ -83,8 +89,8 @@ class SqliteRows:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'OFF'}")
         self._db.execute(
-            "CREATE TABLE checkpoints (seq INTEGER PRIMARY KEY, id TEXT, job TEXT,"
-            " step TEXT, at TEXT, state TEXT)"
+            "CREATE TABLE IF NOT EXISTS checkpoints (seq INTEGER PRIMARY KEY, id TEXT,"
+            " job TEXT, step TEXT, at TEXT, state TEXT)"
         )
 
     def __enter__(self) -> Self:
@@ -105,6 +111,13 @@ class SqliteRows:
         self._db.execute(
             "INSERT INTO checkpoints (id, job, step, at, state) VALUES (?,?,?,?,?)", row
         )
+
+    def load(self, number: int) -> Any:  # as `json.loads` says
+        """Return the state that was saved as `number`, from 1."""
+        row = self._db.execute(
+            "SELECT state FROM checkpoints WHERE seq=?", (number,)
+        ).fetchone()
+        return json.loads(row[0])
 
     def list(self) -> list[tuple[Any, ...]]:  # a row holds what its columns hold
         """Return every row of the job without its state."""

@@ -1,4 +1,4 @@
-"""States as real jobs have them: the growing result of a walk over many files."""
+"""States as real jobs have them: results of a walk over many files, and histories."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import orjson
 
 _NOUNS = ("parser", "reader", "index", "table", "stream", "encoder", "route", "model")
 _PARTS = ("token", "schema", "cache", "plan", "writer", "client", "server", "queue")
+_WORDS = [random.Random(number).randbytes(4).hex() for number in range(5000)]
 _KINDS = ("NAME", "OP", "NUMBER", "STRING", "COMMENT", "NEWLINE", "INDENT")
 
 
@@ -52,3 +53,41 @@ def _file(source: random.Random) -> dict[str, Any]:
         "seconds": round(source.random() / 50, 6),
         "tokens": {kind: source.randrange(20_000) for kind in kinds},
     }
+
+
+def text(source: random.Random, size_bytes: int) -> str:
+    """Return words of 8 characters that no compression takes below half."""
+    return " ".join(source.choices(_WORDS, k=size_bytes // 9 + 1))[:size_bytes]
+
+
+def chat(steps: int, constant_bytes: int = 0) -> list[dict[str, Any]]:
+    """Return states that grow by one message of 1 KB of varied text."""
+    source = random.Random(7)
+    system = text(source, constant_bytes)
+    said = [{"role": "user", "content": text(source, 1000)} for _ in range(steps)]
+    return [{"system": system, "messages": said[:n]} for n in range(1, steps + 1)]
+
+
+def edits(size_bytes: int, *, count: int, changed: int = 5) -> list[dict[str, Any]]:
+    """Return states of records of 100 bytes, of which some change at each step."""
+    source = random.Random(5)
+    records = [text(source, 100) for _ in range(size_bytes // 103)]
+    found = []
+    for number in range(count):
+        for _ in range(changed):
+            records[source.randrange(len(records))] = text(source, 100)
+        found.append({"step": number, "records": list(records)})
+    return found
+
+
+def in_turns(size_bytes: int, *, count: int) -> list[dict[str, Any]]:
+    """Return states of two shapes in turns."""
+    source = random.Random(3)
+    shapes = [text(source, size_bytes), text(source, size_bytes)]
+    return [{"step": number, "plan": shapes[number % 2]} for number in range(count)]
+
+
+def noise(size_bytes: int, *, count: int) -> list[dict[str, Any]]:
+    """Return states without any pattern, of random hexadecimal digits."""
+    source = random.Random(1)
+    return [{"noise": source.randbytes(size_bytes // 2).hex()} for _ in range(count)]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from benchmarks.running import Run
+    from journal.packer import Codec
 
 JOB = "orders"
 STEP = "extract"
@@ -43,9 +44,11 @@ def of_pins(run: Run, count: int) -> Path:
     return folder
 
 
-def fill(folder: Path, states: Iterable[dict[str, Any]]) -> None:
+def fill(
+    folder: Path, states: Iterable[dict[str, Any]], *, codec: Codec = "auto"
+) -> None:
     """Save every state to the store's one job, without waiting for the disk."""
-    with CheckpointManager(folder, durability="never") as manager:
+    with CheckpointManager(folder, durability="never", codec=codec) as manager:
         for state in states:
             manager.save(JOB, STEP, state)
 

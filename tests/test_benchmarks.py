@@ -17,7 +17,17 @@ from benchmarks.running import Figure, Target
 from benchmarks.timing import Times, race
 
 PROJECT = Path(__file__).resolve().parents[1]
-SUBJECTS = {"save", "group", "replay", "read", "api", "memory", "bytes", "startup"}
+SUBJECTS = {
+    "save",
+    "group",
+    "replay",
+    "read",
+    "api",
+    "memory",
+    "bytes",
+    "states",
+    "startup",
+}
 UNITS = {"µs", "ms", "saves/s", "events/s", "bytes"}
 
 

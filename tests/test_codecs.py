@@ -10,6 +10,7 @@ import orjson
 import pytest
 from faults import journal_of
 
+from benchmarks.states import chat, text
 from journal import CheckpointManager
 from journal.errors import UnreadableState
 
@@ -17,19 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOB = "chat"
-WORDS = [random.Random(n).randbytes(4).hex() for n in range(5000)]
-
-
-def text(rng: random.Random, size_bytes: int) -> str:
-    return " ".join(rng.choices(WORDS, k=size_bytes // 9 + 1))[:size_bytes]
-
-
-def chat(steps: int, constant_bytes: int = 0) -> list[dict[str, Any]]:
-    """States that grow by one message of 1 KB of varied text."""
-    rng = random.Random(7)
-    system = text(rng, constant_bytes)
-    said = [{"role": "user", "content": text(rng, 1000)} for _ in range(steps)]
-    return [{"system": system, "messages": said[:n]} for n in range(1, steps + 1)]
 
 
 def save_all(root: Path, states: list[dict[str, Any]], **options: Any) -> list[str]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from faults import FaultyDisk, head_of, journal_of
-from test_codecs import chat, text
 
+from benchmarks.states import chat, text
 from journal import (
     CheckpointManager,
     Key,
