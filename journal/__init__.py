@@ -16,10 +16,15 @@ from journal.diff import Change
 from journal.events import Event
 from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
 from journal.keys import Key, KeyRing
-from journal.retention import Plan, Policy, Verdict
+from journal.plans import JobPlan, Plan
+from journal.policies import Match, Policies
+from journal.policy import Best, Policy
+from journal.retention import Ruling, Verdict
+from journal.span import Span
 from journal.storage import MemoryStorage
 
 __all__ = [
+    "Best",
     "Change",
     "Checkpoint",
     "CheckpointInfo",
@@ -28,12 +33,17 @@ __all__ = [
     "Event",
     "Hold",
     "JobInfo",
+    "JobPlan",
     "JobReport",
     "Key",
     "KeyRing",
+    "Match",
     "MemoryStorage",
     "Plan",
+    "Policies",
     "Policy",
+    "Ruling",
+    "Span",
     "Threshold",
     "Verdict",
     "errors",

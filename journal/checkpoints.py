@@ -6,14 +6,30 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from journal import compaction, ids, retention, state_codec, state_json, state_proof
+from journal import (
+    compaction,
+    ids,
+    planner,
+    plans,
+    retention,
+    state_codec,
+    state_json,
+    state_proof,
+)
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.compaction import Threshold
 from journal.delta import Link
-from journal.errors import Conflict, InvalidArgument, OnHold, Protected, StalePlan
+from journal.errors import (
+    ApprovalNeeded,
+    Conflict,
+    InvalidArgument,
+    OnHold,
+    Protected,
+    StalePlan,
+)
+from journal.policy import Policy, check_keep_last, describe, policy_hash
 from journal.reader import CheckpointReader
-from journal.retention import Plan, Policy, Verdict
 from journal.storage import Busy
 
 if TYPE_CHECKING:
@@ -23,6 +39,8 @@ if TYPE_CHECKING:
     from journal.events import CheckpointSaved, ForkOrigin
     from journal.index import Entry, JobView
     from journal.packer import Packed
+    from journal.plans import JobPlan, Plan
+    from journal.retention import Verdict
     from journal.state_proof import Opened
 
 # An event line is for ever, so that one of many removals stays readable.
@@ -49,6 +67,7 @@ class CheckpointManager(CheckpointReader):
         metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
         pinned: bool = False,
+        failed: bool = False,
         workflow_name: str | None = None,
         workflow_version: str | None = None,
         actor: str | None = None,
@@ -66,6 +85,7 @@ class CheckpointManager(CheckpointReader):
             metadata: a dict of plain JSON values, at most 64 KiB, shown by `list`.
             tags: labels for policies and searches.
             pinned: no policy removes it.
+            failed: the step did not end well; policies judge it apart.
             workflow_name: recorded.
             workflow_version: recorded.
             actor: who saves, if not the manager's.
@@ -96,6 +116,8 @@ class CheckpointManager(CheckpointReader):
         }
         if pinned:
             data["pinned"] = True
+        if failed:
+            data["failed"] = True
         if sealed.metadata:
             data["has_metadata"] = True
         who = self._who(actor)
@@ -247,11 +269,13 @@ class CheckpointManager(CheckpointReader):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        policy = Policy("cleanup", keep_last=retention.check_keep_last(keep_last))
+        policy = Policy(name="cleanup", keep_last=check_keep_last(keep_last))
 
         def request(batch: Batch) -> int:
             batch.check_seq(expected_seq)
-            plan = self._plan(batch.view, policy, batch.now)
+            found = self._candidates(batch.view, policy)
+            decision = retention.decide(found, policy, batch.now)
+            plan = planner.job_plan(batch.view, decision, policy)
             self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
             return len(plan.remove)
 
@@ -534,43 +558,58 @@ class CheckpointManager(CheckpointReader):
             return None
         return self.compact(job_id, actor=actor)
 
-    def apply(self, plan: Plan, *, actor: str | None = None) -> int:
+    def apply(
+        self, plan: Plan, *, actor: str | None = None, approve: bool = False
+    ) -> int:
         """Carry out exactly `plan`; return how many checkpoints were removed.
 
+        Each job's part lands whole or not at all.  If a job moves on just then, the
+        jobs before it have been cleaned; the error says how many checkpoints went.
+
+        Args:
+            plan: as `plan` made it.
+            actor: who carries it out, if not the manager's.
+            approve: though it removes so much that it waits for somebody's approval.
+
         Raises:
-            StalePlan: the job moved on since; nothing was removed.
+            StalePlan: a job moved on since.
+            ApprovalNeeded: it waits for approval; nothing was removed.
             OnHold: it would remove what is held; nothing was removed.
             InvalidArgument: this is no plan that `plan` made.
             DamagedJournal, StorageFailed: as `save`.
         """
-        head = (plan.head_seq, plan.head_hash)
-        if plan.plan_id != retention.plan_id(
-            plan.job_id, plan.policy, head, plan.remove
-        ):
+        if plan.plan_id != plans.plan_id(plan.jobs):
             raise InvalidArgument(
                 f"plan {plan.plan_id} is not what it was when it was made",
                 hint="plan again",
             )
-        if not plan.remove:
-            return 0
-
-        def request(batch: Batch) -> int:
-            view = batch.view
-            if (view.seq, view.hash) != (plan.head_seq, plan.head_hash):
-                raise StalePlan(
-                    f"plan {plan.plan_id} was made at event {plan.head_seq} of job "
-                    f"{plan.job_id!r}, which is at {view.seq} now",
-                    hint="plan again",
+        if plan.waits and not approve:
+            raise ApprovalNeeded(
+                f"plan {plan.plan_id} waits for approval: {plan.waits[0]}",
+                hint="look at what would go, then approve it",
+            )
+        losing = [job for job in plan.jobs if job.remove]
+        for job in losing:
+            _refuse_stale(self._view(job.job_id), job, plan.plan_id)
+        removed = 0
+        for job in losing:
+            try:
+                removed += self._store.write(
+                    job.job_id,
+                    partial(self._apply, job, plan.plan_id, self._who(actor)),
                 )
-            self._refuse_shielded(view, plan)
-            self._add_cleaned(batch, plan, self._who(actor), plan_id=plan.plan_id)
-            return len(plan.remove)
-
-        removed: int = self._store.write(plan.job_id, request)
+            except StalePlan as exc:
+                raise exc.after_removing(removed) from exc
         return removed
 
+    def _apply(self, job: JobPlan, plan_id: str, actor: str, batch: Batch) -> int:
+        _refuse_stale(batch.view, job, plan_id)
+        self._refuse_shielded(batch.view, job, plan_id)
+        self._add_cleaned(batch, job, actor, plan_id=plan_id)
+        return len(job.remove)
+
     @staticmethod
-    def _refuse_shielded(view: JobView, plan: Plan) -> None:
+    def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
         """No policy removes these, whoever made the plan (I6)."""
         shielded = {*view.pinned}
         for entry in (view.current, view.latest):
@@ -579,31 +618,70 @@ class CheckpointManager(CheckpointReader):
         for verdict in plan.remove:
             if verdict.checkpoint_id not in view.checkpoints:
                 raise InvalidArgument(
-                    f"plan {plan.plan_id} names {verdict.checkpoint_id!r}, "
+                    f"plan {plan_id} names {verdict.checkpoint_id!r}, "
                     "which is not there"
                 )
             _refuse_held(view, verdict.checkpoint_id)
             if verdict.checkpoint_id in shielded:
                 raise InvalidArgument(
-                    f"plan {plan.plan_id} would remove {verdict.checkpoint_id!r}, "
+                    f"plan {plan_id} would remove {verdict.checkpoint_id!r}, "
                     "which is pinned, current or the newest"
                 )
 
     def _add_cleaned(
-        self, batch: Batch, plan: Plan, actor: str, *, plan_id: str | None
+        self, batch: Batch, plan: JobPlan, actor: str, *, plan_id: str | None
     ) -> None:
         until = stamp(batch.now + timedelta(seconds=self.trash_seconds))
+        policy = describe(plan.policy) | {"hash": policy_hash(plan.policy)}
         for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
             part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
             data: dict[str, object] = {
                 "removed": {v.checkpoint_id: _text(v) for v in part},
                 "kept": len(plan.keep),
-                "policy": retention.describe(plan.policy),
+                "policy": policy,
                 "trash_until": until,
             }
             if plan_id is not None:
                 data["plan_id"] = plan_id
             batch.add("checkpoints.cleaned", actor, data)
+
+    def complete(
+        self,
+        job_id: str,
+        *,
+        failed: bool = False,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Say that the job has come to its end; False if there is no such job.
+
+        From then on its policy for completed jobs is in force, if it has one.  A save
+        or a restore begins the job again.
+
+        Args:
+            job_id: which.
+            failed: it did not end well.
+            reason: recorded.
+            actor: who says so, if not the manager's.
+            expected_seq: refuse if the job has moved on since.
+
+        Raises:
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            batch.check_seq(expected_seq)
+            data: dict[str, object] = {}
+            if failed:
+                data["failed"] = True
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add("job.completed", self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
 
     # -- inside ----------------------------------------------------------------
 
@@ -651,6 +729,14 @@ class CheckpointManager(CheckpointReader):
         found = self._read(view, entry.seq)
         return entry.step_name == content.step_name and state_proof.same_state(
             found.parts, found.data["state_sha256"], content.raw, content.metadata
+        )
+
+
+def _refuse_stale(view: JobView, job: JobPlan, plan_id: str) -> None:
+    if (view.seq, view.hash or "") != (job.head_seq, job.head_hash):
+        raise StalePlan(
+            f"plan {plan_id} was made at event {job.head_seq} of job {job.job_id!r}, "
+            f"which is at {view.seq} now"
         )
 
 

@@ -79,6 +79,7 @@ class CheckpointSavedData(TypedDict):
     pinned: NotRequired[bool]
     key: NotRequired[str]
     has_metadata: NotRequired[bool]
+    failed: NotRequired[bool]
 
 
 class CheckpointRestoredData(TypedDict):
@@ -109,6 +110,13 @@ class CheckpointsCleanedData(TypedDict):
     policy: dict[str, Any]
     plan_id: NotRequired[str]
     trash_until: str
+
+
+class JobCompletedData(TypedDict):
+    """How the job ended; saving or restoring begins it again."""
+
+    failed: NotRequired[bool]
+    reason: NotRequired[str]
 
 
 class JobForgottenData(TypedDict):
@@ -207,6 +215,13 @@ class CheckpointPurged(Envelope):
     data: CheckpointChangedData
 
 
+class JobCompleted(Envelope):
+    """The job has come to its end, well or not."""
+
+    type: Literal["job.completed"]
+    data: JobCompletedData
+
+
 class JobForgotten(Envelope):
     """Every state that the job had by then is purged."""
 
@@ -241,6 +256,7 @@ Event = (
     | CheckpointPurged
     | JobOpened
     | JobRepaired
+    | JobCompleted
     | JobForgotten
     | JobCompacted
 )
@@ -258,6 +274,7 @@ EVENT_TYPES: frozenset[str] = frozenset(
         "checkpoint.purged",
         "job.opened",
         "job.repaired",
+        "job.completed",
         "job.forgotten",
         "job.compacted",
     }

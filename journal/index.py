@@ -35,6 +35,7 @@ class Labels(NamedTuple):
     workflow_version: str | None = None
     tags: tuple[str, ...] = ()
     has_metadata: bool = False
+    is_failed: bool = False
 
 
 class Entry:
@@ -92,6 +93,10 @@ class Places:
             raise KeyError(seq)
         return Place(self._offsets[at], self._sizes[at])
 
+    def numbered(self) -> dict[int, tuple[int, int]]:
+        """Return, by seq, which save of the job each is, from 1, and its size."""
+        return dict(zip(self._seqs, enumerate(self._sizes, start=1), strict=False))
+
 
 class Trashed(NamedTuple):
     """A deleted checkpoint: it can come back until its state is compacted away."""
@@ -130,6 +135,7 @@ class JobView:
     __slots__ = (
         "checkpoints",
         "chosen",
+        "completed_at",
         "created_at",
         "current",
         "deleted",
@@ -175,6 +181,7 @@ class JobView:
         self.newer_seq = 0  # the first event in a schema newer than ours
         self.saved = self.deleted = self.restored = 0
         self.created_at: str | None = None
+        self.completed_at: str | None = None  # nothing was saved or restored since
         self.last_at: str | None = None
         self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
@@ -241,6 +248,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
             data.get("workflow_version"),
             tuple(data.get("tags", ())),
             data.get("has_metadata", False),
+            data.get("failed", False),
         )
         labels = view.labels.setdefault(labels, labels)
         if data.get("pinned"):
@@ -264,6 +272,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
     view.places.add(event["seq"], offset, size)
     view.checkpoints[checkpoint_id] = view.latest = entry
     view.current = view.chosen = entry
+    view.completed_at = None
     view.saved += 1
 
 
@@ -342,6 +351,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
         case "checkpoint.restored":
             view.current = view.checkpoints[event["data"]["checkpoint_id"]]
             view.chosen = view.current
+            view.completed_at = None
             view.restored += 1
         case "checkpoint.deleted":
             data = event["data"]
@@ -371,6 +381,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             data = event["data"]
             reason = {data["checkpoint_id"]: data.get("reason", "purged")}
             _purge(view, reason, event["at"], event["actor"])
+        case "job.completed":
+            view.completed_at = event["at"]
         case "job.forgotten":
             why = event["data"].get("reason", "forgotten")
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)

@@ -19,8 +19,9 @@ class Hold(NamedTuple):
 class CheckpointInfo(NamedTuple):
     """A checkpoint without its state.
 
-    `held` is None unless it is held.  `metadata_problem` says why `metadata` is not
-    shown, if it is not: its key is not at hand, or it is not encrypted and had to be.
+    `failed` says that it was saved as such.  `held` is None unless it is held.
+    `metadata_problem` says why `metadata` is not shown, if it is not: its key is not at
+    hand, or it is not encrypted and had to be.
     """
 
     checkpoint_id: str
@@ -37,6 +38,7 @@ class CheckpointInfo(NamedTuple):
     stored_bytes: int
     held: Hold | None = None
     metadata_problem: MilepostError | None = None
+    failed: bool = False
 
 
 class Checkpoint(NamedTuple):
@@ -50,7 +52,8 @@ class JobInfo(NamedTuple):
     """One job: how much there is, and what happened last.
 
     `checkpoints` counts live ones; `saved`, `deleted` and `restored` count over the
-    whole history.  `damage` says why a job is quarantined; then the rest is empty.
+    whole history.  `completed_at` is when the job was said to be complete, unless it
+    went on since.  `damage` says why a job is quarantined; then the rest is empty.
     """
 
     job_id: str
@@ -65,6 +68,7 @@ class JobInfo(NamedTuple):
     latest_id: str | None = None
     size_bytes: int = 0
     damage: MilepostError | None = None
+    completed_at: datetime | None = None
 
 
 class JobReport(NamedTuple):

@@ -11,11 +11,11 @@ from datetime import datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
 
-from journal import chain, ids, retention, state_codec, state_json
+from journal import chain, ids, planner, retention, state_codec, state_json
 from journal import diff as state_diff
 from journal.clock import utc_now
 from journal.errors import (
@@ -33,7 +33,9 @@ from journal.event_codec import STATE_MISSING, peek
 from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
 from journal.migrations import Migrated, Migrations
 from journal.packer import Codec, Packer
-from journal.retention import Candidate, Plan, Policy
+from journal.planner import moment
+from journal.plans import plan_of
+from journal.policies import Policies
 from journal.state_codec import Header
 from journal.state_json import Limits
 from journal.state_proof import Opened
@@ -50,12 +52,24 @@ if TYPE_CHECKING:
     from journal.events import CheckpointSaved, Event
     from journal.index import Entry, JobView
     from journal.journal_file import Durability
+    from journal.keep_rules import Candidate
     from journal.keys import KeyRing
     from journal.migrations import Migrate
+    from journal.plans import Plan
+    from journal.policy import Policy
+    from journal.retention import Decision, Ruling
     from journal.storage import Storage
 
 
 _T = TypeVar("_T")
+
+
+class _Decided(NamedTuple):
+    """What is to become of one job, and what was looked at."""
+
+    view: JobView
+    decision: Decision
+    policy: Policy
 
 
 class CheckpointReader:
@@ -74,6 +88,8 @@ class CheckpointReader:
         max_depth: levels of nesting in a state, at most 250.
         lock_timeout_seconds: how long to wait while another process writes to a job.
         trash_seconds: how long a deleted checkpoint can be undeleted.
+        policies: which job has which retention policy; nothing is removed by them but
+            through `plan` and `apply`.  By default everything is kept.
         codec: how new states are stored.  ``auto``: as what differs from an earlier
             one where that is shorter; ``zstd``: compressed, each on its own; ``json``:
             as they are.  All are read, whatever this says.
@@ -99,6 +115,7 @@ class CheckpointReader:
         max_depth: int = 200,
         lock_timeout_seconds: float = 30.0,
         trash_seconds: float = 7 * 86400.0,
+        policies: Policies = Policies(),  # noqa: B008 - immutable
         codec: Codec = "auto",
         keys: KeyRing | None = None,
         allow_plaintext: bool = False,
@@ -120,6 +137,7 @@ class CheckpointReader:
             )
         self.root = Path(given[0]) if given else None
         self.trash_seconds = trash_seconds
+        self.policies = policies
         self._limits = Limits(max_state_bytes, max_depth)
         self._actor = _default_actor() if actor is None else actor
         ids.check_label("actor", self._actor)
@@ -435,52 +453,105 @@ class CheckpointReader:
 
     def plan(
         self,
-        job_id: str,
-        policy: Policy,
+        jobs: str,
+        policy: Policy | None = None,
         *,
         now: datetime | None = None,
         limit: int | None = None,
+        max_bytes: int | None = None,
     ) -> Plan:
-        """Return what `policy` would keep and remove, with reasons; change nothing.
+        """Return what policies would keep and let go, with reasons; change nothing.
 
         Args:
-            job_id: an unknown job has an empty plan.
-            policy: the rules.
+            jobs: a job's id, or else a glob such as ``"etl-*"``.  Of one job the plan
+                has all that stays; of many, only the jobs that lose something.  What
+                nothing fits has an empty plan.
+            policy: for all of them; if not given, each job's own of `policies`.
             now: what ages are counted from; the manager's clock if not given.
-            limit: remove at most so many, oldest first.
+            limit: let at most so many go, of each job the oldest.
+            max_bytes: what all these jobs may take together.
 
         Raises:
-            InvalidArgument: the policy is out of bounds.
+            InvalidArgument: `jobs` is neither a job id nor a glob.
+            DamagedJournal: the one job is quarantined; of many, the plan says which.
+        """
+        now = now or self._clock()
+        if self._view(jobs).seq:
+            found = [(jobs, self._decided(jobs, policy, now))]
+            problems: builtins.list[tuple[str, MilepostError]] = []
+        else:
+            found, problems = self._decide_all(jobs, policy, now)
+        if max_bytes is not None:
+            shrunk = retention.shrink(
+                {job: decided.decision for job, decided in found}, max_bytes
+            )
+            found = [(job, d._replace(decision=shrunk[job])) for job, d in found]
+        planned = []
+        for job, (view, decision, own) in found:
+            if decision.remove or job == jobs:
+                plan = planner.job_plan(view, decision, own, limit)
+                planned.append(plan)
+                limit = None if limit is None else limit - len(plan.remove)
+        return plan_of(planned, problems)
+
+    def _decide_all(
+        self, glob: str, policy: Policy | None, now: datetime
+    ) -> tuple[
+        builtins.list[tuple[str, _Decided]], builtins.list[tuple[str, MilepostError]]
+    ]:
+        """Decide about all jobs that fit `glob`; return those that could not, too."""
+        found, problems = [], []
+        for job in self._store.storage.job_ids():
+            if fnmatch.fnmatchcase(job, glob):
+                try:
+                    found.append((job, self._decided(job, policy, now)))
+                except MilepostError as exc:
+                    problems.append((job, exc))
+        return found, problems
+
+    def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:
+        view = self._view(job_id)
+        policy = policy or self._policy_of(view)
+        decision = retention.decide(self._candidates(view, policy), policy, now)
+        return _Decided(view, decision, policy)
+
+    def _policy_of(self, view: JobView) -> Policy:
+        is_completed = view.completed_at is not None
+        return self.policies.policy_of(view.job_id, is_completed=is_completed)
+
+    def _candidates(self, view: JobView, policy: Policy) -> builtins.list[Candidate]:
+        live = self._store.live(view)
+        return planner.candidates(view, live, policy, self._metadata)
+
+    def explain(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        policy: Policy | None = None,
+        *,
+        now: datetime | None = None,
+    ) -> tuple[Ruling, ...]:
+        """Return what every single rule says about one checkpoint.
+
+        Args:
+            job_id: whose.
+            checkpoint_id: which.
+            policy: if not given, the job's own of `policies`.
+            now: what ages are counted from; the manager's clock if not given.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
             DamagedJournal: the job is quarantined.
         """
         view = self._view(job_id)
-        return self._plan(view, policy, now or self._clock(), limit)
-
-    def _plan(
-        self, view: JobView, policy: Policy, now: datetime, limit: int | None = None
-    ) -> Plan:
-        candidates = []
-        for entry in self._store.live(view):
-            shields = []
-            if entry.checkpoint_id in view.held:
-                shields.append("held")
-            if entry.checkpoint_id in view.pinned:
-                shields.append("pinned")
-            if entry is view.current:
-                shields.append("current")
-            candidates.append(
-                Candidate(
-                    entry.checkpoint_id, entry.seq, _moment(entry.at), tuple(shields)
-                )
-            )
-        keep, remove = retention.decide(candidates, policy, now)
-        if limit is not None and len(remove) > limit:
-            spared = len(remove) - limit  # the newest of them wait for the next run
-            later = (v._replace(reasons=("over max_per_run",)) for v in remove[:spared])
-            keep, remove = (*keep, *later), remove[spared:]
-        head = (view.seq, view.hash or "")
-        plan_id = retention.plan_id(view.job_id, policy, head, remove)
-        return Plan(view.job_id, plan_id, policy, *head, keep, remove)
+        self._entry(view, checkpoint_id)
+        policy = policy or self._policy_of(view)
+        return retention.explain(
+            self._candidates(view, policy),
+            policy,
+            now or self._clock(),
+            checkpoint_id,
+        )
 
     def refresh(self, job_ids: Iterable[str] | None = None) -> set[str]:
         """Catch up with what other processes wrote; return the jobs that moved.
@@ -646,7 +717,7 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         entry.checkpoint_id,
         view.job_id,
         entry.step_name,
-        _moment(entry.at),
+        moment(entry.at),
         labels.workflow_version,
         labels.workflow_name,
         metadata,
@@ -656,12 +727,13 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         entry.checkpoint_id in view.pinned,
         view.places[entry.seq].size,
         _hold(view, entry),
+        failed=labels.is_failed,
     )
 
 
 def _hold(view: JobView, entry: Entry) -> Hold | None:
     held = view.held.get(entry.checkpoint_id)
-    return held and Hold(held.actor, _moment(held.at), held.reason)
+    return held and Hold(held.actor, moment(held.at), held.reason)
 
 
 def _unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
@@ -676,15 +748,8 @@ def _unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
     )
 
 
-def _moment(at: str) -> datetime:
-    try:
-        return datetime.fromisoformat(at)
-    except (TypeError, ValueError) as exc:
-        raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
-
-
 def _moment_if(at: str | None) -> datetime | None:
-    return None if at is None else _moment(at)
+    return None if at is None else moment(at)
 
 
 def _check_limit(limit: int | None) -> None:
@@ -705,4 +770,5 @@ def _job_info(view: JobView) -> JobInfo:
         None if view.current is None else view.current.checkpoint_id,
         None if view.latest is None else view.latest.checkpoint_id,
         view.end,
+        completed_at=_moment_if(view.completed_at),
     )

@@ -1,179 +1,274 @@
-"""Which checkpoints a policy keeps and which it lets go.  Pure: plans, never acts."""
+"""Which checkpoints a policy keeps and which it lets go, and why.  Pure.
+
+| step | what |
+|---|---|
+| shields | held, pinned, current, newest, under `min_age`, the `min_keep` newest |
+| keep rules | independent and ORed (`keep_rules`); with none, everything is kept |
+| caps | oldest first, of what the rules kept; never what is shielded |
+| guard | a plan that removes much of a job waits for approval |
+
+Shields only add reasons: what is shielded takes part in the rules and may use a slot.
+Order is that of the events, since a clock may jump.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
-import orjson
-
-from journal.errors import InvalidArgument
+from journal.keep_rules import (
+    Candidate,
+    Item,
+    KeepRule,
+    how_long,
+    rules_for,
+    rules_for_failed,
+    zone_of,
+)
+from journal.span import as_span
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from journal.policy import Policy
 
-class Policy(NamedTuple):
-    """A retention policy.  Keep rules are independent and ORed; none keeps all.
+__all__ = ["Candidate", "Decision", "Verdict", "decide", "explain", "guard", "shrink"]
 
-    Attributes:
-        name: how plans and events call it.
-        keep_last: keep so many of the newest.
-        keep_within_seconds: keep what is at most this much older than the newest, so
-            that a job which rests loses nothing to the clock.
-        min_age_seconds: shield what is younger than this.
-        min_keep: never leave fewer than this.
-    """
-
-    name: str = "policy"
-    keep_last: int | None = None
-    keep_within_seconds: float | None = None
-    min_age_seconds: float = 0.0
-    min_keep: int = 1
-
-    def check(self) -> None:
-        """Check bounds.
-
-        Raises:
-            InvalidArgument: a rule is out of bounds; names it.
-        """
-        if self.keep_last is not None:
-            check_keep_last(self.keep_last)
-        for name in ("keep_within_seconds", "min_age_seconds", "min_keep"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InvalidArgument(f"{name} must not be negative, got {value!r}")
-
-    @property
-    def has_rules(self) -> bool:
-        """Whether anything says what to keep; if nothing does, all is kept."""
-        return self.keep_last is not None or self.keep_within_seconds is not None
-
-
-class Candidate(NamedTuple):
-    """What the rules look at; `shields` are reasons that stand above any rule."""
-
-    checkpoint_id: str
-    seq: int
-    at: datetime
-    shields: tuple[str, ...] = ()
+# A small job may well lose most of what it has.
+GUARD_FROM = 11
 
 
 class Verdict(NamedTuple):
-    """One checkpoint, and all the reasons for what becomes of it."""
+    """One checkpoint, and why it stays or goes.
+
+    Attributes:
+        reasons: of what stays, all of them, shields first; of what goes, the rule that
+            let it go and the first rule that just missed it.
+        is_firm: no cap lets it go.
+    """
 
     checkpoint_id: str
     seq: int
     reasons: tuple[str, ...]
+    at: datetime
+    stored_bytes: int = 0
+    is_firm: bool = False
 
 
-class Plan(NamedTuple):
-    """What a policy would do to one job, as of one event of it.
+class Decision(NamedTuple):
+    """What stays and what goes, both newest first."""
 
-    Attributes:
-        plan_id: hash of policy, head and removals; the same plan has the same id.
-        head_seq: the job's last event when it was planned; another one makes it stale.
-        head_hash: that event's hash.
+    keep: tuple[Verdict, ...] = ()
+    remove: tuple[Verdict, ...] = ()
+
+
+class Ruling(NamedTuple):
+    """What one rule says about one checkpoint."""
+
+    keeps: bool
+    text: str
+
+
+class _Judged(NamedTuple):
+    item: Item
+    rules: list[KeepRule]
+    reasons: list[str]
+
+
+def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> Decision:
+    """Return what `policy` keeps and what it lets go, each with its reasons.
+
+    The input's order does not matter, and it is not changed.
     """
-
-    job_id: str
-    plan_id: str
-    policy: Policy
-    head_seq: int
-    head_hash: str
-    keep: tuple[Verdict, ...]
-    remove: tuple[Verdict, ...]
-
-
-def check_keep_last(keep_last: object) -> int:
-    """Return `keep_last` if it is a whole number of at least 1.
-
-    Raises:
-        InvalidArgument: it is not.
-    """
-    if isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 1:
-        raise InvalidArgument(
-            f"keep_last must be a whole number of at least 1, got {keep_last!r}"
-        )
-    return keep_last
-
-
-def decide(
-    candidates: Sequence[Candidate], policy: Policy, now: datetime
-) -> tuple[tuple[Verdict, ...], tuple[Verdict, ...]]:
-    """Return what `policy` keeps and what it removes, newest first, with reasons.
-
-    Order is that of the events, since a clock may jump; the input's order does not
-    matter and it is not changed.  The keep rules are those of restic's ``forget``.
-
-    Raises:
-        InvalidArgument: the policy is out of bounds.
-    """
-    policy.check()
-    newest_first = sorted(candidates, key=lambda c: c.seq, reverse=True)
-    keep: list[Verdict] = []
-    remove: list[Verdict] = []
-    for position, candidate in enumerate(newest_first, start=1):
-        reasons = [*candidate.shields]
-        if position == 1:
-            reasons.append("newest")
-        reasons += _keep_reasons(candidate, position, newest_first[0], policy, now)
-        if reasons:
-            keep.append(_verdict(candidate, reasons))
+    if not candidates:
+        return Decision()
+    shields = _shields(candidates, policy, now)
+    kept: list[Verdict] = []
+    gone: list[Verdict] = []
+    has_rules = bool(policy.rules)
+    for item, rules, reasons in _judge(candidates, policy, now):
+        firm = shields.get(item.candidate.seq, [])
+        why = reasons if has_rules else ["no keep rule"]
+        verdict = _verdict(item.candidate, (*firm, *why), is_firm=bool(firm))
+        if verdict.reasons:
+            kept.append(verdict)
         else:
-            remove.append(_verdict(candidate, [_miss(position, policy)]))
-    return tuple(keep), tuple(remove)
+            miss = rules[0].missed(item)
+            gone.append(verdict._replace(reasons=("no rule keeps it", miss)))
+    kept.sort(key=_by_seq, reverse=True)
+    kept, capped = _cap(kept, policy, now)
+    gone = sorted([*gone, *capped], key=_by_seq, reverse=True)
+    return Decision(tuple(kept), tuple(gone))
 
 
-def _keep_reasons(
-    candidate: Candidate,
-    position: int,
-    newest: Candidate,
+def explain(
+    candidates: Sequence[Candidate], policy: Policy, now: datetime, checkpoint_id: str
+) -> tuple[Ruling, ...]:
+    """Return what every single rule says about one checkpoint, shields first.
+
+    Empty if it is not among the candidates.
+    """
+    for item, rules, _ in _judge(candidates, policy, now, only=checkpoint_id):
+        firm = _shields(candidates, policy, now).get(item.candidate.seq, [])
+        said = [Ruling(keeps=True, text=reason) for reason in firm]
+        for rule in rules:
+            reason = rule.keeps(item)
+            text = rule.missed(item) if reason is None else reason
+            said.append(Ruling(reason is not None, text))
+        return tuple(said)
+    return ()
+
+
+def guard(decision: Decision, policy: Policy) -> tuple[str, ...]:
+    """Return why a decision should wait for somebody's approval, if it should."""
+    going, total = len(decision.remove), len(decision.keep) + len(decision.remove)
+    if total < GUARD_FROM or going <= policy.max_remove_fraction * total:
+        return ()
+    fraction = policy.max_remove_fraction
+    return (
+        f"{going} of {total} checkpoints would go; max_remove_fraction = {fraction:g}",
+    )
+
+
+def shrink(decisions: Mapping[str, Decision], max_bytes: int) -> dict[str, Decision]:
+    """Return the decisions of all jobs, with the oldest let go to fit a budget.
+
+    Args:
+        decisions: by job id.
+        max_bytes: what all that stays may take together.  Shields and floors are
+            stronger.
+    """
+    kept = [(v, job) for job, found in decisions.items() for v in found.keep]
+    left = sum(verdict.stored_bytes for verdict, _ in kept)
+    gone: dict[str, dict[int, Verdict]] = {}
+    for verdict, job in sorted(kept, key=lambda k: (k[0].at, k[1], k[0].seq)):
+        if left <= max_bytes:
+            break
+        if not verdict.is_firm:
+            left -= verdict.stored_bytes
+            why = f"max_store_bytes = {max_bytes}"
+            gone.setdefault(job, {})[verdict.seq] = _let_go(verdict, why)
+    return {job: _without(found, gone.get(job, {})) for job, found in decisions.items()}
+
+
+def _judge(
+    candidates: Sequence[Candidate],
     policy: Policy,
     now: datetime,
-) -> list[str]:
-    reasons: list[str] = []
-    if not policy.has_rules:
-        return ["no rule"]
-    if policy.keep_last is not None and position <= policy.keep_last:
-        reasons.append(f"last #{position}")
-    within = policy.keep_within_seconds
-    if within is not None and (newest.at - candidate.at).total_seconds() < within:
-        reasons.append(f"within {within:g} s of the newest")
-    if position <= policy.min_keep:
-        reasons.append(f"min_keep {policy.min_keep}")
-    age_seconds = (now - candidate.at).total_seconds()
-    if policy.min_age_seconds and age_seconds < policy.min_age_seconds:
-        reasons.append(f"younger than min_age {policy.min_age_seconds:g} s")
-    return reasons
+    only: str | None = None,
+) -> Iterator[_Judged]:
+    """Walk each group from the newest to the oldest, and ask the rules.
+
+    With `only`, yield just that one, before its rules were asked.
+    """
+    zone = zone_of(policy)
+    is_utc = policy.timezone == "UTC"
+    for group in _groups(candidates):
+        if group[0].is_failed and policy.keep_failed is not None:
+            rules = rules_for_failed(policy.keep_failed)
+        else:
+            rules = rules_for(policy, group, now, zone)
+        oldest = len(group)
+        for position, candidate in enumerate(group, start=1):
+            local = candidate.at if is_utc else candidate.at.astimezone(zone)
+            item = Item(candidate, position, position == oldest, local)
+            if candidate.checkpoint_id == only:
+                yield _Judged(item, rules, [])
+                return
+            reasons = [r for rule in rules if (r := rule.keeps(item)) is not None]
+            if only is None:
+                yield _Judged(item, rules, reasons)
 
 
-def _miss(position: int, policy: Policy) -> str:
-    """Say by how little the rules missed it."""
-    parts = [f"#{position} by age"]
-    if policy.keep_last is not None:
-        parts.append(f"keep_last = {policy.keep_last}")
-    if policy.keep_within_seconds is not None:
-        parts.append(f"keep_within = {policy.keep_within_seconds:g} s")
-    return "; ".join(parts)
+def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Return those that did not fail and those that did, newest first; none empty."""
+    newest_first = sorted(candidates, key=_by_seq, reverse=True)
+    good = [c for c in newest_first if not c.is_failed]
+    if len(good) == len(newest_first):
+        return [good] if good else []
+    failed = [c for c in newest_first if c.is_failed]
+    return [group for group in (good, failed) if group]
 
 
-def _verdict(candidate: Candidate, reasons: list[str]) -> Verdict:
-    return Verdict(candidate.checkpoint_id, candidate.seq, tuple(reasons))
+def _shields(
+    candidates: Sequence[Candidate], policy: Policy, now: datetime
+) -> dict[int, list[str]]:
+    """Return why what is shielded stays, whatever rules and caps say, by seq."""
+    found = {c.seq: [*c.shields] for c in candidates if c.shields}
+    groups = _groups(candidates)
+    newest = max((group[0] for group in groups), key=_by_seq)
+    found.setdefault(newest.seq, []).append("newest")
+    if newest.is_failed and not groups[0][0].is_failed:
+        found.setdefault(groups[0][0].seq, []).append("newest that did not fail")
+    min_age = as_span(policy.min_age)
+    if any(min_age):
+        born = min_age.before(now, zone_of(policy))
+        for candidate in candidates:
+            if candidate.at > born:
+                reason = f"younger than min_age = {min_age}"
+                found.setdefault(candidate.seq, []).append(reason)
+    if policy.min_keep > 1:
+        for seq in sorted((c.seq for c in candidates), reverse=True)[: policy.min_keep]:
+            found.setdefault(seq, []).append(f"min_keep = {policy.min_keep}")
+    return found
 
 
-def plan_id(
-    job_id: str, policy: Policy, head: tuple[int, str], remove: Sequence[Verdict]
-) -> str:
-    """Return the id of a plan: 16 hex digits that change with anything it rests on."""
-    removed = sorted(v.checkpoint_id for v in remove)
-    raw = orjson.dumps([job_id, policy._asdict(), head, removed])
-    return hashlib.sha256(raw).hexdigest()[:16]
+def _cap(
+    kept: list[Verdict], policy: Policy, now: datetime
+) -> tuple[list[Verdict], list[Verdict]]:
+    """Apply the caps to what was kept, newest first; return what stays and goes."""
+    if not policy.caps:
+        return kept, []
+    gone: dict[int, Verdict] = {}
+    if policy.max_age is not None:
+        max_age = as_span(policy.max_age)
+        born = max_age.before(now, zone_of(policy))
+        for verdict in kept:
+            if verdict.at <= born and not verdict.is_firm:
+                age = how_long(now - verdict.at)
+                why = f"{age} old; max_age = {max_age}"
+                gone[verdict.seq] = _let_go(verdict, why)
+    left = [v for v in kept if v.seq not in gone]
+    count, size = len(left), sum(v.stored_bytes for v in left)
+    most, most_bytes = policy.max_count, policy.max_bytes
+    for verdict in reversed(left):
+        if verdict.is_firm:
+            continue
+        if most is not None and count > most:
+            why = f"{count} were left; max_count = {most}"
+        elif most_bytes is not None and size > most_bytes:
+            why = f"{size} bytes were left; max_bytes = {most_bytes}"
+        else:
+            break
+        gone[verdict.seq] = _let_go(verdict, why)
+        count, size = count - 1, size - verdict.stored_bytes
+    return [v for v in kept if v.seq not in gone], list(gone.values())
 
 
-def describe(policy: Policy) -> dict[str, object]:
-    """Return the policy as an event holds it: its name and what differs from none."""
-    unset = Policy(policy.name)._asdict()
-    values = policy._asdict().items()
-    return {k: v for k, v in values if k == "name" or v != unset[k]}
+def _let_go(verdict: Verdict, why: str) -> Verdict:
+    return verdict._replace(reasons=(why, f"would stay by: {verdict.reasons[0]}"))
+
+
+def _without(decision: Decision, gone: Mapping[int, Verdict]) -> Decision:
+    if not gone:
+        return decision
+    keep = tuple(v for v in decision.keep if v.seq not in gone)
+    remove = sorted([*decision.remove, *gone.values()], key=_by_seq, reverse=True)
+    return Decision(keep, tuple(remove))
+
+
+def _by_seq(one: Candidate | Verdict) -> int:
+    return one.seq
+
+
+def _verdict(
+    candidate: Candidate, reasons: tuple[str, ...], *, is_firm: bool
+) -> Verdict:
+    return Verdict(
+        candidate.checkpoint_id,
+        candidate.seq,
+        reasons,
+        candidate.at,
+        candidate.stored_bytes,
+        is_firm,
+    )

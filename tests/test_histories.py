@@ -346,10 +346,10 @@ class Histories(RuleBasedStateMachine):
         try:
             assert self.handles[by].apply(plan) == len(doomed)
         except StalePlan:
-            assert plan.head_seq != len(model.types)
+            assert plan.jobs[0].head_seq != len(model.types)
             return
         if doomed:
-            assert plan.head_seq == len(model.types)
+            assert plan.jobs[0].head_seq == len(model.types)
             model.remove(doomed, self.clock.now, "checkpoints.cleaned")
 
     @rule(by=WHO, id_=known)

@@ -11,9 +11,10 @@ from test_cli_harness import JOB, call, folder, store, types_of
 from test_events import Draft, append_as_newer
 
 from api.app import create_app
-from journal import CheckpointManager, Hold, Policy, errors, index, retention
+from journal import CheckpointManager, Hold, Policy, errors, index
 from journal.event_codec import STATE_MISSING
 from journal.index import JobView
+from journal.plans import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,11 +118,9 @@ def test_a_plan_that_names_what_is_held_is_refused(
     manager.unpin("job", ids[1])
     plan = manager.plan("job", Policy(keep_last=1))
     (held,) = (verdict for verdict in plan.keep if verdict.checkpoint_id == ids[1])
-    remove = (*plan.remove, held)
-    head = (plan.head_seq, plan.head_hash)
-    plan_id = retention.plan_id("job", plan.policy, head, remove)
+    job = plan.jobs[0]._replace(remove=(*plan.remove, held))
     with pytest.raises(errors.OnHold, match="case 4711"):
-        manager.apply(plan._replace(remove=remove, plan_id=plan_id))
+        manager.apply(plan_of([job]))
     assert steps(manager) == "abcde"
 
 

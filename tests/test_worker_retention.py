@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NOW = datetime(2026, 11, 23, 5, tzinfo=UTC)
-KEEP_TWO = RetentionSettings(min_keep=1, min_age_seconds=0, default=Rule(keep_last=2))
+KEEP_TWO = RetentionSettings(
+    min_keep=1, min_age="0s", max_remove_fraction=1.0, default=Rule(keep_last=2)
+)
+
+
+def but(**changes: Any) -> RetentionSettings:
+    """Return `KEEP_TWO` with other values."""
+    return RetentionSettings(**{**dict(KEEP_TWO), **changes})
 
 
 class Turned:
@@ -78,7 +85,7 @@ def test_a_pass_removes_what_each_jobs_rule_lets_go(
 ) -> None:
     fill(manager, "etl-a", "etl-b", "other", "precious")
     rules = [MatchRule(match="etl-*", keep_last=1), MatchRule(match="precious")]
-    retention = KEEP_TWO.model_copy(update={"rule": rules})
+    retention = but(rule=rules)
     report = worker(manager, clock, retention).run_once()
     assert left(manager) == {"etl-a": 1, "etl-b": 1, "other": 2, "precious": 5}
     assert (report.jobs, report.removed, report.outcome) == (4, 11, "ok")
@@ -101,8 +108,8 @@ def test_removed_states_leave_the_disk_once_they_are_enough_or_late(
     manager: Interrupted, clock: Turned
 ) -> None:
     fill(manager, "a", each=20)
-    few = KEEP_TWO.model_copy(update={"erase_within_seconds": 86_400.0})
-    small = KEEP_TWO.model_copy(update={"compact_min_bytes": 1024})
+    few = but(erase_within_seconds=86_400.0)
+    small = but(compact_min_bytes=1024)
     assert worker(manager, clock, small).run_once().freed_bytes == 0  # in the trash
     clock.turn(days=7, seconds=1)
     assert worker(manager, clock, few).run_once().freed_bytes == 0  # not worth it yet
@@ -172,7 +179,7 @@ def test_a_bug_in_one_job_does_not_stop_the_others(
     fill(manager, "a", "b", "c")
 
     def stumble(plan: Plan) -> None:
-        if plan.job_id == "b":
+        if plan.jobs[0].job_id == "b":
             raise ZeroDivisionError
 
     manager.before_apply = stumble
@@ -206,7 +213,7 @@ def test_a_job_that_never_rests_is_left_for_the_next_pass(
     fill(manager, "a", "b")
 
     def save_always(plan: Plan) -> None:
-        if plan.job_id == "a":
+        if plan.jobs[0].job_id == "a":
             manager.save("a", "meanwhile", {})
 
     manager.before_apply = save_always
@@ -222,7 +229,7 @@ def test_a_run_removes_at_most_max_per_run_and_the_next_goes_on(
     manager: Interrupted, clock: Turned
 ) -> None:
     fill(manager, "a", "b", "c")
-    retention = KEEP_TWO.model_copy(update={"max_per_run": 4})
+    retention = but(max_per_run=4)
     first = worker(manager, clock, retention).run_once()
     assert (first.removed, first.resume_after) == (4, "b")
     assert left(manager) == {"a": 2, "b": 4, "c": 5}
@@ -237,7 +244,7 @@ def test_a_job_with_more_than_fits_does_not_starve_those_behind_it(
     manager: Interrupted, clock: Turned
 ) -> None:
     fill(manager, "b")
-    retention = KEEP_TWO.model_copy(update={"max_per_run": 3})
+    retention = but(max_per_run=3)
     removed = []
     for _ in range(2):
         fill(manager, "a", each=10)

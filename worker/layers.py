@@ -46,7 +46,7 @@ def written_name(name: str, field: FieldInfo) -> str:
 
 def table_of(field: FieldInfo) -> type[BaseModel] | None:
     """Return the model that `field` holds, itself or as the items of a list."""
-    for kind in (field.annotation, *get_args(field.annotation)):
+    for kind in (*_kinds(field.annotation), *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
     return None
@@ -117,7 +117,7 @@ def _from_text(text: str, kind: Any) -> object:
 
     Lists are words as in a shell: ``MILEPOST_EXECUTOR_COMMAND='python "my job.py"'``.
     """
-    kinds = {kind, *get_args(kind)}
+    kinds = _kinds(kind)
     if bool in kinds:
         return _BOOLEANS.get(text.strip().lower(), text)
     if int in kinds and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", text, re.ASCII):
@@ -132,13 +132,21 @@ def _from_text(text: str, kind: Any) -> object:
     return text
 
 
+def _kinds(kind: Any) -> list[Any]:
+    """Return all that `kind` is made of, itself first; what a list holds is not."""
+    found = [kind]
+    if not _is_list(kind):
+        for each in get_args(kind):
+            found += _kinds(each)
+    return found
+
+
 def _is_list(kind: Any) -> bool:
     return get_origin(kind) is list
 
 
 def _is_path(kind: Any) -> bool:
-    # `X | None` has its kinds as arguments, and so has `Annotated[X, …]`.
-    return kind is Path or any(_is_path(each) for each in get_args(kind))
+    return Path in _kinds(kind)
 
 
 def _unshared(values: dict[str, Any]) -> dict[str, Any]:

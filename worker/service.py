@@ -108,6 +108,7 @@ class Worker:
             target=self._run, name="milepost-worker", daemon=True
         )
         manager.trash_seconds = settings.retention.trash_seconds
+        manager.policies = settings.retention.policies
 
     def _make_watcher(self) -> Watcher:
         config = None
@@ -331,6 +332,7 @@ class Worker:
         self._config_problem = None
         self._restart_needed = tuple(waiting)
         self._manager.trash_seconds = edited.retention.trash_seconds
+        self._manager.policies = edited.retention.policies
         self._watcher.set_pace(_pace(edited.worker))
         self._bell.set()
         log.info("read %s again", self._config_path)

@@ -7,35 +7,31 @@ is a `ConfigError`; it never guesses and never drops a key.
 from __future__ import annotations
 
 import os
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     StringConstraints,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from journal.compaction import Threshold
-from journal.retention import Policy
 from journal.state_json import DEPTH_LIMIT
 from worker import layers, sources
 from worker.refusals import refusal
+from worker.retention_settings import MatchRule, RetentionSettings, Rule
 from worker.sources import ConfigError
+from worker.tables import AS_WRITTEN, Table, quantity
 from worker.units import seconds, size_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from journal import CheckpointManager, KeyRing
 
@@ -56,28 +52,6 @@ __all__ = [
 ]
 
 DEFAULT_CLEANUP = "0 3 * * *"
-_AS_WRITTEN = {"as_written": True}
-
-
-def _quantity(
-    parse: Callable[[str], float], at_least: str, at_most: str
-) -> BeforeValidator:
-    """Return a validator for text with a unit, within bounds given the same way.
-
-    In a file and in the environment a bare number is refused: nobody can see whether
-    200 is seconds.  In Python the field's name holds the unit, so numbers are welcome.
-    """
-    low, high = parse(at_least), parse(at_most)
-
-    def check(value: object, info: ValidationInfo) -> object:
-        is_number = isinstance(value, (int, float))
-        if isinstance(value, str) or (is_number and info.context == _AS_WRITTEN):
-            value = parse(str(value))
-        if isinstance(value, (int, float)) and not low <= value <= high:
-            raise ValueError(f"expected {at_least} to {at_most}")
-        return value
-
-    return BeforeValidator(check)
 
 
 def _folder(value: object) -> object:
@@ -103,52 +77,39 @@ KeyFile = Annotated[Path | None, BeforeValidator(_key_file)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
 
-class _Table(BaseModel):
-    """One table of config.toml: frozen, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        validate_by_name=True,
-        validate_by_alias=True,
-        hide_input_in_errors=True,
-    )
-
-
-class StoreSettings(_Table):
+class StoreSettings(Table):
     """`[store]`: where the journals are and what an acknowledged save promises."""
 
     root: Folder = Path(sources.DEFAULT_ROOT)
     durability: Literal["always", "interval", "never"] = "always"
-    interval_seconds: Annotated[float, _quantity(seconds, "1ms", "1min")] = Field(
+    interval_seconds: Annotated[float, quantity(seconds, "1ms", "1min")] = Field(
         default=0.2, validation_alias="interval"
     )
-    max_state_bytes: Annotated[int, _quantity(size_bytes, "1KiB", "1GiB")] = Field(
+    max_state_bytes: Annotated[int, quantity(size_bytes, "1KiB", "1GiB")] = Field(
         default=16 * 1024 * 1024, validation_alias="max_state"
     )
     max_depth: int = Field(default=200, ge=1, le=DEPTH_LIMIT)
     codec: Literal["auto", "json", "zstd"] = "auto"
     key_file: KeyFile = None
     allow_plaintext: bool = False
-    lock_timeout_seconds: Annotated[float, _quantity(seconds, "0s", "1h")] = Field(
+    lock_timeout_seconds: Annotated[float, quantity(seconds, "0s", "1h")] = Field(
         default=30.0, validation_alias="lock_timeout"
     )
 
 
-class WorkerSettings(_Table):
+class WorkerSettings(Table):
     """`[worker]`: when scheduled work runs and how changes are noticed."""
 
     enabled: bool = True
     cleanup: str = DEFAULT_CLEANUP
     timezone: str = "UTC"
-    jitter_seconds: Annotated[float, _quantity(seconds, "0s", "1h")] = Field(
+    jitter_seconds: Annotated[float, quantity(seconds, "0s", "1h")] = Field(
         default=30.0, validation_alias="jitter"
     )
-    sweep_seconds: Annotated[float, _quantity(seconds, "50ms", "1h")] = Field(
+    sweep_seconds: Annotated[float, quantity(seconds, "50ms", "1h")] = Field(
         default=5.0, validation_alias="sweep"
     )
-    debounce_seconds: Annotated[float, _quantity(seconds, "10ms", "1s")] = Field(
+    debounce_seconds: Annotated[float, quantity(seconds, "10ms", "1s")] = Field(
         default=0.15, validation_alias="debounce"
     )
     watcher: Literal["auto", "inotify", "poll", "off"] = "auto"
@@ -176,7 +137,7 @@ class WorkerSettings(_Table):
         return name
 
 
-class TokenSettings(_Table):
+class TokenSettings(Table):
     """One `[[api.tokens]]`: who may call, kept only as a hash."""
 
     name: Name
@@ -184,19 +145,19 @@ class TokenSettings(_Table):
     scopes: list[Literal["read", "write", "admin"]] = Field(min_length=1)
 
 
-class ApiSettings(_Table):
+class ApiSettings(Table):
     """`[api]`: where the server listens and what it refuses."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8080, ge=0, le=65535)
     allowed_hosts: list[
         Annotated[str, StringConstraints(pattern=r"^[^\s,/]+$", max_length=255)]
-    ] = []
-    max_body_bytes: Annotated[int, _quantity(size_bytes, "1KiB", "1GiB")] = Field(
+    ] = Field(default_factory=list)
+    max_body_bytes: Annotated[int, quantity(size_bytes, "1KiB", "1GiB")] = Field(
         default=1024 * 1024, validation_alias="max_body"
     )
     max_page: int = Field(default=500, ge=1, le=10_000)
-    tokens: list[TokenSettings] = []
+    tokens: list[TokenSettings] = Field(default_factory=list)
 
     @field_validator("tokens")
     @classmethod
@@ -210,76 +171,7 @@ class ApiSettings(_Table):
         return tokens
 
 
-class Rule(_Table):
-    """What to keep.  Each key keeps on its own; with none set everything stays."""
-
-    keep_last: int | None = Field(default=None, ge=1, le=1_000_000)
-    keep_within_seconds: Annotated[float, _quantity(seconds, "1s", "1000y")] | None = (
-        Field(default=None, validation_alias="keep_within")
-    )
-
-
-class MatchRule(Rule):
-    """One `[[retention.rule]]`: a rule for the jobs whose id matches a glob."""
-
-    match: str = Field(min_length=1)
-    inherit: bool = False
-
-
-class RetentionSettings(_Table):
-    """`[retention]`: what the scheduled cleanup keeps and removes."""
-
-    min_keep: int = Field(default=3, ge=1, le=1_000_000)
-    min_age_seconds: Annotated[float, _quantity(seconds, "0s", "1000y")] = Field(
-        default=3600.0, validation_alias="min_age"
-    )
-    trash_seconds: Annotated[float, _quantity(seconds, "0s", "1000y")] = Field(
-        default=7 * 86_400.0, validation_alias="trash_period"
-    )
-    max_per_run: int = Field(default=10_000, ge=1, le=10_000_000)
-    compact_min_bytes: Annotated[int, _quantity(size_bytes, "1KiB", "1GiB")] = Field(
-        default=1024 * 1024, validation_alias="compact_min"
-    )
-    compact_fraction: float = Field(default=0.25, ge=0.0, le=1.0)
-    erase_within_seconds: Annotated[float, _quantity(seconds, "0s", "1000y")] = Field(
-        default=7 * 86_400.0, validation_alias="erase_within"
-    )
-    default: Rule = Rule()
-    rule: list[MatchRule] = []
-
-    @property
-    def compaction(self) -> Threshold:
-        """When a journal is rewritten without the states that have to go."""
-        return Threshold(
-            self.compact_min_bytes, self.compact_fraction, self.erase_within_seconds
-        )
-
-    def policy_for(self, job_id: str) -> Policy:
-        """Return what to keep of `job_id`: the first rule that matches, or the default.
-
-        A rule starts from nothing; only with ``inherit`` does it take what it leaves
-        unset from the default.
-        """
-        for rule in self.rule:
-            if fnmatchcase(job_id, rule.match):
-                inherited = self.default if rule.inherit else Rule()
-                return self._policy(f"rule:{rule.match}", rule, inherited)
-        return self._policy("default", self.default, Rule())
-
-    def _policy(self, name: str, rule: Rule, inherited: Rule) -> Policy:
-        within = rule.keep_within_seconds
-        return Policy(
-            name=name,
-            keep_last=inherited.keep_last if rule.keep_last is None else rule.keep_last,
-            keep_within_seconds=(
-                inherited.keep_within_seconds if within is None else within
-            ),
-            min_age_seconds=self.min_age_seconds,
-            min_keep=self.min_keep,
-        )
-
-
-class ExecutorSettings(_Table):
+class ExecutorSettings(Table):
     """`[executor]`: how a server that runs alone resumes a job."""
 
     command: list[str] | None = Field(default=None, min_length=1)
@@ -296,7 +188,7 @@ class ExecutorSettings(_Table):
         return self
 
 
-class Settings(_Table):
+class Settings(Table):
     """All settings of one process.
 
     Attributes:
@@ -356,7 +248,7 @@ def load(
     merged = layers.merge(Settings, config, sources.variables(environ))
     try:
         settings = Settings.model_validate(
-            merged.values, context=_AS_WRITTEN, by_alias=True, by_name=False
+            merged.values, context=AS_WRITTEN, by_alias=True, by_name=False
         )
     except ValidationError as exc:
         raise ConfigError(refusal(exc, Settings, merged, config)) from exc
@@ -390,7 +282,7 @@ def open_manager(
 ) -> CheckpointManager:
     """Open the store that `settings` describe.
 
-    All settings also set the trash period; those of the store alone leave its default.
+    All settings also set trash period and policies; those of the store alone do not.
 
     Raises:
         StorageFailed: the folder can't be used.
@@ -418,4 +310,5 @@ def open_manager(
     )
     if isinstance(settings, Settings):
         manager.trash_seconds = settings.retention.trash_seconds
+        manager.policies = settings.retention.policies
     return manager

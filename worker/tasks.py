@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.errors import Conflict, DamagedJournal, MilepostError, StalePlan
+from journal.errors import (
+    ApprovalNeeded,
+    Conflict,
+    DamagedJournal,
+    MilepostError,
+    StalePlan,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,14 +173,18 @@ def _clean(
     """
     if info.damage is not None:
         raise info.damage
-    policy = retention.policy_for(info.job_id)
-    if not policy.has_rules or info.checkpoints <= policy.min_keep:
+    found = retention.effective(info.job_id, is_completed=info.completed_at is not None)
+    policy = found.policy
+    if not policy.removes or info.checkpoints <= policy.min_keep or found.is_dry:
         return 0
     plan = manager.plan(info.job_id, policy, now=now, limit=limit)
     if not plan.remove:
         return 0
     try:
         return manager.apply(plan, actor=ACTOR)
+    except ApprovalNeeded as exc:
+        log.warning("retention of %r waits: %s", info.job_id, exc)
+        return 0
     except StalePlan:
         # Somebody saved in between, which is normal for a live job.  Twice in a row
         # is a busy one; its next chance is the next pass.

@@ -259,7 +259,7 @@ def _preview(
     manager: CheckpointManager, job: str, keep_last: int
 ) -> tuple[Answer, int]:
     """Plan what `cleanup` would do; the same rules decide, so they can't differ."""
-    from journal.retention import Policy
+    from journal.policy import Policy
 
     plan = manager.plan(job, Policy(name="cleanup", keep_last=keep_last))
     verdicts = [("would delete", v) for v in plan.remove]

@@ -110,8 +110,10 @@ def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> 
     for rows in range(4):
         clock.turn()
         manager.save("orders", "load", {"rows": rows})
+    manager.save("orders", "publish", {"tried": 3}, failed=True)
+    manager.complete("orders", failed=True, reason="no publisher")
     manager.cleanup("orders", 3)
-    manager.apply(manager.plan("orders", Policy("nightly", keep_last=2)))
+    manager.apply(manager.plan("orders", Policy(name="nightly", keep_last=2)))
 
 
 def _tear(journal: Path, manager: CheckpointManager) -> None:

@@ -1,0 +1,338 @@
+"""The rules that keep a checkpoint, each a small machine that walks newest to oldest.
+
+Counts, buckets and windows are those of restic's ``forget``
+(https://restic.readthedocs.io/en/stable/060_forget.html): the newest of each hour, day,
+week, month and year is kept; periods without a checkpoint use no slot; the oldest of
+all stays while a slot is left; windows count from the newest that is not in the future.
+Where restic leaves things to chance, this does not: the order is that of the events, a
+key that was seen once is not counted again, and an hour that a clock repeats is two.
+
+A rule is asked about every checkpoint of its group, in order: `keeps` says why it keeps
+it, and `missed`, right after `keeps` said nothing, by how little it did not.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from math import inf, isfinite
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from zoneinfo import ZoneInfo
+
+from journal.policy import Policy
+from journal.span import as_span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import tzinfo
+
+    from journal.policy import Best, Count
+
+    Key = Callable[[datetime], object]
+
+_BUCKETS = ("hourly", "daily", "weekly", "monthly", "yearly")
+_PERIODS = dict(zip(_BUCKETS, ("hour", "day", "week", "month", "year"), strict=True))
+
+
+class Candidate(NamedTuple):
+    """What the rules look at.
+
+    Attributes:
+        at: when it was saved, in UTC; informative, never an order.
+        shields: reasons that stand above any rule.
+        number: which save of its job it was, from 1, deleted ones counted.
+        stored_bytes: what it takes in the journal.
+        is_failed: it was saved as failed.
+        metric: what `Policy.keep_best` ranks by, None if it has no such number.
+    """
+
+    checkpoint_id: str
+    seq: int
+    at: datetime
+    shields: tuple[str, ...] = ()
+    number: int = 0
+    tags: tuple[str, ...] = ()
+    stored_bytes: int = 0
+    is_failed: bool = False
+    metric: float | None = None
+
+
+class Item(NamedTuple):
+    """A candidate in its group: its place from the newest, and its local time."""
+
+    candidate: Candidate
+    position: int
+    is_oldest: bool
+    local: datetime
+
+
+class KeepRule(Protocol):
+    """One rule at work on one group."""
+
+    def keeps(self, item: Item) -> str | None:
+        """Return why this rule keeps `item`, None if it does not."""
+
+    def missed(self, item: Item) -> str:
+        """Return by how little it did not keep `item`, right after `keeps`."""
+
+
+def zone_of(policy: Policy) -> tzinfo:
+    """Return the policy's time zone; UTC also where no time zone data is installed."""
+    return UTC if policy.timezone == "UTC" else ZoneInfo(policy.timezone)
+
+
+def rules_for(
+    policy: Policy, newest_first: Sequence[Candidate], now: datetime, zone: tzinfo
+) -> list[KeepRule]:
+    """Return the rules that `policy` sets, ready to walk over `newest_first`."""
+    rules: list[KeepRule] = []
+    if policy.keep_last is not None:
+        rules.append(_Last("keep_last", policy.keep_last))
+    counts = {name: getattr(policy, f"keep_{name}") for name in _BUCKETS}
+    rules += [_Bucket(n, count) for n, count in counts.items() if count is not None]
+    newest = next((c.at for c in newest_first if c.at < now), None)
+
+    def since(name: str) -> datetime | None:
+        span = getattr(policy, name)
+        if span is None:
+            return None
+        return _EVER if newest is None else as_span(span).before(newest, zone)
+
+    if (cutoff := since("keep_within")) is not None:
+        rules.append(_Within(str(policy.keep_within), cutoff, newest or now))
+    for name in _BUCKETS:
+        if (cutoff := since(f"keep_within_{name}")) is not None:
+            text = str(getattr(policy, f"keep_within_{name}"))
+            rules.append(_BucketWithin(name, text, cutoff, newest or now))
+    if policy.keep_tags is not None:
+        rules.append(_Tagged(policy.keep_tags))
+    if policy.keep_every is not None:
+        rules.append(_Every(policy.keep_every))
+    if policy.keep_best is not None:
+        rules.append(_Best(policy.keep_best, newest_first))
+    return rules
+
+
+def rules_for_failed(count: Count) -> list[KeepRule]:
+    """Return the one rule that judges those that were saved as failed."""
+    return [_Last("keep_failed", count)]
+
+
+_EVER = datetime.min.replace(tzinfo=UTC)
+
+
+class _Last:
+    """The newest so many."""
+
+    def __init__(self, name: str, count: Count) -> None:
+        self._name = name
+        self._text = str(count)
+        self._count = inf if count == "all" else count
+        self._word = "last" if name == "keep_last" else "last failed"
+
+    def keeps(self, item: Item) -> str | None:
+        if item.position <= self._count:
+            return f"{self._word} #{item.position}"
+        return None
+
+    def missed(self, item: Item) -> str:
+        return f"{ordinal(item.position)} newest; {self._name} = {self._text}"
+
+
+class _Bucket:
+    """The newest of each period, as long as there are slots left."""
+
+    def __init__(self, name: str, count: Count) -> None:
+        self._name = name
+        self._key = _KEYS[name]
+        self._text = str(count)
+        self._count = inf if count == "all" else count
+        self._used = 0
+        self._seen: dict[object, None] = {}
+        self._is_new = False
+
+    def keeps(self, item: Item) -> str | None:
+        key = self._key(item.local)
+        self._is_new = key not in self._seen
+        if self._is_new:
+            self._seen[key] = None
+        if self._used >= self._count or not (self._is_new or item.is_oldest):
+            return None
+        self._used += 1
+        if self._is_new:
+            return f"{self._name} #{self._used}"
+        return f"oldest, {self._name} #{self._used}"
+
+    def missed(self, item: Item) -> str:
+        period = _PERIODS[self._name]
+        if not self._is_new:
+            text = f"not the newest of its {period}, {_label(self._name, item.local)}"
+            return f"{text}; keep_{self._name} = {self._text}"
+        which = ordinal(len(self._seen))
+        return f"in the {which} {period} back; keep_{self._name} = {self._text}"
+
+
+class _Within:
+    """All that is less than a span older than the newest."""
+
+    def __init__(self, text: str, cutoff: datetime, newest: datetime) -> None:
+        self._cutoff = cutoff
+        self._newest = newest
+        self._text = text
+        self._reason = f"within {text} of the newest"
+
+    def keeps(self, item: Item) -> str | None:
+        return self._reason if item.candidate.at > self._cutoff else None
+
+    def missed(self, item: Item) -> str:
+        older = how_long(self._newest - item.candidate.at)
+        return f"{older} older than the newest; keep_within = {self._text}"
+
+
+class _BucketWithin:
+    """The newest of each period, of all that is less than a span older."""
+
+    def __init__(
+        self, name: str, text: str, cutoff: datetime, newest: datetime
+    ) -> None:
+        self._name = name
+        self._key = _KEYS[name]
+        self._cutoff = cutoff
+        self._newest = newest
+        self._text = text
+        self._seen: set[object] = set()
+
+    def keeps(self, item: Item) -> str | None:
+        if item.candidate.at <= self._cutoff:
+            return None
+        key = self._key(item.local)
+        is_new = key not in self._seen
+        self._seen.add(key)
+        if not (is_new or item.is_oldest):
+            return None
+        return f"{'' if is_new else 'oldest, '}{self._name} within {self._text}"
+
+    def missed(self, item: Item) -> str:
+        setting = f"keep_within_{self._name} = {self._text}"
+        if item.candidate.at > self._cutoff:
+            period = f"{_PERIODS[self._name]}, {_label(self._name, item.local)}"
+            return f"not the newest of its {period}; {setting}"
+        older = how_long(self._newest - item.candidate.at)
+        return f"{older} older than the newest; {setting}"
+
+
+class _Tagged:
+    """What has all tags of one of the lists; an empty list: what has none."""
+
+    def __init__(self, lists: Iterable[Sequence[str]]) -> None:
+        self._lists = [frozenset(tags) for tags in lists]
+        self._text = " or ".join(_tag_text(tags) for tags in self._lists)
+
+    def keeps(self, item: Item) -> str | None:
+        own = item.candidate.tags
+        for tags in self._lists:
+            if tags.issubset(own) if tags else not own:
+                return _tag_text(tags)
+        return None
+
+    def missed(self, item: Item) -> str:
+        own = _tag_text(frozenset(item.candidate.tags))
+        return f"{own}; keep_tags = {self._text}"
+
+
+class _Every:
+    """Every so-manieth save of the job."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def keeps(self, item: Item) -> str | None:
+        number = item.candidate.number
+        return None if number % self._step else f"save {number}, every {self._step}"
+
+    def missed(self, item: Item) -> str:
+        return f"save {item.candidate.number}; keep_every = {self._step}"
+
+
+class _Best:
+    """The best by a metric; of equals, the newer is better."""
+
+    def __init__(self, best: Best, newest_first: Sequence[Candidate]) -> None:
+        self._metric = best.metric
+        self._count = best.keep
+        sign = 1 if best.mode == "min" else -1
+        ranked = sorted(
+            (c for c in newest_first if c.metric is not None and isfinite(c.metric)),
+            key=lambda c: sign * (c.metric or 0.0),
+        )
+        self._ranks = {c.seq: rank for rank, c in enumerate(ranked, start=1)}
+
+    def keeps(self, item: Item) -> str | None:
+        rank = self._ranks.get(item.candidate.seq)
+        if rank is None or rank > self._count:
+            return None
+        return f"best #{rank} by {self._metric} ({item.candidate.metric:g})"
+
+    def missed(self, item: Item) -> str:
+        rank = self._ranks.get(item.candidate.seq)
+        if rank is None:
+            return f"has no number {self._metric!r} in its metadata"
+        return f"{ordinal(rank)} best by {self._metric}; keep_best = {self._count}"
+
+
+def _hour(local: datetime) -> object:
+    # With the offset: an hour that a clock repeats in autumn is two hours.
+    return local.year, local.month, local.day, local.hour, local.utcoffset()
+
+
+def _day(local: datetime) -> object:
+    return local.toordinal()
+
+
+def _week(local: datetime) -> object:
+    return local.isocalendar()[:2]
+
+
+def _month(local: datetime) -> object:
+    return local.year * 12 + local.month
+
+
+def _year(local: datetime) -> object:
+    return local.year
+
+
+_KEYS: dict[str, Key] = dict(
+    zip(_BUCKETS, (_hour, _day, _week, _month, _year), strict=True)
+)
+_FORMATS = dict(
+    zip(_BUCKETS, ("%Y-%m-%d %H:00", "%Y-%m-%d", "%G-W%V", "%Y-%m", "%Y"), strict=True)
+)
+
+
+def _label(bucket: str, local: datetime) -> str:
+    return local.strftime(_FORMATS[bucket])
+
+
+def _tag_text(tags: frozenset[str]) -> str:
+    if not tags:
+        return "no tags"
+    return f"tag{'s' * (len(tags) > 1)} {', '.join(sorted(tags))}"
+
+
+def ordinal(number: int) -> str:
+    """Return `number` as people count: 1st, 2nd, 3rd, 11th."""
+    is_teen = number // 10 % 10 == 1
+    suffix = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def how_long(length: timedelta) -> str:
+    """Return a length of time in its two largest units, as ``3d 4h``."""
+    seconds = int(length.total_seconds())
+    if seconds < 0:
+        return f"-{how_long(-length)}"
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2]) or "0s"

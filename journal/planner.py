@@ -1,0 +1,111 @@
+"""From a job's view to a plan: what the rules have to know about each checkpoint."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from journal import retention
+from journal.errors import UnreadableState
+from journal.keep_rules import Candidate
+from journal.plans import JobPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from journal.index import Entry, JobView
+    from journal.policy import Policy
+    from journal.retention import Decision
+
+    ReadMetadata = Callable[[JobView, Entry], dict[str, Any]]
+
+OVER_LIMIT = "over the limit of one run"
+
+
+def candidates(
+    view: JobView, entries: Iterable[Entry], policy: Policy, read: ReadMetadata
+) -> list[Candidate]:
+    """Return what the rules look at: live `entries`, with what shields them.
+
+    Args:
+        view: of their job.
+        entries: all that are live.
+        policy: metadata is read only if it ranks by a metric.
+        read: returns a checkpoint's metadata.
+    """
+    numbered = view.places.numbered()
+    current, held, pinned = view.current, view.held, view.pinned
+    best = policy.keep_best
+    found = []
+    for entry in entries:
+        shields = []
+        if entry.checkpoint_id in held:
+            shields.append("held")
+        if entry.checkpoint_id in pinned:
+            shields.append("pinned")
+        if entry is current:
+            shields.append("current")
+        metric = None
+        if best is not None:
+            try:
+                metric = _number_at(read(view, entry), best.metric)
+            except UnreadableState:
+                shields.append(f"its {best.metric!r} cannot be read")
+        number, size = numbered[entry.seq]
+        found.append(
+            Candidate(
+                entry.checkpoint_id,
+                entry.seq,
+                moment(entry.at),
+                tuple(shields),
+                number,
+                entry.labels.tags,
+                size,
+                entry.labels.is_failed,
+                metric,
+            )
+        )
+    return found
+
+
+def job_plan(
+    view: JobView, decision: Decision, policy: Policy, limit: int | None = None
+) -> JobPlan:
+    """Return the plan that carries out `decision`.
+
+    Args:
+        view: the job, as it was decided about.
+        decision: what stays and what goes.
+        policy: that it was decided by.
+        limit: let at most so many go, the oldest; the rest waits for the next run.
+    """
+    keep, remove = decision
+    waits = retention.guard(decision, policy)
+    if limit is not None and len(remove) > limit:
+        spared = len(remove) - limit
+        later = (v._replace(reasons=(OVER_LIMIT,)) for v in remove[:spared])
+        keep, remove = (*keep, *later), remove[spared:]
+    return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)
+
+
+def moment(at: str) -> datetime:
+    """Return the time of an event.
+
+    Raises:
+        UnreadableState: it is none.
+    """
+    try:
+        return datetime.fromisoformat(at)
+    except (TypeError, ValueError) as exc:
+        raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
+
+
+def _number_at(metadata: dict[str, Any], path: str) -> float | None:
+    """Return the number at a dotted path, None if there is none."""
+    found: Any = metadata.get(path)
+    if found is None:
+        found = metadata
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return float(found) if is_number else None

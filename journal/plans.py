@@ -1,0 +1,90 @@
+"""What policies would do to jobs: a value to show, to approve and to apply."""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from journal.policy import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from journal.errors import MilepostError
+    from journal.policy import Policy
+    from journal.retention import Verdict
+
+
+class JobPlan(NamedTuple):
+    """What a policy would do to one job, as of one event of it.
+
+    Attributes:
+        head_seq: the job's last event when it was planned; another one makes it stale.
+        head_hash: that event's hash.
+        waits: why somebody should approve it first; empty if nobody need.
+    """
+
+    job_id: str
+    policy: Policy
+    head_seq: int
+    head_hash: str
+    keep: tuple[Verdict, ...]
+    remove: tuple[Verdict, ...]
+    waits: tuple[str, ...] = ()
+
+
+class Plan(NamedTuple):
+    """What policies would do to the jobs that were asked about.
+
+    Attributes:
+        plan_id: hash of policies, heads and removals: the same plan has the same id.
+        jobs: one job that was asked for by its id; of many, those that lose something.
+        problems: the jobs that could not be planned, and why.
+    """
+
+    plan_id: str
+    jobs: tuple[JobPlan, ...]
+    problems: tuple[tuple[str, MilepostError], ...] = ()
+
+    @property
+    def keep(self) -> tuple[Verdict, ...]:
+        """All that stays in `jobs`, job by job, newest first."""
+        return tuple(chain.from_iterable(job.keep for job in self.jobs))
+
+    @property
+    def remove(self) -> tuple[Verdict, ...]:
+        """All that goes, job by job, newest first."""
+        return tuple(chain.from_iterable(job.remove for job in self.jobs))
+
+    @property
+    def waits(self) -> tuple[str, ...]:
+        """Why it should be approved first, each with its job."""
+        return tuple(
+            f"job {job.job_id!r}: {why}" for job in self.jobs for why in job.waits
+        )
+
+
+def plan_of(
+    jobs: Iterable[JobPlan], problems: Iterable[tuple[str, MilepostError]] = ()
+) -> Plan:
+    """Return the plan for `jobs`, with its id."""
+    jobs = tuple(jobs)
+    return Plan(plan_id(jobs), jobs, tuple(problems))
+
+
+def plan_id(jobs: Iterable[JobPlan]) -> str:
+    """Return the id of a plan: 16 hex digits that change with anything it rests on."""
+    rests_on = [
+        [
+            job.job_id,
+            describe(job.policy),
+            job.head_seq,
+            job.head_hash,
+            sorted(verdict.checkpoint_id for verdict in job.remove),
+        ]
+        for job in jobs
+    ]
+    return hashlib.sha256(orjson.dumps(rests_on)).hexdigest()[:16]

@@ -1,0 +1,47 @@
+"""What all tables of config.toml have in common: strict, frozen, numbers with units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The context of validation where values are as a file or a variable has them.
+AS_WRITTEN = {"as_written": True}
+
+
+def quantity(
+    parse: Callable[[str], float], at_least: str, at_most: str
+) -> BeforeValidator:
+    """Return a validator for text with a unit, within bounds given the same way.
+
+    In a file and in the environment a bare number is refused: nobody can see whether
+    200 is seconds.  In Python the field's name holds the unit, so numbers are welcome.
+    """
+    low, high = parse(at_least), parse(at_most)
+
+    def check(value: object, info: ValidationInfo) -> object:
+        is_number = isinstance(value, (int, float))
+        if isinstance(value, str) or (is_number and info.context == AS_WRITTEN):
+            value = parse(str(value))
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            raise ValueError(f"expected {at_least} to {at_most}")
+        return value
+
+    return BeforeValidator(check)
+
+
+class Table(BaseModel):
+    """One table of config.toml: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        hide_input_in_errors=True,
+    )
