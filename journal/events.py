@@ -52,13 +52,19 @@ class JobOpenedData(TypedDict):
 
 
 class JobRepairedData(TypedDict):
-    """What a recovery did: why, which bytes it cut and where they are kept."""
+    """What a recovery did: why, which bytes it cut and where they are kept.
 
-    reason: Literal["torn_tail", "head_missing", "sync_failed"]
+    `lost_hash` is that of the last acknowledged event, if that is among the lost.
+    """
+
+    reason: Literal[
+        "torn_tail", "head_missing", "sync_failed", "damaged", "journal_missing"
+    ]
     offset: NotRequired[int]
     cut_bytes: NotRequired[int]
     side_file: NotRequired[str]
     lost_events: NotRequired[int]
+    lost_hash: NotRequired[str]
 
 
 class CheckpointSavedData(TypedDict):

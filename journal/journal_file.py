@@ -7,9 +7,7 @@ the head, unlock.  `journal.recovery` judges; this module carries the verdicts o
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
-import re
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -31,6 +29,7 @@ from journal.head import Extent, Head
 from journal.head_file import HeadFile, open_either
 from journal.journal_copy import JournalCopy
 from journal.recovery import Action
+from journal.side_files import SideFiles, write_whole
 from journal.storage import Busy, Stamp
 
 if TYPE_CHECKING:
@@ -45,8 +44,6 @@ _log = logging.getLogger("milepost.journal")
 
 Durability = Literal["always", "interval", "never"]
 _FIRST_LINE_BYTES = 8192
-# The job's file name, the offset of the cut, lost events, a digest.
-_SIDE_FILE = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}", re.ASCII)
 _SCAN_BYTES = 4 * 1024 * 1024
 
 
@@ -159,6 +156,7 @@ class JournalFile:
         self._job_id = job_id
         self._path = folders.journals / f"{name}.jsonl"
         self._head = HeadFile(disk, folders.heads / name, lock_timeout_seconds)
+        self._side_files = SideFiles(disk, folders.side, name)
         self._durability: Durability = durability
         self._mutex = threading.Lock()
         self._opening = threading.RLock()
@@ -464,26 +462,7 @@ class JournalFile:
     def _keep_aside(self, rest: bytes, offset: int) -> None:
         """Make the bytes that will be cut durable in a file of their own."""
         self._may_owe_repairs = True
-        digest = hashlib.sha256(rest).hexdigest()[:16]
-        self._disk.make_folder(self._folders.side)
-        self._disk.sync_folder(self._folders.root)
-        name = f"{self._name}.{offset}.{self._lost_events}.{digest}"
-        self._write_new(self._folders.side / name, rest)
-
-    def _write_new(self, path: Path, data: bytes) -> None:
-        """Write a whole file: temporary, sync, rename, sync the folder."""
-        temporary = path.parent / f"{self._name}.tmp"
-        if self._disk.stat(temporary) is not None:
-            self._disk.unlink(temporary)
-        file = self._disk.open(temporary, "append", create=True)
-        try:
-            if file.append(data) != len(data):
-                raise NoSpace(f"no room for {path}; nothing was changed")
-            file.sync(metadata=True)
-        finally:
-            file.close()
-        self._disk.rename(temporary, path)
-        self._disk.sync_folder(path.parent)
+        self._side_files.keep(rest, offset, self._lost_events)
 
     def _heal(self, head: Head) -> Extent:
         """After a failed sync: rewrite the journal from what the medium holds."""
@@ -496,7 +475,8 @@ class JournalFile:
         self._lost_events = max(head.shown.seq - keep.seq, 0)
         if size > keep.size or self._lost_events:
             self._keep_aside(file.read(keep.size, size - keep.size), keep.size)
-        self._write_new(self._path, file.read(0, keep.size))
+        temporary = self._folders.journals / f"{self._name}.tmp"
+        write_whole(self._disk, temporary, self._path, file.read(0, keep.size))
         with self._opening:
             self._open_journal()
         self._is_poisoned = False
@@ -530,21 +510,7 @@ class JournalFile:
         """Return what recovery did here, side files and all; see `Held.repairs`."""
         if not self._may_owe_repairs:
             return []
-        found = list(self._pending)
-        for name in sorted(self._disk.names(self._folders.side)):
-            match = _SIDE_FILE.fullmatch(name)
-            if match is None or match[1] != self._name:
-                continue
-            stat = self._disk.stat(self._folders.side / name)
-            repair: JobRepairedData = {
-                "reason": "torn_tail",
-                "offset": int(match[2]),
-                "cut_bytes": 0 if stat is None else stat.size,
-                "side_file": name,
-            }
-            if match[3] != "0":
-                repair["lost_events"] = int(match[3])
-            found.append(repair)
+        found = [*self._pending, *self._side_files.repairs()]
         self._may_owe_repairs = bool(found)
         return found
 
@@ -633,11 +599,7 @@ class JournalFile:
 
     def remove_side_files(self, names: Iterable[str]) -> None:
         """Remove bytes that were kept aside; see `Held.remove_side_files`."""
-        for name in names:
-            match = _SIDE_FILE.fullmatch(name)
-            path = self._folders.side / name
-            if match and match[1] == self._name and self._disk.stat(path) is not None:
-                self._disk.unlink(path)
+        self._side_files.remove(names)
 
     def _writable_journal(self) -> File:
         """Return the open journal, if this user may write to it by now.

@@ -16,6 +16,7 @@ from journal.head_file import HeadFile
 from journal.journal_copy import JournalCopy
 from journal.journal_file import JournalFile
 from journal.reader import CheckpointReader
+from journal.side_files import SideFiles, write_whole
 from journal.storage_file import FileStorage
 from journal.store import Store
 
@@ -145,23 +146,19 @@ MUTANTS: dict[str, Mutant] = {
     "no side file": Mutant(
         (
             Rewrite(
-                JournalFile._keep_aside,
-                "self._write_new(self._folders.side / name, rest)",
+                SideFiles.keep,
+                "write_whole(self._disk, self.temporary, self._folder / name, data)",
                 _NOTHING,
             ),
         ),
         "save",
     ),
     "side file not synced": Mutant(
-        (Rewrite(JournalFile._write_new, "file.sync(metadata=True)", _NOTHING),),
+        (Rewrite(write_whole, "file.sync(metadata=True)", _NOTHING),),
         "repair",
     ),
     "side file's folder not synced": Mutant(
-        (
-            Rewrite(
-                JournalFile._write_new, "self._disk.sync_folder(path.parent)", _NOTHING
-            ),
-        ),
+        (Rewrite(write_whole, "disk.sync_folder(path.parent)", _NOTHING),),
         "repair",
     ),
     "cut before the side file": Mutant(
@@ -401,8 +398,8 @@ MUTANTS: dict[str, Mutant] = {
     "the name of side/ is never synced": Mutant(
         (
             Rewrite(
-                JournalFile._keep_aside,
-                "self._disk.sync_folder(self._folders.root)",
+                SideFiles.keep,
+                "self._disk.sync_folder(self._folder.parent)",
                 _NOTHING,
             ),
         ),

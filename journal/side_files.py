@@ -1,0 +1,121 @@
+"""Bytes that a recovery or a repair took out of a journal, kept beside it.
+
+What is kept is durable before anything is cut.  A name says what was done, so that a
+crash between the cut and the event that tells of it loses nothing:
+``<job>.<offset>.<lost events>.<digest>``, and ``.damaged`` behind it if somebody gave up
+acknowledged events (`journal.mending`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from journal.errors import NoSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from journal.disk import Disk
+    from journal.events import JobRepairedData
+
+_DAMAGED = ".damaged"
+_NAME = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}(\.damaged)?", re.ASCII)
+
+
+def job_name(name: str) -> str | None:
+    """Return the file name of the job that a side file is of; None if it is none."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else match[1]
+
+
+def write_whole(disk: Disk, temporary: Path, path: Path, data: bytes) -> None:
+    """Write a whole file: temporary, sync, rename, sync the folder.
+
+    Raises:
+        NoSpace: there is no room; `path` is as it was.
+        OSError: it cannot be written.
+    """
+    if disk.stat(temporary) is not None:
+        disk.unlink(temporary)
+    file = disk.open(temporary, "append", create=True)
+    try:
+        if file.append(data) != len(data):
+            raise NoSpace(f"no room for {path}; nothing was changed")
+        file.sync(metadata=True)
+    finally:
+        file.close()
+    disk.rename(temporary, path)
+    disk.sync_folder(path.parent)
+
+
+class SideFiles:
+    """The side files of one job.
+
+    Args:
+        disk: the file operations.
+        folder: where they are.
+        name: the job's file name.
+    """
+
+    def __init__(self, disk: Disk, folder: Path, name: str) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._name = name
+
+    @property
+    def temporary(self) -> Path:
+        """What a process that died while it wrote one leaves behind."""
+        return self._folder / f"{self._name}.tmp"
+
+    def keep(
+        self, data: bytes, offset: int, lost_events: int, *, is_damage: bool = False
+    ) -> str:
+        """Make the bytes that will be cut durable in a file of their own.
+
+        The same bytes give the same name, so a second try makes no second file.
+
+        Args:
+            data: the bytes.
+            offset: where they begin in the journal.
+            lost_events: how many acknowledged events go with them.
+            is_damage: they are given up by a repair, not torn.
+
+        Returns:
+            The file's name.
+        """
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        self._disk.make_folder(self._folder)
+        self._disk.sync_folder(self._folder.parent)
+        name = f"{self._name}.{offset}.{lost_events}.{digest}"
+        name += _DAMAGED if is_damage else ""
+        write_whole(self._disk, self.temporary, self._folder / name, data)
+        return name
+
+    def repairs(self) -> list[JobRepairedData]:
+        """Return what their names tell, as events would."""
+        found: list[JobRepairedData] = []
+        for name in sorted(self._disk.names(self._folder)):
+            match = _NAME.fullmatch(name)
+            if match is None or match[1] != self._name:
+                continue
+            stat = self._disk.stat(self._folder / name)
+            repair: JobRepairedData = {
+                "reason": "damaged" if match[4] else "torn_tail",
+                "offset": int(match[2]),
+                "cut_bytes": 0 if stat is None else stat.size,
+                "side_file": name,
+            }
+            if match[3] != "0":
+                repair["lost_events"] = int(match[3])
+            found.append(repair)
+        return found
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove those of `names` that are this job's; gone ones are no error."""
+        for name in names:
+            path = self._folder / name
+            if job_name(name) == self._name and self._disk.stat(path) is not None:
+                self._disk.unlink(path)
