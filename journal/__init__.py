@@ -12,6 +12,7 @@ Importing this package starts nothing and reads neither environment nor configur
 from journal import errors
 from journal.checkpoints import CheckpointManager
 from journal.compaction import Compaction, Threshold
+from journal.diagnosis import Diagnosis
 from journal.diff import Change
 from journal.events import Event
 from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
@@ -19,6 +20,7 @@ from journal.keys import Key, KeyRing
 from journal.plans import JobPlan, Plan
 from journal.policies import Match, Policies
 from journal.policy import Best, Policy
+from journal.repair import Repair
 from journal.retention import Ruling, Verdict
 from journal.span import Span
 from journal.storage import MemoryStorage
@@ -30,6 +32,7 @@ __all__ = [
     "CheckpointInfo",
     "CheckpointManager",
     "Compaction",
+    "Diagnosis",
     "Event",
     "Hold",
     "JobInfo",
@@ -42,6 +45,7 @@ __all__ = [
     "Plan",
     "Policies",
     "Policy",
+    "Repair",
     "Ruling",
     "Span",
     "Threshold",

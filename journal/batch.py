@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from journal import event_codec, index, state_codec
+from journal import event_codec, ids, index, state_codec
 from journal.clock import stamp
 from journal.errors import Conflict
 from journal.head import Extent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from journal.event_codec import Located
+    from journal.events import JobRepairedData
     from journal.index import JobView
     from journal.state_codec import Sealed
 
@@ -59,6 +60,21 @@ class Batch:
         if sealed is not None:
             self.size_bytes += len(sealed.rest)
         return self.seq
+
+    def open(self, store_id: str) -> None:
+        """Add the first event of a journal."""
+        self.view.store_id = store_id
+        nonce = ids.new_nonce()
+        self.opening = {"job": self.view.job_id, "store": store_id, "nonce": nonce}
+        self.add("job.opened", "journal", self.opening)
+
+    def add_repairs(self, repairs: Iterable[JobRepairedData]) -> bool:
+        """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
+        before = len(self)
+        for repair in repairs:
+            if repair.get("side_file") not in self.view.side_files:
+                self.add("job.repaired", "recovery", cast("dict[str, object]", repair))
+        return len(self) > before
 
     def begin(self) -> None:
         """Say that what was added so far is nothing that a caller asked for."""

@@ -28,6 +28,7 @@ from journal.errors import (
     Protected,
     StalePlan,
 )
+from journal.mending import Mender
 from journal.policy import Policy, check_keep_last, describe, policy_hash
 from journal.reader import CheckpointReader
 from journal.storage import Busy
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from journal.index import Entry, JobView
     from journal.packer import Packed
     from journal.plans import JobPlan, Plan
+    from journal.repair import Repair
     from journal.retention import Verdict
     from journal.state_proof import Opened
 
@@ -530,6 +532,41 @@ class CheckpointManager(CheckpointReader):
                 f"job {job_id!r} is being compacted by somebody else",
                 hint="try again",
             ) from None
+
+    def repair(
+        self,
+        job_id: str,
+        *,
+        accept_loss: bool = False,
+        dry_run: bool = False,
+        actor: str | None = None,
+    ) -> Repair:
+        """Mend a job as far as that can be done, and journal it.
+
+        Without consent, only what gives up nothing that was acknowledged: a tail is
+        settled, a head made anew, a journal rewritten after a failed sync.  With it,
+        the journal is cut back to its last proven write and what was behind is kept in
+        ``side/``; checkpoints whose states cannot be read are deleted.
+
+        Args:
+            job_id: which job.
+            accept_loss: acknowledged events may be given up, if it takes that.
+            dry_run: only say what would be done; see `Repair.steps`.
+            actor: who gives them up, if not the manager's.
+
+        Returns:
+            What was wrong and what was done; without steps if nothing is wrong.
+
+        Raises:
+            InvalidArgument: there is no such job, or `job_id` is out of bounds.
+            LossNotAccepted: it takes a loss.
+            CannotRepair: another job's journal, or a newer version's.
+            LockTimeout, NoSpace, ReadOnlyStore, StorageFailed: what was there is
+                still there; do it again.
+        """
+        mender = Mender(self._store.storage, self._vault, self._clock, self._who(actor))
+        ids.check_job_id(job_id)
+        return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
 
     def forget(
         self, job_id: str, *, actor: str | None = None, reason: str | None = None

@@ -6,6 +6,7 @@ is also the built-in exception that older callers already catch.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -184,14 +185,26 @@ class DamagedJournal(MilepostError, ValueError):
         super().__init__(
             f"job {job_id!r} is damaged at line {line}, byte {offset}: "
             f"expected {expected}, found {found}",
-            hint="other jobs go on; restore this journal from a backup, or move its "
-            "files out of journals/ and heads/ to start anew",
+            hint="other jobs go on; `milepost doctor` says what is safe, "
+            f"`milepost repair {shlex.quote(job_id)} --dry-run` what can be done",
         )
         self.job_id = job_id
         self.line = line
         self.offset = offset
         self.expected = expected
         self.found = found
+
+
+class LossNotAccepted(MilepostError, ValueError):
+    """A repair would give up what was acknowledged, and nobody has accepted that."""
+
+    code = "loss_not_accepted"
+
+
+class CannotRepair(MilepostError, ValueError):
+    """This is not for a repair to change: a person has to act; nothing was changed."""
+
+    code = "cannot_repair"
 
 
 class UnreadableState(MilepostError, ValueError):

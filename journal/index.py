@@ -148,6 +148,7 @@ class JobView:
         "labels",
         "last_at",
         "latest",
+        "losses",
         "marks",
         "newer_seq",
         "pinned",
@@ -178,6 +179,7 @@ class JobView:
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
         self.side_files: dict[str, str] = {}  # named by a job.repaired -> when
+        self.losses: list[tuple[int, int]] = []  # seq of a job.repaired, events lost
         self.newer_seq = 0  # the first event in a schema newer than ours
         self.saved = self.deleted = self.restored = 0
         self.created_at: str | None = None
@@ -377,6 +379,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
         case "job.repaired":
             if (name := event["data"].get("side_file")) is not None:
                 view.side_files[name] = event["at"]
+            if (lost := event["data"].get("lost_events", 0)) > 0:
+                view.losses.append((event["seq"], lost))
         case "checkpoint.purged":
             data = event["data"]
             reason = {data["checkpoint_id"]: data.get("reason", "purged")}

@@ -12,8 +12,8 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from journal import evidence, journal_copy, recovery
 from journal import head as head_codec
-from journal import journal_copy, recovery
 from journal.errors import (
     Conflict,
     DamagedJournal,
@@ -28,16 +28,18 @@ from journal.events import SCHEMA_VERSION
 from journal.head import Extent, Head
 from journal.head_file import HeadFile, open_either
 from journal.journal_copy import JournalCopy
-from journal.recovery import Action
+from journal.recovery import Action, gives_up
 from journal.side_files import SideFiles, write_whole
 from journal.storage import Busy, Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from journal.disk import Disk, File, Stat
     from journal.events import JobRepairedData
+    from journal.evidence import Evidence
     from journal.storage import Copy
 
 _log = logging.getLogger("milepost.journal")
@@ -114,6 +116,14 @@ class HeldJournal:
         assert isinstance(copy, JournalCopy)
         self.extent = self._file.replace(copy, last)
         return self.extent
+
+    def evidence(self) -> AbstractContextManager[Evidence]:
+        """See `Unsettled.evidence`."""
+        return self._file.evidence()
+
+    def keep_aside(self, data: bytes, offset: int, lost_events: int) -> str:
+        """See `Unsettled.keep_aside`."""
+        return self._file.give_up(data, offset, lost_events)
 
     def remove_side_files(self, names: Iterable[str]) -> None:
         """See `Held.remove_side_files`."""
@@ -224,6 +234,8 @@ class JournalFile:
     def _locate(self, shown: Extent, *, for_repair: bool = False) -> Extent:
         """Find the acknowledged event by reading all up to it, each line verified.
 
+        Or the one that says that a person gave it up.
+
         Raises:
             DamagedJournal: it is not there, or not with this hash.
             NewerFormat: `for_repair`, and a newer version wrote here.
@@ -239,6 +251,8 @@ class JournalFile:
                         hint="upgrade",
                     )
                 last = Extent(event["seq"], event["hash"], start + length)
+                if gives_up(event, shown):
+                    return last  # R21: the head is older than that repair
                 if last.seq == shown.seq:
                     break
             if last.size == offset:
@@ -295,6 +309,36 @@ class JournalFile:
                 raise failure(exc, f"cannot write {self._path}") from exc
             finally:
                 self._head.unlock()
+
+    @contextmanager
+    def unsettled(self) -> Iterator[HeldJournal]:
+        """Hold the job as it is, for a repair; see `Storage.unsettled`."""
+        with self._mutex:
+            try:
+                self._head.lock(wait=True, may_create=lambda **_: True)
+                self._is_settled = False
+                self._head.take_over(self._head.read())
+                yield HeldJournal(self, Extent())
+            except OSError as exc:
+                if isinstance(exc, MilepostError):
+                    raise
+                raise failure(exc, f"cannot repair {self._path}") from exc
+            finally:
+                if self._head.is_new:  # it would look like a creation that was cut
+                    self._head.remove()
+                self._head.unlock()
+
+    @contextmanager
+    def evidence(self) -> Iterator[Evidence]:
+        """Look at both files; only under the lock."""
+        root, name = self._folders.root, self._name
+        with evidence.of_files(self._disk, root, name, is_held=True) as found:
+            # A head that was made to be locked says nothing yet.
+            yield found._replace(head=None) if self._head.is_new else found
+
+    def give_up(self, data: bytes, offset: int, lost_events: int) -> str:
+        """Keep what a repair takes out of the journal; see `Unsettled.keep_aside`."""
+        return self._side_files.keep(data, offset, lost_events, is_damage=True)
 
     def _may_make_head(self, *, wait: bool) -> bool:
         """Tell whether a missing head may be made: for a new job, or to adopt one.
@@ -593,7 +637,7 @@ class JournalFile:
                 f"rewrote {self._path}, but cannot move its head: {exc.strerror}",
                 hint="look at the disk; nothing is lost",
             ) from exc
-        self._owes_sync = False
+        self._owes_sync = self._is_poisoned = self._head.is_new = False
         self._is_settled = True
         return extent
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
 
-from journal import chain, ids, planner, retention, state_codec, state_json
+from journal import chain, examination, ids, planner, retention, state_codec, state_json
 from journal import diff as state_diff
 from journal.clock import utc_now
 from journal.errors import (
@@ -36,6 +36,7 @@ from journal.packer import Codec, Packer
 from journal.planner import moment
 from journal.plans import plan_of
 from journal.policies import Policies
+from journal.repair import counted
 from journal.state_codec import Header
 from journal.state_json import Limits
 from journal.state_proof import Opened
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from journal.chain import Member
+    from journal.diagnosis import Diagnosis
     from journal.diff import Change
     from journal.events import CheckpointSaved, Event
     from journal.index import Entry, JobView
@@ -402,10 +404,14 @@ class CheckpointReader:
             view, locked = self._answer(job_id, ask, self._store.view)
         except MilepostError as exc:
             return JobReport(job_id, False, 0, 0, None, exc, ())
-        notes = []
+        notes: builtins.list[str] = []
+        notes += (
+            f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
+            for seq, lost in view.losses
+        )
         if view.side_files:
-            count = len(view.side_files)
-            notes.append(f"{count} torn tails were cut and kept in side/")
+            kept = counted(len(view.side_files), "run")
+            notes.append(f"{kept} of bytes that were cut are in side/")
         notes += (
             f"{count} states were not checked: their key {key_id!r} is not at hand"
             for key_id, count in locked.items()
@@ -423,6 +429,29 @@ class CheckpointReader:
                 except MissingKey as exc:
                     locked[exc.key_id] += 1
         return locked
+
+    def diagnose(
+        self, job_id: str | None = None, *, deep: bool = False
+    ) -> builtins.list[Diagnosis]:
+        """Say what is wrong with one job, or all, how much is safe, and what to do.
+
+        Reads every event and changes nothing: not even a torn tail is settled.
+        Whatever is wrong is reported, not raised.
+
+        Args:
+            job_id: which; every job if not given.  None of an unknown one.
+            deep: read every live state as well, not only its checksum.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+            StorageFailed: the jobs cannot be listed.
+        """
+        storage = self._store.storage
+        jobs = storage.job_ids() if job_id is None else [ids.check_job_id(job_id)]
+        found = (
+            examination.diagnose(storage, job, self._vault, deep=deep) for job in jobs
+        )
+        return [each for each in found if each.exists]
 
     def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
         """Return how many states are under each key, by its id.

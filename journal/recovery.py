@@ -76,6 +76,17 @@ def judge_tail(
     return TailVerdict(keep, Action.CUT, problem)
 
 
+def gives_up(event: Event, acknowledged: Extent) -> bool:
+    """Tell whether `event` says that a person gave up what was `acknowledged`.
+
+    Then a head that still acknowledges it is older than that repair (R21).
+    """
+    return (
+        event["type"] == "job.repaired"
+        and event["data"].get("lost_hash") == acknowledged.hash
+    )
+
+
 def _whole_writes(
     data: bytes, before: Extent, *, may_miss: bool
 ) -> tuple[Extent, BadLine | None]:

@@ -1,9 +1,10 @@
 """Bytes that a recovery or a repair took out of a journal, kept beside it.
 
-What is kept is durable before anything is cut.  A name says what was done, so that a
-crash between the cut and the event that tells of it loses nothing:
-``<job>.<offset>.<lost events>.<digest>``, and ``.damaged`` behind it if somebody gave up
-acknowledged events (`journal.mending`).
+What is kept is durable before anything is cut.  The name of what was torn says what was
+done, so that a crash between the cut and the event that tells of it loses nothing:
+``<job>.<offset>.<lost events>.<digest>``.  Behind that stands ``.damaged`` where a
+person gave up what was acknowledged: there cut and event are one (`journal.mending`),
+so an event names such a file, or nothing was cut.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ def job_name(name: str) -> str | None:
     """Return the file name of the job that a side file is of; None if it is none."""
     match = _NAME.fullmatch(name)
     return None if match is None else match[1]
+
+
+def name_of(
+    job: str, data: bytes, offset: int, lost_events: int, *, is_damage: bool = False
+) -> str:
+    """Return the name under which these bytes are kept; the same bytes, the same."""
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return f"{job}.{offset}.{lost_events}.{digest}{_DAMAGED if is_damage else ''}"
 
 
 def write_whole(disk: Disk, temporary: Path, path: Path, data: bytes) -> None:
@@ -75,35 +84,31 @@ class SideFiles:
     ) -> str:
         """Make the bytes that will be cut durable in a file of their own.
 
-        The same bytes give the same name, so a second try makes no second file.
-
         Args:
             data: the bytes.
             offset: where they begin in the journal.
             lost_events: how many acknowledged events go with them.
-            is_damage: they are given up by a repair, not torn.
+            is_damage: a person gives them up; they are not torn.
 
         Returns:
             The file's name.
         """
-        digest = hashlib.sha256(data).hexdigest()[:16]
         self._disk.make_folder(self._folder)
         self._disk.sync_folder(self._folder.parent)
-        name = f"{self._name}.{offset}.{lost_events}.{digest}"
-        name += _DAMAGED if is_damage else ""
+        name = name_of(self._name, data, offset, lost_events, is_damage=is_damage)
         write_whole(self._disk, self.temporary, self._folder / name, data)
         return name
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what their names tell, as events would."""
+        """Return what the names of torn tails tell, as events would."""
         found: list[JobRepairedData] = []
         for name in sorted(self._disk.names(self._folder)):
             match = _NAME.fullmatch(name)
-            if match is None or match[1] != self._name:
+            if match is None or match[1] != self._name or match[4]:
                 continue
             stat = self._disk.stat(self._folder / name)
             repair: JobRepairedData = {
-                "reason": "damaged" if match[4] else "torn_tail",
+                "reason": "torn_tail",
                 "offset": int(match[2]),
                 "cut_bytes": 0 if stat is None else stat.size,
                 "side_file": name,

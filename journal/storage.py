@@ -6,9 +6,12 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from journal import head as head_codec
 from journal import ids
 from journal.errors import Conflict
-from journal.head import Extent
+from journal.evidence import Evidence
+from journal.head import Extent, Head
+from journal.side_files import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -80,6 +83,25 @@ class Held(Protocol):
         """Remove bytes that a recovery kept aside; names that are gone are no error."""
 
 
+class Unsettled(Protocol):
+    """One job, held as it is: nothing of what was left behind has been settled."""
+
+    def evidence(self) -> AbstractContextManager[Evidence]:
+        """As `Storage.evidence`, from the medium, while nobody else can write."""
+
+    def keep_aside(self, data: bytes, offset: int, lost_events: int) -> str:
+        """Keep bytes that will be given up, durably; return under which name.
+
+        Args:
+            data: the bytes.
+            offset: where they begin in the journal.
+            lost_events: how many acknowledged events go with them.
+        """
+
+    def replace(self, copy: Copy, last: Extent) -> Extent:
+        """As `Held.replace`; from then on the job is settled."""
+
+
 class Copy(Protocol):
     """A journal that is to take another's place."""
 
@@ -142,6 +164,22 @@ class Storage(Protocol):
             DamagedJournal: what was left behind cannot be settled without loss.
         """
 
+    def evidence(self, job_id: str) -> AbstractContextManager[Evidence]:
+        """Look at a job's files as they are; nothing is settled or changed.
+
+        Raises:
+            StorageFailed: they cannot be read.
+        """
+
+    def unsettled(self, job_id: str) -> AbstractContextManager[Unsettled]:
+        """Hold the job as `exclusive` does, but settle nothing: for a repair.
+
+        Raises:
+            LockTimeout: it was held for too long.
+            NewerFormat: its head was written by a newer version.
+            ReadOnlyStore, StorageFailed: it cannot be.
+        """
+
     def copying(self, job_id: str) -> AbstractContextManager[Copy]:
         """Begin a journal that is to take the job's; it vanishes if it does not.
 
@@ -172,6 +210,22 @@ class _MemoryJournal:
         self.extent = Extent()
         self.generation = 0
         self.copy: _MemoryCopy | None = None
+
+    @contextmanager
+    def evidence(self) -> Iterator[Evidence]:
+        """See `Unsettled.evidence`."""
+        head = Head(1, self.extent, self.generation, "always", self.extent)
+        raw = head_codec.encode(head) if self.extent.seq else None
+        name = ids.file_name(self._job_id)
+        yield Evidence(name, raw, len(self.data), self.generation, self.read)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`."""
+        return bytes(self.data[offset : offset + size])
+
+    def keep_aside(self, data: bytes, offset: int, lost_events: int) -> str:
+        """See `Unsettled.keep_aside`: nothing outlasts the process, this neither."""
+        return name_of(self._job_id, data, offset, lost_events, is_damage=True)
 
     @property
     def stamp(self) -> Stamp | None:
@@ -252,7 +306,18 @@ class MemoryStorage:
 
     def read(self, job_id: str, offset: int, size: int) -> bytes:
         """See `Storage.read`."""
-        return bytes(self._journals[job_id].data[offset : offset + size])
+        return self._journals[job_id].read(offset, size)
+
+    def evidence(self, job_id: str) -> AbstractContextManager[Evidence]:
+        """See `Storage.evidence`."""
+        found = self._journals.get(job_id)
+        return (found or _MemoryJournal(job_id)).evidence()
+
+    @contextmanager
+    def unsettled(self, job_id: str) -> Iterator[Unsettled]:
+        """See `Storage.unsettled`."""
+        with self._journals[job_id].lock:
+            yield self._journals[job_id]
 
     @contextmanager
     def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Held]:

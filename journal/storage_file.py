@@ -7,25 +7,27 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
+from journal import evidence, ids
 from journal import head as head_codec
-from journal import ids
 from journal.disk import Disk, PosixDisk
 from journal.errors import MilepostError, NewerFormat, StorageFailed
 from journal.event_codec import peek
 from journal.journal_file import Durability, Folders, JournalFile, failure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from journal.events import JobRepairedData
+    from journal.evidence import Evidence
     from journal.head import Extent
-    from journal.storage import Copy, Held, Stamp
+    from journal.storage import Copy, Held, Stamp, Unsettled
 
 _log = logging.getLogger("milepost.journal")
 
@@ -212,7 +214,7 @@ class FileStorage:
                 found = self._files[job_id] = JournalFile(
                     self._disk,
                     self._folders,
-                    self._nameless.get(job_id) or ids.file_name(job_id),
+                    self._name(job_id),
                     job_id,
                     durability=self._durability,
                     lock_timeout_seconds=self._lock_timeout_seconds,
@@ -249,6 +251,24 @@ class FileStorage:
         if self._durability == "interval" and self._flusher is None:
             self._start_flusher()
         return self.file(job_id).exclusive(wait=wait)
+
+    @contextmanager
+    def evidence(self, job_id: str) -> Iterator[Evidence]:
+        """See `Storage.evidence`."""
+        try:
+            with evidence.of_files(self._disk, self.root, self._name(job_id)) as found:
+                yield found
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot read the files of job {job_id!r}") from exc
+
+    def unsettled(self, job_id: str) -> AbstractContextManager[Unsettled]:
+        """See `Storage.unsettled`."""
+        return self.file(job_id).unsettled()
+
+    def _name(self, job_id: str) -> str:
+        return self._nameless.get(job_id) or ids.file_name(job_id)
 
     def copying(self, job_id: str) -> AbstractContextManager[Copy]:
         """See `Storage.copying`."""

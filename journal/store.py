@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from journal import event_codec, ids, index
 from journal.batch import Batch
@@ -199,7 +199,7 @@ class Store:
             with self.storage.exclusive(job.view.job_id, wait=False) as held:
                 self._fold_to(job, held.extent, held.stamp)
                 batch = Batch(job.view, self._clock())
-                if job.view.seq and self._add_repairs(batch, held):
+                if job.view.seq and batch.add_repairs(held.repairs()):
                     self._append(job, batch, held)
         except Busy:
             return False  # a write is on its way; its answer has not been given
@@ -256,7 +256,11 @@ class Store:
         is_older = view.seq < seen.seq
         if is_older or (view.seq == seen.seq and (view.hash or "") != seen.hash):
             repairs = self.storage.repairs(view.job_id)
-            if not any(repair.get("lost_events") for repair in repairs):
+            is_owned_up_to = any(repair.get("lost_events") for repair in repairs) or (
+                # A person gave it up; what says so took the place of the first lost.
+                any(told_at <= seen.seq for told_at, _ in view.losses)
+            )
+            if not is_owned_up_to:
                 problem = BadLine(
                     view.end,
                     f"event {seen.seq} with hash {seen.hash}, seen before",
@@ -462,23 +466,13 @@ class Store:
                     ),
                 )
 
-    @staticmethod
-    def _add_repairs(batch: Batch, held: Held) -> bool:
-        """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
-        view = batch.view
-        before = len(batch)
-        for repair in held.repairs():
-            if repair.get("side_file") not in view.side_files:
-                batch.add("job.repaired", "recovery", cast("dict[str, object]", repair))
-        return len(batch) > before
-
     def _commit_some(self, job: _Job, waiters: Iterable[Waiter], held: Held) -> int:
         """Write the first waiters' events; return how many were served."""
         view = job.view
         batch = Batch(view, self._clock())
         if view.seq == 0:
             self._open(batch)
-        is_owed = self._add_repairs(batch, held)
+        is_owed = batch.add_repairs(held.repairs())
         batch.begin()
         opened, served = len(batch), 0
         writers: list[Waiter] = []
@@ -503,13 +497,8 @@ class Store:
         return served
 
     def _open(self, batch: Batch) -> None:
-        view = batch.view
-        ids.check_new_job_id(view.job_id)
-        store_id = self.storage.create()
-        view.store_id = store_id
-        nonce = ids.new_nonce()
-        batch.opening = {"job": view.job_id, "store": store_id, "nonce": nonce}
-        batch.add("job.opened", "journal", batch.opening)
+        ids.check_new_job_id(batch.view.job_id)
+        batch.open(self.storage.create())
 
     def _append(self, job: _Job, batch: Batch, held: Held) -> None:
         view = batch.view

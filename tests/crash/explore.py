@@ -217,6 +217,8 @@ class Explorer:
             ledger.crashed(session.world, is_power_cut=crash.is_power_cut)
             manager = session.open()
             for job in recording.jobs:
+                if recording.is_damaged:
+                    session.mend(manager, job)
                 if not is_writer_first:
                     session.patiently(session.look, manager, job)
                 session.patiently(session.save, manager, job, {"after": "the crash"})
@@ -273,7 +275,7 @@ class Explorer:
             except StorageFailed:
                 continue  # nothing to go by: it says so
             except DamagedJournal as exc:
-                if recording.durability == "always":
+                if recording.durability == "always" and not recording.is_damaged:
                     raise self._explained(crash, session, exc) from exc
                 continue  # docs/recovery.md: it can't settle what a power cut took
             except Exception as exc:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STORE = "/disk/store"
 _REPAIRED = b'"type":"job.repaired"'
 _COMPACTED = b'"type":"job.compacted"'
+_GIVEN_UP = b'"data":{"reason":"damaged"'
 _STATE = b'{"state":'
 
 
@@ -147,7 +148,7 @@ class Ledger:
             (k for k in self.listings if events.startswith(k)), key=len, default=b""
         )
         added = events[len(known) :].splitlines()
-        if not all(_COMPACTED in line for line in added):
+        if not all(_COMPACTED in line or _GIVEN_UP in line for line in added):
             raise Violation(f"replaced by what never was: {added}")
         self.listings[events] = self.listings.get(known)
 

@@ -15,6 +15,7 @@ from journal.compaction import Compactor
 from journal.head_file import HeadFile
 from journal.journal_copy import JournalCopy
 from journal.journal_file import JournalFile
+from journal.mending import Mender
 from journal.reader import CheckpointReader
 from journal.side_files import SideFiles, write_whole
 from journal.storage_file import FileStorage
@@ -423,5 +424,46 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
         "save",
+    ),
+    # -- a repair that gives up what was acknowledged
+    "a repair cuts before the side file": Mutant(
+        (
+            Rewrite(Mender._rebuild, "if rest:", "if False:"),
+            Rewrite(
+                Mender._rebuild,
+                "held.replace(copy, written.last)",
+                "held.replace(copy, written.last); "
+                "held.keep_aside(rest, found.proven_bytes, found.lost_events)",
+            ),
+        ),
+        "damaged, then repaired",
+    ),
+    "a repair keeps nothing": Mutant(
+        (Rewrite(Mender._rebuild, "if rest:", "if False:"),), "damaged, then repaired"
+    ),
+    "a repair that is not journaled": Mutant(
+        (
+            Rewrite(Mender._rebuild, "copy.write(written.data)", _NOTHING),
+            Rewrite(
+                Mender._rebuild,
+                "held.replace(copy, written.last)",
+                "held.replace(copy, view)",
+            ),
+        ),
+        "damaged, then repaired",
+    ),
+    "a repaired journal is not synced": Mutant(
+        (Rewrite(JournalCopy.place, "self.file.sync(metadata=True)", _NOTHING),),
+        "damaged, then repaired",
+    ),
+    "a head older than a repair looks like damage": Mutant(
+        (
+            Rewrite(
+                JournalFile._locate,
+                "if gives_up(event, shown):",
+                "if False:",
+            ),
+        ),
+        "damaged, then repaired",
     ),
 }

@@ -21,7 +21,7 @@ from ledger import (
 from simdisk import SimDisk, SimPath, World
 
 from journal import CheckpointManager
-from journal.errors import StorageFailed
+from journal.errors import DamagedJournal, StorageFailed
 from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Session:
 
     Attributes:
         trace: the machine after each operation that changed anything.
+        is_damaged: something rotted, and a person may have yet to repair it.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Session:
         self.durability: Durability = durability
         self.trace: list[Moment] = []
         self.meanwhile: Callable[[str, str], None] | None = None
+        self.is_damaged = False
         self._is_recovery = is_recovery
         self._ticks = 0
         self._managers: list[CheckpointManager] = []
@@ -149,7 +151,12 @@ class Session:
             changed: list[str] = []
             world.observer = lambda kind, path, log=changed: log.append(kind + path)
             manager = open_on(world, self.durability, self.now)
-            view = manager._store.view(job)
+            try:
+                view = manager._store.view(job)
+            except DamagedJournal:
+                if self.is_damaged:
+                    continue
+                raise
             if not changed:  # else it recovered, in a life of its own
                 content = events_of(self.content(job)[: view.end])
                 if self.promise.lags(job, content):
@@ -207,6 +214,13 @@ class Session:
         self.promise = self.promise.with_(
             job, content, is_durable=self.durability == "always"
         )
+
+    def mend(self, manager: CheckpointManager, job: str) -> None:
+        """Repair a job that is damaged, as a person does who was interrupted."""
+        try:
+            manager._store.view(job)
+        except DamagedJournal:
+            manager.repair(job, accept_loss=True)
 
     def patiently(self, action: Callable[..., object], *args: object) -> None:
         """Do something, and once more if a page cache that lies was found out."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ledger import NO_PROMISE, STORE, Ledger
 from session import ROOT, Moment, Session
-from simdisk import Fault, SimDisk, World
+from simdisk import Content, Fault, SimDisk, World
 
 from journal.errors import NoSpace, StorageFailed
 
@@ -31,6 +31,7 @@ class Recording(NamedTuple):
     ledger: Ledger
     jobs: tuple[str, ...]
     durability: Durability
+    is_damaged: bool = False
 
 
 class Workload(NamedTuple):
@@ -39,6 +40,7 @@ class Workload(NamedTuple):
     script: Callable[[Session], None]
     jobs: tuple[str, ...] = (JOB,)
     durability: Durability = "always"
+    is_damaged: bool = False
 
 
 def record(name: str) -> Recording:
@@ -58,6 +60,7 @@ def record(name: str) -> Recording:
         session.ledger,
         workload.jobs,
         workload.durability,
+        workload.is_damaged,
     )
 
 
@@ -227,6 +230,28 @@ def repair(session: Session) -> None:
     session.save(other, JOB, {"rows": 4})
 
 
+def mend(session: Session) -> None:
+    """Acknowledged bytes rot, and a person gives up what is behind them."""
+    manager = _begun(session)
+    promise = session.promise
+    session.save(manager, JOB, {"rows": 3})
+    session.save(manager, JOB, {"rows": 4}, tags=["t"])
+    session.quiet()
+    session._managers.clear()
+    inode = session.world.find(STORE + "/journals/job.jsonl")
+    assert inode is not None
+    seen = session.world.files[inode].seen.replace(b'"seq":4,', b'"seq":5,')
+    session.world.files[inode] = Content(seen, (), seen)
+    session.promise = promise
+    session.ledger.crashed(session.world, is_power_cut=True)
+    session.is_damaged = True
+    other = session.open()
+    other.repair(JOB, accept_loss=True)
+    session.is_damaged = False
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 5})
+
+
 def failed_sync(arrived: str) -> Callable[[Session], None]:
     """A sync fails, and the page cache lies about it from then on."""
 
@@ -369,6 +394,7 @@ WORKLOADS: dict[str, Workload] = {
     "group commit": Workload(group_commit),
     "take over": Workload(take_over),
     "take over a creation": Workload(take_over_a_creation),
+    "damaged, then repaired": Workload(mend, is_damaged=True),
     "failed sync, nothing arrived": Workload(failed_sync("nothing")),
     "failed sync, zeros arrived": Workload(failed_sync("zeros")),
     "failed sync, half arrived": Workload(failed_sync("half")),

@@ -1,0 +1,106 @@
+"""What the files of one job say, as they are: nothing is settled or changed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal import head as head_codec
+from journal.side_files import job_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from journal.disk import Disk, File
+
+
+class Evidence(NamedTuple):
+    """One moment of a job's files.
+
+    Attributes:
+        name: the job's file name.
+        head: the bytes of its head; None if there is no such file.
+        size: of the journal; None if there is no such file.
+        inode: of the journal.
+        read: returns bytes of the journal, by offset and size.
+        side_files: names of what was cut from it.
+        leftovers: what a process that died left, for the next one to remove.
+        is_still: nobody could write at that moment.
+    """
+
+    name: str
+    head: bytes | None
+    size: int | None
+    inode: int
+    read: Callable[[int, int], bytes]
+    side_files: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    is_still: bool = True
+
+
+def _nothing(offset: int, size: int) -> bytes:
+    del offset, size
+    return b""
+
+
+@contextmanager
+def of_files(
+    disk: Disk, root: Path, name: str, *, is_held: bool = False
+) -> Iterator[Evidence]:
+    """Look at the files of a job of a folder.
+
+    The lock is tried and held only while the head is read and the journal measured, so
+    that a write under way is not taken for a torn tail; nobody waits for it.
+
+    Args:
+        disk: the file operations.
+        root: the store.
+        name: the job's file name.
+        is_held: the caller has the lock.  Then the journal is read from the medium, not
+            from memory: what a repair builds on must be true.
+
+    Raises:
+        OSError: a file cannot be opened or read.
+    """
+    head = _open_if(disk, root / "heads" / name)
+    journal: File | None = None
+    try:
+        is_still = is_held or head is None or head.try_lock()
+        try:
+            raw = None if head is None else head.read(0, head_codec.FILE_BYTES)
+            journal = _open_if(disk, root / "journals" / f"{name}.jsonl")
+            if journal is not None and is_held:
+                journal.drop_cache()
+            found = None if journal is None else journal.stat()
+        finally:
+            if head is not None and is_still and not is_held:
+                head.unlock()
+        yield Evidence(
+            name,
+            raw,
+            None if found is None else found.size,
+            0 if found is None else found.inode,
+            _nothing if journal is None else journal.read,
+            tuple(sorted(n for n in disk.names(root / "side") if job_name(n) == name)),
+            tuple(_leftovers(disk, root, name)),
+            is_still,
+        )
+    finally:
+        for file in (head, journal):
+            if file is not None:
+                file.close()
+
+
+def _open_if(disk: Disk, path: Path) -> File | None:
+    try:
+        return disk.open(path, "read")
+    except FileNotFoundError:
+        return None
+
+
+def _leftovers(disk: Disk, root: Path, name: str) -> Iterator[str]:
+    for folder, suffix in (("journals", "tmp"), ("journals", "copy"), ("side", "tmp")):
+        path = root / folder / f"{name}.{suffix}"
+        if disk.stat(path) is not None:
+            yield f"{folder}/{path.name}"

@@ -1,0 +1,195 @@
+"""Carrying a repair out, under the job's lock.
+
+What is given up is kept aside first, durably.  Then a new file, the proven writes and
+the ``job.repaired`` behind them, takes the journal's place in one rename, and last the
+head moves.  So a crash leaves the damage as it was, or the repair in place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from journal import examination, ids
+from journal.batch import Batch
+from journal.diagnosis import Remedy
+from journal.errors import CannotRepair, InvalidArgument, LockTimeout, LossNotAccepted
+from journal.repair import REASONS, Repair, steps_of
+from journal.storage import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from journal.diagnosis import Diagnosis
+    from journal.events import JobRepairedData
+    from journal.evidence import Evidence
+    from journal.index import JobView
+    from journal.repair import Step
+    from journal.storage import Copy, Storage
+    from journal.vault import Vault
+
+_COPY_BYTES = 4 * 1024 * 1024
+# A tail to be settled, damage to be cut, states to be dropped, and one to spare.
+_MAX_ROUNDS = 4
+_REBUILDS = frozenset({Remedy.CUT, Remedy.RESTART})
+_WHY_NOT = {
+    Remedy.BY_HAND: "move its files out of journals/ and heads/, or put the right ones "
+    "there",
+    Remedy.UPGRADE: "upgrade",
+    Remedy.WAIT: "a writer holds its lock; try again, or look for a stopped process",
+}
+
+
+class Mender:
+    """Repairs the jobs of a storage.
+
+    Args:
+        storage: where they are.
+        vault: the keys at hand.
+        clock: gives the time that events carry.
+        actor: who the journal says gave something up.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        vault: Vault,
+        clock: Callable[[], datetime],
+        actor: str,
+    ) -> None:
+        self._storage = storage
+        self._vault = vault
+        self._clock = clock
+        self._actor = actor
+
+    def diagnose(self, job_id: str) -> Diagnosis:
+        """Say what is wrong with a job, every live state read."""
+        return examination.diagnose(self._storage, job_id, self._vault, deep=True)
+
+    def repair(self, job_id: str, *, accept_loss: bool, dry_run: bool) -> Repair:
+        """Do what can be done; see `CheckpointManager.repair`."""
+        before = found = self.diagnose(job_id)
+        if not found.exists:
+            raise InvalidArgument(f"there is no job {job_id!r}")
+        done: list[Step] = []
+        for _ in range(_MAX_ROUNDS):
+            steps = steps_of(found)
+            if dry_run:
+                return Repair(job_id, before, steps)
+            if found.treatment.remedy is Remedy.NOTHING:
+                break
+            self._check(found, steps, accept_loss=accept_loss)
+            if found.treatment.remedy in _REBUILDS:
+                done += self._rebuild(job_id)
+            else:
+                self._settle(job_id, may_drop=accept_loss)
+                done += [step for step in steps if accept_loss or not step.is_lossy]
+            found = self.diagnose(job_id)
+        return Repair(job_id, before, tuple(dict.fromkeys(done)), found)
+
+    @staticmethod
+    def _check(found: Diagnosis, steps: tuple[Step, ...], *, accept_loss: bool) -> None:
+        what = f"job {found.job_id!r}: {found.message}"
+        if not steps:
+            raise CannotRepair(what, hint=_WHY_NOT[found.treatment.remedy])
+        if found.treatment.is_lossy and not accept_loss:
+            lossy = "; ".join(step.would for step in steps if step.is_lossy)
+            raise LossNotAccepted(
+                f"{what}; a repair {lossy}",
+                hint="a backup may have more; --accept-loss does it, --dry-run tells "
+                "all of it",
+            )
+
+    # -- nothing is given up -------------------------------------------------------
+
+    def _settle(self, job_id: str, *, may_drop: bool) -> None:
+        """Do what the next write would do, and drop the states that are no more."""
+        with self._storage.exclusive(job_id) as held:
+            with self._storage.evidence(job_id) as evidence:
+                found, view = self._examined(evidence, job_id)
+            batch = Batch(view, self._clock())
+            if view.seq:
+                batch.add_repairs(held.repairs())
+            if may_drop:
+                self._drop(batch, found.unreadable)
+            if len(batch):
+                written = batch.encode()
+                held.append(written.data, after=view.seq, last=written.last)
+
+    def _drop(self, batch: Batch, unreadable: tuple[str, ...]) -> None:
+        """Delete what cannot be read; its line stays until the trash period ends."""
+        for checkpoint_id in unreadable:
+            data = {"checkpoint_id": checkpoint_id, "reason": "its state is damaged"}
+            if checkpoint_id in batch.view.held:
+                batch.add("checkpoint.released", self._actor, data)
+            batch.add("checkpoint.deleted", self._actor, data)
+
+    # -- something is --------------------------------------------------------------
+
+    def _rebuild(self, job_id: str) -> tuple[Step, ...]:
+        """Put the proven writes, and what tells of the loss, in the journal's place.
+
+        Returns:
+            What was done; nothing if somebody was quicker.
+        """
+        self._storage.create()
+        try:
+            with (
+                self._storage.unsettled(job_id) as held,
+                held.evidence() as evidence,
+                self._storage.copying(job_id) as copy,
+            ):
+                found, view = self._examined(evidence, job_id)
+                if found.treatment.remedy not in _REBUILDS:
+                    return ()
+                rest = evidence.read(found.proven_bytes, found.cut_bytes)
+                if rest:
+                    held.keep_aside(rest, found.proven_bytes, found.lost_events)
+                _copy_proven(evidence, found, copy)
+                written = self._telling(found, view, evidence).encode()
+                copy.write(written.data)
+                held.replace(copy, written.last)
+                return steps_of(found._replace(unreadable=()))
+        except Busy:
+            raise LockTimeout(
+                f"a compaction of job {job_id!r} is on its way", hint="try again"
+            ) from None
+
+    def _telling(self, found: Diagnosis, view: JobView, evidence: Evidence) -> Batch:
+        """Return the events that say what was given up."""
+        batch = Batch(view, self._clock())
+        if view.seq == 0:
+            store_id = self._storage.store_id
+            assert store_id is not None, "it was created"
+            if ids.file_name(found.job_id) != evidence.name:
+                raise CannotRepair(
+                    f"job {found.job_id!r}: its true id cannot be read any more",
+                    hint=_WHY_NOT[Remedy.BY_HAND],
+                )
+            batch.open(store_id)
+        data: JobRepairedData = {
+            "reason": REASONS[found.verdict],
+            "offset": found.proven_bytes,
+            "cut_bytes": found.cut_bytes,
+        }
+        if found.side_file is not None:
+            data["side_file"] = found.side_file
+        if found.lost_events:
+            data["lost_events"] = found.lost_events
+        if found.lost_hash:
+            data["lost_hash"] = found.lost_hash
+        batch.add("job.repaired", self._actor, cast("dict[str, object]", data))
+        return batch
+
+    def _examined(self, evidence: Evidence, job_id: str) -> examination.Found:
+        return examination.examine(
+            evidence, job_id, self._storage.store_id, self._vault, deep=True
+        )
+
+
+def _copy_proven(evidence: Evidence, found: Diagnosis, copy: Copy) -> None:
+    at = 0
+    while at < found.proven_bytes:
+        data = evidence.read(at, min(_COPY_BYTES, found.proven_bytes - at))
+        copy.write(data)
+        at += len(data)
