@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,6 +52,8 @@ _MAX_REMOVED_PER_EVENT = 10_000
 _MAX_TAGS = 64
 _PINS = frozenset({"checkpoint.pinned", "checkpoint.unpinned"})
 _ALWAYS = Threshold()
+# How long an erasure waits, time after time, for a compaction that is on its way.
+_PAUSES_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 _PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
 
 
@@ -225,8 +229,8 @@ class CheckpointManager(CheckpointReader):
         Raises:
             OnHold: (a Protected) it is held; `force` changes nothing about that.
             Protected: it is pinned, and `force` was not given.
-            Conflict: `expected_seq` is stale; or, with `purge`, a compaction is on its
-                way: the state goes with the next one.
+            Conflict: `expected_seq` is stale; or, with `purge`, another compaction took
+                too long: the checkpoint is gone, its state goes with the next one.
             DamagedJournal, StorageFailed: as `save`.
         """
 
@@ -251,7 +255,7 @@ class CheckpointManager(CheckpointReader):
 
         is_done = self._change(job_id, request)
         if is_done and purge:
-            self.compact(job_id, actor=actor)
+            self._erase(job_id, actor)
         return is_done
 
     def cleanup(
@@ -578,7 +582,8 @@ class CheckpointManager(CheckpointReader):
 
         Raises:
             OnHold: a checkpoint of it is held; nothing was erased.
-            Conflict: a compaction is on its way; the states go with the next one.
+            Conflict: another compaction took too long: the checkpoints are gone, their
+                states go with the next one.
             DamagedJournal, StorageFailed: as `save`.
         """
 
@@ -593,7 +598,23 @@ class CheckpointManager(CheckpointReader):
 
         if not self._change(job_id, request):
             return None
-        return self.compact(job_id, actor=actor)
+        return self._erase(job_id, actor)
+
+    def _erase(self, job_id: str, actor: str | None) -> Compaction | None:
+        """Compact, after whoever is at it, so that what was purged leaves the disk.
+
+        Raises:
+            Conflict: he took too long.
+        """
+        for pause in _PAUSES_SECONDS:
+            with suppress(Conflict):
+                return self.compact(job_id, actor=actor)
+            time.sleep(pause)  # his began before ours was due
+        raise Conflict(
+            f"job {job_id!r}: the checkpoints are gone, but their states are still on "
+            "the disk, since somebody else has been compacting it all the time",
+            hint="they go with the next one: `milepost compact`, or the worker's",
+        )
 
     def apply(
         self, plan: Plan, *, actor: str | None = None, approve: bool = False

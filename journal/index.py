@@ -178,7 +178,8 @@ class JobView:
         self.held: dict[str, Holding] = {}
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
-        self.side_files: dict[str, str] = {}  # named by a job.repaired -> when
+        # Named by a job.repaired -> when; "" if it is to go with the next compaction.
+        self.side_files: dict[str, str] = {}
         self.losses: list[tuple[int, int]] = []  # seq of a job.repaired, events lost
         self.newer_seq = 0  # the first event in a schema newer than ours
         self.saved = self.deleted = self.restored = 0
@@ -417,6 +418,8 @@ def _purge(view: JobView, purged: dict[str, str], at: str, actor: str) -> None:
     for checkpoint_id in purged:
         trashed = view.trash[checkpoint_id]
         view.trash[checkpoint_id] = trashed._replace(is_purged=True)
+    # A torn tail may hold the same state: saved, lost in a crash, and saved again.
+    view.side_files = dict.fromkeys(view.side_files, "")
 
 
 def _forget_the_dropped(view: JobView) -> None:

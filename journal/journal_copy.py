@@ -29,7 +29,10 @@ def remove_leftover(disk: Disk, path: Path) -> None:
     try:
         if not file.try_lock():
             raise Busy
-        disk.unlink(path)
+        found = disk.stat(path)
+        # Else whoever wrote it has ended meanwhile, and the name may be another's.
+        if found is not None and found.inode == file.stat().inode:
+            disk.unlink(path)
     finally:
         file.close()
 

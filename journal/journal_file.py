@@ -612,6 +612,14 @@ class JournalFile:
                 raise
             raise failure(exc, f"cannot rewrite {self._path}") from exc
 
+    def sweep(self) -> None:
+        """Remove what a rewrite that died has left; see `Storage.sweep`."""
+        try:
+            with suppress(Busy):
+                journal_copy.remove_leftover(self._disk, self._copy_path)
+        except OSError as exc:
+            raise failure(exc, f"cannot remove {self._copy_path}") from exc
+
     @property
     def _copy_path(self) -> Path:
         return self._folders.journals / f"{self._name}.copy"

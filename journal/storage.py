@@ -190,6 +190,13 @@ class Storage(Protocol):
             NoSpace, StorageFailed: it cannot be written.
         """
 
+    def sweep(self, job_id: str) -> None:
+        """Remove what a `copying` that died has left; nothing if it is alive.
+
+        Raises:
+            StorageFailed: it cannot be removed.
+        """
+
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """Return what recovery did to this job, as far as it left bytes aside."""
 
@@ -343,6 +350,9 @@ class MemoryStorage:
             yield found.copy
         finally:
             found.copy = None
+
+    def sweep(self, job_id: str) -> None:
+        """See `Storage.sweep`: what dies takes its copy with it."""
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""

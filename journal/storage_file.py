@@ -274,6 +274,10 @@ class FileStorage:
         """See `Storage.copying`."""
         return self.file(job_id).copying()
 
+    def sweep(self, job_id: str) -> None:
+        """See `Storage.sweep`."""
+        self.file(job_id).sweep()
+
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""
         return self.file(job_id).repairs()

@@ -554,6 +554,8 @@ class Store:
         view = self.readable(job_id)
         drop = due(view)
         if not is_worth(view, drop) and not expired(view):
+            # A job that is neither written nor compacted would keep it for ever.
+            self.storage.sweep(job_id)
             return None
         job = self._job(job_id)
         with self.storage.copying(job_id) as copy:

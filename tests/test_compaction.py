@@ -6,17 +6,29 @@ import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults import journal_of, put, read_head, write_head
+from faults import (
+    Fault,
+    FaultyDisk,
+    children,
+    die,
+    journal_of,
+    put,
+    read_head,
+    write_head,
+)
 
-from journal import CheckpointManager
+from journal import CheckpointManager, Key, KeyRing, checkpoints
+from journal.compaction import Threshold
 from journal.errors import Conflict, UnknownCheckpoint
+from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from conftest import Clock
 
@@ -31,9 +43,8 @@ def noise(seed: int, size_bytes: int = 3000) -> str:
 
 def fill(manager: CheckpointManager, count: int) -> list[str]:
     """Save states that share most of themselves, each with words of its own."""
-    shared = noise(0, 20_000)
     return [
-        manager.save(JOB, "step", {"n": n, "own": noise(n + 1), "shared": shared})
+        manager.save(JOB, "step", state_of(n), metadata={"of": noise(n + 1)[:90]})
         for n in range(count)
     ]
 
@@ -91,34 +102,60 @@ def test_every_second_state_may_go_and_the_rest_still_restores(
     assert manager.verify(JOB, deep=True)[0].ok
 
 
+def pieces_of(root: Path, seq: int) -> list[bytes]:
+    """Return what only the state line of save `seq` holds: body, salt, keys, all."""
+    lines = journal_of(root, JOB).read_bytes().splitlines()
+    line = next(x for x in lines if x.startswith(b'{"state":%d,' % seq))
+    cut = [line[at : at + 24] for at in range(20, len(line) - 24, 12)]
+    unique = [piece for piece in cut if sum(piece in x for x in lines) == 1]
+    assert len(unique) > 40
+    return unique
+
+
+def trash_and_compact(manager: CheckpointManager, clock: Clock, erased: str) -> None:
+    manager.delete(JOB, erased)
+    clock.turn(days=8)
+    manager.compact(JOB)
+
+
+ERASURES: dict[str, Callable[[CheckpointManager, Clock, str], object]] = {
+    "purged": lambda manager, _, c: manager.delete(JOB, c, purge=True),
+    "out of its trash period": trash_and_compact,
+    "forgotten": lambda manager, *_: manager.forget(JOB),
+}
+
+
+@pytest.mark.parametrize("erase", ERASURES.values(), ids=ERASURES)
+@pytest.mark.parametrize("keys", [None, KeyRing([Key.new("k")])], ids=["plain", "keys"])
 @pytest.mark.parametrize("codec", ["auto", "json", "zstd"])
-def test_no_byte_of_a_purged_state_stays_in_any_file(
-    root: Path, clock: Clock, codec: Any
+def test_no_byte_of_an_erased_state_stays_in_any_file(
+    root: Path, clock: Clock, codec: Any, keys: KeyRing | None, erase: Any
 ) -> None:
-    with CheckpointManager(root, clock=clock, codec=codec) as manager:
+    with CheckpointManager(root, clock=clock, codec=codec, keys=keys) as manager:
         ids = fill(manager, 10)
-        lines = journal_of(root, JOB).read_bytes().splitlines()
-        line = next(x for x in lines if x.startswith(b'{"state":5,'))  # the fourth
-        salt = line[line.index(b'"salt":"') + 8 :][:32]
-        body = line[line.index(b'"body":') + 8 : -20]
-        pieces = [salt, *(body[i : i + 24] for i in range(0, len(body) - 24, 24))]
-        unique = [p for p in pieces if sum(p in x for x in lines) == 1]
-        assert len(unique) > 20
-        assert manager.delete(JOB, ids[3], purge=True, reason="asked to")
-        for path in root.rglob("*"):
-            if path.is_file():  # I9
-                data = path.read_bytes()
-                assert not [p for p in unique if p in data]
-                assert noise(4)[:64].encode() not in data
+        # The fourth: a delta under "auto", and others are told from it.
+        pieces = [*pieces_of(root, 5), noise(4)[:64].encode()]
+        erase(manager, clock, ids[3])
+        files = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
+        assert not [p for p in pieces if any(p in data for data in files)]  # I9
         assert manager.verify(JOB, deep=True)[0].ok
-        assert manager.get(JOB, ids[4]).state == state_of(4)
-        with pytest.raises(UnknownCheckpoint):
-            manager.get(JOB, ids[3])
-        assert manager.undelete(JOB, ids[3]) is False
-        assert manager.history(JOB, types=["checkpoint.purged"])[0]["data"] == {
-            "checkpoint_id": ids[3],
-            "reason": "asked to",
-        }
+        for n, info in enumerate(manager.list(JOB)):
+            kept = state_of(n + (n > 2))
+            assert manager.get(JOB, info.checkpoint_id).state == kept  # I5
+
+
+def test_what_was_purged_is_on_record_and_never_comes_back(
+    manager: CheckpointManager,
+) -> None:
+    ids = fill(manager, 3)
+    assert manager.delete(JOB, ids[1], purge=True, reason="asked to")
+    with pytest.raises(UnknownCheckpoint):
+        manager.get(JOB, ids[1])
+    assert manager.undelete(JOB, ids[1]) is False
+    assert manager.history(JOB, types=["checkpoint.purged"])[0]["data"] == {
+        "checkpoint_id": ids[1],
+        "reason": "asked to",
+    }
 
 
 def test_forgetting_a_job_erases_its_states_and_keeps_its_record(
@@ -242,17 +279,138 @@ def test_a_second_compaction_at_the_same_time_is_told_so(
     assert [p.name for p in (root / "journals").iterdir()] == ["etl.jsonl"]
 
 
-def test_disk_space_is_really_freed(root: Path) -> None:
+def at_the_copy(root: Path, action: Callable[[], object], operation: str) -> Any:
+    """Return a storage that does `action` when a copy is first met by `operation`."""
+    disk = FaultyDisk(root)
+    disk.set(Fault(operation, on="etl.copy", action=action))
+    return FileStorage(root, disk=disk)
+
+
+def test_a_writer_gets_through_while_a_compaction_is_copying(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    ids = fill(manager, 6)
+    manager.delete(JOB, ids[0])
+    clock.turn(days=8)
+    saved: list[str] = []
+
+    def save_and_read() -> None:  # while the copy is half written
+        saved.append(manager.save(JOB, "meanwhile", {"n": 1}))
+        assert manager.get(JOB, ids[5]).state == state_of(5)
+
+    storage = at_the_copy(root, save_and_read, "append")
+    with CheckpointManager(storage=storage, clock=clock) as other:
+        assert other.compact(JOB) is not None
+        assert other.get(JOB, saved[0]).state == {"n": 1}  # I1
+    assert [i.checkpoint_id for i in manager.list(JOB)] == [*ids[1:], *saved]
+
+
+def test_a_purge_waits_for_a_compaction_that_began_before_it(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    ids = fill(manager, 4)
+    copying = ExitStack()
+    copying.enter_context(manager._store.storage.copying(JOB))
+    disk = FaultyDisk(root)  # the rival ends when the purge has met it twice
+    disk.set(Fault("lock", 3, on="etl.copy", action=copying.close))
+    with CheckpointManager(storage=FileStorage(root, disk=disk), clock=clock) as other:
+        assert other.delete(JOB, ids[1], purge=True)
+    assert noise(2)[:64].encode() not in journal_of(root, JOB).read_bytes()  # I9
+    assert [p.name for p in (root / "journals").iterdir()] == ["etl.jsonl"]
+
+
+def test_a_purge_that_waited_in_vain_says_what_became_of_it(
+    manager: CheckpointManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = fill(manager, 2)
+    monkeypatch.setattr(checkpoints, "_PAUSES_SECONDS", (0.0, 0.0))
+    with (
+        manager._store.storage.copying(JOB),
+        pytest.raises(Conflict, match="gone, but their states are still on the disk"),
+    ):
+        manager.delete(JOB, ids[0], purge=True)
+    assert [info.checkpoint_id for info in manager.list(JOB)] == ids[1:]
+    assert manager.compact(JOB) is not None
+
+
+def test_what_a_compaction_that_died_left_goes_though_none_is_worth_it_now(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    ids = fill(manager, 4)
+    manager.delete(JOB, ids[0])
+    clock.turn(days=8)
+
+    def compact(_: object) -> None:
+        storage = at_the_copy(root, die, "sync")
+        CheckpointManager(storage=storage, clock=clock).compact(JOB)
+
+    with suppress(AssertionError), children(compact):
+        pass
+    assert (root / "journals" / "etl.copy").exists()
+    never = Threshold(min_bytes=10**9, erase_within_seconds=1e9)
+    assert manager.compact(JOB, threshold=never) is None
+    assert [p.name for p in (root / "journals").iterdir()] == ["etl.jsonl"]
+
+
+@pytest.mark.parametrize("how", ["purge", "forget"])
+def test_an_erasure_takes_torn_tails_that_may_hold_the_same_state(
+    root: Path, clock: Clock, how: str
+) -> None:
+    with CheckpointManager(root, clock=clock) as manager:
+        manager.save(JOB, "first", {"n": 1})
+    with journal_of(root, JOB).open("ab") as journal:  # a save that a crash cut off
+        journal.write(b'{"state":3,"codec":"json","body":"' + noise(8).encode())
+    with CheckpointManager(root, clock=clock) as manager:
+        again = manager.save(JOB, "again", state_of(7))
+        assert noise(8).encode() in next((root / "side").iterdir()).read_bytes()
+        if how == "purge":
+            manager.delete(JOB, again, purge=True)
+        else:
+            manager.forget(JOB)
+        assert manager.verify(JOB)[0].ok
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert not [p for p in files if noise(8)[:64].encode() in p.read_bytes()]  # I9
+
+
+def freed_share(root: Path, seed: int) -> float:
+    """Return what part of the bytes that a compaction freed the disk has free now."""
     with CheckpointManager(root, trash_seconds=0, codec="json") as manager:
-        for n in range(30):
-            manager.save(JOB, "step", {"n": n, "own": noise(n, 100_000)})
-        before = os.statvfs(root).f_bfree
-        blocks = journal_of(root, JOB).stat().st_blocks
+        for n in range(20):
+            manager.save(JOB, "step", {"own": noise(seed + n, 500_000)})
+        os.sync()
+        before = os.statvfs(root)
         manager.cleanup(JOB, keep_last=1)
         done = manager.compact(JOB)
         assert done is not None
-        assert journal_of(root, JOB).stat().st_blocks < blocks / 10
-        assert os.statvfs(root).f_bfree >= before or done.bytes_freed > 2_000_000
+        freed = (os.statvfs(root).f_bfree - before.f_bfree) * before.f_frsize
+    return freed / done.bytes_freed
+
+
+def test_disk_space_is_really_freed(root: Path) -> None:
+    # Others may write to the disk meanwhile, so the best of a few rounds counts.
+    shares = (freed_share(root, seed) for seed in (0, 100, 200))
+    assert any(0.8 < share < 1.2 for share in shares)
+
+
+def removed_but_open(root: Path) -> list[str]:
+    """Return the files of the store that take room though they have no name."""
+    links = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # what listed the folder
+            links.append(str(fd.readlink()))
+    return [x for x in links if x.startswith(str(root)) and x.endswith("(deleted)")]
+
+
+def test_a_handle_that_looks_again_lets_go_of_the_old_journal(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    ids = fill(manager, 3)
+    with CheckpointManager(root, clock=clock) as other:
+        other.get(JOB, ids[2])
+        manager.delete(JOB, ids[0], purge=True)
+        assert len(removed_but_open(root)) == 1
+        other.refresh([JOB])  # as the worker and the server do regularly
+        assert removed_but_open(root) == []
 
 
 @pytest.mark.parametrize("more", [0, 1, 40])
