@@ -27,6 +27,7 @@ from test_cli_harness import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 __all__ = ["folder", "store"]  # fixtures
@@ -59,10 +60,16 @@ class Server:
         return self.child.returncode
 
 
+def staying(*words: str, **environ: str) -> AbstractContextManager[Server]:
+    """Run `milepost` for as long as the block lasts."""
+    return staying_as([str(BIN / "milepost"), *words], **environ)
+
+
 @contextmanager
-def staying(*words: str, **environ: str) -> Iterator[Server]:
+def staying_as(command: list[str], **environ: str) -> Iterator[Server]:
+    """Run a command that becomes `milepost` for as long as the block lasts."""
     child = subprocess.Popen(
-        [BIN / "milepost", *words],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

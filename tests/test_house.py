@@ -112,6 +112,19 @@ def test_every_invariant_is_cited_by_a_test_that_guards_it(invariant: str) -> No
     assert any(cited.search(path.read_text("utf-8")) for path in others)
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    pages = [*TOP.glob("*.md"), *(TOP / "docs").rglob("*.md")]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))
+    }
+    sources = [path.read_text(encoding="utf-8") for path in TESTS.rglob("test_*.py")]
+    there = set(re.findall(r"^def (test_\w+)", "\n".join(sources), re.MULTILINE))
+    assert named
+    assert named <= there
+
+
 def test_every_public_call_says_what_it_does() -> None:
     for name, member in inspect.getmembers(CheckpointManager, callable):
         if not name.startswith("_"):
