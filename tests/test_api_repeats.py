@@ -214,6 +214,29 @@ def test_a_repeated_cleanup_deletes_once(
     assert len(manager.list("etl")) == 8
 
 
+def test_a_repeat_of_a_restore_after_a_restart_is_stopped_by_its_if_match(
+    manager: CheckpointManager,
+) -> None:
+    (first,) = saved(manager)
+    target = f"/api/checkpoints/{first}/restore"
+    headers = {"Idempotency-Key": "k1", "If-Match": '"2"'}
+    before, after = (client_of(create_app(manager)) for _ in range(2))
+    assert before.post(target, headers=headers).status_code == 200
+    assert after.post(target, headers=headers).status_code == 412
+    assert events_of(manager).count("checkpoint.restored") == 1
+
+
+def test_a_repeat_of_a_save_finds_the_first_whichever_server_answers(
+    manager: CheckpointManager,
+) -> None:
+    body = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
+    clients = [client_of(create_app(manager)) for _ in range(2)]
+    headers = {"Idempotency-Key": "k1"}
+    answers = [c.post("/api/checkpoints", json=body, headers=headers) for c in clients]
+    assert len({answer.json()["checkpoint_id"] for answer in answers}) == 1
+    assert events_of(manager).count("checkpoint.saved") == 1
+
+
 def test_a_refused_restore_can_be_repeated_once_it_is_possible(
     manager: CheckpointManager,
 ) -> None:

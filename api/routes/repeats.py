@@ -14,7 +14,10 @@ from api.services import Actor, UseServices
 
 IdempotencyKey = Annotated[
     str | None,
-    Header(description="A repeat with the same key gets the first answer."),
+    Header(
+        description="A repeat with the same key gets the first answer; that of a "
+        "restore or a cleanup until the server ends."
+    ),
 ]
 
 
