@@ -12,7 +12,15 @@ from starlette.concurrency import run_in_threadpool
 from api import failures
 from api.body import BodyLimits
 from api.hosts import HostList
-from api.routes import changes, checkpoints, events, health, jobs, page
+from api.routes import (
+    changes,
+    checkpoints,
+    events,
+    health,
+    jobs,
+    page,
+    protection,
+)
 from api.security import SecurityMiddleware, TokenBook
 from api.services import Services
 from journal.clock import utc_now
@@ -79,7 +87,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.services = services
-    for routes in (changes, checkpoints, jobs, events, health, page):
+    for routes in (changes, checkpoints, protection, jobs, events, health, page):
         app.include_router(routes.router)
     failures.install(app)
     app.add_middleware(

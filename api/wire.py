@@ -36,6 +36,16 @@ class CleanupRequest(Asked):
     keep_last: int = Field(default=10, ge=1, le=100)
 
 
+class MarkRequest(Asked):
+    """Why a checkpoint is protected, or no longer; the journal keeps it."""
+
+    reason: Label | None = None
+
+
+class UndeleteRequest(Asked):
+    """Nothing has to be said."""
+
+
 class SaveRequest(Asked):
     """A new checkpoint."""
 
@@ -110,6 +120,25 @@ class CleanupAnswer(BaseModel):
     job_id: str
     deleted_count: int
     kept_count: int
+    timestamp: datetime
+
+
+class Holding(BaseModel):
+    """Who keeps a checkpoint from being removed, since when and why."""
+
+    actor: str
+    since: datetime
+    reason: str | None
+
+
+class MarkAnswer(BaseModel):
+    """What protects a checkpoint now; `changed` is false if it was so before."""
+
+    checkpoint_id: str
+    job_id: str
+    changed: bool
+    pinned: bool
+    held: Holding | None
     timestamp: datetime
 
 
@@ -232,6 +261,15 @@ def listed(info: CheckpointInfo) -> dict[str, Any]:
         "workflow_name": info.workflow_name,
         "metadata": info.metadata,
         **({"metadata_problem": shown} if shown else {}),
+    }
+
+
+def protection(info: CheckpointInfo) -> dict[str, Any]:
+    """Return what protects a checkpoint, as `MarkAnswer` describes it."""
+    held = info.held
+    return {
+        "pinned": info.pinned,
+        "held": held and {**held._asdict(), "since": stamp(held.since)},
     }
 
 

@@ -291,12 +291,17 @@ class CheckpointManager(CheckpointReader):
         return removed
 
     def undelete(
-        self, job_id: str, checkpoint_id: str, *, actor: str | None = None
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Bring a deleted checkpoint back; return False if it was not deleted.
 
         Raises:
-            Conflict: its trash period has ended.
+            Conflict: its trash period has ended, or `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
 
@@ -304,6 +309,7 @@ class CheckpointManager(CheckpointReader):
             trashed = batch.view.trash.get(checkpoint_id)
             if trashed is None:
                 return False
+            batch.check_seq(expected_seq)
             if trashed.is_purged:
                 raise Conflict(f"checkpoint {checkpoint_id!r} was purged; it is gone")
             end = datetime.fromisoformat(trashed.at) + timedelta(
@@ -327,14 +333,18 @@ class CheckpointManager(CheckpointReader):
         *,
         actor: str | None = None,
         reason: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Shield a checkpoint from every policy; False if it already was.
 
         Raises:
             UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark(job_id, checkpoint_id, "checkpoint.pinned", actor, reason)
+        return self._mark(
+            job_id, checkpoint_id, "checkpoint.pinned", actor, reason, expected_seq
+        )
 
     def unpin(
         self,
@@ -343,14 +353,18 @@ class CheckpointManager(CheckpointReader):
         *,
         actor: str | None = None,
         reason: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Take the shield away; False if there was none.
 
         Raises:
             UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark(job_id, checkpoint_id, "checkpoint.unpinned", actor, reason)
+        return self._mark(
+            job_id, checkpoint_id, "checkpoint.unpinned", actor, reason, expected_seq
+        )
 
     def hold(
         self,
@@ -359,6 +373,7 @@ class CheckpointManager(CheckpointReader):
         *,
         reason: str | None = None,
         actor: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Keep a checkpoint from being removed by anything; False if it already was.
 
@@ -368,9 +383,12 @@ class CheckpointManager(CheckpointReader):
 
         Raises:
             UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark(job_id, checkpoint_id, "checkpoint.held", actor, reason)
+        return self._mark(
+            job_id, checkpoint_id, "checkpoint.held", actor, reason, expected_seq
+        )
 
     def release(
         self,
@@ -379,14 +397,18 @@ class CheckpointManager(CheckpointReader):
         *,
         reason: str | None = None,
         actor: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """End a hold, whoever began it; False if there was none.
 
         Raises:
             UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark(job_id, checkpoint_id, "checkpoint.released", actor, reason)
+        return self._mark(
+            job_id, checkpoint_id, "checkpoint.released", actor, reason, expected_seq
+        )
 
     def _mark(
         self,
@@ -395,6 +417,7 @@ class CheckpointManager(CheckpointReader):
         type_: str,
         actor: str | None,
         reason: str | None,
+        expected_seq: int | None,
     ) -> bool:
         """Pin, unpin, hold or release; False if that changes nothing."""
         self._markable(self._view(job_id), checkpoint_id, type_)
@@ -402,6 +425,7 @@ class CheckpointManager(CheckpointReader):
         def request(batch: Batch) -> bool:
             view = batch.view
             self._markable(view, checkpoint_id, type_)
+            batch.check_seq(expected_seq)
             marked = view.pinned if type_ in _PINS else view.held
             if (checkpoint_id in marked) == (type_ in _PROTECTS):
                 return False

@@ -87,6 +87,7 @@ class UnknownCheckpoint(MilepostError, FileNotFoundError):
         if deleted_at is not None:
             text += f": deleted at {deleted_at} by {_shown(deleted_by or '')}"
         super().__init__(text)
+        self.job_id = job_id
         self.deleted_at = deleted_at
         self.deleted_by = deleted_by
 

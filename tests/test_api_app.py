@@ -221,6 +221,9 @@ def test_the_time_that_a_body_may_take_reaches_the_gate(
 # What it describes and shows
 
 
+MARKS = ("pin", "unpin", "hold", "release", "undelete")
+
+
 def test_openapi_describes_every_answer(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     described = {
@@ -234,6 +237,7 @@ def test_openapi_describes_every_answer(client: TestClient) -> None:
         ("get", "/api/checkpoints/{checkpoint_id}"),
         ("delete", "/api/checkpoints/{checkpoint_id}"),
         ("post", "/api/checkpoints/{checkpoint_id}/restore"),
+        *(("post", f"/api/checkpoints/{{checkpoint_id}}/{verb}") for verb in MARKS),
         ("post", "/api/checkpoints/cleanup"),
         ("get", "/api/jobs"),
         ("get", "/api/events"),
@@ -259,6 +263,7 @@ SHAPES = [
     Shape("get", "/api/checkpoints", "200"),
     Shape("get", "/api/checkpoints/{checkpoint_id}", "200"),
     Shape("post", "/api/checkpoints/{checkpoint_id}/restore", "200", {}),
+    *(Shape("post", f"/api/checkpoints/{{checkpoint_id}}/{v}", "200") for v in MARKS),
     Shape("get", "/api/jobs", "200"),
     Shape("get", "/api/events", "200"),
     Shape("post", "/api/checkpoints/cleanup", "200", {"job_id": "etl"}),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
+MARKS = ("pin", "unpin", "hold", "release")
+
 # ETag and If-Match
 
 
@@ -60,8 +62,9 @@ def test_a_stale_if_match_stops_every_write(
         client.delete(target, headers=match),
         client.post(f"{target}/restore", json=resume, headers=match),
         client.post("/api/checkpoints/cleanup", json=cleanup, headers=match),
+        *(client.post(f"{target}/{verb}", headers=match) for verb in MARKS),
     ]
-    assert [answer.status_code for answer in answers] == [412] * 3
+    assert {answer.status_code for answer in answers} == {412}
     assert events_of(manager) == before
     assert executor.resumed == []
 
@@ -256,7 +259,7 @@ def test_a_refused_restore_can_be_repeated_once_it_is_possible(
     assert client.post(target, json=body, headers=key).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["", "/cleanup", "/x/restore"])
+@pytest.mark.parametrize("path", ["", "/cleanup", "/x/restore", "/x/hold"])
 def test_a_key_that_is_too_long_is_refused_on_every_post(
     path: str, client: TestClient
 ) -> None:
@@ -264,6 +267,7 @@ def test_a_key_that_is_too_long_is_refused_on_every_post(
         "": {"job_id": "etl", "step_name": "s", "state": {}},
         "/cleanup": {"job_id": "etl"},
         "/x/restore": {},
+        "/x/hold": {},
     }
     headers = {"Idempotency-Key": "k" * 256}
     target = f"/api/checkpoints{path}"

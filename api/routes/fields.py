@@ -75,6 +75,21 @@ def job_of(manager: CheckpointManager, checkpoint_id: str) -> str:
         raise
 
 
+def job_of_deleted(manager: CheckpointManager, checkpoint_id: str) -> str:
+    """Return the job of a checkpoint, whether it is live or was deleted.
+
+    Raises:
+        UnknownCheckpoint: there is none, or its state is gone.
+        Unsearchable: none of the readable jobs has it, and others cannot be read.
+    """
+    try:
+        return job_of(manager, checkpoint_id)
+    except UnknownCheckpoint as exc:
+        if exc.job_id is None:
+            raise
+        return exc.job_id
+
+
 @contextmanager
 def precondition(
     manager: CheckpointManager, job_id: str, if_match: int | None
