@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
 
-from journal import chain, examination, ids, planner, retention, state_codec, state_json
+from journal import (
+    chain,
+    collector,
+    examination,
+    ids,
+    planner,
+    retention,
+    state_codec,
+    state_json,
+)
 from journal import diff as state_diff
 from journal.clock import utc_now
 from journal.errors import (
@@ -289,16 +298,17 @@ class CheckpointReader:
             after: only ids that sort behind this one.
         """
         found: builtins.list[JobInfo] = []
-        for job_id in self._store.storage.job_ids():
-            if after is not None and job_id <= after:
-                continue
-            if match is not None and not fnmatch.fnmatchcase(job_id, match):
-                continue
-            if limit is not None and len(found) >= limit:
-                break
-            info = self.job(job_id)
-            if info is not None:
-                found.append(info)
+        with collector.at_rest():
+            for job_id in self._store.storage.job_ids():
+                if after is not None and job_id <= after:
+                    continue
+                if match is not None and not fnmatch.fnmatchcase(job_id, match):
+                    continue
+                if limit is not None and len(found) >= limit:
+                    break
+                info = self.job(job_id)
+                if info is not None:
+                    found.append(info)
         return found
 
     def job(self, job_id: str) -> JobInfo | None:
@@ -509,7 +519,11 @@ class CheckpointReader:
             found = [(jobs, self._decided(jobs, policy, now))]
             problems: builtins.list[tuple[str, MilepostError]] = []
         else:
-            found, problems = self._decide_all(jobs, policy, now)
+            wants_all = max_bytes is not None
+            with collector.at_rest():
+                found, problems = self._decide_all(
+                    jobs, policy, now, wants_all=wants_all
+                )
         if max_bytes is not None:
             shrunk = retention.shrink(
                 {job: decided.decision for job, decided in found}, max_bytes
@@ -524,18 +538,31 @@ class CheckpointReader:
         return plan_of(planned, problems)
 
     def _decide_all(
-        self, glob: str, policy: Policy | None, now: datetime
+        self, glob: str, policy: Policy | None, now: datetime, *, wants_all: bool
     ) -> tuple[
         builtins.list[tuple[str, _Decided]], builtins.list[tuple[str, MilepostError]]
     ]:
-        """Decide about all jobs that fit `glob`; return those that could not, too."""
+        """Decide about all jobs that fit `glob`; return what could not be, too.
+
+        Args:
+            glob: which.
+            policy: for all of them, or None for each its own.
+            now: what ages are counted from.
+            wants_all: also return those that lose nothing.
+        """
         found, problems = [], []
         for job in self._store.storage.job_ids():
-            if fnmatch.fnmatchcase(job, glob):
-                try:
-                    found.append((job, self._decided(job, policy, now)))
-                except MilepostError as exc:
-                    problems.append((job, exc))
+            if not fnmatch.fnmatchcase(job, glob):
+                continue
+            try:
+                view = self._view(job)
+                own = policy or self._policy_of(view)
+                if wants_all or retention.may_let_go(own, len(view.checkpoints)):
+                    decided = self._decided(job, own, now)
+                    if wants_all or decided.decision.remove:
+                        found.append((job, decided))
+            except MilepostError as exc:
+                problems.append((job, exc))
         return found, problems
 
     def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:

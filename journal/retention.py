@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from journal.policy import Policy
 
-__all__ = ["Candidate", "Decision", "Verdict", "decide", "explain", "guard", "shrink"]
-
 # A small job may well lose most of what it has.
 GUARD_FROM = 11
 
@@ -117,6 +115,21 @@ def explain(
             said.append(Ruling(reason is not None, text))
         return tuple(said)
     return ()
+
+
+def may_let_go(policy: Policy, count: int) -> bool:
+    """Tell whether `policy` could let go any of `count` checkpoints, without a look.
+
+    True where only a look could tell.
+    """
+    caps = policy.caps
+    if caps.keys() - {"max_count"} or count > caps.get("max_count", count):
+        return count > policy.min_keep
+    if not policy.rules or count <= policy.min_keep:
+        return False
+    last = policy.keep_last
+    keeps_all = last is not None and (last == "all" or last >= count)
+    return not keeps_all or policy.keep_failed is not None
 
 
 def guard(decision: Decision, policy: Policy) -> tuple[str, ...]:

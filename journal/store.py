@@ -5,16 +5,16 @@ Order: durable, then visible, then answered.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
 import threading
 import weakref
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from journal import event_codec, ids, index
+from journal import collector, event_codec, ids, index
 from journal.batch import Batch
 from journal.compaction import Compaction, Compactor
 from journal.errors import (
@@ -45,7 +45,7 @@ _READ_BYTES = 1024 * 1024
 _ALL = sys.maxsize
 # What folding a line can raise that has the right hash and makes no sense.
 _MALFORMED = (Misfit, AttributeError, KeyError, TypeError, ValueError)
-_QUIET_GC_BYTES = 256 * 1024
+_LARGE_BYTES = 256 * 1024
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -271,15 +271,9 @@ class Store:
 
     def _fold(self, view: JobView, extent: Extent, *, until_seq: int = _ALL) -> None:
         """Fold what `extent` has beyond `view`, up to event `until_seq`."""
-        # The collector would walk every new entry again and again.
-        was_enabled = gc.isenabled() and extent.size - view.end > _QUIET_GC_BYTES
-        if was_enabled:
-            gc.disable()
-        try:
+        is_large = extent.size - view.end > _LARGE_BYTES
+        with collector.at_rest() if is_large else nullcontext():
             self._fold_quietly(view, extent, until_seq)
-        finally:
-            if was_enabled:
-                gc.enable()
 
     def _fold_quietly(self, view: JobView, extent: Extent, until_seq: int) -> None:
         apply = index.apply
