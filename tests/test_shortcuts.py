@@ -54,6 +54,8 @@ def test_a_job_that_is_passed_over_would_have_lost_nothing(
         (Policy(keep_last="all", max_count=50), 51, True),
         (Policy(keep_last=10, max_age="1d"), 5, True),
         (Policy(keep_last=10, min_keep=20), 15, False),
+        (Policy(keep_last=10, max_age="1d", min_keep=4), 5, True),
+        (Policy(keep_last=10, max_age="1d", min_keep=5), 5, False),
         (Policy(keep_last=10, keep_failed=1), 5, True),
         (Policy(keep_daily=7), 2, True),
     ],
