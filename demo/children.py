@@ -151,6 +151,8 @@ class Children:
                 start_new_session=True,
                 pass_fds=(self._held,),
             )
+        # For whoever finds the folder locked after we were killed.
+        os.write(self._held, b"%d\n" % process.pid)
         child = Child(name, process, log)
         self._all.append(child)
         return child

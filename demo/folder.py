@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from demo.children import DemoFailed
@@ -74,12 +74,30 @@ def open_folder(root: Path) -> Iterator[Folder]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise DemoFailed(f"a demo, or a server of one, runs in {root}") from exc
+            raise DemoFailed(
+                f"a demo, or a server of one, runs in {root}{_way_out(held)}"
+            ) from exc
+        os.ftruncate(held, 0)
+        os.write(held, b"%d\n" % os.getpid())
         folder = Folder(root, held)
         folder.clear()
         yield folder
     finally:
         os.close(held)
+
+
+def _way_out(held: int) -> str:
+    """Return how to end what a killed demo left behind, as its folder tells."""
+    noted = os.pread(held, 4096, 0).split()
+    living = [number.decode() for number in noted if _leads_a_session(int(number))]
+    return f" (to end it: kill {' '.join(living)})" if living else ""
+
+
+def _leads_a_session(process_id: int) -> bool:
+    # As all that a demo starts; so a number that was given away is hardly ever named.
+    with suppress(ProcessLookupError, PermissionError):
+        return os.getsid(process_id) == process_id
+    return False
 
 
 def config_text(

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,11 +181,29 @@ def test_a_second_demo_does_not_empty_the_folder_of_a_first(demo: Demo) -> None:
     process = demo.start(*SHORT)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("library")
-    assert demo.run(*SHORT) == (
-        1,
-        "",
-        f"demo: a demo, or a server of one, runs in {demo.folder}\n",
-    )
+    status, _, err = demo.run(*SHORT)
+    assert status == 1
+    assert err.startswith(f"demo: a demo, or a server of one, runs in {demo.folder}")
+
+
+def test_what_a_killed_demo_left_running_is_named_with_the_way_to_end_it(
+    demo: Demo,
+) -> None:
+    process = demo.start(*SHORT)
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("job"):
+        pass
+    process.kill()
+    process.communicate()
+    _, _, err = demo.run(*SHORT)
+    left = re.search(r"\(to end it: kill ([0-9 ]+)\)\n$", err)
+    assert left
+    for number in left[1].split():
+        os.kill(int(number), signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while demo.left_behind() and time.monotonic() < deadline:
+        os.sched_yield()
+    assert demo.left_behind() == []
 
 
 def test_too_few_files_are_no_story(demo: Demo) -> None:
