@@ -1,7 +1,7 @@
 """The kernel's own power cut, under a writer: what was answered is there afterwards.
 
-`power_cut.py` is the rig.  It needs root and a kernel with loop devices and ext4; where
-these are missing, the skip says so, and tests/crash cuts the power of a simulated disk.
+`power_cut.py` is the rig.  It needs root, and a kernel with loop devices, ext4 and XFS;
+where it has none, the skip says so, and tests/crash cuts the power of a simulated disk.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ def make_image(kind: str, folder: Path) -> Path:
 @cache
 def what_is_missing(kind: str, folder: Path) -> str:
     """Return why the power of such a file system cannot be cut here; "" if it can."""
-    command = KINDS[kind][0][0]
-    if shutil.which(command) is None:
-        # ext4's is in every base system; XFS is a second opinion, taken where it is.
-        return f"{'needs' if kind == 'ext4' else 'this machine lacks'} {command}"
     if os.getuid() != 0:
         return "this kernel lets only root mount a file system from an image"
+    command = KINDS[kind][0][0]
+    if shutil.which(command) is None:
+        return f"needs {command}"
     mount = f'mount -o loop "{make_image(kind, folder)}" "{folder}"'
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", mount], capture_output=True, check=False
