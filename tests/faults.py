@@ -66,18 +66,60 @@ class Fault:
         return self.nth == 0
 
 
+class Medium:
+    """What lies beneath the cache of a machine: by inode, how much, and what is gone.
+
+    All processes of the machine share it.  A sync by one is a sync for all, and what a
+    failed one lost, no other finds.
+    """
+
+    def __init__(self) -> None:
+        self._synced: dict[int, int] = {}  # bytes from the start
+        self._lost: dict[int, tuple[int, int]] = {}  # from, to
+
+    def made(self, file: Stat) -> None:
+        """Forget the file that had this inode before."""
+        self._synced.pop(file.inode, None)
+        self._lost.pop(file.inode, None)
+
+    def cut(self, file: Stat) -> None:
+        """Note a truncation, which may reach the medium without a sync."""
+        self._synced[file.inode] = min(self._synced.get(file.inode, 0), file.size)
+        start, end = self._lost.get(file.inode, (0, 0))
+        self._lost[file.inode] = start, min(end, file.size)
+
+    def sync(self, file: Stat) -> None:
+        """Note that all of it has arrived, but for pages that a failed sync lost."""
+        self._synced[file.inode] = file.size
+
+    def lose(self, file: Stat) -> None:
+        """Lose what was written since the last sync."""
+        start = self._synced.get(file.inode, 0)
+        first, _ = self._lost.get(file.inode, (start, start))
+        self._lost[file.inode] = min(first, start), file.size
+
+    def missing(self, file: Stat) -> tuple[int, int]:
+        """Return where a reader that bypasses the cache meets zeros: from, to."""
+        start, end = self._lost.pop(file.inode, (0, 0))
+        return start, max(start, min(end, file.size))
+
+
 class FaultyDisk:
     """The real disk, but it writes down every call, and faults can be set on it.
 
-    `syncs`: whether a sync reaches the medium.  Where nothing but processes die, nobody
-    can tell, and thousands of cases take seconds.
+    Args:
+        root: the store's folder.
+        syncs: whether a sync is carried out.  Where nothing but processes die, nobody
+            can tell, and thousands of cases take seconds.
+        medium: shared by the disks of all processes of one machine.
     """
 
-    def __init__(self, root: Path, *, syncs: bool = True) -> None:
+    def __init__(
+        self, root: Path, *, syncs: bool = True, medium: Medium | None = None
+    ) -> None:
         self.calls: list[Call] = []
         self.syncs = syncs
-        self.sizes: dict[int, int] = {}  # by inode: what is on the medium
-        self.lost: set[int] = set()  # inodes whose unsynced pages are gone
+        self.medium = medium or Medium()
         self._inside = f"{root}/"
         self._real: Disk = PosixDisk()
         self._faults: list[Fault] = []
@@ -111,7 +153,10 @@ class FaultyDisk:
 
     def open(self, path: Path, mode: Mode, *, create: bool = False) -> FaultyFile:
         self.meet("create" if create else f"open:{mode}", path)
-        return FaultyFile(self, path, self._real.open(path, mode, create=create))
+        file = self._real.open(path, mode, create=create)
+        if create:
+            self.medium.made(file.stat())
+        return FaultyFile(self, path, file)
 
     def stat(self, path: Path) -> Stat | None:
         self.meet("stat", path)
@@ -181,24 +226,23 @@ class FaultyFile:
     def truncate(self, size: int) -> None:
         self._disk.meet("truncate", self._path)
         self._real.truncate(size)
+        self._disk.medium.cut(self._real.stat())
 
     def sync(self, *, metadata: bool = False) -> None:
         fault = self._disk.meet("sync", self._path)
-        found = self._real.stat()
+        found, medium = self._real.stat(), self._disk.medium
         if fault is not None:
-            self._disk.lost.add(found.inode)
+            medium.lose(found)
             carry_out(fault)
         if self._disk.syncs:
             self._real.sync(metadata=metadata)
-        self._disk.sizes[found.inode] = found.size
+        medium.sync(found)
 
     def drop_cache(self) -> None:
         self._disk.meet("drop_cache", self._path)
-        found = self._real.stat()
-        if found.inode in self._disk.lost:
-            self._disk.lost.remove(found.inode)
-            kept = self._disk.sizes.get(found.inode, 0)
-            overwrite(self._path, kept, bytes(found.size - kept))
+        start, end = self._disk.medium.missing(self._real.stat())
+        if start < end:
+            overwrite(self._path, start, bytes(end - start))
         self._real.drop_cache()
 
     def try_lock(self) -> bool:

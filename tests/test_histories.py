@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import pytest
 from conftest import Clock
-from faults import Fault, FaultyDisk, journal_of
+from faults import Fault, FaultyDisk, Medium, journal_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -230,6 +230,7 @@ class Histories(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp()) / "store"
         self.clock = Clock()
         self.model = Model()
+        self.medium = Medium()
         self.forks: dict[str, Saved] = {}
         self.plans: list[Plan] = []
         self.disks: list[MortalDisk] = []
@@ -240,7 +241,7 @@ class Histories(RuleBasedStateMachine):
     def take(self, by: int) -> None:
         """Open a new handle."""
         # Nothing but processes dies here, so nothing has to reach the medium.
-        disk = MortalDisk(self.root, syncs=False)
+        disk = MortalDisk(self.root, syncs=False, medium=self.medium)
         manager = CheckpointManager(
             storage=FileStorage(self.root, disk=disk),
             trash_seconds=TRASH.total_seconds(),

@@ -24,6 +24,7 @@ from faults import (
     Child,
     Fault,
     FaultyDisk,
+    Medium,
     die,
     head_of,
     in_child,
@@ -206,6 +207,20 @@ def test_a_failed_sync_is_poison_for_every_process(root: Path) -> None:
     assert Call("append", LINES) not in disk.calls[-2:]
     assert not read_head(root, JOB).is_poisoned
     assert steps(CheckpointManager(root)) == ["one", "three"]
+
+
+def test_what_one_process_synced_outlasts_the_failed_sync_of_another(
+    root: Path,
+) -> None:
+    medium = Medium()
+    disks = [FaultyDisk(root, medium=medium) for _ in range(2)]
+    synced, unlucky = (on(disk, root) for disk in disks)
+    synced.save(JOB, "one", {})
+    disks[1].set(Fault("sync", on=LINES, error=errno.EIO, loses=True))
+    with pytest.raises(StorageFailed):
+        unlucky.save(JOB, "two", {})
+    unlucky.save(JOB, "three", {})
+    assert steps(synced) == steps(CheckpointManager(root)) == ["one", "three"]  # I1
 
 
 def test_a_poison_mark_that_cannot_be_set_still_stops_this_process(root: Path) -> None:
