@@ -17,7 +17,7 @@ import orjson
 
 from journal import head as head_codec
 from journal import ids
-from journal.disk import Disk, File, Mode, PosixDisk, Stat
+from journal.disk import Mode, PosixDisk, PosixFile, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,34 +74,33 @@ class Medium:
     """
 
     def __init__(self) -> None:
-        self._synced: dict[int, int] = {}  # bytes from the start
-        self._lost: dict[int, tuple[int, int]] = {}  # from, to
+        self._clean: dict[int, int] = {}  # up to where the kernel has nothing to write
+        self._lost: dict[int, list[tuple[int, int]]] = {}  # from, to
 
     def made(self, file: Stat) -> None:
         """Forget the file that had this inode before."""
-        self._synced.pop(file.inode, None)
-        self._lost.pop(file.inode, None)
+        self._clean[file.inode], self._lost[file.inode] = 0, []
 
     def cut(self, file: Stat) -> None:
         """Note a truncation, which may reach the medium without a sync."""
-        self._synced[file.inode] = min(self._synced.get(file.inode, 0), file.size)
-        start, end = self._lost.get(file.inode, (0, 0))
-        self._lost[file.inode] = start, min(end, file.size)
+        self._clean[file.inode] = min(self._clean.get(file.inode, 0), file.size)
+        lost = self._lost.get(file.inode, [])
+        self._lost[file.inode] = [(start, min(end, file.size)) for start, end in lost]
 
     def sync(self, file: Stat) -> None:
-        """Note that all of it has arrived, but for pages that a failed sync lost."""
-        self._synced[file.inode] = file.size
+        """Note that what the kernel had to write has arrived."""
+        self._clean[file.inode] = file.size
 
     def lose(self, file: Stat) -> None:
-        """Lose what was written since the last sync."""
-        start = self._synced.get(file.inode, 0)
-        first, _ = self._lost.get(file.inode, (start, start))
-        self._lost[file.inode] = min(first, start), file.size
+        """Note that it has not, and that the kernel will not try again."""
+        unsynced = self._clean.get(file.inode, 0), file.size
+        self._lost.setdefault(file.inode, []).append(unsynced)
+        self._clean[file.inode] = file.size
 
-    def missing(self, file: Stat) -> tuple[int, int]:
-        """Return where a reader that bypasses the cache meets zeros: from, to."""
-        start, end = self._lost.pop(file.inode, (0, 0))
-        return start, max(start, min(end, file.size))
+    def show(self, path: Path) -> None:
+        """Let programs see of a file what the medium has: zeros for what was lost."""
+        for start, end in self._lost.pop(path.stat().st_ino, []):
+            overwrite(path, start, bytes(max(end - start, 0)))
 
 
 class FaultyDisk:
@@ -121,7 +120,7 @@ class FaultyDisk:
         self.syncs = syncs
         self.medium = medium or Medium()
         self._inside = f"{root}/"
-        self._real: Disk = PosixDisk()
+        self._real = PosixDisk()
         self._faults: list[Fault] = []
 
     def fail(
@@ -195,7 +194,7 @@ class FaultyDisk:
 class FaultyFile:
     """A file of a `FaultyDisk`."""
 
-    def __init__(self, disk: FaultyDisk, path: Path, real: File) -> None:
+    def __init__(self, disk: FaultyDisk, path: Path, real: PosixFile) -> None:
         self._disk = disk
         self._path = path
         self._real = real
@@ -240,9 +239,8 @@ class FaultyFile:
 
     def drop_cache(self) -> None:
         self._disk.meet("drop_cache", self._path)
-        start, end = self._disk.medium.missing(self._real.stat())
-        if start < end:
-            overwrite(self._path, start, bytes(end - start))
+        # By its descriptor: a compaction gave it another name since it was opened.
+        self._disk.medium.show(Path(f"/proc/self/fd/{self._real._fd}"))
         self._real.drop_cache()
 
     def try_lock(self) -> bool:
