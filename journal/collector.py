@@ -11,11 +11,46 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from journal import forks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_guard = threading.Lock()
-_resting = 0
+
+class _Rest:
+    """How many want the collector to rest: it is one for the whole process."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._sleepers = 0
+
+    def begin(self) -> bool:
+        """Switch it off; False if somebody else has, for reasons of his own."""
+        with self._guard:
+            if not self._sleepers and not gc.isenabled():
+                return False
+            self._sleepers += 1
+            gc.disable()
+            return True
+
+    def end(self) -> None:
+        """Switch it on again, if this was the last."""
+        with self._guard:
+            self._sleepers -= 1
+            if self._sleepers <= 0:
+                self._sleepers = 0
+                gc.enable()
+
+    def after_fork(self) -> None:
+        """See `forks`: nobody but the thread that forked is still at work."""
+        self._guard = threading.Lock()
+        if self._sleepers:
+            self._sleepers = 0
+            gc.enable()
+
+
+_rest = _Rest()
+forks.watch(_rest)
 
 
 @contextmanager
@@ -24,19 +59,9 @@ def at_rest() -> Iterator[None]:
 
     If somebody else has switched it off, it stays off.
     """
-    global _resting  # noqa: PLW0603 - the collector is one for the process
-    with _guard:
-        if _resting or gc.isenabled():
-            _resting += 1
-            is_counted = True
-            gc.disable()
-        else:
-            is_counted = False
+    is_mine = _rest.begin()
     try:
         yield
     finally:
-        if is_counted:
-            with _guard:
-                _resting -= 1
-                if not _resting:
-                    gc.enable()
+        if is_mine:
+            _rest.end()

@@ -216,6 +216,11 @@ class HeadFile:
         self._disk.unlink(self._path)
         self.close()
 
+    def after_fork(self) -> None:
+        """Close it, without the lock that a thread of the parent may have held."""
+        if self._file is not None:
+            self._file.close()
+
     def close(self) -> None:
         """Close it; a lock that a parent process holds stays held."""
         with self._opening:

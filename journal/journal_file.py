@@ -763,7 +763,7 @@ class JournalFile:
                     self._head.sync()
                 except OSError:  # the journal itself is synced; a stale head is legal
                     _log.warning("job %r: cannot sync its head", self._job_id)
-            self.forget()
+            self._forget()
 
     def retire(self) -> None:
         """Close both files for want of room; what must be synced is synced first.
@@ -777,14 +777,19 @@ class JournalFile:
             _log.warning("job %r: not synced: %s", self._job_id, exc)
         self.close()
 
-    def forget(self) -> None:
-        """Close descriptors without a sync or an unlock: what a forked child does."""
+    def _forget(self) -> None:
         if self._file is not None:
             self._file.close()
         self._head.close()
         self._file = None
         self._is_settled = False
         self.inode = 0
+
+    def after_fork(self) -> None:
+        """Close descriptors without a sync or an unlock; this is of no use any more."""
+        if self._file is not None:
+            self._file.close()
+        self._head.after_fork()
 
     # -- errors ------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from journal import chain, delta, state_body
+from journal import chain, delta, forks, state_body
 from journal.delta import Link
 from journal.errors import NewerFormat, StorageFailed, UnreadableState
 
@@ -96,6 +96,7 @@ class Packer:
         self._states: OrderedDict[tuple[str, str], Known] = OrderedDict()
         self._bytes = 0
         self._hints: dict[str, _Hint] = {}
+        forks.watch(self)
 
     def whole(self, raw: bytes) -> Packed:
         """Return `raw` stored so that no other state is needed."""
@@ -160,6 +161,13 @@ class Packer:
                 packed.body.text_bytes + (0 if before is None else before.stored_bytes),
             ),
         )
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child: a thread of the parent may have been at it."""
+        self._guard = threading.Lock()
+        self._states = OrderedDict()
+        self._hints = {}
+        self._bytes = 0
 
     def forget(self) -> None:
         """Let go of all states."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from journal import evidence, ids
+from journal import evidence, forks, ids
 from journal import head as head_codec
 from journal.disk import Disk, PosixDisk
 from journal.errors import MilepostError, NewerFormat, StorageFailed
@@ -71,7 +70,7 @@ class FileStorage:
         self._is_durable = False  # the names that lead to the store are synced
         self._flusher: threading.Thread | None = None
         self._stop_flusher = threading.Event()
-        _alive.add(self)
+        forks.watch(self)
 
     # -- the store ---------------------------------------------------------------
 
@@ -344,7 +343,7 @@ class FileStorage:
         self._flusher = None
         self._stop_flusher = threading.Event()
         for file in files:
-            file.forget()
+            file.after_fork()
 
 
 def _store_id_in(raw: bytes, path: Path) -> str:
@@ -375,14 +374,3 @@ def _flush_regularly(
             # The head carries the poison mark by now, so the next save says it too.
             _log.exception("a background sync failed")
         del alive
-
-
-_alive: weakref.WeakSet[FileStorage] = weakref.WeakSet()
-
-
-def _let_go_after_fork() -> None:
-    for storage in list(_alive):
-        storage.after_fork()
-
-
-os.register_at_fork(after_in_child=_let_go_after_fork)

@@ -6,15 +6,13 @@ Order: durable, then visible, then answered.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
-import weakref
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from journal import collector, event_codec, ids, index
+from journal import collector, event_codec, forks, ids, index
 from journal.batch import Batch
 from journal.compaction import Compaction, Compactor
 from journal.errors import (
@@ -87,7 +85,7 @@ class Store:
         self._clock = clock
         self._jobs: dict[str, _Job] = {}
         self._guard = threading.Lock()
-        _alive.add(self)
+        forks.watch(self)
 
     def after_fork(self) -> None:
         """Forget, in a forked child, views and queues that a thread was changing."""
@@ -638,14 +636,3 @@ class Store:
         self.storage.close()
         with self._guard:
             self._jobs.clear()
-
-
-_alive: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def _forget_after_fork() -> None:
-    for store in list(_alive):
-        store.after_fork()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)

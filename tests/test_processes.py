@@ -575,6 +575,39 @@ def test_a_fork_in_the_middle_of_a_save_neither_waits_for_ever_nor_writes_twice(
     assert_sound(root, saved)
 
 
+def test_a_fork_while_another_thread_reads_a_head_does_not_hang_the_child(
+    root: Path,
+) -> None:
+    saved = [CheckpointManager(root).save(JOB, "before", {})]
+    disk = FaultyDisk(root)
+    manager = CheckpointManager(storage=FileStorage(root, disk=disk))
+    begun, may_end = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        begun.set()
+        assert may_end.wait(30)
+
+    disk.set(Fault("read", on=f"heads/{JOB}", action=pause))
+    reader = threading.Thread(target=lambda: manager.list(JOB))
+    reader.start()
+    assert begun.wait(30)
+    saved.append(in_child(lambda: manager.save(JOB, "child", {})))
+    may_end.set()
+    reader.join(30)
+    assert_sound(root, saved)
+
+
+def test_a_fork_while_another_thread_packs_states_does_not_hang_the_child(
+    root: Path,
+) -> None:
+    large = {"text": "0123456789" * 1000}
+    manager = CheckpointManager(root)
+    saved = [manager.save(JOB, "before", large)]
+    with manager._packer._guard:
+        saved.append(in_child(lambda: manager.save(JOB, "child", large)))
+    assert_sound(root, saved)
+
+
 def test_a_child_that_outlives_a_killed_parent_does_not_keep_its_lock(
     root: Path,
 ) -> None:
