@@ -15,6 +15,7 @@ else:
 _LEVEL = 3
 _WINDOW_LOG_MIN = 10
 _WINDOW_LOG_MAX = 27  # what every decoder takes without being asked: 128 MiB
+_WINDOW_LOG_SMALL = 23  # 8 MiB: more than this level needs without a base
 # From here on the matcher of this level no longer finds what lies that far back.
 _LONG_DISTANCE_BYTES = 512 * 1024
 LIMIT_BYTES = 1 << _WINDOW_LOG_MAX
@@ -48,13 +49,17 @@ def compress(raw: bytes, base: bytes = b"") -> bytes:
 def decompress(frame: bytes, size_bytes: int, base: bytes = b"") -> bytes:
     """Return the `size_bytes` that `frame` holds.
 
-    Never makes more than one byte beyond that, whatever the frame claims.
+    Never makes more than one byte beyond that, nor a window that so many bytes and
+    `base` do not need, whatever the frame claims.
 
     Raises:
         ValueError: it is no frame, or holds another number of bytes.
     """
     prefix = zstd.ZstdDict(base, is_raw=True).as_prefix if base else None
-    options: dict[int, int] = {DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+    needed = max((size_bytes + len(base)).bit_length(), _WINDOW_LOG_SMALL)
+    options: dict[int, int] = {
+        DecompressionParameter.window_log_max: min(needed, _WINDOW_LOG_MAX)
+    }
     decompressor = zstd.ZstdDecompressor(prefix, options)
     try:
         raw = decompressor.decompress(frame, max_length=size_bytes + 1)
