@@ -13,24 +13,20 @@ it, and `missed`, right after `keeps` said nothing, by how little it did not.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from math import inf, isfinite
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 from journal.policy import Policy
 from journal.span import as_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import tzinfo
 
     from journal.policy import Best, Count
-
-    Key = Callable[[datetime], object]
-
-_BUCKETS = ("hourly", "daily", "weekly", "monthly", "yearly")
-_PERIODS = dict(zip(_BUCKETS, ("hour", "day", "week", "month", "year"), strict=True))
 
 
 class Candidate(NamedTuple):
@@ -87,22 +83,11 @@ def rules_for(
     rules: list[KeepRule] = []
     if policy.keep_last is not None:
         rules.append(_Last("keep_last", policy.keep_last))
-    counts = {name: getattr(policy, f"keep_{name}") for name in _BUCKETS}
+    counts = {name: getattr(policy, f"keep_{name}") for name in _PERIODS}
     rules += [_Bucket(n, count) for n, count in counts.items() if count is not None]
-    newest = next((c.at for c in newest_first if c.at < now), None)
-
-    def since(name: str) -> datetime | None:
-        span = getattr(policy, name)
-        if span is None:
-            return None
-        return _EVER if newest is None else as_span(span).before(newest, zone)
-
-    if (cutoff := since("keep_within")) is not None:
-        rules.append(_Within(str(policy.keep_within), cutoff, newest or now))
-    for name in _BUCKETS:
-        if (cutoff := since(f"keep_within_{name}")) is not None:
-            text = str(getattr(policy, f"keep_within_{name}"))
-            rules.append(_BucketWithin(name, text, cutoff, newest or now))
+    windows = _windows(policy, newest_first, now, zone)
+    for name, window in windows.items():
+        rules.append(_BucketWithin(name, window) if name else _Within(window))
     if policy.keep_tags is not None:
         rules.append(_Tagged(policy.keep_tags))
     if policy.keep_every is not None:
@@ -110,6 +95,26 @@ def rules_for(
     if policy.keep_best is not None:
         rules.append(_Best(policy.keep_best, newest_first))
     return rules
+
+
+def _windows(
+    policy: Policy, candidates: Iterable[Candidate], now: datetime, zone: tzinfo
+) -> dict[str, _Window]:
+    """Return the windows that `policy` sets, by period; `keep_within` has none."""
+    names = {"": "keep_within", **{name: f"keep_within_{name}" for name in _PERIODS}}
+    spans = {name: getattr(policy, field) for name, field in names.items()}
+    spans = {name: span for name, span in spans.items() if span is not None}
+    if not spans:
+        return {}
+    # By time: were it the last event's, a clock that jumped back would move the window,
+    # and once that one is gone move it again.
+    newest = max((c.at for c in candidates if c.at < now), default=None)
+    if newest is None:
+        return {name: _Window(str(span), _EVER, now) for name, span in spans.items()}
+    return {
+        name: _Window(str(span), as_span(span).before(newest, zone), newest)
+        for name, span in spans.items()
+    }
 
 
 def rules_for_failed(count: Count) -> list[KeepRule]:
@@ -143,81 +148,79 @@ class _Bucket:
 
     def __init__(self, name: str, count: Count) -> None:
         self._name = name
-        self._key = _KEYS[name]
-        self._text = str(count)
+        self._period = _PERIODS[name]
+        self._setting = f"keep_{name} = {count}"
         self._count = inf if count == "all" else count
         self._used = 0
-        self._seen: dict[object, None] = {}
+        self._seen: set[object] = set()
         self._is_new = False
 
     def keeps(self, item: Item) -> str | None:
-        key = self._key(item.local)
+        key = self._period.key(item.local)
         self._is_new = key not in self._seen
         if self._is_new:
-            self._seen[key] = None
+            self._seen.add(key)
         if self._used >= self._count or not (self._is_new or item.is_oldest):
             return None
         self._used += 1
-        if self._is_new:
-            return f"{self._name} #{self._used}"
-        return f"oldest, {self._name} #{self._used}"
+        return f"{'' if self._is_new else 'oldest, '}{self._name} #{self._used}"
 
     def missed(self, item: Item) -> str:
-        period = _PERIODS[self._name]
         if not self._is_new:
-            text = f"not the newest of its {period}, {_label(self._name, item.local)}"
-            return f"{text}; keep_{self._name} = {self._text}"
+            return f"{self._period.older(item.local)}; {self._setting}"
         which = ordinal(len(self._seen))
-        return f"in the {which} {period} back; keep_{self._name} = {self._text}"
+        return f"in the {which} {self._period.word} back; {self._setting}"
+
+
+class _Window(NamedTuple):
+    """What is less than a span older than the newest."""
+
+    span: str
+    cutoff: datetime
+    newest: datetime
+
+    def older(self, at: datetime) -> str:
+        return f"{how_long(self.newest - at)} older than the newest"
 
 
 class _Within:
-    """All that is less than a span older than the newest."""
+    """All in a window."""
 
-    def __init__(self, text: str, cutoff: datetime, newest: datetime) -> None:
-        self._cutoff = cutoff
-        self._newest = newest
-        self._text = text
-        self._reason = f"within {text} of the newest"
+    def __init__(self, window: _Window) -> None:
+        self._window = window
+        self._reason = f"within {window.span} of the newest"
 
     def keeps(self, item: Item) -> str | None:
-        return self._reason if item.candidate.at > self._cutoff else None
+        return self._reason if item.candidate.at > self._window.cutoff else None
 
     def missed(self, item: Item) -> str:
-        older = how_long(self._newest - item.candidate.at)
-        return f"{older} older than the newest; keep_within = {self._text}"
+        older = self._window.older(item.candidate.at)
+        return f"{older}; keep_within = {self._window.span}"
 
 
 class _BucketWithin:
-    """The newest of each period, of all that is less than a span older."""
+    """The newest of each period in a window."""
 
-    def __init__(
-        self, name: str, text: str, cutoff: datetime, newest: datetime
-    ) -> None:
-        self._name = name
-        self._key = _KEYS[name]
-        self._cutoff = cutoff
-        self._newest = newest
-        self._text = text
+    def __init__(self, name: str, window: _Window) -> None:
+        self._period = _PERIODS[name]
+        self._window = window
+        self._reason = f"{name} within {window.span}"
+        self._setting = f"keep_within_{name} = {window.span}"
         self._seen: set[object] = set()
 
     def keeps(self, item: Item) -> str | None:
-        if item.candidate.at <= self._cutoff:
+        if item.candidate.at <= self._window.cutoff:
             return None
-        key = self._key(item.local)
-        is_new = key not in self._seen
-        self._seen.add(key)
-        if not (is_new or item.is_oldest):
-            return None
-        return f"{'' if is_new else 'oldest, '}{self._name} within {self._text}"
+        key = self._period.key(item.local)
+        if key not in self._seen:
+            self._seen.add(key)
+            return self._reason
+        return f"oldest, {self._reason}" if item.is_oldest else None
 
     def missed(self, item: Item) -> str:
-        setting = f"keep_within_{self._name} = {self._text}"
-        if item.candidate.at > self._cutoff:
-            period = f"{_PERIODS[self._name]}, {_label(self._name, item.local)}"
-            return f"not the newest of its {period}; {setting}"
-        older = how_long(self._newest - item.candidate.at)
-        return f"{older} older than the newest; {setting}"
+        if item.candidate.at > self._window.cutoff:
+            return f"{self._period.older(item.local)}; {self._setting}"
+        return f"{self._window.older(item.candidate.at)}; {self._setting}"
 
 
 class _Tagged:
@@ -279,37 +282,50 @@ class _Best:
         return f"{ordinal(rank)} best by {self._metric}; keep_best = {self._count}"
 
 
-def _hour(local: datetime) -> object:
+class _Period(NamedTuple):
+    """One kind of period: which one a local time lies in, and what people call it."""
+
+    word: str
+    key: Callable[[datetime], Any]
+    label: Callable[[Any], str]
+
+    def older(self, local: datetime) -> str:
+        label = self.label(self.key(local))
+        return f"not the newest of its {self.word}, {label}"
+
+
+def _hour(local: datetime) -> tuple[int, int, timedelta | None]:
     # With the offset: an hour that a clock repeats in autumn is two hours.
-    return local.year, local.month, local.day, local.hour, local.utcoffset()
+    return local.toordinal(), local.hour, local.utcoffset()
 
 
-def _day(local: datetime) -> object:
-    return local.toordinal()
+def _week(local: datetime) -> int:
+    # The calendar's first day was a Monday, with which ISO weeks begin.
+    return (local.toordinal() - 1) // 7
 
 
-def _week(local: datetime) -> object:
-    return local.isocalendar()[:2]
+def _month(local: datetime) -> int:
+    return local.year * 12 + local.month - 1
 
 
-def _month(local: datetime) -> object:
-    return local.year * 12 + local.month
+def _day_label(key: int) -> str:
+    return date.fromordinal(key).isoformat()
 
 
-def _year(local: datetime) -> object:
-    return local.year
+def _week_label(key: int) -> str:
+    year, week, _ = date.fromordinal(key * 7 + 1).isocalendar()
+    return f"{year}-W{week:02}"
 
 
-_KEYS: dict[str, Key] = dict(
-    zip(_BUCKETS, (_hour, _day, _week, _month, _year), strict=True)
-)
-_FORMATS = dict(
-    zip(_BUCKETS, ("%Y-%m-%d %H:00", "%Y-%m-%d", "%G-W%V", "%Y-%m", "%Y"), strict=True)
-)
-
-
-def _label(bucket: str, local: datetime) -> str:
-    return local.strftime(_FORMATS[bucket])
+_PERIODS = {
+    "hourly": _Period(
+        "hour", _hour, lambda key: f"{_day_label(key[0])} {key[1]:02}:00"
+    ),
+    "daily": _Period("day", datetime.toordinal, _day_label),
+    "weekly": _Period("week", _week, _week_label),
+    "monthly": _Period("month", _month, lambda key: f"{key // 12}-{key % 12 + 1:02}"),
+    "yearly": _Period("year", lambda local: local.year, str),
+}
 
 
 def _tag_text(tags: frozenset[str]) -> str:

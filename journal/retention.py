@@ -13,6 +13,9 @@ Order is that of the events, since a clock may jump.
 
 from __future__ import annotations
 
+from heapq import nlargest
+from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal.keep_rules import (
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 # A small job may well lose most of what it has.
 GUARD_FROM = 11
+NO_RULE = "no keep rule"
+_by_seq = attrgetter("seq")
 
 
 class Verdict(NamedTuple):
@@ -67,12 +72,6 @@ class Ruling(NamedTuple):
     text: str
 
 
-class _Judged(NamedTuple):
-    item: Item
-    rules: list[KeepRule]
-    reasons: list[str]
-
-
 def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> Decision:
     """Return what `policy` keeps and what it lets go, each with its reasons.
 
@@ -80,19 +79,19 @@ def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> De
     """
     if not candidates:
         return Decision()
-    shields = _shields(candidates, policy, now)
+    groups = _groups(candidates)
+    shields = _shields(groups, policy, now)
+    has_rules = bool(policy.rules)
     kept: list[Verdict] = []
     gone: list[Verdict] = []
-    has_rules = bool(policy.rules)
-    for item, rules, reasons in _judge(candidates, policy, now):
+    for item, rules, reasons in _judge(groups, policy, now):
         firm = shields.get(item.candidate.seq, [])
-        why = reasons if has_rules else ["no keep rule"]
-        verdict = _verdict(item.candidate, (*firm, *why), is_firm=bool(firm))
-        if verdict.reasons:
-            kept.append(verdict)
+        why = (*firm, *reasons) if has_rules else (*firm, NO_RULE)
+        if why:
+            kept.append(_verdict(item.candidate, why, is_firm=bool(firm)))
         else:
-            miss = rules[0].missed(item)
-            gone.append(verdict._replace(reasons=("no rule keeps it", miss)))
+            why = ("no rule keeps it", rules[0].missed(item))
+            gone.append(_verdict(item.candidate, why))
     kept.sort(key=_by_seq, reverse=True)
     kept, capped = _cap(kept, policy, now)
     gone = sorted([*gone, *capped], key=_by_seq, reverse=True)
@@ -106,9 +105,11 @@ def explain(
 
     Empty if it is not among the candidates.
     """
-    for item, rules, _ in _judge(candidates, policy, now, only=checkpoint_id):
-        firm = _shields(candidates, policy, now).get(item.candidate.seq, [])
-        said = [Ruling(keeps=True, text=reason) for reason in firm]
+    groups = _groups(candidates)
+    for item, rules, _ in _judge(groups, policy, now, only=checkpoint_id):
+        firm = _shields(groups, policy, now).get(item.candidate.seq, [])
+        why = firm if policy.rules else [*firm, NO_RULE]
+        said = [Ruling(keeps=True, text=reason) for reason in why]
         for rule in rules:
             reason = rule.keeps(item)
             text = rule.missed(item) if reason is None else reason
@@ -165,18 +166,18 @@ def shrink(decisions: Mapping[str, Decision], max_bytes: int) -> dict[str, Decis
 
 
 def _judge(
-    candidates: Sequence[Candidate],
+    groups: Sequence[Sequence[Candidate]],
     policy: Policy,
     now: datetime,
     only: str | None = None,
-) -> Iterator[_Judged]:
+) -> Iterator[tuple[Item, list[KeepRule], list[str]]]:
     """Walk each group from the newest to the oldest, and ask the rules.
 
     With `only`, yield just that one, before its rules were asked.
     """
     zone = zone_of(policy)
     is_utc = policy.timezone == "UTC"
-    for group in _groups(candidates):
+    for group in groups:
         if group[0].is_failed and policy.keep_failed is not None:
             rules = rules_for_failed(policy.keep_failed)
         else:
@@ -186,11 +187,11 @@ def _judge(
             local = candidate.at if is_utc else candidate.at.astimezone(zone)
             item = Item(candidate, position, position == oldest, local)
             if candidate.checkpoint_id == only:
-                yield _Judged(item, rules, [])
+                yield item, rules, []
                 return
             reasons = [r for rule in rules if (r := rule.keeps(item)) is not None]
             if only is None:
-                yield _Judged(item, rules, reasons)
+                yield item, rules, reasons
 
 
 def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
@@ -204,11 +205,11 @@ def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def _shields(
-    candidates: Sequence[Candidate], policy: Policy, now: datetime
+    groups: Sequence[Sequence[Candidate]], policy: Policy, now: datetime
 ) -> dict[int, list[str]]:
     """Return why what is shielded stays, whatever rules and caps say, by seq."""
+    candidates = [*chain.from_iterable(groups)]
     found = {c.seq: [*c.shields] for c in candidates if c.shields}
-    groups = _groups(candidates)
     newest = max((group[0] for group in groups), key=_by_seq)
     found.setdefault(newest.seq, []).append("newest")
     if newest.is_failed and not groups[0][0].is_failed:
@@ -216,13 +217,14 @@ def _shields(
     min_age = as_span(policy.min_age)
     if any(min_age):
         born = min_age.before(now, zone_of(policy))
+        reason = f"younger than min_age = {min_age}"
         for candidate in candidates:
             if candidate.at > born:
-                reason = f"younger than min_age = {min_age}"
                 found.setdefault(candidate.seq, []).append(reason)
     if policy.min_keep > 1:
-        for seq in sorted((c.seq for c in candidates), reverse=True)[: policy.min_keep]:
-            found.setdefault(seq, []).append(f"min_keep = {policy.min_keep}")
+        reason = f"min_keep = {policy.min_keep}"
+        for candidate in nlargest(policy.min_keep, candidates, key=_by_seq):
+            found.setdefault(candidate.seq, []).append(reason)
     return found
 
 
@@ -270,12 +272,8 @@ def _without(decision: Decision, gone: Mapping[int, Verdict]) -> Decision:
     return Decision(keep, tuple(remove))
 
 
-def _by_seq(one: Candidate | Verdict) -> int:
-    return one.seq
-
-
 def _verdict(
-    candidate: Candidate, reasons: tuple[str, ...], *, is_firm: bool
+    candidate: Candidate, reasons: tuple[str, ...], *, is_firm: bool = False
 ) -> Verdict:
     return Verdict(
         candidate.checkpoint_id,

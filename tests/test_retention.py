@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from candidates import CANDIDATES, POLICIES, aged, kept, policies
+from candidates import CANDIDATES, DAY, POLICIES, aged, kept, policies
 from conftest import NOW
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -42,6 +42,9 @@ def test_the_order_they_are_given_in_does_not_matter_and_is_left_alone(
 
 
 @given(CANDIDATES, POLICIES)
+@example(
+    aged(8.5 * DAY, 60, 40 * DAY, -DAY), Policy(keep_within="8d", max_age="9d")
+)  # the last one before now has an older time than those before it, and goes
 def test_deciding_again_about_what_was_kept_removes_nothing_more(
     candidates: list[Candidate], policy: Policy
 ) -> None:
