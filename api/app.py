@@ -20,6 +20,7 @@ from api.routes import (
     jobs,
     page,
     protection,
+    work,
 )
 from api.security import SecurityMiddleware, TokenBook
 from api.services import Services
@@ -87,7 +88,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.services = services
-    for routes in (changes, checkpoints, protection, jobs, events, health, page):
+    for routes in (changes, checkpoints, protection, jobs, events, work, health, page):
         app.include_router(routes.router)
     failures.install(app)
     app.add_middleware(

@@ -58,6 +58,11 @@ class Services:
         """Return the current time as answers show it."""
         return stamp(self._clock())
 
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The clock of the answers."""
+        return self._clock
+
     def close(self) -> None:
         """Stop the jobs that our own executor started, then close our own manager.
 

@@ -216,6 +216,64 @@ class WorkerHealth(BaseModel):
     restart_needed: list[str]
 
 
+class LastRunOfTask(BaseModel):
+    """How the last run of a task ended, whichever process ran it.
+
+    `outcome`: ok; partly (some jobs were left out, `error` is the first); failed (it is
+    retried); stopped (it is made up); waiting (it needs somebody's word).
+    """
+
+    at: datetime
+    outcome: Literal["ok", "partly", "failed", "stopped", "waiting"]
+    duration_seconds: float
+    line: str
+    counts: dict[str, int]
+    error: str | None
+
+
+class TaskOfWorker(BaseModel):
+    """One task: when it runs, and how it went.
+
+    `next_run` is null if the schedule is off, in the past if a run was missed.
+    `failures` counts the runs in a row that raised.  `resume_after` is the job before
+    the one the next run begins with, if the last one could not do all.
+    """
+
+    task: str
+    schedule: str
+    next_run: datetime | None
+    running_since: datetime | None
+    last: LastRunOfTask | None
+    failures: int
+    resume_after: str | None
+
+
+class ClockJumped(BaseModel):
+    """The clock was set forward by so much while a worker looked on."""
+
+    at: datetime
+    by_seconds: float
+
+
+class WorkerAnswer(BaseModel):
+    """The background work of the store.
+
+    `leader`: whether this server's own worker does it; `leader_pid`: the process that
+    does.  What only a worker of this server could know is null if it has none.
+    """
+
+    leader: bool
+    leader_pid: int | None
+    scheduler_alive: bool | None
+    tasks: list[TaskOfWorker]
+    watcher: Literal["inotify", "poll", "off"] | None
+    config_problem: str | None
+    restart_needed: list[str]
+    problem: str | None
+    clock_jump: ClockJumped | None
+    timestamp: datetime
+
+
 class Readiness(BaseModel):
     """Whether answers are complete and retention runs; `reasons` say why not."""
 

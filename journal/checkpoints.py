@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from journal.repair import Repair
     from journal.retention import Verdict
     from journal.state_proof import Opened
+    from journal.store import OnPiece
 
 # An event line is for ever, so that one of many removals stays readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -513,6 +514,7 @@ class CheckpointManager(CheckpointReader):
         actor: str | None = None,
         threshold: Threshold = _ALWAYS,
         rewrap: bool = False,
+        on_piece: OnPiece | None = None,
     ) -> Compaction | None:
         """Rewrite the job's journal without the states that have to go.
 
@@ -526,6 +528,8 @@ class CheckpointManager(CheckpointReader):
             actor: who asks for it, if not the manager.
             threshold: what makes it worth while; by default, any state that is due.
             rewrap: do it in any case, so that the current key wraps all that stays.
+            on_piece: called between pieces of the journal with the bytes that were read
+                since; what it raises ends the compaction, and nothing was changed.
 
         Returns:
             What was done, None if there was nothing to do.
@@ -554,6 +558,7 @@ class CheckpointManager(CheckpointReader):
                 is_worth,
                 self._who(actor),
                 self._vault,
+                on_piece,
             )
         except Busy:
             raise Conflict(

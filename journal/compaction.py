@@ -67,12 +67,13 @@ class Threshold(NamedTuple):
     Attributes:
         min_bytes: as much at least would be freed,
         min_fraction: and as much of the journal.
-        erase_within_seconds: or a state is out of its trash period for that long.
+        erase_within_seconds: or a state is out of its trash period for that long; None
+            if time alone is no reason.  What was purged is always one.
     """
 
     min_bytes: int = 0
     min_fraction: float = 0.0
-    erase_within_seconds: float = 0.0
+    erase_within_seconds: float | None = 0.0
 
     def is_met(
         self, view: JobView, drop: Collection[int], now: datetime, trash_seconds: float
@@ -80,9 +81,11 @@ class Threshold(NamedTuple):
         """Tell whether dropping `drop` is worth rewriting the journal."""
         if not drop:
             return False
-        latest = now - timedelta(seconds=trash_seconds + self.erase_within_seconds)
+        within = self.erase_within_seconds
+        latest = now - timedelta(seconds=trash_seconds + (within or 0.0))
         is_late = any(
-            trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest
+            trashed.is_purged
+            or (within is not None and datetime.fromisoformat(trashed.at) <= latest)
             for trashed in view.trash.values()
             if trashed.entry.seq in drop
         )

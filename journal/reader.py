@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from journal.policy import Policy
     from journal.retention import Decision, Ruling
     from journal.storage import Storage
+    from journal.store import OnPiece
 
 
 _T = TypeVar("_T")
@@ -283,6 +284,10 @@ class CheckpointReader:
         """
         return self._store.view(ids.check_job_id(job_id)).seq
 
+    def job_ids(self) -> builtins.list[str]:
+        """Return the ids of all jobs, sorted; `jobs` reads their journals besides."""
+        return self._store.storage.job_ids()
+
     def jobs(
         self,
         *,
@@ -389,7 +394,11 @@ class CheckpointReader:
         return state_diff.diff(self.get(job_id, a).state, self.get(job_id, b).state)
 
     def verify(
-        self, job_id: str | None = None, *, deep: bool = False
+        self,
+        job_id: str | None = None,
+        *,
+        deep: bool = False,
+        on_piece: OnPiece | None = None,
     ) -> builtins.list[JobReport]:
         """Check one job, or all, from the first byte; damage is reported, not raised.
 
@@ -397,18 +406,21 @@ class CheckpointReader:
             job_id: which; every job if not given.  No report of an unknown one.
             deep: check the digest of every live state as well; a note says how many
                 could not be, because their key is not at hand.
+            on_piece: called between pieces of a journal with the bytes that were read
+                since; what it raises ends the verification.
         """
         if job_id is not None:
-            report = self._verify(ids.check_job_id(job_id), deep=deep)
+            report = self._verify(ids.check_job_id(job_id), deep, on_piece)
             return [report] if report.events or not report.ok else []
-        return [self._verify(job, deep=deep) for job in self._store.storage.job_ids()]
+        jobs = self._store.storage.job_ids()
+        return [self._verify(job, deep, on_piece) for job in jobs]
 
-    def _verify(self, job_id: str, *, deep: bool) -> JobReport:
+    def _verify(self, job_id: str, deep: bool, on_piece: OnPiece | None) -> JobReport:
         def ask(known: JobView) -> tuple[JobView, Counter[str]]:
-            view = self._store.replay(job_id, until_seq=known.seq)
+            view = self._store.replay(job_id, until_seq=known.seq, on_piece=on_piece)
             if view.newer_seq:
                 self._store.readable(job_id)
-            return view, self._check_states(view, deep=deep)
+            return view, self._check_states(view, deep, on_piece)
 
         try:
             view, locked = self._answer(job_id, ask, self._store.view)
@@ -429,7 +441,9 @@ class CheckpointReader:
         live = len(view.checkpoints)
         return JobReport(job_id, True, view.seq, live, view.hash, None, tuple(notes))
 
-    def _check_states(self, view: JobView, *, deep: bool) -> Counter[str]:
+    def _check_states(
+        self, view: JobView, deep: bool, on_piece: OnPiece | None
+    ) -> Counter[str]:
         """Check live states; return how many could not be, by the key they need."""
         locked: Counter[str] = Counter()
         for entry in view.checkpoints.values():
@@ -438,6 +452,8 @@ class CheckpointReader:
                     self._open(view, entry)
                 except MissingKey as exc:
                     locked[exc.key_id] += 1
+                if on_piece is not None:
+                    on_piece(view.places[entry.seq].size)
         return locked
 
     def diagnose(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from journal.write_queue import Request, Waiter, WriteQueue
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
     from journal.events import Event
@@ -41,6 +42,8 @@ _log = logging.getLogger("milepost.journal")
 
 _READ_BYTES = 1024 * 1024
 _ALL = sys.maxsize
+# Told how many bytes were read since the last call; what it raises ends the reading.
+OnPiece = Callable[[int], object]
 # What folding a line can raise that has the right hash and makes no sense.
 _MALFORMED = (Misfit, AttributeError, KeyError, TypeError, ValueError)
 _LARGE_BYTES = 256 * 1024
@@ -267,15 +270,24 @@ class Store:
                 raise self._damage(view.job_id, problem)
         job.seen = Extent(view.seq, view.hash or "", view.end)
 
-    def _fold(self, view: JobView, extent: Extent, *, until_seq: int = _ALL) -> None:
+    def _fold(
+        self,
+        view: JobView,
+        extent: Extent,
+        *,
+        until_seq: int = _ALL,
+        on_piece: OnPiece | None = None,
+    ) -> None:
         """Fold what `extent` has beyond `view`, up to event `until_seq`."""
         is_large = extent.size - view.end > _LARGE_BYTES
         with collector.at_rest() if is_large else nullcontext():
-            self._fold_quietly(view, extent, until_seq)
+            self._fold_quietly(view, extent, until_seq, on_piece)
 
-    def _fold_quietly(self, view: JobView, extent: Extent, until_seq: int) -> None:
+    def _fold_quietly(
+        self, view: JobView, extent: Extent, until_seq: int, on_piece: OnPiece | None
+    ) -> None:
         apply = index.apply
-        for data in self._parts(view, extent):
+        for data in self._parts(view, extent, on_piece):
             try:
                 for event, offset, size, fault in event_codec.scan(
                     data, seq=view.seq, prev=view.hash, offset=view.end
@@ -289,13 +301,17 @@ class Store:
                 problem = BadLine(view.end, "an event that follows", str(exc))
                 raise self._damage(view.job_id, problem) from exc
 
-    def _parts(self, at: JobView | Cursor, extent: Extent) -> Iterator[bytes]:
+    def _parts(
+        self, at: JobView | Cursor, extent: Extent, on_piece: OnPiece | None = None
+    ) -> Iterator[bytes]:
         """Yield journal bytes from `at.end` on, until `at` has moved to the end."""
         want = _READ_BYTES
         while at.end < extent.size:
             before = at.end
             data = self.storage.read(at.job_id, before, min(want, extent.size - before))
             yield data
+            if on_piece is not None:
+                on_piece(at.end - before)
             if at.end > before:
                 continue
             if before + len(data) >= extent.size or len(data) < want:
@@ -382,12 +398,14 @@ class Store:
         job = self._jobs.get(job_id)
         return 0 if job is None else job.view.seq
 
-    def replay(self, job_id: str, *, until_seq: int) -> JobView:
+    def replay(
+        self, job_id: str, *, until_seq: int, on_piece: OnPiece | None = None
+    ) -> JobView:
         """Return a view of its own, folded from the start up to `until_seq`."""
         known = self.view(job_id)
         view = JobView(job_id, self.storage.store_id)
         extent = Extent(known.seq, known.hash or "", known.end)
-        self._fold(view, extent, until_seq=until_seq)
+        self._fold(view, extent, until_seq=until_seq, on_piece=on_piece)
         return view
 
     # -- writing -----------------------------------------------------------------
@@ -523,6 +541,7 @@ class Store:
         is_worth: Callable[[JobView, frozenset[int]], bool],
         actor: str,
         vault: Vault,
+        on_piece: OnPiece | None = None,
     ) -> Compaction | None:
         """Rewrite a journal without the states that are due, if it is worth it.
 
@@ -536,6 +555,7 @@ class Store:
             is_worth: says whether to begin, for the states that are due.
             actor: who asks for it.
             vault: the keys at hand.
+            on_piece: called between pieces, never under the job's lock.
 
         Raises:
             Busy: another compaction is on its way, or what it began with has changed.
@@ -559,7 +579,7 @@ class Store:
                 vault,
                 view.site,
             )
-            self._copy_states(view, at, compactor, copy)
+            self._copy_states(view, at, compactor, copy, on_piece)
             while (end := self.view(job_id).end) - at.end > _READ_BYTES:
                 self._copy_lines(at, end, copy)
             with self.storage.exclusive(job_id) as held:
@@ -571,11 +591,16 @@ class Store:
                 return self._place(job, compactor, copy, held, expired(view), actor)
 
     def _copy_states(
-        self, view: JobView, at: Cursor, compactor: Compactor, copy: Copy
+        self,
+        view: JobView,
+        at: Cursor,
+        compactor: Compactor,
+        copy: Copy,
+        on_piece: OnPiece | None,
     ) -> None:
         """Copy all up to where `view` is now, but for the states that go."""
         extent = Extent(view.seq, view.hash or "", view.end)
-        for data in self._parts(at, extent):
+        for data in self._parts(at, extent, on_piece):
             begin, parts = at.end, []
             try:
                 for event, offset, size, _ in event_codec.scan(

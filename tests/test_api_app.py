@@ -240,6 +240,7 @@ def test_openapi_describes_every_answer(client: TestClient) -> None:
         *(("post", f"/api/checkpoints/{{checkpoint_id}}/{verb}") for verb in MARKS),
         ("post", "/api/checkpoints/cleanup"),
         ("get", "/api/jobs"),
+        ("get", "/api/worker"),
         ("get", "/api/events"),
         ("get", "/healthz"),
         ("get", "/readyz"),

@@ -30,13 +30,14 @@ __all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 WELL = WorkerStatus(
     leader=True,
+    leader_pid=1,
     scheduler_alive=True,
-    last_runs={},
+    tasks=(),
     watcher="off",
     config_problem=None,
     restart_needed=(),
     problem=None,
-    next_run=None,
+    clock_jump=None,
 )
 
 

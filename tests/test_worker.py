@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -16,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from journal import CheckpointManager, MemoryStorage
-from worker.last_runs import LastRuns, TaskRecord
+from journal.ids import file_name
+from worker.deadline import EXIT_SECONDS
+from worker.last_runs import LastRun, LastRuns, TaskRecord
+from worker.leader import LeaderLock
 from worker.scheduler import read_schedule
 from worker.service import Worker
 from worker.settings import load, open_manager
+from worker.tasks import TASK_NAMES, verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parents[1]
 NOW = datetime(2026, 11, 23, 5, tzinfo=UTC)
 DEADLINE_SECONDS = 30.0
+MAIN = "import sys; from worker.__main__ import main; sys.exit(main())"
 QUICK = "[worker]\nsweep = '50ms'\ndebounce = '10ms'\n"
 KEEP_TWO = "[retention]\nmin_keep = 1\nmin_age = '0s'\ndefault.keep_last = 2\n"
 
@@ -98,7 +104,7 @@ class Home:
     def started(self, text: str | None = None, **options: Any) -> Worker:
         made = self.worker(text, **options)
         made.start()
-        eventually(lambda: made.status.leader and made.status.next_run)
+        eventually(lambda: made.status.leader and made._planned)
         return made
 
     def child(self, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
@@ -150,8 +156,8 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nowhere"))
 
 
-def last(worker: Worker) -> tuple[Any, ...] | None:
-    return worker.status.last_runs.get("retention")
+def last(worker: Worker) -> LastRun | None:
+    return worker.status.task("retention").last
 
 
 # -- scheduled runs --------------------------------------------------------------------
@@ -170,12 +176,15 @@ def test_retention_runs_by_itself_again_and_again(home: Home) -> None:
 def test_a_run_that_was_missed_is_made_up_at_the_start(home: Home) -> None:
     home.fill("a")
     first = home.worker(KEEP_TWO)
-    first.run_once()
+    first.run_task("retention")
     home.fill("a")
     home.clock.now += timedelta(days=3)
     worker = home.started()
     eventually(lambda: home.count("a") == 2)
-    eventually(lambda: last(worker) == (home.clock.now, "ok", 5, 2, None))
+    eventually(lambda: "5 removed, 2 jobs" in str(last(worker)))
+    made_up = last(worker)
+    assert made_up is not None
+    assert (made_up.at, made_up.outcome) == (home.clock.now, "ok")
 
 
 def test_a_run_that_was_not_missed_is_not_made_up(home: Home) -> None:
@@ -204,7 +213,7 @@ def test_in_a_new_store_nothing_was_missed_yet_but_counts_from_now_on(
     [
         b"",
         b"{}",
-        b'{"format":2,"tasks":{}}',
+        b'{"format":3,"tasks":{}}',
         b"[1]",
         b"\0" * 99,
         b'{"format":1,"tasks":{"retention":{"due_after":"2026","last":null}}}',
@@ -225,7 +234,7 @@ def test_a_run_that_was_stopped_is_made_up(home: Home) -> None:
     home.due_after(NOW - timedelta(days=1))
     worker = home.worker(KEEP_TWO)
     worker.ask_to_stop()
-    assert worker.run_once().outcome == "stopped"
+    assert worker.run_task("retention").outcome == "stopped"
     home.started()
     eventually(lambda: home.count("a") == 2)
 
@@ -257,9 +266,65 @@ def test_a_scheduler_whose_thread_died_is_replaced(
     dead = worker._scheduler
     assert dead is not None
     dead.put("other", print, Broken(hour=3))
-    eventually(lambda: worker._scheduler is not dead and worker.status.next_run)
+    eventually(lambda: worker._scheduler is not dead and worker._planned)
     assert worker.status.scheduler_alive
     assert "died" in caplog.text
+
+
+def test_a_scheduler_that_went_silent_is_seen_and_replaced(home: Home) -> None:
+    worker = home.started(KEEP_TWO, heartbeat_seconds=0.05)
+    silent = worker._scheduler
+    assert silent is not None
+    eventually(lambda: worker.status.scheduler_alive)
+    silent._scheduler.pause()
+    eventually(lambda: not silent.is_alive)
+    eventually(lambda: worker._scheduler is not silent and worker.status.leader)
+    eventually(lambda: worker.status.scheduler_alive)
+
+
+def test_each_missed_task_is_made_up_and_one_that_is_off_is_not(home: Home) -> None:
+    for task in TASK_NAMES:
+        LastRuns(home.root / "worker").write(task, TaskRecord(NOW - timedelta(days=8)))
+    worker = home.started("[worker]\npurge = 'off'\n")
+    ran = {"retention", "compaction", "verification"}
+    eventually(lambda: {t.name for t in worker.status.tasks if t.last} == ran)
+    assert worker.status.task("trash").next_run is None
+
+
+def test_a_task_that_raises_stops_no_other_and_is_retried(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [ZeroDivisionError("a bug")] * 2
+
+    def stumble(*_: Any, **__: Any) -> list[Any]:
+        if failures:
+            raise failures.pop()
+        return []
+
+    monkeypatch.setattr(verification, "walk", stumble)
+    schedules = "cleanup = 'every 1s'\nverify = 'every 1y'\n"
+    worker = home.started(f"[worker]\n{schedules}", retry_seconds=0.05)
+    assert worker._scheduler is not None
+    worker._scheduler.run_soon("verification")
+    eventually(lambda: not failures)
+    eventually(lambda: (found := last(worker)) and found.outcome == "ok")
+
+
+def test_a_jump_of_the_clock_holds_removals_until_it_is_trusted(home: Home) -> None:
+    home.fill("a")
+    worker = home.started(f"{KEEP_TWO}[worker]\ncleanup = 'every 1s'\n")
+    eventually(lambda: home.count("a") == 2)
+    home.fill("a")
+    home.clock.now += timedelta(days=99)
+    eventually(lambda: (found := last(worker)) and found.outcome == "waiting")
+    removed = 7 - home.count("a")
+    home.fill("a", 3)
+    jump = worker.status.clock_jump
+    assert jump is not None
+    assert home.count("a") == 10 - removed
+    worker.trust_clock()
+    eventually(lambda: home.count("a") == 2)
+    assert worker.status.clock_jump is None
 
 
 def test_stopping_ends_the_pass_and_every_thread(home: Home) -> None:
@@ -272,7 +337,7 @@ def test_stopping_ends_the_pass_and_every_thread(home: Home) -> None:
     worker.stop()
     ended = last(worker)
     assert ended is not None
-    assert ended[1] in {"stopped", "ok"}
+    assert ended.outcome in {"stopped", "ok"}
     assert set(threading.enumerate()) == before
 
 
@@ -293,6 +358,29 @@ def test_a_second_worker_takes_over_when_the_first_process_is_killed(  # I8
     eventually(lambda: worker.status.leader and worker.status.scheduler_alive)
 
 
+def leads(child: subprocess.Popen[str], led: list[int]) -> None:
+    """Note a child in `led` once it says that it leads."""
+    assert child.stderr is not None
+    said = "milepost.worker: leading\n"
+    led.extend(child.pid for line in child.stderr if line.endswith(said))
+
+
+def test_of_several_processes_one_leads_and_another_when_it_is_killed(  # I8
+    home: Home,
+) -> None:
+    led: list[int] = []
+    children = {child.pid: child for child in (home.child() for _ in range(3))}
+    for child in children.values():
+        threading.Thread(target=leads, args=(child, led), daemon=True).start()
+    lock = LeaderLock(home.root / "worker/lock")
+    for count in (1, 2, 3):
+        eventually(lambda: len(led) == count)  # noqa: B023 - called in this very turn
+        assert lock.leader() == led[-1]
+        children[led[-1]].send_signal(signal.SIGKILL)
+        children[led[-1]].wait()
+    assert sorted(led) == sorted(children)
+
+
 def test_a_follower_runs_nothing_that_is_scheduled(home: Home) -> None:
     home.write(f"{KEEP_TWO}{QUICK}cleanup = 'every 1s'\n")
     first = home.started()
@@ -300,7 +388,6 @@ def test_a_follower_runs_nothing_that_is_scheduled(home: Home) -> None:
     second.start()
     eventually(lambda: last(first))
     assert not second.status.leader
-    assert second.status.next_run is None
     assert last(second) is not None, "the store remembers it for everybody"
     first.stop()
     eventually(lambda: second.status.leader)
@@ -386,12 +473,12 @@ def test_an_edit_is_in_force_while_it_runs(home: Home) -> None:
     home.fill("a")
     worker = home.started(f"{QUICK}[retention]\ntrash_period = '3d'\n")
     assert home.manager.trash_seconds == 3 * 86_400
-    assert worker.run_once().removed == 0
+    assert worker.run_task("retention").counts["removed"] == 0
     home.write(f"{KEEP_TWO}trash_period = '1d'\n{QUICK}cleanup = '0 9 * * *'\n")
     eventually(lambda: worker.settings.retention.default.keep_last == 2)
-    eventually(lambda: "09:00" in str(worker.status.next_run))
+    eventually(lambda: "09:00" in str(worker.status.task("retention").next_run))
     assert home.manager.trash_seconds == 86_400
-    assert worker.run_once().removed == 3
+    assert worker.run_task("retention").counts["removed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -450,14 +537,41 @@ def test_a_signal_ends_the_process_in_order(
     assert child.wait(DEADLINE_SECONDS) == code
 
 
-def test_one_pass_by_hand_leaves_0_or_3_and_one_line(home: Home) -> None:
+@pytest.mark.parametrize(
+    "seconds", [1.0, pytest.param(EXIT_SECONDS, marks=pytest.mark.slow)]
+)
+def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
+    seconds: float, home: Home
+) -> None:
+    code = f"from worker import deadline; deadline.EXIT_SECONDS = {seconds}; {MAIN}"
+    home.fill("a")
+    home.due_after(NOW - timedelta(days=9))
+    home.write(KEEP_TWO)
+    with (home.root / "heads" / file_name("a")).open("rb") as head:
+        fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
+        child = home.child(code=code)
+        last_runs = home.root / "worker/last-runs.json"
+        eventually(lambda: b"verification" in last_runs.read_bytes())
+        began = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(DEADLINE_SECONDS) == 0
+        assert seconds <= time.monotonic() - began < 10
+        assert b"verification" in last_runs.read_bytes()
+
+
+def test_each_task_by_hand_leaves_0_or_3_and_one_line_each(home: Home) -> None:
     home.fill("a")
     home.write(KEEP_TWO)
     done = home.child("--once")
     _, talk = done.communicate(timeout=DEADLINE_SECONDS)
     assert done.returncode == 0
-    assert talk.endswith("milepost.worker: retention ok: 3 removed, 2 jobs\n")
-    assert talk.count("\n") == 1
+    told = [line.partition("milepost.worker: ")[2] for line in talk.splitlines()]
+    assert told == [
+        "retention ok: 3 removed, 2 jobs",
+        "compaction ok: 0 compacted, 2 jobs",
+        "trash ok: 0 compacted, 2 jobs",
+        "verification ok: 2 verified, 2 read in full, 2 jobs",
+    ]
     (home.root / "journals/first.jsonl").write_bytes(b"nonsense\n")
     done = home.child("--once")
     assert done.wait(DEADLINE_SECONDS) == 3

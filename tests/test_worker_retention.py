@@ -86,54 +86,44 @@ def test_a_pass_removes_what_each_jobs_rule_lets_go(
     fill(manager, "etl-a", "etl-b", "other", "precious")
     rules = [MatchRule(match="etl-*", keep_last=1), MatchRule(match="precious")]
     retention = but(rule=rules)
-    report = worker(manager, clock, retention).run_once()
+    report = worker(manager, clock, retention).run_task("retention")
     assert left(manager) == {"etl-a": 1, "etl-b": 1, "other": 2, "precious": 5}
-    assert (report.jobs, report.removed, report.outcome) == (4, 11, "ok")
+    assert (report.jobs, report.counts["removed"], report.outcome) == (4, 11, "ok")
     assert report.removed_by_job == {"etl-a": 4, "etl-b": 4, "other": 3}
-    assert worker(manager, clock, retention).run_once().removed == 0
+    assert (
+        worker(manager, clock, retention).run_task("retention").counts["removed"] == 0
+    )
 
 
 def test_the_journal_says_who_removed_by_which_rule(
     manager: Interrupted, clock: Turned
 ) -> None:
     fill(manager, "a")
-    worker(manager, clock, KEEP_TWO).run_once()
+    worker(manager, clock, KEEP_TWO).run_task("retention")
     event: Any = manager.history("a", types=["checkpoints.cleaned"])[0]
     assert event["actor"] == "worker:retention"
     assert event["data"]["policy"]["name"] == "default"
     assert len(event["data"]["removed"]) == 3
 
 
-def test_removed_states_leave_the_disk_once_they_are_enough_or_late(
-    manager: Interrupted, clock: Turned
-) -> None:
-    fill(manager, "a", each=20)
-    few = but(erase_within_seconds=86_400.0)
-    small = but(compact_min_bytes=1024)
-    assert worker(manager, clock, small).run_once().freed_bytes == 0  # in the trash
-    clock.turn(days=7, seconds=1)
-    assert worker(manager, clock, few).run_once().freed_bytes == 0  # not worth it yet
-    assert worker(manager, clock, small).run_once().freed_bytes > 1024
-    fill(manager, "b", each=4)
-    worker(manager, clock, few).run_once()
-    clock.turn(days=8, seconds=1)
-    assert worker(manager, clock, few).run_once().freed_bytes > 0  # late  # I9
-    assert [report.ok for report in manager.verify(deep=True)] == [True, True]
-
-
 def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Turned) -> None:
     fill(manager, "a")
     retention = RetentionSettings(min_keep=1, default=Rule(keep_last=2))
-    assert worker(manager, clock, retention).run_once().removed == 0
+    assert (
+        worker(manager, clock, retention).run_task("retention").counts["removed"] == 0
+    )
     later = NOW + timedelta(hours=2)
-    assert worker(manager, clock, retention).run_once(later).removed == 3
+    assert (
+        worker(manager, clock, retention).run_task("retention", later).counts["removed"]
+        == 3
+    )
 
 
 def test_without_any_rule_everything_stays(manager: Interrupted, clock: Turned) -> None:
     fill(manager, "a", each=30)
     clock.turn(days=4000)
-    report = worker(manager, clock, RetentionSettings()).run_once()
-    assert (report.removed, report.jobs, left(manager)) == (0, 1, {"a": 30})
+    report = worker(manager, clock, RetentionSettings()).run_task("retention")
+    assert (report.counts["removed"], report.jobs, left(manager)) == (0, 1, {"a": 30})
 
 
 # -- I10: one job never stops another --------------------------------------------------
@@ -148,7 +138,7 @@ def test_a_job_that_raises_does_not_stop_the_others(
     fill(manager, "a", "b", "c")
     with (tmp_path / "heads" / file_name("b")).open("rb") as head:
         fcntl.flock(head, fcntl.LOCK_EX)  # as another process that writes and hangs
-        report = worker(manager, clock, KEEP_TWO).run_once()
+        report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert left(manager) == {"a": 2, "b": 5, "c": 2}
     assert (report.failed, report.outcome) == (1, "partly")
     assert [(p.job_id, p.code) for p in report.problems] == [("b", "locked")]
@@ -165,7 +155,7 @@ def test_a_damaged_job_is_reported_and_left_as_it_is(
     raw[raw.index(b'"checkpoint.saved"', len(raw) // 2)] ^= 1
     path.write_bytes(raw)
     with CheckpointManager(tmp_path, clock=clock) as fresh:
-        report = worker(fresh, clock, KEEP_TWO).run_once()
+        report = worker(fresh, clock, KEEP_TWO).run_task("retention")
         assert (report.damaged, report.failed, report.outcome) == (1, 0, "partly")
         assert [(p.job_id, p.code) for p in report.problems] == [("b", "damaged")]
         assert len(fresh.list("a")) == len(fresh.list("c")) == 2
@@ -183,7 +173,7 @@ def test_a_bug_in_one_job_does_not_stop_the_others(
             raise ZeroDivisionError
 
     manager.before_apply = stumble
-    report = worker(manager, clock, KEEP_TWO).run_once()
+    report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert left(manager) == {"a": 2, "b": 5, "c": 2}
     assert report.problems[0] == ("b", "error", "ZeroDivisionError")
     assert "Traceback" in caplog.text
@@ -202,8 +192,8 @@ def test_a_plan_that_went_stale_is_made_again_once(
         manager.save("a", "meanwhile", {})
 
     manager.before_apply = save_once
-    report = worker(manager, clock, KEEP_TWO).run_once()
-    assert (report.removed, report.outcome) == (4, "ok")
+    report = worker(manager, clock, KEEP_TWO).run_task("retention")
+    assert (report.counts["removed"], report.outcome) == (4, "ok")
     assert [info.step_name for info in manager.list("a")] == ["step-4", "meanwhile"]
 
 
@@ -217,7 +207,7 @@ def test_a_job_that_never_rests_is_left_for_the_next_pass(
             manager.save("a", "meanwhile", {})
 
     manager.before_apply = save_always
-    report = worker(manager, clock, KEEP_TWO).run_once()
+    report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert [(p.job_id, p.code) for p in report.problems] == [("a", "stale_plan")]
     assert left(manager) == {"a": 7, "b": 2}
 
@@ -230,13 +220,13 @@ def test_a_run_removes_at_most_max_per_run_and_the_next_goes_on(
 ) -> None:
     fill(manager, "a", "b", "c")
     retention = but(max_per_run=4)
-    first = worker(manager, clock, retention).run_once()
-    assert (first.removed, first.resume_after) == (4, "b")
+    first = worker(manager, clock, retention).run_task("retention")
+    assert (first.counts["removed"], first.resume_after) == (4, "b")
     assert left(manager) == {"a": 2, "b": 4, "c": 5}
-    second = worker(manager, clock, retention).run_once()
+    second = worker(manager, clock, retention).run_task("retention")
     assert second.removed_by_job == {"c": 3, "b": 1}
-    third = worker(manager, clock, retention).run_once()
-    assert (third.removed, third.resume_after) == (1, None)
+    third = worker(manager, clock, retention).run_task("retention")
+    assert (third.counts["removed"], third.resume_after) == (1, None)
     assert left(manager) == {"a": 2, "b": 2, "c": 2}
 
 
@@ -248,7 +238,9 @@ def test_a_job_with_more_than_fits_does_not_starve_those_behind_it(
     removed = []
     for _ in range(2):
         fill(manager, "a", each=10)
-        removed.append(worker(manager, clock, retention).run_once().removed_by_job)
+        removed.append(
+            worker(manager, clock, retention).run_task("retention").removed_by_job
+        )
     assert removed == [{"a": 3}, {"b": 3}]
 
 
@@ -258,7 +250,7 @@ def test_a_pass_that_is_asked_to_stop_ends_between_two_jobs(
     fill(manager, "a", "b")
     stopping = worker(manager, clock, KEEP_TWO)
     manager.before_apply = lambda _: stopping.ask_to_stop()
-    report = stopping.run_once()
+    report = stopping.run_task("retention")
     assert (report.outcome, report.removed_by_job) == ("stopped", {"a": 3})
     assert left(manager) == {"a": 2, "b": 5}
 
@@ -270,9 +262,11 @@ def test_the_last_run_is_remembered_in_the_store(
     manager: Interrupted, clock: Turned
 ) -> None:
     fill(manager, "a")
-    worker(manager, clock, KEEP_TWO).run_once()
-    last = worker(manager, clock, KEEP_TWO).status.last_runs["retention"]
-    assert last == (NOW, "ok", 3, 1, None)
+    worker(manager, clock, KEEP_TWO).run_task("retention")
+    last = worker(manager, clock, KEEP_TWO).status.task("retention").last
+    assert last is not None
+    assert (last.at, last.outcome, last.counts["removed"]) == (NOW, "ok", 3)
+    assert (last.line, last.error) == ("3 removed, 1 jobs", None)
 
 
 def test_a_pass_that_cannot_begin_raises_and_is_remembered(
@@ -283,15 +277,16 @@ def test_a_pass_that_cannot_begin_raises_and_is_remembered(
     (tmp_path / "heads").touch()
     failing = worker(manager, clock, KEEP_TWO)
     with pytest.raises(StorageFailed):
-        failing.run_once()
-    last = failing.status.last_runs["retention"]
+        failing.run_task("retention")
+    last = failing.status.task("retention").last
+    assert last is not None
     assert last.outcome == "failed"
     assert "StorageFailed" in str(last.error)
 
 
 def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Turned) -> None:
     with CheckpointManager(tmp_path / "none", clock=clock) as manager:
-        report = worker(manager, clock, KEEP_TWO).run_once()
+        report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert (report.jobs, report.outcome) == (0, "ok")
     assert list(tmp_path.iterdir()) == []
 
@@ -302,10 +297,10 @@ def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(
     fill(manager, "a")
     (tmp_path / "worker/last-runs.json").mkdir(parents=True)
     forgetful = worker(manager, clock, KEEP_TWO)
-    assert forgetful.run_once().removed == 3
-    assert "last run: " in str(forgetful.status.problem)
+    assert forgetful.run_task("retention").counts["removed"] == 3
+    assert "last run of retention: " in str(forgetful.status.problem)
     (tmp_path / "worker/last-runs.json").rmdir()
-    forgetful.run_once()
+    forgetful.run_task("retention")
     assert forgetful.status.problem is None
 
 
@@ -328,6 +323,6 @@ def test_last_runs_reach_the_disk_before_they_get_their_name(
 
     monkeypatch.setattr(os, "fsync", note("fsync", os.fsync))
     monkeypatch.setattr(Path, "replace", note("rename", Path.replace))
-    worker(manager, clock, KEEP_TWO).run_once()
+    worker(manager, clock, KEEP_TWO).run_task("retention")
     assert steps == ["fsync", "rename", "fsync"]
     assert [path.name for path in (tmp_path / "worker").iterdir()] == ["last-runs.json"]

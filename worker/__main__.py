@@ -15,11 +15,11 @@ def main() -> int:
     """Run the worker that the arguments ask for; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m worker",
-        description="Apply retention on schedule and notice changes, for one store.",
+        description="Do one store's background work on schedule and notice changes.",
         epilog="example: python -m worker --config config.toml --once",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the config.toml")
-    parser.add_argument("--once", action="store_true", help="one pass, then end")
+    parser.add_argument("--once", action="store_true", help="each task once, then end")
     arguments = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

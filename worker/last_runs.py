@@ -1,41 +1,47 @@
 """When each task last ran, kept in the store so that a missed run can be made up.
 
 `<root>/worker/last-runs.json`.  Written to a side file and renamed: whoever reads sees
-the old content or the new, also after a crash.
+the old content or the new, also after a crash.  Format 1, of the time when retention
+was the only task, is still read.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from journal.clock import stamp
+from worker.clock_watch import ClockJump
+from worker.report import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-FORMAT = 1
-
-Outcome = Literal["ok", "partly", "failed", "stopped"]
+FORMAT = 2
 
 
 class LastRun(NamedTuple):
     """How a task's last run ended.
 
     Attributes:
+        at: when it began.
         outcome: ``partly`` left out some jobs, ``failed`` raised, ``stopped`` was
-            asked to end before it was through.
-        jobs: how many jobs it looked at.
+            asked to end before it was through, ``waiting`` needs somebody's word.
+        line: what it did, for a person; `counts` is the same for programs.
+        error: the first problem.
     """
 
     at: datetime
     outcome: Outcome
-    removed: int = 0
-    jobs: int = 0
+    duration_seconds: float = 0.0
+    line: str = ""
+    counts: Mapping[str, int] = {}
     error: str | None = None
 
 
@@ -45,11 +51,18 @@ class TaskRecord(NamedTuple):
     Attributes:
         due_after: runs that were due up to here need no making up.
         resume_after: where the next run begins, if this one had to leave jobs out.
+        failures: how many runs in a row have raised.
     """
 
     due_after: datetime
     last: LastRun | None = None
     resume_after: str | None = None
+    failures: int = 0
+
+
+class _Content(NamedTuple):
+    tasks: dict[str, TaskRecord]
+    clock_jump: ClockJump | None
 
 
 class UnreadableLastRuns(ValueError):
@@ -61,7 +74,7 @@ class LastRuns:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._in_memory: dict[str, TaskRecord] = {}
+        self._in_memory = _Content({}, None)
 
     def read(self) -> dict[str, TaskRecord]:
         """Return what is known of each task; nothing in a new store.
@@ -70,13 +83,43 @@ class LastRuns:
             UnreadableLastRuns: the file is damaged.
             OSError: it can't be read.
         """
+        return dict(self._read().tasks)
+
+    def clock_jump(self) -> ClockJump | None:
+        """Return the jump of the clock that nobody has approved yet.
+
+        Raises:
+            UnreadableLastRuns, OSError: as `read`.
+        """
+        return self._read().clock_jump
+
+    def write(self, task: str, record: TaskRecord) -> None:
+        """Remember `record` durably.
+
+        Raises:
+            OSError: it can't be written; what was remembered before still is.
+        """
+        with self._changing() as content:
+            content.tasks[task] = record
+            self._write(content)
+
+    def write_clock_jump(self, jump: ClockJump | None) -> None:
+        """Remember durably that the clock jumped; None: that it is right again.
+
+        Raises:
+            OSError: as `write`.
+        """
+        with self._changing() as content:
+            self._write(content._replace(clock_jump=jump))
+
+    def _read(self) -> _Content:
         if self._folder is None:
-            return dict(self._in_memory)
+            return self._in_memory
         path = self._folder / "last-runs.json"
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            return {}
+            return _Content({}, None)
         try:
             return _decoded(orjson.loads(raw))
         except (
@@ -88,28 +131,41 @@ class LastRuns:
         ) as exc:
             raise UnreadableLastRuns(f"{path}: cannot be understood: {exc}") from exc
 
-    def write(self, task: str, record: TaskRecord) -> None:
-        """Remember `record` durably.
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[_Content]:
+        """Keep everybody else from changing the file between a read and a write.
 
-        Raises:
-            OSError: it can't be written; what was remembered before still is.
+        Several tasks may end at once, and a run by hand beside the worker's.
         """
         if self._folder is None:
-            self._in_memory[task] = record
+            yield self._in_memory
             return
+        self._folder.mkdir(exist_ok=True)
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            records = self.read()
-        except UnreadableLastRuns:
-            records = {}
-        records[task] = record
-        raw = orjson.dumps(_encoded(records), option=orjson.OPT_INDENT_2)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                content = self._read()
+            except UnreadableLastRuns:
+                content = _Content({}, None)
+            yield content
+        finally:
+            os.close(descriptor)
+
+    def _write(self, content: _Content) -> None:
+        if self._folder is None:
+            self._in_memory = content
+            return
+        raw = orjson.dumps(_encoded(content), option=orjson.OPT_INDENT_2)
         _replace(self._folder / "last-runs.json", raw)
 
 
-def _encoded(records: Mapping[str, TaskRecord]) -> dict[str, Any]:
+def _encoded(content: _Content) -> dict[str, Any]:
+    jump = content.clock_jump
     return {
         "format": FORMAT,
-        "tasks": {task: _encoded_record(each) for task, each in records.items()},
+        "clock_jump": jump and jump._asdict() | {"at": stamp(jump.at)},
+        "tasks": {task: _encoded_record(each) for task, each in content.tasks.items()},
     }
 
 
@@ -119,21 +175,42 @@ def _encoded_record(record: TaskRecord) -> dict[str, Any]:
         "due_after": stamp(record.due_after),
         "last": last and last._asdict() | {"at": stamp(last.at)},
         "resume_after": record.resume_after,
+        "failures": record.failures,
     }
 
 
-def _decoded(document: Mapping[str, Any]) -> dict[str, TaskRecord]:
-    if document["format"] != FORMAT:
-        raise ValueError(f"format {document['format']!r}, not {FORMAT}")
-    return {task: _decoded_record(each) for task, each in document["tasks"].items()}
+def _decoded(document: Mapping[str, Any]) -> _Content:
+    match document["format"]:
+        case 1:
+            last_of, jump = _last_of_format_1, None
+        case 2:
+            last_of, jump = _last, document["clock_jump"]
+        case other:
+            raise ValueError(f"format {other!r}, not 1 or {FORMAT}")
+    tasks = {
+        task: TaskRecord(
+            due_after=_moment(record["due_after"]),
+            last=last_of(record["last"]) if record["last"] else None,
+            resume_after=record["resume_after"],
+            failures=record.get("failures", 0),
+        )
+        for task, record in document["tasks"].items()
+    }
+    return _Content(tasks, jump and ClockJump(_moment(jump["at"]), jump["by_seconds"]))
 
 
-def _decoded_record(record: Mapping[str, Any]) -> TaskRecord:
-    last = record["last"]
-    return TaskRecord(
-        due_after=_moment(record["due_after"]),
-        last=last and LastRun(**{**last, "at": _moment(last["at"])}),
-        resume_after=record["resume_after"],
+def _last(last: Mapping[str, Any]) -> LastRun:
+    return LastRun(**{**last, "at": _moment(last["at"])})
+
+
+def _last_of_format_1(last: Mapping[str, Any]) -> LastRun:
+    removed, jobs = last["removed"], last["jobs"]
+    return LastRun(
+        _moment(last["at"]),
+        last["outcome"],
+        line=f"{removed} removed, {jobs} jobs",
+        counts={"removed": removed},
+        error=last["error"],
     )
 
 

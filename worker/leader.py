@@ -71,10 +71,35 @@ class LeaderLock:
 
     def holder(self) -> str:
         """Return who leads, as far as the lock file tells: for log lines only."""
+        pid = self._written_pid()
+        return "another process" if pid is None else f"process {pid}"
+
+    def leader(self) -> int | None:
+        """Return the id of the process that leads now, None if none does.
+
+        Not a look at the process table: an id is given away again, in a container it
+        means another process, and the kernel drops the lock with its holder.
+        """
+        if self._path is None or self._descriptor is not None:
+            return os.getpid() if self._descriptor is not None else None
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None  # nobody ever led
+        try:
+            # For a moment it is ours; whoever wants to lead then asks again soon.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return self._written_pid()
+        finally:
+            os.close(descriptor)
+        return None
+
+    def _written_pid(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             if self._path is not None:
-                return f"process {int(self._path.read_bytes()[:20])}"
-        return "another process"
+                return int(self._path.read_bytes()[:20])
+        return None
 
     def release(self) -> None:
         """Let another process lead."""

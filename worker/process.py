@@ -7,8 +7,10 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from worker.deadline import ExitDeadline
 from worker.service import Worker
 from worker.settings import open_manager
+from worker.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,20 +26,25 @@ EXIT_OK, EXIT_FAILED, EXIT_PARTLY, EXIT_INTERRUPTED = 0, 1, 3, 130
 def run(
     settings: Settings, config_path: Path | None = None, *, once: bool = False
 ) -> int:
-    """Run a worker until SIGTERM or Ctrl-C, or for one pass; return the exit code.
+    """Run a worker until SIGTERM or Ctrl-C, or each task once; return the exit code.
 
-    Exit codes: 0 done or asked to stop, 1 the worker ended by itself, 3 a pass that
+    Exit codes: 0 done or asked to stop, 1 the worker ended by itself, 3 a run that
     left jobs out, 130 interrupted.
 
     Raises:
-        MilepostError: the store can't be opened, or the one pass failed.
+        MilepostError: the store can't be opened, or a run failed.
     """
-    with open_manager(settings, actor="worker") as manager:
+    with ExitDeadline() as deadline, open_manager(settings, actor="worker") as manager:
         worker = Worker(manager, settings, config_path=config_path)
-        with _signals(worker.ask_to_stop) as received:
+
+        def end(number: int) -> None:
+            deadline.begin(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_OK)
+            worker.ask_to_stop()
+
+        with _signals(end) as received:
             if once:
-                is_done = worker.run_once().outcome == "ok"
-                code = EXIT_OK if is_done else EXIT_PARTLY
+                outcomes = {worker.run_task(name).outcome for name in TASK_NAMES}
+                code = EXIT_OK if outcomes == {"ok"} else EXIT_PARTLY
             else:
                 worker.start()
                 while not received and not worker.join(LOOK_SECONDS):
@@ -48,7 +55,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
+def _signals(on_first: Callable[[int], None]) -> Iterator[list[int]]:
     """Call `on_first` at SIGTERM or SIGINT; the next one ends the process at once.
 
     Only a main thread can have handlers; elsewhere the caller has its own way to stop.
@@ -62,7 +69,7 @@ def _signals(on_first: Callable[[], None]) -> Iterator[list[int]]:
         received.append(number)
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        on_first()
+        on_first(number)
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

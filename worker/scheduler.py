@@ -9,15 +9,19 @@
 | reads ``mon/2`` as ``mon`` | refused |
 | a run that raised waits for its next turn | retried, each time after twice as long |
 | a thread that died looks as if it ran | a heartbeat, and the thread itself |
+| a pool that is full keeps what is due waiting | a thread for each task |
+| the interpreter's end waits for the pool | a task that hangs ends with the process |
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
+import threading
 import time
 from collections import deque
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -27,7 +31,8 @@ from apscheduler.events import (
     EVENT_JOB_MAX_INSTANCES,
     EVENT_JOB_MISSED,
 )
-from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.executors.base import BaseExecutor, run_job
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -42,7 +47,9 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 5.0
 RETRY_SECONDS = 30.0
 RETRY_MAX_SECONDS = 3600.0
-MAX_THREADS = 4
+# Silent for so many heartbeats is dead, whatever its thread says.
+BEATS_TO_ALARM = 4
+BEATS_TO_REPLACE = 9
 EXAMPLE = 'such as "0 3 * * *", "*/15 * * * mon-fri" or "every 30s"'
 
 _HEARTBEAT = "heartbeat"
@@ -132,6 +139,40 @@ class Ended(NamedTuple):
     error: BaseException | None
 
 
+class _Threads(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
+    """A thread for each run; the scheduler sees to it that none runs twice at once.
+
+    Daemons: a run that hangs, on a dead disk say, must not keep a process from its end.
+    Whatever it is in the middle of, a crash may come then as well (I1).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: set[threading.Thread] = set()
+
+    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
+        self._runs = {run for run in self._runs if run.is_alive()}
+        run = threading.Thread(
+            target=self._run, args=(job, run_times), name=f"milepost-{job.id}"
+        )
+        run.daemon = True
+        self._runs.add(run)
+        run.start()
+
+    def _run(self, job: Any, run_times: list[datetime]) -> None:
+        try:
+            events = run_job(job, "default", run_times, self._logger.name)
+        except BaseException:  # noqa: BLE001 - told to whoever owns the task
+            self._run_job_error(job.id, *sys.exc_info()[1:])
+        else:
+            self._run_job_success(job.id, events)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Return when what runs has returned, if told to wait."""
+        for run in self._runs if wait else ():
+            run.join()
+
+
 class Scheduler:
     """Runs tasks in background threads, each never twice at once.
 
@@ -157,7 +198,8 @@ class Scheduler:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             jobstores={"default": MemoryJobStore()},
-            executors={_EXECUTOR: ThreadPoolExecutor(MAX_THREADS)},
+            # The heartbeat beats in the scheduler's own thread, whatever tasks do.
+            executors={_EXECUTOR: _Threads(), _HEARTBEAT: DebugExecutor()},
             job_defaults={
                 "misfire_grace_time": None,
                 "coalesce": True,
@@ -178,7 +220,7 @@ class Scheduler:
         """Start the threads; tasks that were put before now begin."""
         beat = IntervalTrigger(seconds=self._heartbeat_seconds, timezone=UTC)
         self._scheduler.add_job(
-            self._beat, beat, id=_HEARTBEAT, executor=_EXECUTOR, name=_HEARTBEAT
+            self._beat, beat, id=_HEARTBEAT, executor=_HEARTBEAT, name=_HEARTBEAT
         )
         self._scheduler.start()
 
@@ -186,6 +228,16 @@ class Scheduler:
         """Start nothing more, and return when what runs has returned."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
+
+    def abandon(self) -> None:
+        """Start nothing more, without waiting for anything: for one that is dead."""
+        if self._scheduler.running:
+            threading.Thread(
+                target=self._scheduler.shutdown,
+                kwargs={"wait": False},
+                name="milepost-abandoned",
+                daemon=True,
+            ).start()
 
     def put(self, task: str, run: Callable[[], object], trigger: Trigger) -> None:
         """Run `task` by `trigger` from now on, whatever it was run by before."""
@@ -198,15 +250,30 @@ class Scheduler:
             replace_existing=True,
         )
 
+    def remove(self, task: str) -> None:
+        """Run `task` no more; what runs of it goes on."""
+        if self._scheduler.get_job(task) is not None:
+            self._scheduler.remove_job(task)
+        self._failures.pop(task, None)
+        self._retry_at.pop(task, None)
+
     def run_soon(self, task: str) -> None:
         """Run `task` at once, beside its schedule; if it is running, do nothing."""
-        self._scheduler.modify_job(task, next_run_time=_system_now())
+        if self._scheduler.get_job(task) is not None:
+            self._scheduler.modify_job(task, next_run_time=_system_now())
 
     def next_run(self, task: str) -> datetime | None:
-        """Return when `task` is due, in UTC; None if it is not planned."""
+        """Return when `task` is due, in UTC, a retry included; None if never."""
         job = self._scheduler.get_job(task)
         due = getattr(job, "next_run_time", None)
-        return None if due is None else due.astimezone(UTC)
+        if due is None:
+            return None
+        retry_at = self._retry_at.get(task)
+        if retry_at is not None:
+            wait = timedelta(seconds=max(0.0, retry_at - time.monotonic()))
+            due = min(due, _system_now() + wait)
+        in_utc: datetime = due.astimezone(UTC)
+        return in_utc
 
     @property
     def is_alive(self) -> bool:
@@ -214,14 +281,22 @@ class Scheduler:
 
         APScheduler's own ``running`` stays true after its thread has died.
         """
-        silent = time.monotonic() - self._last_beat
-        return self.is_running and silent < 4 * self._heartbeat_seconds
+        return self.is_running and self._silent_beats < BEATS_TO_ALARM
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether another has to take its place; a pause of the machine is no death."""
+        return not self.is_running or self._silent_beats > BEATS_TO_REPLACE
 
     @property
     def is_running(self) -> bool:
         """Whether its thread lives."""
         thread = getattr(self._scheduler, "_thread", None)
         return thread is not None and thread.is_alive()
+
+    @property
+    def _silent_beats(self) -> float:
+        return (time.monotonic() - self._last_beat) / self._heartbeat_seconds
 
     def tend(self) -> None:
         """Note which runs failed and start the retries that are due.

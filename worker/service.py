@@ -1,8 +1,8 @@
-"""The worker of one store: leads or waits, runs retention, notices changes.
+"""The worker of one store: leads or waits, runs tasks when they are due, watches.
 
     thread             does
     milepost-worker    waits for the lock; leads: plans, retries, looks after the rest
-    APScheduler + pool runs the retention pass when it is due
+    APScheduler        starts what is due, each run in a thread of its own
     milepost-watcher   catches up with other processes; tells of config edits
 
 Every worker watches, because each process has an index of its own; only the leader
@@ -15,59 +15,47 @@ import contextlib
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING
 
 from journal.clock import utc_now
 from journal.errors import MilepostError
-from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
+from worker.clock_guard import ClockGuard
+from worker.clock_watch import ClockWatch, steady_seconds
+from worker.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
-from worker.scheduler import RETRY_SECONDS, Scheduler, is_overdue, read_schedule
-from worker.settings import load
+from worker.problems import Problems
+from worker.runner import Runner, has_store
+from worker.scheduler import (
+    HEARTBEAT_SECONDS,
+    RETRY_SECONDS,
+    Scheduler,
+    read_schedule,
+)
+from worker.settings import NEVER, load
 from worker.sources import ConfigError, signature
-from worker.tasks import retention_pass
-from worker.watcher import ConfigWatch, Kind, Pace, Watcher
+from worker.status import TaskStatus, WorkerStatus, task_status
+from worker.tasks import TASKS
+from worker.watcher import ConfigWatch, Pace, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
     from pathlib import Path
 
     from journal import CheckpointManager
+    from worker.clock_watch import ClockJump
+    from worker.report import RunReport
     from worker.settings import Settings, WorkerSettings
-    from worker.tasks import RunReport
+    from worker.tasks.task import Progress
 
-RETENTION = "retention"
 LEAD_POLL_SECONDS = 1.0
 TEND_SECONDS = 1.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 8.0
 # What an edit of these tables would change was fixed when the process started.
 FIXED_TABLES = ("store", "api", "executor")
 
 log = logging.getLogger("milepost.worker")
-
-
-class WorkerStatus(NamedTuple):
-    """How a worker is, for `/readyz`, `doctor` and people.
-
-    Attributes:
-        leader: whether this worker runs the store's scheduled work.
-        scheduler_alive: whether what is scheduled would run; False on a follower.
-        last_runs: by task, whichever process ran it.
-        watcher: what notices changes beside the sweep.
-        config_problem: why the last edit of the config file is not in force.
-        restart_needed: what was edited in it and waits for a restart.
-        problem: what else keeps it from its work.
-        next_run: when retention is due, in UTC.
-    """
-
-    leader: bool
-    scheduler_alive: bool
-    last_runs: dict[str, LastRun]
-    watcher: Kind
-    config_problem: str | None
-    restart_needed: tuple[str, ...]
-    problem: str | None
-    next_run: datetime | None
 
 
 class Worker:
@@ -80,29 +68,41 @@ class Worker:
         *,
         config_path: Path | None = None,
         clock: Callable[[], datetime] = utc_now,
+        steady: Callable[[], float] = steady_seconds,
         retry_seconds: float = RETRY_SECONDS,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         """`config_path` is watched for edits; by default, where `settings` came from.
 
-        `retry_seconds` is the first wait after a task that raised; each next is twice
-        as long.
+        `steady` counts seconds and can't be set, unlike `clock`.  `retry_seconds` is
+        the first wait after a task that raised; each next is twice as long.
         """
         self._manager = manager
         self._settings = settings
         self._config_path = config_path or settings.file
         self._clock = clock
         self._retry_seconds = retry_seconds
+        self._heartbeat_seconds = heartbeat_seconds
         folder = manager.root / "worker" if manager.root else None
         self._lock = LeaderLock(folder / "lock" if folder else None)
         self._last_runs = LastRuns(folder)
-        self._one_pass = threading.Lock()
         self._stop = threading.Event()
         self._bell = threading.Event()
+        self._problems = Problems()
+        self._guard = ClockGuard(ClockWatch(clock, steady), self._last_runs, clock)
+        self._runner = Runner(
+            manager,
+            self._last_runs,
+            self._guard,
+            self._problems,
+            clock=clock,
+            steady=steady,
+            stop=self._stop,
+        )
         self._scheduler: Scheduler | None = None
         self._planned: WorkerSettings | None = None
         self._config_problem: str | None = None
         self._restart_needed: tuple[str, ...] = ()
-        self._problems: dict[str, str] = {}
         self._watcher = self._make_watcher()
         self._thread = threading.Thread(
             target=self._run, name="milepost-worker", daemon=True
@@ -148,8 +148,9 @@ class Worker:
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
         """Stop and wait: watcher first, then what runs, then the lock is free.
 
-        A pass ends between two jobs.  What is not over in time (another process may
-        hold a job's lock) is left to end by itself, and said so.
+        A run ends between two jobs, or two pieces of one.  What is not over in time
+        (another process may hold a job's lock) is left to end with the process, and
+        said so.
         """
         deadline = time.monotonic() + timeout_seconds
         self.ask_to_stop()
@@ -168,63 +169,60 @@ class Worker:
     def status(self) -> WorkerStatus:
         """How it is right now."""
         scheduler = self._scheduler
+        is_leader = scheduler is not None
         return WorkerStatus(
-            leader=scheduler is not None,
+            leader=is_leader,
+            leader_pid=self._lock.leader(),
             scheduler_alive=scheduler is not None and scheduler.is_alive,
-            last_runs=self._read_last_runs(),
+            tasks=tuple(self._task_statuses(scheduler)),
             watcher=self._watcher.kind,
             config_problem=self._config_problem,
             restart_needed=self._restart_needed,
-            problem="; ".join(self._problems.values()) or None,
-            next_run=scheduler.next_run(RETENTION) if scheduler else None,
+            problem=str(self._problems) or None,
+            clock_jump=self._guard.jump if is_leader else self._stored_jump(),
         )
 
-    # -- the retention pass ----------------------------------------------------------
-
-    def run_once(self, now: datetime | None = None) -> RunReport:
-        """Run one retention pass here and now, whoever leads (I8).
-
-        Raises:
-            MilepostError: the jobs can't be listed; the failure is on record.
-        """
-        with self._one_pass:
-            now = now or self._clock()
-            before = self._record() or TaskRecord(due_after=now)
-            try:
-                report = retention_pass(
-                    self._manager,
-                    self._settings.retention,
-                    now=now,
-                    stop=self._stop,
-                    resume_after=before.resume_after,
-                )
-            except BaseException as exc:
-                # Still due, so that a restart makes up for it.
-                text = f"{type(exc).__name__}: {exc}"
-                self._remember(before._replace(last=LastRun(now, "failed", error=text)))
-                log.error("retention failed: %s", text)  # noqa: TRY400 - it is raised
-                raise
-            self._remember(_record_of(report, before))
-            is_clean = report.outcome == "ok"
-            log.log(logging.INFO if is_clean else logging.WARNING, "%s", report.line)
-            return report
-
-    def _record(self) -> TaskRecord | None:
+    def _task_statuses(self, scheduler: Scheduler | None) -> Iterable[TaskStatus]:
+        worker, now = self._settings.worker, self._clock()
+        records: dict[str, TaskRecord] = {}
         with contextlib.suppress(UnreadableLastRuns, OSError):
-            return self._last_runs.read().get(RETENTION)
+            records = self._last_runs.read()
+        for task in TASKS:
+            status = task_status(task, worker, records.get(task.name), now)
+            since = self._runner.running_since.get(task.name)
+            due = scheduler.next_run(task.name) if scheduler else None
+            yield status._replace(running_since=since, next_run=due or status.next_run)
+
+    def _stored_jump(self) -> ClockJump | None:
+        with contextlib.suppress(UnreadableLastRuns, OSError):
+            return self._last_runs.clock_jump()
         return None
 
-    def _read_last_runs(self) -> dict[str, LastRun]:
-        with contextlib.suppress(UnreadableLastRuns, OSError):
-            tasks = self._last_runs.read().items()
-            return {task: each.last for task, each in tasks if each.last}
-        return {}
+    # -- one run ---------------------------------------------------------------------
 
-    def _remember(self, record: TaskRecord) -> None:
-        if not self._has_store():
-            return
-        with self._noting("last run", OSError):
-            self._last_runs.write(RETENTION, record)
+    def run_task(
+        self,
+        name: str,
+        now: datetime | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> RunReport:
+        """Run the task `name` here and now, whoever leads (I8).
+
+        Raises:
+            KeyError: there is no such task.
+            MilepostError: the jobs can't be listed; the failure is on record.
+        """
+        task = {task.name: task for task in TASKS}[name]
+        return self._runner.run(task, self._settings, now=now, progress=progress)
+
+    def trust_clock(self) -> ClockJump | None:
+        """Take the clock for right, though it jumped; return the jump that stood.
+
+        Raises:
+            OSError: it can't be remembered.
+        """
+        return self._guard.approve()
 
     # -- leading ---------------------------------------------------------------------
 
@@ -232,25 +230,21 @@ class Worker:
         is_waiting = False
         while not self._stop.is_set():
             leads = False
-            if self._has_store():
-                with self._noting("lock", OSError):
+            if has_store(self._manager):
+                with self._problems.noting("lock", OSError):
                     leads = self._lock.take()
             if leads:
-                with self._noting("leading", Exception):
+                with self._problems.noting("leading", Exception):
                     self._lead()
                 self._lock.release()
             elif not is_waiting:
                 log.info("waiting: %s", self._why_waiting())
             is_waiting = not leads
+            self._guard.pass_over()
             self._stop.wait(LEAD_POLL_SECONDS)
 
-    def _has_store(self) -> bool:
-        # A mistyped folder must not get a lock file, and an unmounted disk no folder.
-        root = self._manager.root
-        return root is None or (root / "journals").is_dir()
-
     def _why_waiting(self) -> str:
-        if not self._has_store():
+        if not has_store(self._manager):
             return f"no store in {self._manager.root} yet"
         return self._problems.get("lock") or f"{self._lock.holder()} leads"
 
@@ -262,7 +256,7 @@ class Worker:
                     log.warning("the lock file was replaced, leading no more")
                     return
                 self._tend()
-                self._problems.pop("leading", None)
+                self._problems.settle("leading")
                 self._bell.wait(TEND_SECONDS)
                 self._bell.clear()
         finally:
@@ -271,47 +265,53 @@ class Worker:
                 scheduler.stop()
 
     def _tend(self) -> None:
-        if self._scheduler and not self._scheduler.is_running:
-            log.error("the scheduler's thread died, starting another")
-            self._scheduler.stop()
-            self._scheduler = None
-        if self._scheduler is None:
+        scheduler = self._scheduler
+        if scheduler is not None and scheduler.is_dead:
+            log.error("the scheduler died, starting another")
+            scheduler.abandon()
+            scheduler = None
+        if scheduler is None:
             self._planned = None
-            scheduler = Scheduler(self._bell.set, retry_seconds=self._retry_seconds)
+            scheduler = Scheduler(
+                self._bell.set,
+                heartbeat_seconds=self._heartbeat_seconds,
+                retry_seconds=self._retry_seconds,
+            )
             scheduler.start()
             self._scheduler = scheduler
         if self._planned != self._settings.worker:
-            self._plan(self._scheduler, self._settings.worker)
-        self._scheduler.tend()
+            self._plan(scheduler, self._settings.worker)
+        self._look_at_clock(scheduler)
+        scheduler.tend()
 
     def _plan(self, scheduler: Scheduler, worker: WorkerSettings) -> None:
-        jitter = worker.jitter_seconds
-        trigger = read_schedule(worker.cleanup, worker.timezone, jitter_seconds=jitter)
-        scheduler.put(RETENTION, self.run_once, trigger)
-        if self._is_overdue(worker):
-            log.info("making up for a missed retention run")
-            scheduler.run_soon(RETENTION)
+        for task in TASKS:
+            schedule = getattr(worker, task.schedule)
+            if schedule == NEVER:
+                scheduler.remove(task.name)
+                continue
+            trigger = read_schedule(
+                schedule, worker.timezone, jitter_seconds=worker.jitter_seconds
+            )
+            scheduler.put(task.name, partial(self.run_task, task.name), trigger)
+            if self._runner.is_overdue(task, worker):
+                log.info("making up for a missed %s run", task.name)
+                scheduler.run_soon(task.name)
         self._planned = worker
 
-    def _is_overdue(self, worker: WorkerSettings) -> bool:
-        now = self._clock()
-        try:
-            record = self._last_runs.read().get(RETENTION)
-        except (UnreadableLastRuns, OSError) as exc:
-            # Once too often is harmless, once too rarely is not.
-            log.warning("taking the last retention run for missed: %s", exc)
-            return True
-        if record is None:
-            # A new store: nothing was missed, and from now on it counts.
-            self._remember(TaskRecord(due_after=now))
-            return False
-        trigger = read_schedule(worker.cleanup, worker.timezone)
-        return is_overdue(trigger, record.due_after, now)
+    def _look_at_clock(self, scheduler: Scheduler) -> None:
+        before = self._guard.jump
+        with self._problems.noting("clock", OSError):
+            self._guard.look(self._settings.worker.max_clock_jump_seconds)
+        if before is not None and self._guard.jump is None:
+            for task in TASKS:
+                if task.counts_ages:  # it has waited for this
+                    scheduler.run_soon(task.name)
 
     # -- what the watcher notices ----------------------------------------------------
 
     def _catch_up(self, job_ids: Collection[str] | None) -> None:
-        with self._noting("catching up", MilepostError):
+        with self._problems.noting("catching up", MilepostError):
             self._manager.refresh(job_ids)
 
     def _reload(self) -> None:
@@ -339,33 +339,6 @@ class Worker:
         if waiting:
             log.warning("a restart is needed for: %s", ", ".join(waiting))
 
-    @contextlib.contextmanager
-    def _noting(self, what: str, *kinds: type[Exception]) -> Iterator[None]:
-        """Keep `kinds` from ending a thread: into the status, and once into the log."""
-        try:
-            yield
-        except kinds as exc:
-            text = f"{what}: {exc or type(exc).__name__}"
-            if self._problems.get(what) != text:
-                is_expected = isinstance(exc, (MilepostError, OSError))
-                log.warning("%s", text, exc_info=not is_expected)
-            self._problems[what] = text
-        else:
-            self._problems.pop(what, None)
-
 
 def _pace(worker: WorkerSettings) -> Pace:
     return Pace(worker.watcher, worker.sweep_seconds, worker.debounce_seconds)
-
-
-def _record_of(report: RunReport, before: TaskRecord) -> TaskRecord:
-    last = LastRun(
-        report.started_at,
-        report.outcome,
-        removed=report.removed,
-        jobs=report.jobs,
-        error=report.problems[0].message if report.problems else None,
-    )
-    if not report.is_complete:
-        return before._replace(last=last)
-    return TaskRecord(report.started_at, last, report.resume_after)

@@ -52,6 +52,9 @@ __all__ = [
 ]
 
 DEFAULT_CLEANUP = "0 3 * * *"
+DEFAULT_SCHEDULES = (DEFAULT_CLEANUP, "30 3 * * *", "0 5 * * *", "0 4 * * sun")
+# A schedule of this keeps a task for whoever runs it by hand.
+NEVER = "off"
 
 
 def _folder(value: object) -> object:
@@ -102,6 +105,21 @@ class WorkerSettings(Table):
 
     enabled: bool = True
     cleanup: str = DEFAULT_CLEANUP
+    compact: str = "30 3 * * *"
+    purge: str = "0 5 * * *"
+    verify: str = "0 4 * * sun"
+    max_run_seconds: Annotated[float, quantity(seconds, "1s", "1w")] = Field(
+        default=3600.0, validation_alias="max_run"
+    )
+    max_rewrite_bytes: Annotated[int, quantity(size_bytes, "1MiB", "10000GiB")] = Field(
+        default=16 << 30, validation_alias="max_rewrite"
+    )
+    verify_deep_bytes: Annotated[int, quantity(size_bytes, "0B", "10000GiB")] = Field(
+        default=1 << 30, validation_alias="verify_deep"
+    )
+    max_clock_jump_seconds: Annotated[float, quantity(seconds, "1min", "1000y")] = (
+        Field(default=3600.0, validation_alias="max_clock_jump")
+    )
     timezone: str = "UTC"
     jitter_seconds: Annotated[float, quantity(seconds, "0s", "1h")] = Field(
         default=30.0, validation_alias="jitter"
@@ -114,12 +132,12 @@ class WorkerSettings(Table):
     )
     watcher: Literal["auto", "inotify", "poll", "off"] = "auto"
 
-    @field_validator("cleanup")
+    @field_validator("cleanup", "compact", "purge", "verify")
     @classmethod
     def _fires(cls, text: str) -> str:
         # APScheduler takes longer to import than everything else here together, and
-        # the default is known to fire.
-        if text != DEFAULT_CLEANUP:
+        # the defaults are known to fire.
+        if text not in (NEVER, *DEFAULT_SCHEDULES):
             from worker.scheduler import read_schedule
 
             read_schedule(text)

@@ -9,6 +9,7 @@ import click
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure
 from api.cli.frame import Frame, fail_if_empty_option, verb
+from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, job_argument, require_job
 
 if TYPE_CHECKING:
@@ -37,10 +38,14 @@ def compact_verb(
     with frame.open_to_write() as manager:
         for job in jobs:
             require_job(manager, Target(job, None))
-        for job in jobs or [info.job_id for info in manager.jobs()]:
-            found = manager.compact(job, rewrap=rewrap)
-            if found is not None:
-                done.append(found)
+        wanted = jobs or [info.job_id for info in manager.jobs()]
+        with Progress() as progress:
+            progress.begin("compacting", len(wanted))
+            for job in wanted:
+                found = manager.compact(job, rewrap=rewrap, on_piece=progress.piece)
+                if found is not None:
+                    done.append(found)
+                progress.job()
     freed = sum(found.bytes_freed for found in done)
     dropped = sum(found.dropped for found in done)
     answer = Answer(

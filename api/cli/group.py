@@ -40,7 +40,7 @@ _MODULE_OF_VERB = {
     "forget": "compacting",
     "verify": "verifying",
     "serve": "serving",
-    "worker": "serving",
+    "worker": "working",
     "keys": "keying",
     "config": "configuring",
 }

@@ -18,14 +18,17 @@ from worker.service import Worker
 from worker.settings import open_manager
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from fastapi import FastAPI
 
     from api.cli.waiting import Stop
     from worker.settings import Settings
 
-_GRACE_SECONDS = 10
+# Together with what the worker then gets, less than 10 s: whoever stops services kills
+# what takes longer.
+_GRACE_SECONDS = 6
+_WORKER_SECONDS = 2
 
 
 def serve(settings: Settings, stop: Stop) -> None:
@@ -46,11 +49,14 @@ def serve(settings: Settings, stop: Stop) -> None:
             worker = Worker(manager, settings, config_path=settings.file)
         app = create_app(manager, settings=settings, worker=worker)
         if worker is not None:
-            closing.callback(worker.stop)
+            closing.callback(worker.stop, _WORKER_SECONDS)
             worker.start()
         url = _url(host, listener)
         greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
-        _Server(_config(app), greeting, stop).run(sockets=[listener])
+        # At the signal, not when the last request is answered: both end side by side.
+        on_leave = (lambda: None) if worker is None else worker.ask_to_stop
+        server = _Server(_config(app), greeting, stop, on_leave)
+        server.run(sockets=[listener])
 
 
 def _config(app: FastAPI) -> uvicorn.Config:
@@ -74,10 +80,17 @@ class _Server(uvicorn.Server):
     process before the worker was stopped and the store closed.
     """
 
-    def __init__(self, config: uvicorn.Config, greeting: str, stop: Stop) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        greeting: str,
+        stop: Stop,
+        on_leave: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._greeting = greeting
         self._stop = stop
+        self._on_leave = on_leave
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -86,6 +99,7 @@ class _Server(uvicorn.Server):
 
     def _leave(self) -> None:
         self.should_exit = True
+        self._on_leave()
 
     def _leave_at_once(self) -> None:
         # A `KeyboardInterrupt` would tear the loop open; so slow requests are only cut

@@ -10,6 +10,7 @@ from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Problem
 from api.cli.fields import error_fields
 from api.cli.frame import Frame, fail_if_empty_option, verb
+from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
 
 if TYPE_CHECKING:
@@ -33,8 +34,12 @@ def verify_verb(
         for job in jobs:
             require_job(manager, Target(job, None))
         reports: list[JobReport] = []
-        for job_or_all in jobs or (None,):
-            reports += manager.verify(job_or_all, deep=deep)
+        wanted = jobs or manager.job_ids()
+        with Progress() as progress:
+            progress.begin("verifying", len(wanted))
+            for job in wanted:
+                reports += manager.verify(job, deep=deep, on_piece=progress.piece)
+                progress.job()
     bad = [report for report in reports if not report.ok]
     said = [str(report.problem) for report in bad]
     said += [f"job {r.job_id!r}: {note}" for r in reports for note in r.notes]

@@ -6,7 +6,9 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from api.cli.exits import Problem
+from api.cli.answers import Answer
+from api.cli.exits import Exit, Problem
+from worker.deadline import ExitDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,8 +24,9 @@ class Stop:
     while it starts and closes; for the time in between there is `calling`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: ExitDeadline) -> None:
         self.received: signal.Signals | None = None
+        self._deadline = deadline
         self._asks: Iterator[Callable[[], None]] = iter(())
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -31,6 +34,7 @@ class Stop:
         del frame
         if self.received is None:
             self.received = signal.Signals(number)
+            self._deadline.begin(self.problem.exit if self.problem else Exit.OK)
         ask = next(self._asks, None)
         if ask is None:
             raise KeyboardInterrupt
@@ -57,16 +61,23 @@ class Stop:
         return None
 
 
+def stopped(stop: Stop) -> Answer:
+    """Return the answer of a verb that stayed until it was stopped."""
+    by = stop.received.name if stop.received else None
+    return Answer({"stopped_by": by}, None, ("stopped",), stop.problem)
+
+
 @contextmanager
 def until_stopped() -> Iterator[Stop]:
     """Handle SIGINT and SIGTERM inside; leave quietly when one of them ended it."""
-    stop = Stop()
-    before = {number: signal.signal(number, stop.receive) for number in _SIGNALS}
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        if stop.received is None:
-            raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with ExitDeadline() as deadline:
+        stop = Stop(deadline)
+        before = {number: signal.signal(number, stop.receive) for number in _SIGNALS}
+        try:
+            yield stop
+        except KeyboardInterrupt:
+            if stop.received is None:
+                raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

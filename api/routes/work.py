@@ -1,0 +1,30 @@
+"""The background work of the store: who does it, what is due, how it went."""
+
+from fastapi import APIRouter, Response
+
+from api.answers import JsonAnswer
+from api.routes.fields import failing
+from api.services import UseServices
+from api.wire import WorkerAnswer
+from api.worker_fields import stored_fields, worker_fields
+
+router = APIRouter(tags=["worker"])
+
+
+@router.get("/api/worker", response_model=WorkerAnswer, responses=failing())
+def worker(services: UseServices) -> Response:
+    """Say who works on the store, when each task is due, and how its last run went.
+
+    Without a worker of its own, the server tells what the store's files tell.
+    """
+    if services.worker is not None:
+        content = worker_fields(services.worker.status)
+    else:
+        # With a worker it is imported; without, APScheduler can wait until asked for.
+        from worker.status import stored_status
+
+        root = services.manager.root
+        now = services.clock()
+        settings = services.settings.worker
+        content = stored_fields(stored_status(root, settings, now))
+    return JsonAnswer({**content, "timestamp": services.now()})

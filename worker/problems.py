@@ -1,0 +1,46 @@
+"""What keeps a worker from its work right now, for its status and once for the log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from journal.errors import MilepostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("milepost.worker")
+
+
+class Problems:
+    """The problems that stand, by what they are a problem of."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def noting(self, what: str, *kinds: type[Exception]) -> Iterator[None]:
+        """Keep `kinds` from ending a thread; whether it went well is on record."""
+        try:
+            yield
+        except kinds as exc:
+            text = f"{what}: {exc or type(exc).__name__}"
+            if self._texts.get(what) != text:
+                is_expected = isinstance(exc, (MilepostError, OSError))
+                log.warning("%s", text, exc_info=not is_expected)
+            self._texts[what] = text
+        else:
+            self._texts.pop(what, None)
+
+    def settle(self, what: str) -> None:
+        """Note that `what` is well."""
+        self._texts.pop(what, None)
+
+    def get(self, what: str) -> str | None:
+        """Return the problem of `what`, if there is one."""
+        return self._texts.get(what)
+
+    def __str__(self) -> str:
+        return "; ".join([*self._texts.values()])

@@ -1,0 +1,171 @@
+"""Running one task now, and keeping the record of it, whoever asked for the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from worker.clock_guard import why_waiting
+from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
+from worker.report import RunReport
+from worker.scheduler import is_overdue, read_schedule
+from worker.settings import NEVER
+from worker.tasks import TASK_NAMES
+from worker.tasks.task import Progress, Run, Silent, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from journal import CheckpointManager
+    from worker.clock_guard import ClockGuard
+    from worker.problems import Problems
+    from worker.settings import Settings, WorkerSettings
+
+log = logging.getLogger("milepost.worker")
+
+
+class Runner:
+    """Runs tasks on one store, each never twice at once in this process."""
+
+    def __init__(
+        self,
+        manager: CheckpointManager,
+        last_runs: LastRuns,
+        guard: ClockGuard,
+        problems: Problems,
+        *,
+        clock: Callable[[], datetime],
+        steady: Callable[[], float],
+        stop: threading.Event,
+    ) -> None:
+        """`stop` ends the runs that are under way, and every later one at once."""
+        self._manager = manager
+        self._last_runs = last_runs
+        self._guard = guard
+        self._problems = problems
+        self._clock = clock
+        self._steady = steady
+        self._stop = stop
+        self._locks = {name: threading.Lock() for name in TASK_NAMES}
+        self.running_since: dict[str, datetime] = {}
+
+    def run(
+        self,
+        task: Task,
+        settings: Settings,
+        *,
+        now: datetime | None = None,
+        progress: Progress | None = None,
+    ) -> RunReport:
+        """Run `task` here and now, whoever leads (I8); `now` is what ages count from.
+
+        Raises:
+            MilepostError: the jobs can't be listed; the failure is on record.
+        """
+        with self._locks[task.name]:
+            began = self._steady()
+            now = now or self._clock()
+            before = self._record(task) or TaskRecord(due_after=now)
+            self.running_since[task.name] = now
+            run = Run(
+                self._manager,
+                settings,
+                now,
+                before.resume_after,
+                self._stop,
+                progress or Silent(),
+                self._steady,
+                began + settings.worker.max_run_seconds,
+            )
+            try:
+                report = self._waiting(task, run) or task.run(run)
+            except BaseException as exc:
+                text = f"{type(exc).__name__}: {exc}"
+                took = self._steady() - began
+                last = LastRun(now, "failed", took, error=text)
+                # Still due, so that a restart makes up for it.
+                self._remember(
+                    task, before._replace(last=last, failures=before.failures + 1)
+                )
+                log.error("%s failed: %s", task.name, text)  # noqa: TRY400 - it is raised
+                raise
+            finally:
+                del self.running_since[task.name]
+            report = report._replace(duration_seconds=self._steady() - began)
+            self._remember(task, _record_of(report, before))
+            level = logging.INFO if report.outcome == "ok" else logging.WARNING
+            log.log(level, "%s %s: %s", task.name, report.outcome, report.line)
+            return report
+
+    def _waiting(self, task: Task, run: Run) -> RunReport | None:
+        """Return the report of a run that must not be, by this clock."""
+        if not task.counts_ages:
+            return None
+        # Here as well as once a second, for the jump itself makes the run due.
+        with self._problems.noting("clock", OSError):
+            self._guard.look(run.settings.worker.max_clock_jump_seconds)
+        if self._guard.jump is None:
+            return None
+        return RunReport(
+            task.name,
+            run.now,
+            resume_after=run.resume_after,
+            waits_for=why_waiting(self._guard.jump),
+        )
+
+    def is_overdue(self, task: Task, worker: WorkerSettings) -> bool:
+        """Return whether a run of `task` was missed; in a new store nothing was."""
+        schedule = getattr(worker, task.schedule)
+        if schedule == NEVER:
+            return False
+        now = self._clock()
+        try:
+            record = self._last_runs.read().get(task.name)
+        except (UnreadableLastRuns, OSError) as exc:
+            # Once too often is harmless, once too rarely is not.
+            log.warning("taking the last %s run for missed: %s", task.name, exc)
+            return True
+        if record is None:
+            self._remember(task, TaskRecord(due_after=now))  # from now on it counts
+            return False
+        trigger = read_schedule(schedule, worker.timezone)
+        return is_overdue(trigger, record.due_after, now)
+
+    def _record(self, task: Task) -> TaskRecord | None:
+        with contextlib.suppress(UnreadableLastRuns, OSError):
+            return self._last_runs.read().get(task.name)
+        return None
+
+    def _remember(self, task: Task, record: TaskRecord) -> None:
+        if not has_store(self._manager):
+            return
+        with self._problems.noting(f"last run of {task.name}", OSError):
+            self._last_runs.write(task.name, record)
+
+
+def has_store(manager: CheckpointManager) -> bool:
+    """Return whether there is something to work on.
+
+    A mistyped folder must not get a lock file, and an unmounted disk no folder.
+    """
+    root = manager.root
+    return root is None or (root / "journals").is_dir()
+
+
+def _record_of(report: RunReport, before: TaskRecord) -> TaskRecord:
+    last = LastRun(
+        report.started_at,
+        report.outcome,
+        report.duration_seconds,
+        report.line,
+        report.counts,
+        report.problems[0].message if report.problems else None,
+    )
+    # What was stopped or has to wait is still due, so that a restart makes up for it.
+    is_done = report.is_complete and report.waits_for is None
+    due_after = report.started_at if is_done else before.due_after
+    failures = 0 if report.is_complete else before.failures
+    return TaskRecord(due_after, last, report.resume_after, failures)

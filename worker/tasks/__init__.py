@@ -1,0 +1,20 @@
+"""What the worker does to a store: one file per task, and this list of them.
+
+To add a task: write its file, name its schedule in `[worker]`, add it here.  When it
+runs, is retried, recorded, shown and stopped is then settled.
+"""
+
+from __future__ import annotations
+
+from worker.tasks.compaction import COMPACTION
+from worker.tasks.retention import RETENTION
+from worker.tasks.trash import TRASH
+from worker.tasks.verification import VERIFICATION
+
+# In the order in which `milepost worker run` takes them: each may make work for the
+# next.
+TASKS = (RETENTION, COMPACTION, TRASH, VERIFICATION)
+TASK_NAMES = tuple(task.name for task in TASKS)
+
+
+__all__ = ["TASKS", "TASK_NAMES"]

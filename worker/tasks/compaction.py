@@ -1,0 +1,20 @@
+"""Compaction: journals that are shorter without their removed states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.tasks.rewriting import rewrite
+from worker.tasks.task import Run, Task
+
+if TYPE_CHECKING:
+    from worker.report import RunReport
+
+
+def _run(run: Run) -> RunReport:
+    """Rewrite where enough is dead; being late alone is the trash's business."""
+    threshold = run.settings.retention.compaction
+    return rewrite(run, COMPACTION.name, threshold._replace(erase_within_seconds=None))
+
+
+COMPACTION = Task("compaction", "compact", _run, counts_ages=True)

@@ -1,0 +1,39 @@
+"""Rewriting journals without the states that have to go; what for is the caller's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from journal.errors import Conflict
+from worker.report import RunReport, Tally
+from worker.tasks.walk import walk
+
+if TYPE_CHECKING:
+    from journal import JobInfo
+    from journal.compaction import Threshold
+    from worker.tasks.task import Run
+
+
+def rewrite(run: Run, task: str, threshold: Threshold) -> RunReport:
+    """Compact the journals that meet `threshold`, `worker.max_rewrite` of them."""
+    tally = Tally(("compacted", "states_erased", "bytes_freed"))
+    left = run.settings.worker.max_rewrite_bytes
+
+    def visit(info: JobInfo) -> None:
+        nonlocal left
+        try:
+            done = run.manager.compact(
+                info.job_id,
+                actor=f"worker:{task}",
+                threshold=threshold,
+                on_piece=run.on_piece,
+            )
+        except Conflict:
+            return  # somebody else is at it
+        if done is not None:
+            left -= done.bytes_before
+            tally.add(
+                compacted=1, states_erased=done.dropped, bytes_freed=done.bytes_freed
+            )
+
+    return walk(run, task, tally, visit, is_spent=lambda: left <= 0)

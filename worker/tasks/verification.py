@@ -1,0 +1,45 @@
+"""Verification: every chain of events, and each time the states of some more jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.report import RunReport, Tally
+from worker.tasks.task import Run, Task
+from worker.tasks.walk import walk
+
+if TYPE_CHECKING:
+    from journal import JobInfo
+
+
+def _run(run: Run) -> RunReport:
+    """Verify all jobs, the first of them deeply: `worker.verify_deep` of journals.
+
+    Where the deep part ends, the next run begins; so after enough runs every state was
+    read, and what is cut off by the time that a run may take is not always the same.
+    """
+    tally = Tally(("verified", "read_in_full"))
+    budget = left = run.settings.worker.verify_deep_bytes
+    deep_after = run.resume_after
+
+    def visit(info: JobInfo) -> None:
+        nonlocal left, deep_after
+        is_deep = left > 0
+        for found in run.manager.verify(
+            info.job_id, deep=is_deep, on_piece=run.on_piece
+        ):
+            if found.problem is not None:
+                tally.leave_out(info.job_id, found.problem)
+            tally.add(verified=1, read_in_full=is_deep)
+        if is_deep:
+            left -= info.size_bytes
+            deep_after = info.job_id
+
+    report = walk(run, VERIFICATION.name, tally, visit)
+    is_all = report.is_complete and report.resume_after is None and left > 0
+    if is_all or not budget:
+        return report
+    return report._replace(resume_after=deep_after)
+
+
+VERIFICATION = Task("verification", "verify", _run, counts_ages=False)

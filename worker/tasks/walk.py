@@ -1,0 +1,77 @@
+"""One job after another, whatever one of them raises (I10)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from journal.errors import MilepostError
+from worker.tasks.task import StopRequested
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from journal import JobInfo
+    from worker.report import RunReport, Tally
+    from worker.tasks.task import Run
+
+log = logging.getLogger("milepost.worker")
+
+
+def walk(
+    run: Run,
+    task: str,
+    tally: Tally,
+    visit: Callable[[JobInfo], object],
+    *,
+    is_spent: Callable[[], bool] = lambda: False,
+) -> RunReport:
+    """Visit every job, from the first after `run.resume_after` round to it.
+
+    So a job with more to do than fits into a run does not starve those behind it.  What
+    one job raises is counted in `tally` and never keeps another from its turn.  Ends
+    early, between two jobs, when it `is_spent`, over its time or asked to stop; at
+    least one job is visited unless it was asked to stop.
+
+    Raises:
+        MilepostError: the jobs can't even be listed.
+    """
+    jobs = _from(run.manager.jobs(), run.resume_after)
+    run.progress.begin(task, len(jobs))
+    done = run.resume_after
+    for place, info in enumerate(jobs):
+        if place and (is_spent() or run.is_over_time):
+            return tally.report(task, run.now, done)
+        if run.stop.is_set() or not _is_through(info, visit, tally):
+            return tally.report(task, run.now, done, is_complete=False)
+        done = info.job_id
+        tally.jobs += 1
+        run.progress.job()
+    return tally.report(task, run.now, None)
+
+
+def _from(jobs: Sequence[JobInfo], resume_after: str | None) -> list[JobInfo]:
+    if resume_after is None:
+        return list(jobs)
+    first = [job for job in jobs if job.job_id > resume_after]
+    return first + [job for job in jobs if job.job_id <= resume_after]
+
+
+def _is_through(
+    info: JobInfo, visit: Callable[[JobInfo], object], tally: Tally
+) -> bool:
+    """Visit one job; False if it was left in the middle."""
+    try:
+        if info.damage is not None:
+            raise info.damage  # noqa: TRY301 - one place that counts it
+        visit(info)
+    except StopRequested:
+        return False
+    except MilepostError as exc:
+        tally.leave_out(info.job_id, exc)
+    except Exception as exc:
+        # Ours or the machine's fault, and worth a traceback; but the next job must not
+        # pay for it.
+        log.exception("visiting %r raised", info.job_id)
+        tally.leave_out(info.job_id, exc)
+    return True
