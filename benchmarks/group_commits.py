@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle
@@ -16,12 +17,14 @@ from benchmarks.running import Figure, Subject, Target
 from benchmarks.states import states
 from benchmarks.timing import race
 from journal import CheckpointManager
+from journal.write_queue import Waiter, WriteQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from benchmarks.running import Run
+    from journal.write_queue import Request
 
 _THREADS = 32
 
@@ -34,14 +37,32 @@ class _Contender(NamedTuple):
     save: Callable[[int], object]
 
 
+class _NoQueue(WriteQueue):
+    """What a save would pass through if none could ever share its write."""
+
+    def submit(
+        self,
+        request: Request,
+        *,
+        is_shared: bool,
+        commit: Callable[[deque[Waiter]], None],
+    ) -> object:
+        """See `WriteQueue.submit`."""
+        me = Waiter(request, is_shared=is_shared)
+        commit(deque([me]))
+        if me.error is not None:
+            raise me.error
+        return me.answer
+
+
 def measure(run: Run) -> Subject:
-    """Compare 32 threads with one, on one job and on 32 jobs."""
+    """Compare 32 threads with one, on one job and on 32 jobs; and one with no queue."""
     folder = run.new_folder("group")
     busy_seconds = _seconds_of_python(folder / "unsynced", run.pick(500, 50))
     rates = _rates(run, folder, busy_seconds)
     floor = f"bare append after {busy_seconds * 1e6:.0f} µs of Python, 32 files"
     figures = (
-        _figure("1 thread", rates.alone),
+        _figure("1 thread", rates.alone, "1 thread, no queue", rates.direct, 0.95),
         _figure("32 threads, one job", rates.shared, "1 thread", rates.alone, 5),
         _figure("32 threads, 32 jobs", rates.own, "1 thread", rates.alone, 4),
         _figure("32 threads, 32 jobs", rates.own, floor, rates.busy),
@@ -58,7 +79,8 @@ def measure(run: Run) -> Subject:
         "Durable saves of 1 KB.  Only one thread at a time runs Python, so 32 files "
         "that are synced at once are bound by Python's time on a fast disk: the row "
         "with a bare append after as much Python as a save takes is the most that is "
-        "to be had there.",
+        "to be had there.  A single thread is compared with one whose saves pass "
+        "through no queue, where saves meet to share a write.",
         figures,
     )
 
@@ -67,6 +89,7 @@ class _Rates(NamedTuple):
     """Saves per second, round by round."""
 
     alone: Sequence[float]
+    direct: Sequence[float]
     shared: Sequence[float]
     own: Sequence[float]
     bare: Sequence[float]
@@ -124,8 +147,10 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
                 pass
             bare[number].save()
 
+        manager._store._job("direct").queue = _NoQueue()  # noqa: SLF001 - no public way around it
         contenders = (
             _Contender(1, few, lambda _: save("alone")),
+            _Contender(1, few, lambda _: save("direct")),
             _Contender(_THREADS, many, lambda _: save("shared")),
             _Contender(_THREADS, many, lambda number: save(f"own-{number}")),
             _Contender(1, few, lambda _: bare[0].save()),

@@ -51,6 +51,36 @@ with journal.CheckpointManager(sys.argv[1]) as manager:
     threads.append(threading.active_count())
 print(json.dumps({"read": read, "imported": imported, "threads": threads}))
 """
+# Run in a process of its own: tells which modules reach for files, whatever is done.
+SEAM = """
+import collections, json, sys
+from journal import CheckpointManager
+used = collections.defaultdict(set)
+
+def spy(event, _):
+    if event.split(".")[0] in ("open", "os", "fcntl", "shutil", "tempfile"):
+        frame = sys._getframe(1)
+        while frame and frame.f_globals.get("__name__", "").split(".")[0] != "journal":
+            if frame.f_globals.get("__name__") == "importlib._bootstrap":
+                return  # its own modules, on first use
+            frame = frame.f_back
+        if frame:
+            used[frame.f_globals["__name__"]].add(event)
+
+sys.addaudithook(spy)
+root = sys.argv[1]
+for is_torn in (False, True):
+    with CheckpointManager(root, trash_seconds=0) as manager:
+        saved = [manager.save("job", "step", {"n": n}) for n in range(4)]
+        manager.delete("job", saved[0])
+        manager.cleanup("job", keep_last=1)
+        manager.compact("job")
+        manager.fork("job", saved[-1], f"fork {is_torn}")
+        manager.jobs(), manager.verify(deep=True), manager.history("job")
+    with open(root + "/journals/job.jsonl", "ab") as journal:
+        journal.write(b"torn")
+print(json.dumps({name: sorted(events) for name, events in used.items()}))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +125,23 @@ def test_importing_journal_brings_no_other_world_along(
 ) -> None:
     assert "orjson" in probed["imported"]
     assert name not in probed["imported"]
+
+
+def test_the_file_store_reaches_files_through_its_one_seam_alone(
+    tmp_path: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SEAM, tmp_path / "store"],
+        env={**os.environ, "PYTHONPATH": str(Path(journal.__file__).parents[1])},
+        capture_output=True,
+        check=True,
+    )
+    used = json.loads(done.stdout)
+    assert used.keys() == {"journal.disk"}
+    assert {"open", "os.rename", "fcntl.flock"} <= {*used["journal.disk"]}
+    lines = (tmp_path / "store" / "journals" / "job.jsonl").read_bytes()
+    assert b'"job.compacted"' in lines
+    assert b'"job.repaired"' in lines
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -527,6 +527,43 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+# -- shared writes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("savers", "letters", "writes"),
+    [(300, 1, [1, 256, 44]), (20, 1_000_000, [1, 9, 9, 2])],
+    ids=["in events", "in bytes"],
+)
+def test_what_queues_up_behind_a_save_shares_writes_of_a_bounded_size(
+    root: Path, savers: int, letters: int, writes: list[int]
+) -> None:
+    disk, in_sync = FaultyDisk(root, syncs=False), threading.Event()
+    storage = FileStorage(root, disk=disk)
+    manager = CheckpointManager(storage=storage, codec="json")
+    manager.save(JOB, "before", {})
+    waiting: Sized = manager._store._job(JOB).queue._waiting
+
+    def queue_up() -> None:
+        in_sync.set()
+        until(lambda: len(waiting) == savers, seconds=30)
+
+    disk.set(Fault("sync", on=f"journals/{JOB}", action=queue_up))
+    first = threading.Thread(target=manager.save, args=[JOB, "first", {}])
+    first.start()
+    assert in_sync.wait(30)
+    run(*[partial(manager.save, JOB, "step", {"text": "x" * letters})] * savers)
+    first.join()
+    assert sizes_of_writes(manager, after=2) == writes
+
+
+def sizes_of_writes(manager: CheckpointManager, after: int) -> list[int]:
+    """Return how many events each write had: one of several says which it spans."""
+    events: list[Any] = manager.history(JOB, after_seq=after, limit=1000)
+    spans = [event.get("span", [event["seq"], event["seq"]]) for event in events]
+    return [last - first + 1 for first, last in sorted({*map(tuple, spans)})]
+
+
 # -- forks -----------------------------------------------------------------------------
 
 
@@ -740,9 +777,9 @@ def test_ctrl_c_anywhere_in_a_save_stops_neither_the_next_save_nor_the_exit(
     assert nth > 100
 
 
-def until(is_so: Callable[[], object]) -> None:
+def until(is_so: Callable[[], object], *, seconds: float = 1) -> None:
     """Return once it is so, or when it will not be any more."""
-    deadline = time.monotonic() + 1
+    deadline = time.monotonic() + seconds
     while not is_so() and time.monotonic() < deadline:
         os.sched_yield()
 
