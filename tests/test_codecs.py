@@ -10,9 +10,10 @@ import orjson
 import pytest
 from faults import journal_of
 
-from benchmarks.states import chat, text
+from benchmarks.states import chat, edits, text
 from journal import CheckpointManager
 from journal.errors import UnreadableState
+from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,3 +134,77 @@ def test_a_fresh_process_goes_on_with_deltas(root: Path) -> None:
         save_all(root, [state])
     data = journal_of(root, JOB).read_bytes()
     assert data.count(b'"codec":"zstd-delta"') == 29
+
+
+class Counting(FileStorage):
+    """A storage that counts what is read of journals."""
+
+    read_bytes = 0
+
+    def read(self, job_id: str, offset: int, size: int) -> bytes:
+        found = super().read(job_id, offset, size)
+        self.read_bytes += len(found)
+        return found
+
+
+def read_shares(root: Path, states: list[dict[str, Any]]) -> list[float]:
+    """Return what restoring each of the newest states reads, of what it may."""
+    shares = []
+    storage = Counting(root)
+    with CheckpointManager(storage=storage) as manager:
+        infos = manager.list(JOB)
+        for info, state in zip(infos, states[-len(infos) :], strict=True):
+            storage.read_bytes = 0
+            assert manager.get(JOB, info.checkpoint_id).state == state
+            most = max(4 * len(orjson.dumps(state)), 64 * 1024)
+            # Event lines, and what is read beyond a line to find its end, besides.
+            shares.append(storage.read_bytes / (most + 32 * 1024))
+    return shares
+
+
+def churn(count: int) -> list[dict[str, Any]]:
+    """States of 100 KB, of which about half is different noise at each step."""
+    rng = random.Random(2)
+    pages = [rng.randbytes(500).hex() for _ in range(100)]
+    found = []
+    for _ in range(count):
+        for _ in range(80):
+            pages[rng.randrange(100)] = rng.randbytes(500).hex()
+        found.append({"pages": list(pages)})
+    return found
+
+
+@pytest.mark.parametrize("states", [chat(200), churn(90)], ids=["chat", "churn"])
+def test_a_restore_reads_a_bounded_multiple_of_its_state(
+    root: Path, states: list[dict[str, Any]]
+) -> None:
+    save_all(root, states)
+    assert max(read_shares(root, states)) <= 1
+
+
+def test_chains_stay_bounded_while_states_in_between_go(root: Path) -> None:
+    states = chat(150, 5000)
+    with CheckpointManager(root, durability="never", trash_seconds=0) as manager:
+        for n, state in enumerate(states):
+            manager.save(JOB, "turn", state)
+            if n % 7 == 0:
+                manager.cleanup(JOB, keep_last=8)
+            if n % 21 == 0:
+                manager.compact(JOB)
+        size = journal_of(root, JOB).stat().st_size
+        assert manager.verify(JOB, deep=True)[0].ok
+    assert max(read_shares(root, states)) <= 1
+    assert size < 600_000
+
+
+@pytest.mark.parametrize("size_bytes", [300_000, 3_000_000, 12_000_000])
+def test_a_few_edits_of_a_large_state_cost_a_few_edits(
+    root: Path, size_bytes: int
+) -> None:
+    states = edits(size_bytes, count=3)
+    save_all(root, states[:1])
+    first = journal_of(root, JOB).stat().st_size
+    ids = save_all(root, states[1:])
+    assert journal_of(root, JOB).stat().st_size - first < 10_000 + size_bytes / 500
+    with CheckpointManager(root) as fresh:
+        assert fresh.get(JOB, ids[-1]).state == states[-1]
