@@ -93,7 +93,7 @@ class Diagnosis(NamedTuple):
         newest: the last of them.
         unreadable: live checkpoints as of `proven_seq` whose state is not what was
             saved.
-        locked: states that could not be checked, by the key that is not at hand.
+        keys: how many states are encrypted, by the key that they need.
         cut_bytes: what stands behind `proven_bytes`.
         lost_events: how many acknowledged events go with that, as far as can be known.
         lost_hash: of the last acknowledged event, if that is among them.
@@ -116,7 +116,7 @@ class Diagnosis(NamedTuple):
     checkpoints: int = 0
     newest: str | None = None
     unreadable: tuple[str, ...] = ()
-    locked: tuple[tuple[str, int], ...] = ()
+    keys: tuple[tuple[str, int], ...] = ()
     cut_bytes: int = 0
     lost_events: int = 0
     lost_hash: str = ""

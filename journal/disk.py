@@ -224,7 +224,7 @@ class PosixDisk:
 
     def check_supported(self, folder: Path) -> None:
         """See `Disk.check_supported`."""
-        kind = _filesystem_of(folder)
+        kind = filesystem_of(folder)
         if kind in _REMOTE or kind.startswith("fuse"):
             raise UnsupportedFolder(
                 f"{folder} is on {kind}, where file locks and syncs are not reliable",
@@ -240,7 +240,7 @@ _REMOTE = frozenset(
 )
 
 
-def _filesystem_of(folder: Path) -> str:
+def filesystem_of(folder: Path) -> str:
     """Return the type of the file system that holds `folder`; "" if unknown."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")

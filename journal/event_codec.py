@@ -237,6 +237,12 @@ def _genesis_of(line: bytes, offset: int) -> bytes:
         raise BadLine(offset, "a job.opened event", _excerpt(line)) from exc
 
 
+def follows(line: bytes, prev: str) -> bool:
+    """Tell whether an event line is intact, if the hash before it is `prev`."""
+    digest = hashlib.sha256(prev.encode() + line[:-HASH_SUFFIX_BYTES]).hexdigest()
+    return line.endswith(b',"hash":"%b"}' % digest.encode())
+
+
 def peek(line: bytes) -> Event | None:
     """Return the event that `line` claims to be, unverified; None if it is none.
 

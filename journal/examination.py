@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import chain, event_codec, index, recovery
+from journal import chain, event_codec, index, recovery, state_codec
 from journal import head as head_codec
 from journal.diagnosis import Condition, Diagnosis, Facts, Judgement, judge, required
-from journal.errors import MilepostError, MissingKey, NewerFormat, UnreadableState
+from journal.errors import (
+    MilepostError,
+    MissingKey,
+    NewerFormat,
+    PlaintextRefused,
+    UnreadableState,
+)
 from journal.event_codec import STATE_MISSING, BadLine, peek, span_of
 from journal.head import Extent, Head
 from journal.index import JobView, Misfit
@@ -93,12 +101,13 @@ class _Examination:
         self._base = None if self._must.seq else Extent()
         self._problem: BadLine | None = None
         self._is_given_up = False
-        self._locked: dict[str, int] = {}
+        self._keys: Counter[str] = Counter()
 
     def run(self, *, deep: bool) -> Found:
         self._fold()
         tail = self._judge_tail()
         unreadable = self._unreadable(deep=deep)
+        self._count_keys()
         evidence = self._evidence
         unnamed = set(evidence.side_files) - self._view.side_files.keys()
         facts = Facts(
@@ -241,13 +250,27 @@ class _Examination:
             return False
         try:
             chain.open_state(seq, self._member)
-        except MissingKey as exc:
-            self._locked[exc.key_id] = self._locked.get(exc.key_id, 0) + 1
-        except NewerFormat:
+        except (MissingKey, PlaintextRefused, NewerFormat):
             pass  # intact by its checksum, and not ours to judge
         except (UnreadableState, KeyError):
             return False
         return True
+
+    def _count_keys(self) -> None:
+        """Count the states that are encrypted, by the key they need."""
+        view = self._view
+        if view.newer_seq:
+            return
+        entries = [*view.checkpoints.values(), *(t.entry for t in view.trash.values())]
+        for entry in entries:
+            if entry.seq in view.faults:
+                continue
+            offset, size = view.places[entry.seq]
+            start = self._evidence.read(offset, min(size, state_codec.HEADER_BYTES))
+            with suppress(UnreadableState, NewerFormat):
+                key_id = state_codec.read_header(start, seq=entry.seq).key_id
+                self._keys[key_id] += 1
+        del self._keys[""]
 
     def _member(self, seq: int) -> chain.Member:
         lines = self._evidence.read(*self._view.places[seq])
@@ -273,7 +296,7 @@ class _Examination:
             self._job_id,
             ruling.verdict,
             ruling.row,
-            _message(ruling, head, len(unreadable), len(rest)),
+            _message(ruling, head, view, len(unreadable), len(rest)),
             self._line_of(problem),
             problem.offset if problem else 0,
             problem.expected if problem else "",
@@ -284,7 +307,7 @@ class _Examination:
             len(restorable),
             restorable[-1] if restorable else None,
             unreadable,
-            tuple(self._locked.items()),
+            tuple(sorted(self._keys.items())),
             len(rest),
             lost,
             head.shown.hash if lost and self._base is None else "",
@@ -325,7 +348,8 @@ class _Examination:
     def _lost(self, rest: bytes, ruling: Judgement) -> tuple[int, tuple[str, ...]]:
         """Return how many acknowledged events are behind the damage, and their saves.
 
-        Behind damage nothing is proven; what lines claim is the best there is.
+        Behind damage nothing is proven; what lines claim is the best there is.  A
+        number counts if its line follows from the one before, whatever that is.
         """
         shown = 0 if self._head is None else self._head.shown.seq
         proven = self._proven.seq
@@ -333,12 +357,14 @@ class _Examination:
             return max(shown - proven, 0), ()
         if ruling.verdict is not Condition.DAMAGED:
             return 0, ()
-        last, saved = shown, []
+        last, saved, prev = shown, [], ""
         for line in rest.split(b"\n"):
             event = peek(line)
-            if event is None or event["seq"] <= proven:
+            if event is None:
                 continue
-            last = max(last, event["seq"])
+            if event_codec.follows(line, prev):
+                last = max(last, event["seq"])
+            prev = f"{event.get('hash')}"
             if event["type"] == "checkpoint.saved":
                 saved.append(_saved_id(event))
         least = 1 if ruling.row == "R9" else 0
@@ -352,9 +378,6 @@ class _Examination:
             yield f"side/{name} is of a repair that was not finished"
         for seq, lost in view.losses:
             yield f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
-        for key_id, count in self._locked.items():
-            states = counted(count, "state")
-            yield f"{states} not checked: key {key_id!r} is not at hand"
         if not evidence.is_still:
             yield "another process was writing to it, or is stopped"
 
@@ -369,7 +392,9 @@ def _saved_id(event: Event) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _message(ruling: Judgement, head: Head, unreadable: int, rest: int) -> str:
+def _message(
+    ruling: Judgement, head: Head, view: JobView, unreadable: int, rest: int
+) -> str:
     """Return a verdict in plain words."""
     texts = {
         "R3": f"its journal is gone; it had {head.shown.seq} acknowledged events",
@@ -380,7 +405,8 @@ def _message(ruling: Judgement, head: Head, unreadable: int, rest: int) -> str:
         "R7": "its head is missing and its last lines are bad",
         "R8": "acknowledged events are damaged or gone",
         "R9": "its history is not the one that was acknowledged",
-        "R10": "sound",
+        "R10": f"{counted(view.seq, 'event')}, "
+        f"{counted(len(view.checkpoints), 'checkpoint')}",
         "R11": "whole events at the end are not acknowledged yet",
         "R12": "the last line lacks its end",
         "R13": "bytes rotted after they were synced",

@@ -231,10 +231,16 @@ class JournalFile:
             raise self._truncated(head.shown, found.size)
         return head.shown
 
-    def _locate(self, shown: Extent, *, for_repair: bool = False) -> Extent:
+    def _locate(
+        self,
+        shown: Extent,
+        *,
+        for_repair: bool = False,
+        instead_of: Extent | None = None,
+    ) -> Extent:
         """Find the acknowledged event by reading all up to it, each line verified.
 
-        Or the one that says that a person gave it up.
+        Or the one that says that a person gave it, or `instead_of`, up.
 
         Raises:
             DamagedJournal: it is not there, or not with this hash.
@@ -251,7 +257,7 @@ class JournalFile:
                         hint="upgrade",
                     )
                 last = Extent(event["seq"], event["hash"], start + length)
-                if gives_up(event, shown):
+                if gives_up(event, instead_of or shown):
                     return last  # R21: the head is older than that repair
                 if last.seq == shown.seq:
                     break
@@ -436,6 +442,7 @@ class JournalFile:
         base, proves = head.shown, head.durability == "always"
         if head.inode != found.inode and head.shown.seq:
             base = self._locate(head.shown)
+            head = head._replace(shown=base)  # or what was given up would be lost anew
         elif not proves and not self._is_settled:
             base = head.synced  # what came after may be gone with a power cut
         if found.size < base.size:
@@ -514,9 +521,8 @@ class JournalFile:
         # The kernel may have marked pages clean that it never wrote, so a retried
         # sync proves nothing; only the medium does.
         file.drop_cache()
-        keep = self._on_the_medium(file, head)
+        keep, self._lost_events = self._on_the_medium(file, head)
         size = file.stat().size
-        self._lost_events = max(head.shown.seq - keep.seq, 0)
         if size > keep.size or self._lost_events:
             self._keep_aside(file.read(keep.size, size - keep.size), keep.size)
         temporary = self._folders.journals / f"{self._name}.tmp"
@@ -529,11 +535,15 @@ class JournalFile:
         self._head.sync()
         return keep
 
-    def _on_the_medium(self, file: File, head: Head) -> Extent:
-        """Return how far the medium holds what was acknowledged."""
+    def _on_the_medium(self, file: File, head: Head) -> tuple[Extent, int]:
+        """Return how far the medium holds what was acknowledged, and what it lost."""
         proves = head.durability == "always"
         base = head.shown if proves else head.synced
-        base = self._locate(base) if base.seq else Extent()
+        shown = head.shown
+        if base.seq:
+            found = self._locate(base, instead_of=shown)
+            shown = shown if found.hash == base.hash else found
+            base = found
         data = file.read(base.size, file.stat().size - base.size)
         verdict = recovery.judge_tail(
             data[: data.rfind(b"\n") + 1],
@@ -542,13 +552,14 @@ class JournalFile:
             states_may_be_gone=head.inode != file.stat().inode,
         )
         if head.inode == file.stat().inode:
-            return min(verdict.keep, head.shown)
+            keep = min(verdict.keep, shown)
+            return keep, max(shown.seq - keep.seq, 0)
         # The mark is older than a rewrite that healed it, brought back by a power cut.
         # What follows it was acknowledged since, or may be.
         if verdict.action is Action.QUARANTINE:
             assert verdict.problem is not None
             raise self._damaged(verdict.problem)
-        return verdict.keep
+        return verdict.keep, max(shown.seq - verdict.keep.seq, 0)
 
     def repairs(self) -> list[JobRepairedData]:
         """Return what recovery did here, side files and all; see `Held.repairs`."""

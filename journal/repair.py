@@ -9,6 +9,8 @@ from journal.diagnosis import Condition, Diagnosis, Remedy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from journal.events import JobRepairedData
+
 _MAX_NAMED = 20
 
 
@@ -136,6 +138,18 @@ def _told(reason: str) -> Step:
     return Step("journal", "journaled", f"it as job.repaired ({reason})")
 
 
+def told(data: JobRepairedData) -> str:
+    """Return in plain words what a ``job.repaired`` says."""
+    parts = [_REASONS.get(data["reason"], data["reason"])]
+    if lost := data.get("lost_events"):
+        parts.append(f"{counted(lost, 'acknowledged event')} lost")
+    if side_file := data.get("side_file"):
+        size, offset = data.get("cut_bytes", 0), data.get("offset", 0)
+        where = f"from byte {offset} on are in side/{side_file}"
+        parts.append(f"{counted(size, 'byte')} {where}")
+    return "; ".join(parts)
+
+
 def lost_events_of(found: Diagnosis) -> str:
     """Return in words which events go with what is damaged."""
     first, last = found.proven_seq + 1, found.proven_seq + found.lost_events
@@ -158,6 +172,13 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+_REASONS = {
+    "torn_tail": "a write that a crash had cut was cleared away",
+    "head_missing": "the head was missing and was made anew",
+    "sync_failed": "a sync had failed, so the journal was rewritten from the disk",
+    "damaged": "a person gave up what was damaged",
+    "journal_missing": "a person began the journal anew, for it was gone",
+}
 _STEPS = {
     Remedy.NOTHING: _nothing,
     Remedy.SETTLE: _settle,

@@ -124,6 +124,18 @@ def _zone(name: str) -> tzinfo:
     return UTC if name == "UTC" else ZoneInfo(name)
 
 
+def coming(trigger: Trigger, now: datetime, count: int) -> list[datetime]:
+    """Return when `trigger` fires next, `count` times, in UTC, without its jitter."""
+    runs: list[datetime] = []
+    while len(runs) < count:
+        last = runs[-1] if runs else None
+        fires = trigger.get_next_fire_time(last, last or now)
+        if fires is None:
+            break
+        runs.append(fires.astimezone(UTC))
+    return runs
+
+
 def is_overdue(trigger: Trigger, since: datetime, now: datetime) -> bool:
     """Return whether `trigger` fired after `since` and up to `now`."""
     if since >= now:

@@ -221,6 +221,16 @@ class Eyes:
             observer.join()
 
 
+def kind_to_be_had(folder: Path, mode: Mode) -> Kind:
+    """Return what a watcher of `folder` would watch with, by trying it."""
+    eyes = Eyes([folder], Hints(), mode)
+    try:
+        eyes.rearm()
+        return eyes.kind
+    finally:
+        eyes.close()
+
+
 class Watcher:
     """A thread that calls back when journals or the config file have changed.
 

@@ -32,6 +32,12 @@ class Document(NamedTuple):
     is_exact: bool = False
 
 
+class Report(NamedTuple):
+    """Lines that are read from top to bottom, the same on a terminal and in a pipe."""
+
+    lines: tuple[str, ...]
+
+
 class Answer(NamedTuple):
     """One verb's result.
 
@@ -41,7 +47,7 @@ class Answer(NamedTuple):
     """
 
     data: Any
-    shown: Table | Document | str | None = None
+    shown: Table | Document | Report | str | None = None
     notes: tuple[str, ...] = ()
     problem: Problem | None = None
 

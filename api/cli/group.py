@@ -39,6 +39,8 @@ _MODULE_OF_VERB = {
     "compact": "compacting",
     "forget": "compacting",
     "verify": "verifying",
+    "doctor": "diagnosing",
+    "repair": "repairing",
     "serve": "serving",
     "worker": "working",
     "keys": "keying",

@@ -20,6 +20,7 @@ from api.cli.targets import (
     require_job,
 )
 from journal.events import EVENT_TYPES
+from journal.repair import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,6 +108,9 @@ def _event_types(globs: tuple[str, ...]) -> set[str] | None:
 
 
 def _log_row(event: Event) -> tuple[object, ...]:
+    if event["type"] == "job.repaired":
+        head = event["seq"], event["at"], event["type"], event["actor"]
+        return *head, told(event["data"])
     data: Any = event["data"]
     detail = " ".join(
         f"{name}={_short(value)}"

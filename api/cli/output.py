@@ -17,7 +17,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from api.cli.answers import Answer, Document, Table
+from api.cli.answers import Answer, Document, Report, Table
 from api.cli.exits import Exit, Failure, Problem
 
 if TYPE_CHECKING:
@@ -110,12 +110,14 @@ def prepare_streams() -> None:
             reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-def _show(shown: Table | Document | str | None) -> None:
+def _show(shown: Table | Document | Report | str | None) -> None:
     match shown:
         case None:
             return
         case str():
             text = visible(shown) + "\n"
+        case Report():
+            text = "".join(f"{visible(line)}\n" for line in shown.lines)
         case Document():
             text = _document_text(shown)
         case Table() if is_terminal():
