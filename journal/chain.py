@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from journal import delta, state_codec, state_proof
 from journal.delta import Link
-from journal.errors import UnreadableState
+from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import peek
 
 if TYPE_CHECKING:
@@ -99,7 +99,13 @@ def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
     """Return the state and the metadata of save `seq`, proved by its event's digest.
 
     Raises:
-        UnreadableState, NewerFormat: as `unpack`; or the digest is another.
+        UnreadableState, NewerFormat: as `unpack`; or the digest is another, or it is no
+            JSON.
     """
     raw, members = unpack(seq, read)
-    return state_proof.prove(members[0].parts, raw, members[0].data["state_sha256"])
+    parts, data, _ = members[0]
+    state_proof.prove(parts, raw, data["state_sha256"])
+    if "state_type" in data:
+        kind = data["state_type"][:80]
+        raise NewerFormat(f"state {seq} is {kind!r}, which this version cannot read")
+    return state_proof.opened(parts, raw)

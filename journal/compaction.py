@@ -171,15 +171,15 @@ class Compactor:
 
     def _body(self, unpacked: chain.Unpacked) -> Body:
         """Return the state as what differs from the nearest that stays, or whole."""
-        whole = state_body.compressed(unpacked.raw)
-        step = unpacked.members[0].parts.step
+        parts, data, _ = unpacked.members[0]
+        whole = state_body.compressed(unpacked.raw, is_json="state_type" not in data)
         for member in unpacked.members[1:]:
             depth = self._depths.get(member.parts.seq, _MAX_DEPTH)
             if depth >= _MAX_DEPTH:
                 continue
             base = chain.unpack(member.parts.seq, self._read).raw
             told = state_body.delta(
-                unpacked.raw, base, base=member.parts.seq, step=step
+                unpacked.raw, base, base=member.parts.seq, step=parts.step
             )
             return min(told, whole, key=lambda body: body.text_bytes)
         return whole

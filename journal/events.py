@@ -71,7 +71,8 @@ class CheckpointSavedData(TypedDict):
     """A new checkpoint; the state line right above this event holds its state.
 
     `parent` is the seq of the checkpoint that was current, 0 for a root.
-    `state_sha256` is the salted digest of metadata and state (FORMAT.md).
+    `state_sha256` is the salted digest of metadata and state (FORMAT.md).  `state_type`
+    is there if the state is no JSON; this version writes none such, and reads none.
     """
 
     checkpoint_id: str
@@ -86,6 +87,7 @@ class CheckpointSavedData(TypedDict):
     key: NotRequired[str]
     has_metadata: NotRequired[bool]
     failed: NotRequired[bool]
+    state_type: NotRequired[str]
 
 
 class CheckpointRestoredData(TypedDict):

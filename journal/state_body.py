@@ -40,12 +40,12 @@ def plain(raw: bytes) -> Body:
     return Body("json", raw)
 
 
-def compressed(raw: bytes) -> Body:
-    """Return `raw` as a Zstandard frame, or as it is if that is no longer."""
+def compressed(raw: bytes, *, is_json: bool = True) -> Body:
+    """Return `raw` as a Zstandard frame, or as it is if that is JSON and no longer."""
     from journal import zstd
 
     body = Body("zstd", zstd.compress(raw))
-    return body if body.text_bytes < len(raw) else plain(raw)
+    return plain(raw) if is_json and body.text_bytes >= len(raw) else body
 
 
 def delta(raw: bytes, base_raw: bytes, *, base: int, step: int) -> Body:

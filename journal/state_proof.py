@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Opened(NamedTuple):
-    """A state line that was read and checked."""
+    """A state that was read and checked."""
 
     state: dict[str, Any]
     metadata: dict[str, Any]
@@ -28,8 +28,8 @@ def digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
     return found.hexdigest()
 
 
-def prove(parts: Parts, raw: bytes, sha256: str) -> Opened:
-    """Return what a state line holds, once it is proved to be what its event bound.
+def prove(parts: Parts, raw: bytes, sha256: str) -> None:
+    """Return if a state line holds what its event bound.
 
     Args:
         parts: the line, in the clear.
@@ -44,6 +44,10 @@ def prove(parts: Parts, raw: bytes, sha256: str) -> Opened:
         raise UnreadableState(
             f"state {parts.seq} has digest {found}, its event says {sha256}"
         )
+
+
+def opened(parts: Parts, raw: bytes) -> Opened:
+    """Return what a state line holds, which was proved to be what its event bound."""
     metadata = orjson.loads(parts.metadata) if parts.metadata else {}
     return Opened(orjson.loads(raw), metadata)
 
