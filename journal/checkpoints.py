@@ -269,7 +269,8 @@ class CheckpointManager(CheckpointReader):
     ) -> int:
         """Delete all but the newest `keep_last`; return how many were deleted.
 
-        Held and pinned checkpoints and the current one stay besides.
+        Held and pinned checkpoints and the current one stay besides.  Those saved as
+        failed are counted apart, so that they take no place of the others.
 
         Raises:
             InvalidArgument: `keep_last` is not a whole number of at least 1.

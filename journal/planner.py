@@ -85,6 +85,8 @@ def job_plan(
         spared = len(remove) - limit
         later = (v._replace(reasons=(OVER_LIMIT,)) for v in remove[:spared])
         keep, remove = (*keep, *later), remove[spared:]
+    if not remove:
+        waits = ()
     return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)
 
 
@@ -92,12 +94,15 @@ def moment(at: str) -> datetime:
     """Return the time of an event.
 
     Raises:
-        UnreadableState: it is none.
+        UnreadableState: it is none, or has no time zone.
     """
     try:
-        return datetime.fromisoformat(at)
+        found = datetime.fromisoformat(at)
     except (TypeError, ValueError) as exc:
         raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
+    if found.tzinfo is None:
+        raise UnreadableState(f"an event's time is {at!r:.40}, without a time zone")
+    return found
 
 
 def _number_at(metadata: dict[str, Any], path: str) -> float | None:

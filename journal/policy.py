@@ -42,7 +42,7 @@ KEEP_RULES = (*COUNTS, *WITHINS, "keep_tags", "keep_every", "keep_best", "keep_f
 CAPS = ("max_age", "max_count", "max_bytes")
 # Rules that may well match nothing: alone, they would let everything go.
 _FICKLE = frozenset({"keep_tags", "keep_best", "keep_failed"})
-_MAX_COUNT = 1_000_000
+_MAX_COUNT = (1 << 63) - 1  # what a journal can tell
 _MAX_BYTES = 1 << 50
 _MAX_TAG_LISTS = 64
 
@@ -65,6 +65,11 @@ class Best(NamedTuple):
 class Policy:
     """A retention policy.  Keep rules are independent and ORed; none keeps everything.
 
+    Without caps, one more rule, a larger count or a higher floor never removes more.
+    Only the first rule does, and `keep_failed`, which takes the place of the others
+    for what failed.  Under `max_count` and `max_bytes`, what one rule keeps can push
+    out what another one kept.
+
     Spans may be given as text (``"7d"``), tag lists as any sequences.
 
     Attributes:
@@ -86,7 +91,7 @@ class Policy:
         max_age: let go what is older than this, though a rule keeps it.
         max_count: let the oldest go until so many are left.
         max_bytes: let the oldest go until what is left takes so many bytes.
-        min_keep: never leave fewer than this, whatever a cap says; at least 1.
+        min_keep: so many of the newest stay, whatever rules and caps say; at least 1.
         min_age: let nothing go that is younger than this.
         max_remove_fraction: of a job with over 10 checkpoints; a plan that removes
             more waits for approval.
@@ -166,13 +171,16 @@ class Policy:
         if self.keep_best is not None:
             _check_best(self.keep_best)
         fraction = self.max_remove_fraction
-        if isinstance(fraction, bool) or not 0 <= fraction <= 1:
+        is_number = isinstance(fraction, (int, float)) and not isinstance(
+            fraction, bool
+        )
+        if not (is_number and 0 <= fraction <= 1):
             raise InvalidArgument(
-                f"max_remove_fraction must be 0 to 1, got {fraction!r}"
+                f"max_remove_fraction must be 0 to 1, got {fraction!r:.60}"
             )
         try:
             ZoneInfo(self.timezone)
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, ValueError, KeyError, TypeError) as exc:
             if self.timezone != "UTC":  # known even without time zone data
                 raise InvalidArgument(
                     f"timezone must be one such as 'Europe/Berlin', got "
@@ -185,6 +193,12 @@ class Policy:
         Raises:
             InvalidArgument: says which, and what to do.
         """
+        for name in WITHINS:
+            if (value := getattr(self, name)) is not None and not any(value):
+                raise InvalidArgument(
+                    f"{name} = {value} keeps nothing",
+                    hint="leave it out, or give it a length",
+                )
         rules = self.rules
         if rules and rules.keys() <= _FICKLE:
             raise InvalidArgument(
@@ -245,21 +259,23 @@ def check_keep_last(keep_last: object) -> int:
     Raises:
         InvalidArgument: it is not.
     """
-    return _check_number("keep_last", keep_last, 1, None)
+    return _check_number("keep_last", keep_last, 1, _MAX_COUNT)
 
 
-def _check_number(name: str, value: object, least: int, most: int | None) -> int:
+def _check_number(name: str, value: object, least: int, most: int) -> int:
     is_number = isinstance(value, int) and not isinstance(value, bool)
     if not (isinstance(value, int) and is_number and value >= least):
         raise InvalidArgument(
             f"{name} must be a whole number of at least {least}, got {value!r:.60}"
         )
-    if most is not None and value > most:
+    if value > most:
         raise InvalidArgument(f"{name} must be at most {most}, got {value}")
     return value
 
 
 def _check_best(best: Best) -> None:
+    if not isinstance(best, Best):
+        raise InvalidArgument(f"keep_best must be a Best, got {best!r:.60}")
     ids.check_label("keep_best.metric", best.metric)
     if best.mode not in ("min", "max"):
         raise InvalidArgument(
@@ -271,8 +287,11 @@ def _check_best(best: Best) -> None:
 def _tag_lists(lists: object) -> tuple[tuple[str, ...], ...]:
     if isinstance(lists, str) or not isinstance(lists, (list, tuple)):
         raise InvalidArgument(f"keep_tags must be a list of lists, got {lists!r:.60}")
-    if len(lists) > _MAX_TAG_LISTS:
-        raise InvalidArgument(f"keep_tags holds at most {_MAX_TAG_LISTS} lists")
+    if not 1 <= len(lists) <= _MAX_TAG_LISTS:
+        raise InvalidArgument(
+            f"keep_tags must hold 1 to {_MAX_TAG_LISTS} lists, got {len(lists)}",
+            hint="one list without tags keeps what has none",
+        )
     for tags in lists:
         if isinstance(tags, str) or not isinstance(tags, (list, tuple)):
             raise InvalidArgument(

@@ -524,21 +524,25 @@ class CheckpointReader:
             policy: for all of them; if not given, each job's own of `policies`.
             now: what ages are counted from; the manager's clock if not given.
             limit: let at most so many go, of each job the oldest.
-            max_bytes: what all these jobs may take together.
+            max_bytes: what all these jobs may take together, but those that could not
+                be planned.
 
         Raises:
-            InvalidArgument: `jobs` is neither a job id nor a glob.
+            InvalidArgument: `jobs` is neither a job id nor a glob, or a number is
+                negative.
             DamagedJournal: the one job is quarantined; of many, the plan says which.
         """
+        _check_limit(limit)
+        if max_bytes is not None and max_bytes < 0:
+            raise InvalidArgument(f"max_bytes must not be negative, got {max_bytes}")
         now = now or self._clock()
-        if self._view(jobs).seq:
-            found = [(jobs, self._decided(jobs, policy, now))]
-            problems: builtins.list[tuple[str, MilepostError]] = []
-        else:
-            wants_all = max_bytes is not None
-            with collector.at_rest():
+        problems: builtins.list[tuple[str, MilepostError]] = []
+        with collector.at_rest():
+            if self._view(jobs).seq:
+                found = [(jobs, self._decided(jobs, policy, now))]
+            else:
                 found, problems = self._decide_all(
-                    jobs, policy, now, wants_all=wants_all
+                    jobs, policy, now, wants_all=max_bytes is not None
                 )
         if max_bytes is not None:
             shrunk = retention.shrink(
@@ -547,8 +551,8 @@ class CheckpointReader:
             found = [(job, d._replace(decision=shrunk[job])) for job, d in found]
         planned = []
         for job, (view, decision, own) in found:
-            if decision.remove or job == jobs:
-                plan = planner.job_plan(view, decision, own, limit)
+            plan = planner.job_plan(view, decision, own, limit)
+            if plan.remove or job == jobs:
                 planned.append(plan)
                 limit = None if limit is None else limit - len(plan.remove)
         return plan_of(planned, problems)

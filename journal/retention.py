@@ -136,9 +136,9 @@ def may_let_go(policy: Policy, count: int) -> bool:
 def guard(decision: Decision, policy: Policy) -> tuple[str, ...]:
     """Return why a decision should wait for somebody's approval, if it should."""
     going, total = len(decision.remove), len(decision.keep) + len(decision.remove)
-    if total < GUARD_FROM or going <= policy.max_remove_fraction * total:
-        return ()
     fraction = policy.max_remove_fraction
+    if total < GUARD_FROM or going / total <= fraction:
+        return ()
     return (
         f"{going} of {total} checkpoints would go; max_remove_fraction = {fraction:g}",
     )

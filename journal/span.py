@@ -58,11 +58,11 @@ class Span(NamedTuple):
         return span
 
     def plus(self, other: Span) -> Span:
-        """Return both together."""
+        """Return both together, to the microsecond."""
         return Span(
             self.months + other.months,
             self.days + other.days,
-            self.seconds + other.seconds,
+            round(self.seconds + other.seconds, 6),
         )
 
     @property
@@ -105,9 +105,11 @@ def as_span(value: Span | str) -> Span:
     """Return `value`, parsed if it is text.
 
     Raises:
-        InvalidArgument: it is neither, or no duration.
+        InvalidArgument: it is neither, no duration, negative or over a thousand years.
     """
     if isinstance(value, Span):
+        if min(value) < 0 or not value.about_seconds <= _MAX_SECONDS:
+            raise InvalidArgument(f"expected {_EXPECTED}, 1000y at most, got {value}")
         return value
     if not isinstance(value, str):
         raise InvalidArgument(f"expected {_EXPECTED}, got {value!r:.60}")
@@ -134,12 +136,12 @@ def _one(number: str, unit: str, text: str) -> Span:
 
 
 def _seconds_text(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds and seconds % size == 0:
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds % size == 0 and (seconds or unit == "s"):
             return f"{seconds / size:.0f}{unit}"
-    if seconds == int(seconds):
-        return f"{seconds:.0f}s"
-    return f"{seconds * 1000:.9g}ms"
+    if (seconds * 1000).is_integer():
+        return f"{seconds * 1000:.0f}ms"
+    return f"{seconds:.6f}s".rstrip("0s") + "s"
 
 
 def _back(moment: datetime, seconds: float) -> datetime:
