@@ -106,6 +106,51 @@ def test_the_journal_says_who_removed_by_which_rule(
     assert len(event["data"]["removed"]) == 3
 
 
+def stored(manager: CheckpointManager) -> int:
+    return sum(info.stored_bytes for job in left(manager) for info in manager.list(job))
+
+
+def test_the_oldest_of_all_jobs_go_until_the_store_fits_its_budget(
+    manager: Interrupted, clock: Turned
+) -> None:
+    for job in ("old", "new"):
+        for number in range(5):
+            clock.turn(minutes=1)
+            manager.save(job, "step", {"text": "x" * 1500, "n": number})
+    budget = stored(manager) * 6 // 10 + 500
+    fitting = but(default=Rule(), max_store_bytes=budget, max_remove_fraction=1.0)
+    report = worker(manager, clock, fitting).run_task("retention")
+    assert left(manager) == {"old": 1, "new": 5}
+    assert report.removed_by_job == {"old": 4}
+    assert stored(manager) <= budget
+    (event,) = manager.history("old", types={"checkpoints.cleaned"})
+    reasons: Any = event["data"]
+    assert f"max_store_bytes = {budget}" in next(iter(reasons["removed"].values()))
+    again = worker(manager, clock, fitting).run_task("retention")
+    assert again.counts["removed"] == 0
+
+
+def test_a_budget_spares_what_is_shielded_and_rules_that_are_only_tried(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a", "b", each=4)
+    rules = [MatchRule(match="a", dry_run=True), MatchRule(match="b", min_keep=3)]
+    tight = but(default=Rule(), rule=rules, max_store_bytes=1024)
+    report = worker(manager, clock, tight).run_task("retention")
+    assert left(manager) == {"a": 4, "b": 3}
+    assert report.counts["kept_by_dry_run"] == 3
+
+
+def test_what_waits_for_approval_is_counted_once(
+    manager: Interrupted, clock: Turned
+) -> None:
+    fill(manager, "a", each=20)
+    careful = but(max_remove_fraction=0.5, max_store_bytes=1024)
+    report = worker(manager, clock, careful).run_task("retention")
+    assert left(manager) == {"a": 20}
+    assert report.counts["waiting_for_approval"] == 1
+
+
 def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Turned) -> None:
     fill(manager, "a")
     retention = RetentionSettings(min_keep=1, default=Rule(keep_last=2))

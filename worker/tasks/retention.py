@@ -6,7 +6,9 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from journal.errors import ApprovalNeeded, StalePlan
+from journal import retention
+from journal.errors import ApprovalNeeded, MilepostError, StalePlan
+from journal.plans import plan_of
 from worker.report import RunReport, Tally
 from worker.tasks.task import Run, Task
 from worker.tasks.walk import walk
@@ -14,7 +16,8 @@ from worker.tasks.walk import walk
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal import CheckpointManager, JobInfo, Plan
+    from journal import JobInfo, Plan
+    from worker.retention_settings import Effective
 
 ACTOR = "worker:retention"
 
@@ -23,61 +26,92 @@ log = logging.getLogger("milepost.worker")
 
 def _run(run: Run) -> RunReport:
     """Remove at most `retention.max_per_run` checkpoints."""
-    tally = Tally(("removed", "kept_by_dry_run", "waiting_for_approval"))
-    bound = run.settings.retention.max_per_run
-
-    def visit(info: JobInfo) -> None:
-        _clean(run, info, tally, limit=bound - tally.counts["removed"])
-
-    return walk(
-        run,
-        RETENTION.name,
-        tally,
-        visit,
-        is_spent=lambda: tally.counts["removed"] >= bound,
+    work = _Retention(run)
+    report = walk(
+        run, RETENTION.name, work.tally, work.clean, is_spent=lambda: work.left <= 0
     )
+    if not report.is_complete or report.resume_after is not None:
+        return report
+    work.fit_the_budget()
+    return work.tally.report(RETENTION.name, run.now, None)
 
 
-def _clean(run: Run, info: JobInfo, tally: Tally, *, limit: int) -> None:
-    """Apply the policy of one job, and count what became of it.
+class _Retention:
+    """One run: what it may still remove, and what it did."""
 
-    Raises:
-        MilepostError: the job can't be read or written, or moved twice meanwhile.
-    """
-    found = run.settings.retention.effective(
-        info.job_id, is_completed=info.completed_at is not None
-    )
-    policy = found.policy
-    if not policy.removes or info.checkpoints <= policy.min_keep:
-        return
-    make = partial(run.manager.plan, info.job_id, policy, now=run.now, limit=limit)
-    plan = make()
-    if found.is_dry:
-        tally.add(kept_by_dry_run=len(plan.remove))
-        return
-    try:
-        removed = _apply(run.manager, plan, make)
-    except ApprovalNeeded as exc:
-        log.warning("retention of %r waits: %s", info.job_id, exc)
-        tally.add(waiting_for_approval=1)
-        return
-    tally.add(removed=removed)
-    if removed:
-        tally.removed_by_job[info.job_id] = removed
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._settings = run.settings.retention
+        self._waiting: set[str] = set()
+        self.tally = Tally(("removed", "kept_by_dry_run", "waiting_for_approval"))
 
+    @property
+    def left(self) -> int:
+        """How many checkpoints this run may still remove."""
+        return self._settings.max_per_run - self.tally.counts["removed"]
 
-def _apply(
-    manager: CheckpointManager, plan: Plan, plan_again: Callable[[], Plan]
-) -> int:
-    if not plan.remove:
-        return 0
-    try:
-        return manager.apply(plan, actor=ACTOR)
-    except StalePlan:
-        # Somebody saved in between, which is normal for a live job.  Twice in a row
-        # is a busy one; its next chance is the next run.
-        plan = plan_again()
-        return manager.apply(plan, actor=ACTOR) if plan.remove else 0
+    def clean(self, info: JobInfo) -> None:
+        """Apply the policy of one job, and count what became of it.
+
+        Raises:
+            MilepostError: the job can't be read or written, or moved twice meanwhile.
+        """
+        policy = self._effective(info).policy
+        if not retention.may_let_go(policy, info.checkpoints):
+            return
+        make = partial(self._run.manager.plan, info.job_id, policy, now=self._run.now)
+        self._carry_out(info, make(limit=self.left), make)
+
+    def fit_the_budget(self) -> None:
+        """Let the oldest of all jobs go until the rest fits the store's budget.
+
+        The jobs' own policies have been applied by now; they say what is shielded.
+        """
+        most = self._settings.max_store_bytes
+        infos = {info.job_id: info for info in self._run.manager.jobs()}
+        if most is None or sum(info.size_bytes for info in infos.values()) <= most:
+            return
+        make = partial(self._run.manager.plan, now=self._run.now, max_bytes=most)
+        for job in make("*", limit=self.left).jobs:
+            try:
+                self._carry_out(infos[job.job_id], plan_of([job]), None)
+            except MilepostError as exc:
+                self.tally.leave_out(job.job_id, exc)
+
+    def _effective(self, info: JobInfo) -> Effective:
+        is_completed = info.completed_at is not None
+        return self._settings.effective(info.job_id, is_completed=is_completed)
+
+    def _carry_out(
+        self, info: JobInfo, plan: Plan, plan_again: Callable[..., Plan] | None
+    ) -> None:
+        if not plan.remove:
+            return
+        if self._effective(info).is_dry:
+            self.tally.add(kept_by_dry_run=len(plan.remove))
+            return
+        try:
+            removed = self._applied(plan, plan_again)
+        except ApprovalNeeded as exc:
+            log.warning("retention of %r waits: %s", info.job_id, exc)
+            self.tally.add(waiting_for_approval=info.job_id not in self._waiting)
+            self._waiting.add(info.job_id)
+            return
+        self.tally.add(removed=removed)
+        by_job = self.tally.removed_by_job
+        by_job[info.job_id] = by_job.get(info.job_id, 0) + removed
+
+    def _applied(self, plan: Plan, plan_again: Callable[..., Plan] | None) -> int:
+        manager = self._run.manager
+        try:
+            return manager.apply(plan, actor=ACTOR)
+        except StalePlan:
+            # Somebody saved in between, which is normal for a live job.  Twice in a
+            # row is a busy one; its next chance is the next run.
+            if plan_again is None:
+                return 0
+            plan = plan_again(limit=self.left)
+            return manager.apply(plan, actor=ACTOR) if plan.remove else 0
 
 
 RETENTION = Task("retention", "cleanup", _run, counts_ages=True)
