@@ -176,7 +176,6 @@ def _judge(
     With `only`, yield just that one, before its rules were asked.
     """
     zone = zone_of(policy)
-    is_utc = policy.timezone == "UTC"
     for group in groups:
         if group[0].is_failed and policy.keep_failed is not None:
             rules = rules_for_failed(policy.keep_failed)
@@ -184,7 +183,7 @@ def _judge(
             rules = rules_for(policy, group, now, zone)
         oldest = len(group)
         for position, candidate in enumerate(group, start=1):
-            local = candidate.at if is_utc else candidate.at.astimezone(zone)
+            local = candidate.at.astimezone(zone)
             item = Item(candidate, position, position == oldest, local)
             if candidate.checkpoint_id == only:
                 yield item, rules, []
