@@ -16,6 +16,7 @@ from benchmarks import (
     group_commits,
     histories,
     machine,
+    many_jobs,
     memory,
     reading,
     replays,
@@ -42,7 +43,10 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "bytes": sizes.measure,
     "states": histories.measure,
     "startup": startups.measure,
+    "jobs": many_jobs.measure,
 }
+# These take minutes, and run only if they are asked for.
+LONG = frozenset({"jobs"})
 
 
 def main() -> None:
@@ -57,7 +61,9 @@ def main() -> None:
         print(f"{caution}\n")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as folder:
         run = Run(Path(folder), arguments.quick)
-        subjects = _measure(run, arguments.only or SUBJECTS)
+        subjects = _measure(
+            run, arguments.only or [n for n in SUBJECTS if n not in LONG]
+        )
     found = Report(stamp(utc_now()), arguments.quick, facts, subjects)
     _store(found, arguments.results, record=arguments.record)
 

@@ -6,10 +6,8 @@ A process of its own, since memory that was used before hides what is used now.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import tracemalloc
-from pathlib import Path
 
 from benchmarks import stores
 from journal import CheckpointManager
@@ -20,7 +18,7 @@ def main() -> None:
     folder, how = sys.argv[1:]
     if how == "tracemalloc":
         tracemalloc.start()
-    measure = _traced_bytes if how == "tracemalloc" else _resident_bytes
+    measure = _traced_bytes if how == "tracemalloc" else stores.resident_bytes
     with CheckpointManager(folder) as manager:
         manager.seq("another")  # what is loaded lazily is loaded now
         before = measure()
@@ -31,12 +29,6 @@ def main() -> None:
 def _traced_bytes() -> int:
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
-
-
-def _resident_bytes() -> int:
-    gc.collect()
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from itertools import cycle, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journal import CheckpointManager
+from journal.disk import PosixDisk, PosixFile
+from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
     from typing import Any
 
     from benchmarks.running import Run
+    from journal.disk import Mode
     from journal.packer import Codec
 
 JOB = "orders"
@@ -42,6 +47,42 @@ def of_pins(run: Run, count: int) -> Path:
         while (seq := manager.seq(JOB)) < count:
             (manager.unpin if seq % 2 else manager.pin)(JOB, checkpoint_id)
     return folder
+
+
+def many_jobs(folder: Path, jobs: int, each: int) -> None:
+    """Make a store of many jobs, each of `each` small checkpoints.
+
+    What is in the files is the same as with syncs; nobody waits for the medium.
+    """
+    storage = FileStorage(folder, durability="never", disk=_UnsyncedDisk())
+    with CheckpointManager(storage=storage) as manager:
+        for job in range(jobs):
+            for number in range(each):
+                manager.save(f"job-{job:05}", STEP, {"done": number})
+
+
+def _no_sync(*, metadata: bool = False) -> None:
+    del metadata
+
+
+class _UnsyncedDisk(PosixDisk):
+    """The real disk, but a sync does nothing."""
+
+    def open(self, path: Path, mode: Mode, *, create: bool = False) -> PosixFile:
+        """See `Disk.open`."""
+        file = super().open(path, mode, create=create)
+        file.sync = _no_sync  # type: ignore[method-assign]  # this is its point
+        return file
+
+    def sync_folder(self, folder: Path) -> None:
+        """Do nothing."""
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has from the system."""
+    gc.collect()
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fill(

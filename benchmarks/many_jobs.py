@@ -1,0 +1,135 @@
+"""A retention pass over a store of many jobs, and what savers feel of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from multiprocessing import get_context
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from benchmarks import stores
+from benchmarks.running import PROJECT, Figure, Subject, Target
+from journal import CheckpointManager, Span
+from journal.clock import utc_now
+from worker.retention_settings import MatchRule, RetentionSettings, Rule
+from worker.settings import Settings
+from worker.tasks.retention import RETENTION
+from worker.tasks.task import Run as TaskRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from benchmarks.running import Run
+    from worker.report import RunReport
+
+_T = TypeVar("_T")
+
+_EACH = 100
+
+
+class _Saver:
+    """A process that saves 1 KB durably, one save after the other, until told."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "benchmarks.saver", str(folder)]
+        self._process = subprocess.Popen(
+            command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # it has begun
+
+    def end(self) -> list[float]:
+        """Return how long each of its saves took, in seconds, shortest first."""
+        told, _ = self._process.communicate(b"\n")
+        return sorted(float(line) for line in told.split())
+
+
+class _Passes(NamedTuple):
+    """Seconds of each pass, and of the saves of another process."""
+
+    fold: float
+    idle: float
+    half: float
+    quiet: list[float]
+    beside: list[float]
+    bytes_each: float
+
+
+def measure(run: Run) -> Subject:
+    """Run the worker's own task on jobs of 100 checkpoints, twice."""
+    jobs = run.pick(10_000, 100)
+    folder = run.folder / "many-jobs"
+    # In a process of its own, so that its memory is not in the way.
+    making = get_context("spawn").Process(
+        target=stores.many_jobs, args=(folder, jobs, _EACH)
+    )
+    making.start()
+    making.join()
+    found = _passes(folder)
+    scale = jobs / 10_000
+    quiet, beside = _p99(found.quiet) * 1e3, _p99(found.beside) * 1e3
+    figures = (
+        Figure("all jobs read, cold", found.fold, "s"),
+        Figure("a pass with nothing to do", found.idle, "s", target=Target(10 * scale)),
+        Figure(
+            "both together", found.fold + found.idle, "s", target=Target(10 * scale)
+        ),
+        Figure("a pass that removes half", found.half, "s", target=Target(120 * scale)),
+        Figure("memory per checkpoint", found.bytes_each, "bytes", target=Target(400)),
+        Figure(
+            "p99 of another process's saves meanwhile",
+            beside,
+            "ms",
+            peer="the same before",
+            peer_value=quiet,
+            ratio=beside / quiet,
+            target=Target(3, of="ratio"),
+        ),
+    )
+    return Subject(
+        "Retention of many jobs",
+        f"{jobs:,} jobs of {_EACH} checkpoints, the worker's own task.",
+        figures,
+    )
+
+
+def _passes(folder: Path) -> _Passes:
+    with CheckpointManager(folder) as manager:
+        manager.seq("another")  # what is loaded lazily is loaded now
+        before = stores.resident_bytes()
+        fold, infos = _timed(manager.jobs)
+        count = sum(info.checkpoints for info in infos)
+        each = (stores.resident_bytes() - before) / count
+        idle, report = _timed(lambda: _pass(manager, keep_last=_EACH))
+        assert report.counts["removed"] == 0, report
+        saver = _Saver(folder)
+        threading.Event().wait(max(3.0, fold))  # it saves meanwhile
+        quiet = saver.end()
+        saver = _Saver(folder)
+        half, report = _timed(lambda: _pass(manager, keep_last=_EACH // 2))
+        beside = saver.end()
+        assert report.counts["removed"] == count // 2, report
+    return _Passes(fold, idle, half, quiet, beside, each)
+
+
+def _pass(manager: CheckpointManager, *, keep_last: int) -> RunReport:
+    retention = RetentionSettings(
+        min_age=Span(),
+        max_per_run=10_000_000,
+        default=Rule(keep_last=keep_last),
+        rule=[MatchRule(match="beside")],
+    )
+    return RETENTION.run(TaskRun(manager, Settings(retention=retention), utc_now()))
+
+
+def _timed(work: Callable[[], _T]) -> tuple[float, _T]:
+    start = perf_counter()
+    found = work()
+    return perf_counter() - start, found
+
+
+def _p99(seconds: list[float]) -> float:
+    return seconds[min(len(seconds) * 99 // 100, len(seconds) - 1)]
