@@ -20,7 +20,7 @@ from journal import (
 )
 from journal.batch import Batch
 from journal.clock import stamp
-from journal.compaction import Threshold
+from journal.compaction import Compaction, Threshold
 from journal.delta import Link
 from journal.errors import (
     ApprovalNeeded,
@@ -38,7 +38,6 @@ from journal.storage import Busy
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from journal.compaction import Compaction
     from journal.events import CheckpointSaved, ForkOrigin
     from journal.index import Entry, JobView
     from journal.packer import Packed
@@ -628,7 +627,10 @@ class CheckpointManager(CheckpointReader):
 
         if not self._change(job_id, request):
             return None
-        return self._erase(job_id, actor)
+        if (done := self._erase(job_id, actor)) is not None:
+            return done
+        size = self._view(job_id).end  # there was nothing, or the worker was quicker
+        return Compaction(job_id, 0, 0, size, size)
 
     def _erase(self, job_id: str, actor: str | None) -> Compaction | None:
         """Compact, after whoever is at it, so that what was purged leaves the disk.

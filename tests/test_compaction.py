@@ -178,6 +178,17 @@ def test_forgetting_a_job_erases_its_states_and_keeps_its_record(
     assert manager.forget("nobody") is None
 
 
+def test_a_job_that_has_no_states_can_be_forgotten_too(
+    manager: CheckpointManager,
+) -> None:
+    fill(manager, 2)
+    manager.forget(JOB)
+    again = manager.forget(JOB, reason="asked once more")
+    assert again is not None
+    assert (again.dropped, again.bytes_freed) == (0, 0)
+    assert manager.history(JOB)[-1]["type"] == "job.forgotten"
+
+
 def test_what_was_deleted_can_come_back_until_its_trash_period_ends(
     manager: CheckpointManager, clock: Clock
 ) -> None:
@@ -224,12 +235,15 @@ def test_current_falls_back_through_what_is_gone(
         assert current.checkpoint_id == ids[0]
 
 
-def write_and_clean(root: Path, saved: list[str]) -> None:
+def write_and_clean(
+    root: Path, saved: list[str], tell: Callable[[Any], object] = bool
+) -> None:
     with CheckpointManager(root, durability="never") as manager:
         for n in range(60):
             saved.append(manager.save(JOB, "more", state_of(n + 100)))
             if n % 3 == 0:
                 manager.cleanup(JOB, keep_last=12)
+                tell(saved)
 
 
 def read_until(root: Path, done: threading.Event) -> None:
@@ -263,6 +277,27 @@ def test_writers_and_readers_of_other_handles_go_on_through_compactions(
     assert compactions > 2
     assert owner.verify(JOB, deep=True)[0].ok
     assert {i.checkpoint_id for i in owner.list(JOB)} <= set(saved)
+
+
+def test_writers_and_readers_in_other_processes_go_on_through_compactions(
+    root: Path,
+) -> None:
+    with CheckpointManager(root, durability="never", trash_seconds=0) as owner:
+        fill(owner, 20)
+
+        def read(_: object) -> None:
+            with CheckpointManager(root) as manager:
+                for _ in range(200):
+                    newest = manager.list(JOB)[-1].checkpoint_id
+                    with suppress(UnknownCheckpoint):  # cleaned up meanwhile
+                        assert manager.get(JOB, newest).state["own"]
+
+        with children(lambda tell: write_and_clean(root, [], tell), read) as (child, _):
+            # The writer has cleaned up, and writes on, whenever it says something.
+            done = [(saved, owner.compact(JOB)) for saved in iter(child.hear, None)]
+        assert any(found is not None for _, found in done)
+        assert {i.checkpoint_id for i in owner.list(JOB)[:-3]} <= set(done[-1][0])
+        assert owner.verify(JOB, deep=True)[0].ok
 
 
 def test_a_second_compaction_at_the_same_time_is_told_so(

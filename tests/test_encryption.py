@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import signal
 import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 from faults import FaultyDisk, head_of, journal_of
+from test_cli_harness import folder
+from test_cli_serving import SERVING, ask, staying
 
 from benchmarks.states import chat, text
 from journal import (
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from conftest import Clock
 
     from journal.state_proof import Opened
+
+__all__ = ["folder"]  # a fixture
 
 JOB = "etl"
 K1, K2 = Key("k1", b"\x01" * 32), Key("k2", b"\x02" * 32)
@@ -199,6 +204,33 @@ def test_nothing_readable_is_left_on_the_disk_or_in_the_log(
     assert "Zanzibar" not in caplog.text
     for key in (K1, OLD):
         assert key.__repr__().find("0101") < 0
+
+
+def spoil(root: Path) -> None:
+    """Change the first digit of the last state's body; its checksum fits."""
+    line = state_lines(root)[-1]
+    at = line.index(b'"body":"') + 8
+    put_line(root, line, with_crc(line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]))
+
+
+def test_a_server_in_trouble_says_nothing_that_is_secret(folder: Path) -> None:
+    root, key = folder / "s", K1.material.hex()
+    body = {"job_id": JOB, "step_name": "s", "state": STATE, "metadata": META}
+    bad = [{**body, "step_name": 7}, {**body, "more": META}, {**body, "state": "x"}]
+    environ = {"MILEPOST_KEYS": f"k:{key}", "MILEPOST_STORE_ROOT": str(root)}
+    with staying("serve", "--port", "0", **environ) as server:
+        port = int(server.wait_for(SERVING)[2])
+        told = [ask(port, "POST", "/api/checkpoints", asked) for asked in (body, *bad)]
+        assert [status for status, _ in told] == [201, 422, 422, 422]
+        spoil(root)
+        target = f"/api/checkpoints/{told[0][1]['checkpoint_id']}"
+        assert ask(port, "GET", target)[0] == 500
+        assert server.stop(signal.SIGTERM) == 0
+    assert "does not decrypt" in server.said
+    files = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
+    for secret in ("Zanzibar", key):
+        assert secret not in server.said
+        assert not [data for data in files if secret.encode() in data]
 
 
 # -- tampering -------------------------------------------------------------------------
