@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ import pytest
 from journal import CheckpointManager
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
+
+    Tally = Callable[[str, int], None]
 
 NOW = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
 
@@ -68,20 +71,32 @@ def crash_seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--crash-seed"))
 
 
+_TRIED = "tried: "
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """Return what notes how much was tried; the sums stand at the end of a run."""
+
+    def tally(what: str, count: int) -> None:
+        record_property(f"{_TRIED}{what}", count)
+
+    return tally
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    counts = [
-        count
-        for report in terminalreporter.getreports("passed")
-        for name, count in report.user_properties
-        if name == "crash_states" and isinstance(count, int)
-    ]
-    if counts:
+    tried = Counter[str]()
+    for report in terminalreporter.getreports("passed"):
+        for name, count in report.user_properties:
+            if name.startswith(_TRIED) and isinstance(count, int):
+                tried[name.removeprefix(_TRIED)] += count
+    for what, count in sorted(tried.items()):
+        terminalreporter.write_line(f"{_TRIED}{count:,} {what}")
+    if tried["crash states"]:
         seed = config.getoption("--crash-seed")
-        terminalreporter.write_line(
-            f"crash states: {sum(counts)} in {len(counts)} workloads, seed {seed}"
-        )
+        terminalreporter.write_line(f"again with: --crash-seed {seed}")
 
 
 # What a test may be skipped for even in CI: nobody can install another kernel, and a

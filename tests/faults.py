@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import signal
@@ -333,6 +334,8 @@ class Child:
 
     def __init__(self, work: Work) -> None:
         reading, writing = os.pipe()
+        # One page: who is not listened to waits, and runs ahead no further.
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
         with warnings.catch_warnings():
             # Forking beside threads is what some of these tests are about.
             warnings.simplefilter("ignore", DeprecationWarning)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from conftest import Tally
     from fastapi import FastAPI
 
 JOB = "etl"
@@ -63,17 +64,20 @@ def manager(root: Path) -> Iterator[CheckpointManager]:
 @pytest.mark.parametrize("label", operations(create_app()))
 @pytest.mark.parametrize("examples", [25, pytest.param(250, marks=SLOW)])
 def test_whatever_is_asked_is_answered_as_the_document_says_and_never_with_a_500(
-    manager: CheckpointManager, label: str, examples: int
+    manager: CheckpointManager, label: str, examples: int, tally: Tally
 ) -> None:
     operation = operations(create_app(manager))[label]
-    requests = made_up(operation, saved(manager, 3, JOB))
+    requests, asked = made_up(operation, saved(manager, 3, JOB)), 0
 
     @settings(
         deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck)
     )
     @given(requests)
     def ask(case: Any) -> None:
+        nonlocal asked
+        asked += 1
         answer = case.call(base_url="http://127.0.0.1:8080")
         case.validate_response(answer, excluded_checks=MORE_THAN_THE_DOCUMENT_ASKS)
 
     ask()
+    tally("requests made up from the API's document", asked)

@@ -43,6 +43,8 @@ from journal.storage_file import FileStorage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import Tally
+
     from journal.retention import Plan
 
 JOB = "etl"
@@ -554,7 +556,9 @@ SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(800, marks=SLOW)])
-def test_a_store_behind_two_handles_answers_like_a_dict(examples: int) -> None:
+def test_a_store_behind_two_handles_answers_like_a_dict(
+    examples: int, tally: Tally
+) -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(
@@ -564,3 +568,4 @@ def test_a_store_behind_two_handles_answers_like_a_dict(examples: int) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+    tally("random histories", examples)

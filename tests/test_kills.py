@@ -21,6 +21,8 @@ from journal import CheckpointManager
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conftest import Tally
+
 JOB = "etl"
 SLOW = pytest.mark.slow
 DEADLINE_SECONDS = 30
@@ -94,7 +96,7 @@ def serve_until(root: Path, clients: list[Client], until: int | None) -> None:
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=SLOW)])
 def test_a_killed_server_has_what_it_answered_and_a_repeat_saves_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, tally: Tally
 ) -> None:
     monkeypatch.chdir(tmp_path)
     root, told = tmp_path / "store", queue.Queue[str]()
@@ -112,6 +114,7 @@ def test_a_killed_server_has_what_it_answered_and_a_repeat_saves_nothing_twice(
         steps = Counter(info.step_name for info in manager.list(JOB))
         assert steps == Counter(step for client in clients for step in client.saved)
         assert manager.verify(JOB, deep=True)[0].ok
+    tally("servers killed under load", kills)
 
 
 # -- the worker ------------------------------------------------------------------------
@@ -128,6 +131,7 @@ debounce = "10ms"
 [retention]
 min_keep = 1
 min_age = "0s"
+max_remove_fraction = 1.0
 default.keep_last = {KEEP}
 """
 
@@ -189,7 +193,7 @@ def assert_every_removal_was_allowed(manager: CheckpointManager, job: str) -> No
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=SLOW)])
 def test_a_worker_that_is_killed_while_it_applies_retention_leaves_every_job_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, tally: Tally
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text(CONFIG)
@@ -212,3 +216,4 @@ def test_a_worker_that_is_killed_while_it_applies_retention_leaves_every_job_who
             assert_every_removal_was_allowed(manager, job)
             assert len(manager.list(job)) == min(KEEP, len(saved))
             assert manager.verify(job, deep=True)[0].ok
+    tally("workers killed under load", kills)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from conftest import Tally
+
     from journal.journal_file import Durability
 
     Tell = Callable[[Any], None]
@@ -148,7 +150,7 @@ class Crowd:
 @pytest.mark.parametrize("jobs", [1, 12], ids=["one job", "many jobs"])
 @pytest.mark.parametrize("seconds", [2, pytest.param(25, marks=SLOW)])
 def test_a_crowd_that_is_killed_and_stopped_loses_and_doubles_nothing(
-    root: Path, jobs: int, seconds: int
+    root: Path, jobs: int, seconds: int, tally: Tally
 ) -> None:
     names, answers = [f"job-{number}" for number in range(jobs)], Answers()
 
@@ -172,6 +174,9 @@ def test_a_crowd_that_is_killed_and_stopped_loses_and_doubles_nothing(
         acknowledged = {step: saved for name, step, saved in told if name == job}
         unanswered = assert_sound(root, job, acknowledged)
         assert unanswered <= crowd.kills * THREADS
+    tally("processes killed under load", crowd.kills)
+    tally("processes stopped under load", crowd.stops)
+    tally("answers of a crowd, none lost", len(told))
 
 
 def assert_sound(root: Path, job: str, acknowledged: dict[str, str]) -> int:

@@ -20,6 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from conftest import Tally
+
 RIG = Path(__file__).parent / "power_cut.py"
 KINDS = {"ext4": (["mkfs.ext4", "-q", "-F"], 64), "xfs": (["mkfs.xfs", "-q"], 320)}
 SLOW = pytest.mark.slow
@@ -82,7 +84,9 @@ def cut_power(image: Path, mode: str, *, times: int, seed: int) -> list[dict[str
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(50, marks=SLOW)])
-def test_a_power_cut_takes_nothing_that_was_answered(image: Path, times: int) -> None:
+def test_a_power_cut_takes_nothing_that_was_answered(
+    image: Path, times: int, tally: Tally
+) -> None:
     cuts = cut_power(image, "always", times=times, seed=times)
     assert len(cuts) == times
     assert sum(cut["answers"] for cut in cuts) > times
@@ -91,16 +95,19 @@ def test_a_power_cut_takes_nothing_that_was_answered(image: Path, times: int) ->
         assert cut["risen"] == []
         assert cut["problems"] == []
         assert cut["unanswered"] <= 1  # the write that the power cut fell into
+    tally("power cuts of a mounted file system", times)
+    tally("answers that outlasted one", sum(cut["answers"] for cut in cuts))
 
 
 @pytest.mark.parametrize("mode", ["interval", "never"])
 @pytest.mark.parametrize("times", [2, pytest.param(12, marks=SLOW)])
 def test_a_power_cut_takes_only_the_end_of_what_was_not_synced_and_damages_nothing(
-    image: Path, mode: str, times: int
+    image: Path, mode: str, times: int, tally: Tally
 ) -> None:
     for cut in cut_power(image, mode, times=times, seed=times):
         assert cut["is_prefix"], cut  # I7
         assert cut["problems"] == []
+    tally("power cuts of a mounted file system", times)
 
 
 def test_without_syncs_the_same_power_cut_takes_what_was_answered(image: Path) -> None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sized
     from types import FrameType
 
+    from conftest import Tally
+
     from journal.journal_file import Durability
 
     Tell = Callable[[Any], None]
@@ -454,11 +456,12 @@ def save_for_ever(root: Path, durability: Durability, tell: Tell) -> None:
 @pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_killed_writers_lose_nothing_that_they_were_answered(
-    root: Path, durability: Durability, kills: int
+    root: Path, durability: Durability, kills: int, tally: Tally
 ) -> None:
     dice = random.Random(kills)
     for turn in range(0, kills, 5):  # a store of its own for five: replays stay short
         kill_writers(root / str(turn), durability, dice)
+    tally("processes killed under load", 2 * kills)
 
 
 def kill_writers(root: Path, durability: Durability, dice: random.Random) -> None:

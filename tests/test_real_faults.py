@@ -26,6 +26,8 @@ from journal.storage_file import FileStorage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from conftest import Tally
+
 JOB = "etl"
 SLOW = pytest.mark.slow
 # What a process does while a call fails under it, and what it was answered.
@@ -163,7 +165,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("calls", "effect"), FAULTS)
 def test_whichever_real_call_fails_or_kills_nothing_acknowledged_is_lost(
-    tmp_path: Path, calls: str, effect: str
+    tmp_path: Path, calls: str, effect: str, tally: Tally
 ) -> None:
     found = {}
     for nth in count(1):
@@ -175,6 +177,7 @@ def test_whichever_real_call_fails_or_kills_nothing_acknowledged_is_lost(
     assert not {nth: problems for nth, problems in found.items() if problems}
     assert nth > 1, "the fault never struck"
     assert {*outcome.answers.values()} == {"done"}  # without a fault, all goes well
+    tally("faults of real system calls", nth - 1)
 
 
 # A process whose sync fails, and that lives on.

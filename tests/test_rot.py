@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from conftest import Tally
+
 JOB = "etl"
 SLOW = pytest.mark.slow
 RARE_MASKS = (0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0xFF)
@@ -143,23 +145,25 @@ def every_bad_byte(
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_a_flip_of_any_acknowledged_byte_is_refused_aloud(
-    small: Small, mask: int
+    small: Small, mask: int, tally: Tally
 ) -> None:
     def flip(data: bytes, at: int) -> bytes:
         return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
 
     assert [*every_bad_byte(small, flip)] == []  # I7
+    tally("flipped bytes", len(small.journal))
 
 
 @SLOW
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_a_flip_of_any_byte_of_a_compacted_journal_is_refused_aloud(
-    packed: Small, mask: int
+    packed: Small, mask: int, tally: Tally
 ) -> None:
     def flip(data: bytes, at: int) -> bytes:
         return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
 
     assert [*every_bad_byte(packed, flip)] == []  # I7
+    tally("flipped bytes", len(packed.journal))
 
 
 def refusal(small: Small, data: bytes) -> DamagedJournal | None:
@@ -234,7 +238,9 @@ def test_a_run_of_nuls_anywhere_is_refused_aloud(small: Small) -> None:
     assert [*every_bad_byte(small, erase)] == []
 
 
-def test_a_journal_cut_at_any_acknowledged_byte_is_damage(small: Small) -> None:
+def test_a_journal_cut_at_any_acknowledged_byte_is_damage(
+    small: Small, tally: Tally
+) -> None:
     for size in range(len(small.journal)):
         data = small.journal[:size]
         put(small.files[0], data)
@@ -246,6 +252,7 @@ def test_a_journal_cut_at_any_acknowledged_byte_is_damage(small: Small) -> None:
         assert isinstance(manager.jobs()[0].damage, DamagedJournal)
         assert small.unchanged(data)
     put(small.files[0], small.journal)
+    tally("journals cut short", len(small.journal))
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80])

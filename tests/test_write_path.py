@@ -50,6 +50,8 @@ from journal.write_queue import Waiter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from conftest import Tally
+
     from journal.journal_file import Durability
 
 JOB = "etl"
@@ -473,7 +475,11 @@ ERRORS = {
     ("operation", "error"), [(op, error) for op in ERRORS for error in ERRORS[op]]
 )
 def test_whichever_call_fails_nothing_acknowledged_is_lost_and_the_job_goes_on(
-    tmp_path: Path, operation: str, error: int, start: Callable[[Path], list[str]]
+    tmp_path: Path,
+    operation: str,
+    error: int,
+    start: Callable[[Path], list[str]],
+    tally: Tally,
 ) -> None:
     found = {}
     for nth in range(1, 200):
@@ -488,11 +494,12 @@ def test_whichever_call_fails_nothing_acknowledged_is_lost_and_the_job_goes_on(
         outcome.saved.extend(before)
         found[nth] = problems(root, outcome, manager)
     assert not {nth: wrong for nth, wrong in found.items() if wrong}
+    tally("calls that failed", len(found))
 
 
 @pytest.mark.parametrize("second", ["sync", "append", "rename", "pwrite", "truncate"])
 def test_whichever_call_fails_after_a_failed_sync_nothing_acknowledged_is_lost(
-    tmp_path: Path, second: str
+    tmp_path: Path, second: str, tally: Tally
 ) -> None:
     found = {}
     for nth in range(1, 30):
@@ -508,6 +515,7 @@ def test_whichever_call_fails_after_a_failed_sync_nothing_acknowledged_is_lost(
         outcome.saved.append("zero")
         found[nth] = problems(root, outcome, manager)
     assert not {nth: wrong for nth, wrong in found.items() if wrong}
+    tally("calls that failed", len(found))
 
 
 def test_a_creation_beside_another_processes_creation_does_not_fail(
@@ -530,7 +538,7 @@ def test_a_creation_beside_another_processes_creation_does_not_fail(
     "operation", ["append", "sync", "pwrite", "sync_folder", "stat"]
 )
 def test_a_writer_killed_at_any_call_loses_nothing_it_acknowledged(
-    tmp_path: Path, operation: str
+    tmp_path: Path, operation: str, tally: Tally
 ) -> None:
     for nth in range(1, 60):
         root = tmp_path / str(nth)
@@ -554,6 +562,7 @@ def test_a_writer_killed_at_any_call_loses_nothing_it_acknowledged(
             assert again.verify(JOB, deep=True)[0].ok
         if survived:
             break
+    tally("processes killed at a call", nth - 1)
 
 
 def disk_root(disk: FaultyDisk) -> Path:
@@ -562,7 +571,7 @@ def disk_root(disk: FaultyDisk) -> Path:
 
 @pytest.mark.parametrize("taken", [0, 1, 50, 300])
 def test_a_recovery_killed_at_any_call_is_finished_by_the_next(
-    tmp_path: Path, taken: int
+    tmp_path: Path, taken: int, tally: Tally
 ) -> None:
     for nth in range(1, 80):
         root = tmp_path / str(nth)
@@ -582,6 +591,7 @@ def test_a_recovery_killed_at_any_call_is_finished_by_the_next(
             assert len(told) >= 1, f"call {nth}"
         if survived:
             break
+    tally("processes killed at a call", nth - 1)
 
 
 # -- the real thing --------------------------------------------------------------------

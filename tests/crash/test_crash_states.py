@@ -13,7 +13,9 @@ from session import seeded
 from workloads import WORKLOADS, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from conftest import Tally
 
 
 @pytest.fixture(autouse=True)
@@ -30,17 +32,20 @@ def test_no_crash_loses_what_was_acknowledged_or_shown(
     name: str,
     crash_states: int,
     crash_seed: int,
-    record_property: Callable[[str, object], None],
+    tally: Tally,
 ) -> None:
     """I1, I2, I4, I5, I7 after a power cut or a kill at any operation of a workload."""
     explorer = Explorer(states=crash_states, seed=crash_seed, is_hard=True)
     with seeded(crash_seed), suppress(Budget):
         explorer.explore(record(name), in_any_order=True)
         explorer.deepen()
-    record_property("crash_states", explorer.count)
+    tally("crash states", explorer.count)
     assert explorer.count > 1000
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_rule_that_is_broken_is_found_out(name: str, crash_seed: int) -> None:
+def test_a_rule_that_is_broken_is_found_out(
+    name: str, crash_seed: int, tally: Tally
+) -> None:
     assert hunt(MUTANTS[name], seed=crash_seed).violation is not None
+    tally("broken rules", 1)
