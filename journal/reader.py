@@ -76,6 +76,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
+def _quietly(done: int, total: int) -> None:
+    """Tell nobody about progress."""
+
+
 class _Decided(NamedTuple):
     """What is to become of one job, and what was looked at."""
 
@@ -514,6 +518,7 @@ class CheckpointReader:
         now: datetime | None = None,
         limit: int | None = None,
         max_bytes: int | None = None,
+        on_progress: Callable[[int, int], None] = _quietly,
     ) -> Plan:
         """Return what policies would keep and let go, with reasons; change nothing.
 
@@ -526,6 +531,7 @@ class CheckpointReader:
             limit: let at most so many go, of each job the oldest.
             max_bytes: what all these jobs may take together, but those that could not
                 be planned.
+            on_progress: told how many jobs were looked at, of how many.
 
         Raises:
             InvalidArgument: `jobs` is neither a job id nor a glob, or a number is
@@ -542,7 +548,7 @@ class CheckpointReader:
                 found = [(jobs, self._decided(jobs, policy, now))]
             else:
                 found, problems = self._decide_all(
-                    jobs, policy, now, wants_all=max_bytes is not None
+                    jobs, policy, now, on_progress, wants_all=max_bytes is not None
                 )
         if max_bytes is not None:
             shrunk = retention.shrink(
@@ -558,7 +564,13 @@ class CheckpointReader:
         return plan_of(planned, problems)
 
     def _decide_all(
-        self, glob: str, policy: Policy | None, now: datetime, *, wants_all: bool
+        self,
+        glob: str,
+        policy: Policy | None,
+        now: datetime,
+        on_progress: Callable[[int, int], None],
+        *,
+        wants_all: bool,
     ) -> tuple[
         builtins.list[tuple[str, _Decided]], builtins.list[tuple[str, MilepostError]]
     ]:
@@ -568,10 +580,13 @@ class CheckpointReader:
             glob: which.
             policy: for all of them, or None for each its own.
             now: what ages are counted from.
+            on_progress: told how many of all jobs were looked at.
             wants_all: also return those that lose nothing.
         """
         found, problems = [], []
-        for job in self._store.storage.job_ids():
+        jobs = self._store.storage.job_ids()
+        for number, job in enumerate(jobs, start=1):
+            on_progress(number, len(jobs))
             if not fnmatch.fnmatchcase(job, glob):
                 continue
             try:

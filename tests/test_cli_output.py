@@ -130,9 +130,18 @@ sys.exit(report(Answer({}, Table(("name", "note"), rows), (), problem), as_json=
 
 def on_a_terminal(*arguments: str, **environ: str) -> str:
     """Run a table printer whose stdout is a pseudo terminal; return what it shows."""
+    return shown_by([sys.executable, "-c", PRINT_A_TABLE, *arguments], **environ)
+
+
+def milepost_on_a_terminal(*words: str, **environ: str) -> str:
+    """Run `milepost` with a pseudo terminal as its stdout; return what it shows."""
+    return shown_by([sys.executable, "-m", "api.cli", *words], **environ)
+
+
+def shown_by(command: list[str], **environ: str) -> str:
     leader, follower = os.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", PRINT_A_TABLE, *arguments],
+        command,
         stdout=follower,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", **environ},
     ) as child:

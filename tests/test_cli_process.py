@@ -108,7 +108,7 @@ def test_a_pipe_that_closes_early_is_quiet() -> None:
 
     assert done.out == (
         "seq\tcheckpoint_id\tstep_name\ttimestamp\tstored_bytes\ttags\tpinned\tcurrent"
-        "\theld\n0\n"
+        "\theld\tfailed\n0\n"
     )
     assert done.err == ""
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
+_NUMBERS = {
+    int: re.compile(r"\s*[+-]?\d{1,18}\s*", re.ASCII),
+    float: re.compile(r"\s*[+-]?\d{1,18}(?:\.\d{1,18})?\s*", re.ASCII),
+}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -120,8 +124,9 @@ def _from_text(text: str, kind: Any) -> object:
     kinds = _kinds(kind)
     if bool in kinds:
         return _BOOLEANS.get(text.strip().lower(), text)
-    if int in kinds and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", text, re.ASCII):
-        return int(text)
+    for number, form in _NUMBERS.items():
+        if number in kinds and form.fullmatch(text):
+            return number(text)
     if _is_path(kind):
         return str(sources.anchored(text, None))
     if any(_is_list(each) for each in kinds):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SHOWN_CHARACTERS = 60
 SECRET = "tokens"  # noqa: S105 - the name of the table whose values stay unseen
 
+_PREFIX = re.compile(r"^(Input should be|(String|List) should have) ")
 _BARE_KEY = re.compile(r"[\w-]+")
 
 Loc = tuple[int | str, ...]
@@ -30,15 +31,15 @@ def refusal(
     failure: ValidationError,
     model: type[BaseModel],
     merged: Layers,
-    config: sources.ConfigFile | None,
+    read_from: str,
 ) -> str:
-    """Return the line about why `merged` is no valid `model`."""
+    """Return the line about why `merged`, read from a file, is no valid `model`."""
     errors = failure.errors(include_url=False, include_input=False)
     error = errors[0]
     dotted = _dotted(error["loc"])
     origin = merged.origins.get(dotted.partition("[")[0], "default")
     label = dotted
-    place = str(config.path) if config else "environment"
+    place = read_from
     if origin.startswith(sources.PREFIX):
         place, label = "environment", origin
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -66,7 +67,7 @@ def _expected(error: ErrorDetails) -> str:
         case "string_pattern_mismatch":
             return f"expected text of the form {context['pattern']}"
         case _:
-            wanted = error["msg"].removeprefix("Input should be ")
+            wanted = _PREFIX.sub("", error["msg"])
             return f"expected {wanted[:1].lower()}{wanted[1:]}"
 
 

@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     PlainValidator,
     PrivateAttr,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -18,9 +19,10 @@ from journal.errors import InvalidArgument
 from journal.policies import PRESETS, Match, Policies
 from journal.policy import CAPS, KEEP_RULES, Best, Policy
 from journal.span import Span, as_span
-from worker.tables import Table, quantity
+from worker.tables import Table, Zone, quantity
 from worker.units import seconds, size_bytes
 
+_MAX_COUNT = 1_000_000
 # What one rule may set otherwise than `[retention]` does for all.
 FLOORS = ("min_keep", "min_age", "max_remove_fraction", "timezone")
 
@@ -31,10 +33,14 @@ def _span(value: object) -> Span:
     return as_span(str(value))  # refused: nobody can see whether 200 is seconds
 
 
-def _count(value: object) -> object:
-    if isinstance(value, str) and value != "all":
-        raise ValueError('expected a whole number of at least 1, or "all"')
-    return value
+def _count_from(least: int) -> BeforeValidator:
+    def check(value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value != "all" and not (is_number and least <= value <= _MAX_COUNT):  # type: ignore[operator]  # is_number says so
+            raise ValueError(f'expected a whole number of at least {least}, or "all"')
+        return value
+
+    return BeforeValidator(check)
 
 
 def _tag_lists(value: object) -> object:
@@ -44,17 +50,22 @@ def _tag_lists(value: object) -> object:
     return [[tag for tag in text.split(",") if tag] for text in value]
 
 
-SpanSetting = Annotated[Span, PlainValidator(_span)]
-CountSetting = Annotated[int | Literal["all"], BeforeValidator(_count)]
+SpanSetting = Annotated[
+    Span,
+    PlainValidator(_span),
+    WithJsonSchema({"type": "string", "examples": ["90min", "7d", "1y6mo"]}),
+]
+CountSetting = Annotated[int | Literal["all"], _count_from(1)]
+Positive = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 BytesSetting = Annotated[int, quantity(size_bytes, "1KiB", "1048576GiB")]
 
 
 class BestSettings(Table):
     """`keep_best`: the metric, which of its ends is the best, and how many to keep."""
 
-    metric: str
+    metric: str = Field(min_length=1)
     mode: Literal["min", "max"]
-    keep: int = 1
+    keep: int = Field(default=1, ge=1, le=_MAX_COUNT)
 
 
 class CompletedRule(Table):
@@ -74,16 +85,16 @@ class CompletedRule(Table):
     keep_within_monthly: SpanSetting | None = None
     keep_within_yearly: SpanSetting | None = None
     keep_tags: Annotated[list[list[str]], BeforeValidator(_tag_lists)] | None = None
-    keep_every: int | None = None
+    keep_every: Positive | None = None
     keep_best: BestSettings | None = None
-    keep_failed: CountSetting | None = None
+    keep_failed: Annotated[int | Literal["all"], _count_from(0)] | None = None
     max_age: SpanSetting | None = None
-    max_count: int | None = None
+    max_count: Positive | None = None
     max_bytes: BytesSetting | None = None
-    min_keep: int | None = None
+    min_keep: Positive | None = None
     min_age: SpanSetting | None = None
-    max_remove_fraction: float | None = None
-    timezone: str | None = None
+    max_remove_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
+    timezone: Zone | None = None
     inherit: bool = False
 
 
@@ -120,8 +131,8 @@ class Effective(NamedTuple):
     is_dry: bool
 
 
-class _Cascade(NamedTuple):
-    """What decides about the jobs of one glob."""
+class Cascade(NamedTuple):
+    """What decides about the jobs of one glob, and once they are complete."""
 
     pattern: str
     running: Effective
@@ -131,7 +142,7 @@ class _Cascade(NamedTuple):
 class RetentionSettings(Table):
     """`[retention]`: what the scheduled cleanup keeps and removes."""
 
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     min_keep: int = Field(default=3, ge=1, le=1_000_000)
     min_age: SpanSetting = Span(seconds=3600)
     trash_seconds: Annotated[float, quantity(seconds, "0s", "1000y")] = Field(
@@ -152,8 +163,8 @@ class RetentionSettings(Table):
     default: Rule = Rule()
     rule: list[MatchRule] = Field(default_factory=list)
 
-    _default: _Cascade = PrivateAttr()
-    _cascades: tuple[_Cascade, ...] = PrivateAttr()
+    _default: Cascade = PrivateAttr()
+    _cascades: tuple[Cascade, ...] = PrivateAttr()
 
     @model_validator(mode="after")
     def _make_sense(self) -> Self:
@@ -176,6 +187,22 @@ class RetentionSettings(Table):
         default, *matches = (_match(c) for c in (self._default, *self._cascades))
         return Policies(default, tuple(matches))
 
+    @property
+    def cascades(self) -> tuple[Cascade, ...]:
+        """Every rule in the order in which they are asked, the default last."""
+        return (*self._cascades, self._default)
+
+    def trial(self, rule: CompletedRule, name: str = "trial") -> Policy:
+        """Return what `rule` would be as one of `retention.rule`.
+
+        Raises:
+            InvalidArgument: it is no policy; says why.
+        """
+        layers = _said(rule, name)
+        if rule.inherit:
+            layers = [*_said(self.default, "retention.default"), *layers]
+        return self._merged(name, layers)[0]
+
     def effective(self, job_id: str, *, is_completed: bool = False) -> Effective:
         """Return the policy of a job, and where everything in it came from.
 
@@ -189,7 +216,7 @@ class RetentionSettings(Table):
             return cascade.completed
         return cascade.running
 
-    def _cascade(self, rule: Rule, pattern: str, name: str) -> _Cascade:
+    def _cascade(self, rule: Rule, pattern: str, name: str) -> Cascade:
         place = "retention.default" if name == "default" else name
         layers = _said(rule, place)
         if rule.inherit and name != "default":
@@ -203,22 +230,38 @@ class RetentionSettings(Table):
             completed = self._effective(
                 f"{name}:completed", [*above, *own], is_dry=is_dry
             )
-        return _Cascade(pattern, running, completed)
+        return Cascade(pattern, running, completed)
 
     def _effective(
         self, name: str, layers: list[dict[str, Value]], *, is_dry: bool
     ) -> Effective:
-        floors = {floor: Value(getattr(self, floor), "retention") for floor in FLOORS}
-        merged: dict[str, Value] = {}
-        for layer in (floors, *layers):
-            merged |= layer
         try:
-            policy = Policy(name=name, **{k: v.value for k, v in merged.items()})
-            self._check_deadline(policy)
+            policy, origins = self._merged(name, layers)
         except InvalidArgument as exc:
             hint = f"; {exc.hint}" if exc.hint else ""
             raise ValueError(f"policy {name!r}: {exc}{hint}") from exc
-        return Effective(policy, {k: v.origin for k, v in merged.items()}, is_dry)
+        return Effective(policy, origins, is_dry)
+
+    def _merged(
+        self, name: str, layers: list[dict[str, Value]]
+    ) -> tuple[Policy, dict[str, str]]:
+        """Return the policy of all layers, and where everything in it came from.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
+        merged = {
+            floor: Value(
+                getattr(self, floor),
+                "retention" if floor in self.model_fields_set else "default",
+            )
+            for floor in FLOORS
+        }
+        for layer in layers:
+            merged |= layer
+        policy = Policy(name=name, **{k: v.value for k, v in merged.items()})
+        self._check_deadline(policy)
+        return policy, {k: v.origin for k, v in merged.items()}
 
     def _check_deadline(self, policy: Policy) -> None:
         """Refuse a policy that may let go what somebody still has to approve.
@@ -258,7 +301,7 @@ def _as_policy_has_it(value: object) -> object:
     return value
 
 
-def _match(cascade: _Cascade) -> Match:
+def _match(cascade: Cascade) -> Match:
     completed = cascade.completed
     return Match(
         cascade.pattern, cascade.running.policy, completed and completed.policy

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Literal, Self
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     BeforeValidator,
@@ -27,7 +26,7 @@ from worker import layers, sources
 from worker.refusals import refusal
 from worker.retention_settings import MatchRule, RetentionSettings, Rule
 from worker.sources import ConfigError
-from worker.tables import AS_WRITTEN, Table, quantity
+from worker.tables import AS_WRITTEN, Table, Zone, quantity
 from worker.units import seconds, size_bytes
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ class WorkerSettings(Table):
     max_clock_jump_seconds: Annotated[float, quantity(seconds, "1min", "1000y")] = (
         Field(default=3600.0, validation_alias="max_clock_jump")
     )
-    timezone: str = "UTC"
+    timezone: Zone = "UTC"
     jitter_seconds: Annotated[float, quantity(seconds, "0s", "1h")] = Field(
         default=30.0, validation_alias="jitter"
     )
@@ -142,17 +141,6 @@ class WorkerSettings(Table):
 
             read_schedule(text)
         return text
-
-    @field_validator("timezone")
-    @classmethod
-    def _exists(cls, name: str) -> str:
-        if name == "UTC":  # known even where no time zone data is installed
-            return name
-        try:
-            ZoneInfo(name)
-        except (OSError, ValueError, KeyError) as exc:
-            raise ValueError('expected a time zone such as "Europe/Berlin"') from exc
-        return name
 
 
 class TokenSettings(Table):
@@ -231,6 +219,17 @@ class Settings(Table):
         """Where each value came from."""
         return self._origins
 
+    def source_of(self, place: str, key: str) -> str:
+        """Return who set `key` at a place that `RetentionSettings.effective` names."""
+        if place == "default" or place.startswith("preset "):
+            return place
+        dotted = "retention.rule" if place.startswith("rule:") else f"{place}.{key}"
+        origin = self._origins.get(dotted) or self._origins.get(f"{dotted}.metric")
+        if origin is None or origin == "default":
+            return place
+        is_variable = origin.startswith(sources.PREFIX)
+        return origin if is_variable else f"{place} in {origin}"
+
     @property
     def file(self) -> Path | None:
         """The config file behind these settings."""
@@ -269,7 +268,8 @@ def load(
             merged.values, context=AS_WRITTEN, by_alias=True, by_name=False
         )
     except ValidationError as exc:
-        raise ConfigError(refusal(exc, Settings, merged, config)) from exc
+        read_from = str(file) if file else "environment"
+        raise ConfigError(refusal(exc, Settings, merged, read_from)) from exc
     settings._origins = MappingProxyType(merged.origins)  # noqa: SLF001 - our own class
     settings._config = config  # noqa: SLF001 - our own class
     settings._environ = dict(environ)  # noqa: SLF001 - our own class

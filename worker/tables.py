@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +39,19 @@ def quantity(
         return value
 
     return BeforeValidator(check)
+
+
+def _zone(name: str) -> str:
+    if name == "UTC":  # known even where no time zone data is installed
+        return name
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError) as exc:
+        raise ValueError('expected a time zone such as "Europe/Berlin"') from exc
+    return name
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class Table(BaseModel):

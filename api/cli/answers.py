@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 
 class Table(NamedTuple):
-    """Rows for people (a rich table) and for pipes (TSV with a header)."""
+    """Rows for people (a rich table) and for pipes (TSV with a header).
+
+    `spare` are columns that a narrow terminal does without.
+    """
 
     columns: tuple[str, ...]
     rows: Iterable[tuple[object, ...]]
+    spare: frozenset[str] = frozenset()
 
 
 class Document(NamedTuple):
@@ -42,14 +46,15 @@ class Answer(NamedTuple):
     """One verb's result.
 
     `data` is what `--json` shows; `shown` goes to stdout without `--json`;
-    `notes` are talk for stderr.  A `problem` beside data means "not all of it":
-    partly done, nothing to do, damage found.
+    `notes` are talk for stderr, `closing` what comes after the data.  A `problem`
+    beside data means "not all of it": partly done, nothing to do, damage found.
     """
 
     data: Any
     shown: Table | Document | Report | str | None = None
     notes: tuple[str, ...] = ()
     problem: Problem | None = None
+    closing: tuple[str, ...] = ()
 
 
 def or_nothing(answer: Answer, *, if_empty: str | None, is_failure: bool) -> Answer:

@@ -41,7 +41,7 @@ def show_verb(frame: Frame, *, origin: bool) -> Answer:
     }
     columns = ("key", "value", "origin") if origin else ("key", "value")
     rows = (
-        (key, _toml(entry["value"]), entry["origin"])[: len(columns)]
+        (key, toml(entry["value"]), entry["origin"])[: len(columns)]
         for key, entry in data.items()
     )
     return Answer(data, Table(columns, rows))
@@ -86,19 +86,26 @@ def _written(table: BaseModel, before: str) -> Iterator[tuple[str, Any]]:
         key = f"{before}{field.validation_alias or name}"
         if isinstance(value, BaseModel):
             yield from _written(value, f"{key}.")
-        elif isinstance(value, list):
-            yield key, [_item(item) for item in value]
         else:
-            yield key, _with_unit(name, value)
+            yield key, _plain(name, value)
 
 
-def _item(item: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as config.toml would hold it, tables as dicts."""
     from pydantic import BaseModel
 
-    if not isinstance(item, BaseModel):
-        return item
-    fields = {key: value for key, value in _written(item, "") if value is not None}
-    return {**fields, "sha256": "hidden"} if "sha256" in fields else fields
+    if isinstance(value, BaseModel):
+        fields = {
+            str(field.validation_alias or key): _plain(key, getattr(value, key))
+            for key, field in type(value).model_fields.items()
+            if getattr(value, key) is not None
+        }
+        return {**fields, "sha256": "hidden"} if "sha256" in fields else fields
+    if name == "keep_tags" and value is not None:
+        return [",".join(tags) for tags in value]
+    if isinstance(value, list):
+        return [_plain("", item) for item in value]
+    return _with_unit(name, value)
 
 
 def _with_unit(name: str, value: Any) -> Any:
@@ -124,8 +131,16 @@ def _in_units(amount: float, units: Mapping[str, float]) -> str:
     return f"{amount / units[smallest]:g}{smallest}"
 
 
-def _toml(value: Any) -> str:
-    """Return `value` as TOML writes it; what is unset is left empty."""
+def toml(value: Any) -> str:
+    """Return `value` as TOML writes it on one line; what is unset is left empty."""
     import json
 
-    return "" if value is None else json.dumps(value, ensure_ascii=False)
+    match value:
+        case None:
+            return ""
+        case dict():
+            fields = ", ".join(f"{key} = {toml(item)}" for key, item in value.items())
+            return f"{{{fields}}}"
+        case list():
+            return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)

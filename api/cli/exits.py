@@ -40,6 +40,8 @@ EXIT_OF_CODE = {
     "job_running": Exit.CONFLICT,
     "protected": Exit.PROTECTED,
     "held": Exit.PROTECTED,
+    # Not a conflict: a script that plans again and tries again would never get through.
+    "approval_needed": Exit.PROTECTED,
     "damaged": Exit.DAMAGED,
     "unreadable": Exit.DAMAGED,
     "unwell": Exit.DAMAGED,

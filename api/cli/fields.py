@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from journal import CheckpointInfo, JobInfo
     from journal.errors import MilepostError
 
+_KIBI = 1024
+
 
 def checkpoint_fields(info: CheckpointInfo) -> dict[str, Any]:
     """Return a checkpoint without its state."""
@@ -36,6 +38,7 @@ def job_fields(info: JobInfo) -> dict[str, Any]:
         **fields,
         "created_at": stamp_or_none(info.created_at),
         "last_activity": stamp_or_none(info.last_activity),
+        "completed_at": stamp_or_none(info.completed_at),
         "damage": damage and {"code": damage.code, "detail": str(damage)},
     }
 
@@ -50,3 +53,14 @@ def error_fields(error: MilepostError | None) -> dict[str, Any] | None:
 def stamp_or_none(moment: datetime | None) -> str | None:
     """Return an instant as ISO 8601 UTC, or None."""
     return None if moment is None else stamp(moment)
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size as people read it: ``812 B``, ``1.4 MiB``."""
+    if size_bytes < _KIBI:
+        return f"{size_bytes} B"
+    size, unit = size_bytes / _KIBI, "KiB"
+    for larger in ("MiB", "GiB"):
+        if size >= _KIBI:
+            size, unit = size / _KIBI, larger
+    return f"{size:.1f} {unit}"

@@ -47,6 +47,17 @@ class Frame:
 
         return open_to_write(self.config, self.store, may_create=may_create)
 
+    def open_with_settings(self) -> tuple[CheckpointManager, Settings | None]:
+        """Open the store as all settings say; these are None if nothing is set.
+
+        Raises:
+            Failure: no_store.
+            ConfigError: a setting is wrong.
+        """
+        from api.cli.stores import open_with_settings
+
+        return open_with_settings(self.config, self.store)
+
     def settings(self, **flags: str | None) -> Settings:
         """Read every setting; `flags` are variables that a verb's options set.
 

@@ -41,6 +41,7 @@ class _Listed(NamedTuple):
             info.pinned,
             self.is_current,
             info.held is not None,
+            info.failed,
         )
 
 
@@ -54,6 +55,7 @@ _LIST_COLUMNS = (
     "pinned",
     "current",
     "held",
+    "failed",
 )
 _JOB_COLUMNS = (
     "job_id",
@@ -62,6 +64,7 @@ _JOB_COLUMNS = (
     "last_activity",
     "current_checkpoint_id",
     "size_bytes",
+    "completed_at",
     "damage",
 )
 
@@ -84,6 +87,7 @@ def jobs_verb(
             stamp_or_none(job.last_activity),
             job.current_id,
             job.size_bytes,
+            stamp_or_none(job.completed_at),
             job.damage and job.damage.code,
         )
         for job in jobs

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import compress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from api.cli.answers import Answer, Document, Report, Table
@@ -22,6 +23,9 @@ from api.cli.exits import Exit, Failure, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+# Columns of a terminal from which on there is room for all of a table's.
+_WIDE = 110
 
 
 def visible(text: str) -> str:
@@ -63,8 +67,10 @@ def report(answer: Answer, *, as_json: bool) -> Exit:
         _write_json({"ok": problem is None, "data": answer.data}, problem)
     else:
         _show(answer.shown)
-        if problem is not None:
-            say(one_line(problem))
+    for line in answer.closing:
+        say(line)
+    if problem is not None and not as_json:
+        say(one_line(problem))
     return Exit.OK if problem is None else problem.exit
 
 
@@ -163,12 +169,14 @@ def _draw(table: Table) -> None:
     # For rich, NO_COLOR leaves bold; for whoever sets it, it means no escapes at all.
     header_style = "" if console.no_color else "bold"
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style=header_style)
-    for column in table.columns:
+    is_narrow = console.width < _WIDE
+    shown = [not is_narrow or column not in table.spare for column in table.columns]
+    for column in compress(table.columns, shown):
         # Ids are there to be copied: fold a long one, never cut it.
         drawn.add_column(column, overflow="fold")
     for row in table.rows:
         # Text objects, because rich reads a str with [brackets] as markup.
-        drawn.add_row(*(Text(_cell(value)) for value in row))
+        drawn.add_row(*(Text(_cell(value)) for value in compress(row, shown)))
     with console.capture() as captured:
         console.print(drawn)
     _write_data(captured.get())

@@ -36,6 +36,7 @@ class Progress:
         self._draw_at = steady() + SHOW_AFTER_SECONDS
         self._is_drawn = False
         self._task = ""
+        self._unit = "jobs"
         self._jobs = self._total = self._bytes = 0
 
     def __enter__(self) -> Self:
@@ -45,9 +46,9 @@ class Progress:
         if self._is_drawn:
             self._write(_CLEAR)
 
-    def begin(self, task: str, jobs: int) -> None:
+    def begin(self, task: str, jobs: int = 0, *, unit: str = "jobs") -> None:
         """Say what is done, and to how many jobs."""
-        self._task, self._total = task, jobs
+        self._task, self._total, self._unit = task, jobs, unit
         self._jobs = self._bytes = 0
 
     def piece(self, size_bytes: int) -> None:
@@ -60,13 +61,18 @@ class Progress:
         self._jobs += 1
         self._draw()
 
+    def reach(self, done: int, total: int) -> None:
+        """Take over the counts of somebody who counts for himself."""
+        self._jobs, self._total = done, total
+        self._draw()
+
     def _draw(self) -> None:
         if not self._is_watched or (now := self._steady()) < self._draw_at:
             return
         self._draw_at = now + REDRAW_SECONDS
         self._is_drawn = True
         part = f" ({self._jobs / self._total:.0%})" if self._total else ""
-        text = f"{self._task}: {self._jobs} of {self._total} jobs{part}"
+        text = f"{self._task}: {self._jobs} of {self._total} {self._unit}{part}"
         if self._bytes:
             text += f", {self._bytes / (1 << 20):.1f} MiB read"
         # Back at the start, so that a line of the log takes its place.

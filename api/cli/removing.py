@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from api.cli.answers import Answer, Table, or_nothing
+from api.cli.answers import Answer
 from api.cli.exits import Failure
-from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
+from api.cli.frame import Frame, expect_seq_option, verb
 from api.cli.selectors import AtSeq, WithId, parse_selector, resolve
-from api.cli.targets import Target, job_argument, require_job, target_argument
+from api.cli.targets import Target, require_job, target_argument
 from journal.clock import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from journal import CheckpointInfo, CheckpointManager
-
-_CLEANUP_COLUMNS = ("checkpoint_id", "seq", "verdict", "reasons")
 
 _reason_option: Callable[..., Callable[..., Answer]] = click.option(
     "--reason", metavar="TEXT", help="Why; the journal keeps it."
@@ -211,70 +209,3 @@ def _held(job_id: str, checkpoint_id: str, word: str, *, has_changed: bool) -> A
 def _said(word: str, data: dict[str, object]) -> str:
     done = word if data["changed"] else f"was {word} already:"
     return f"{done} {data['checkpoint_id']} of job {data['job_id']}"
-
-
-@verb("cleanup", example="milepost cleanup etl-daily --keep-last 2 --dry-run")
-@job_argument
-@click.option(
-    "--keep-last",
-    type=int,
-    default=10,
-    show_default=True,
-    help="How many of the newest stay.",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would go and why.")
-@expect_seq_option
-@fail_if_empty_option
-def cleanup_verb(
-    frame: Frame,
-    job: str,
-    keep_last: int,
-    expect_seq: int | None,
-    *,
-    dry_run: bool,
-    fail_if_empty: bool,
-) -> Answer:
-    """Delete all but the newest checkpoints of a job.
-
-    Held and pinned ones and the current one stay besides.
-    """
-    with frame.open_to_write() as manager:
-        require_job(manager, Target(job, None))
-        if dry_run:
-            answer, removed = _preview(manager, job, keep_last)
-        else:
-            removed = manager.cleanup(job, keep_last, expected_seq=expect_seq)
-            kept = len(manager.list(job))
-            data = {"job_id": job, "deleted_count": removed, "kept_count": kept}
-            note = f"deleted {removed} checkpoints of job {job}, kept {kept}"
-            answer = Answer(data, None, (note,))
-    return or_nothing(
-        answer,
-        if_empty=None if removed or not fail_if_empty else "nothing to delete",
-        is_failure=fail_if_empty,
-    )
-
-
-def _preview(
-    manager: CheckpointManager, job: str, keep_last: int
-) -> tuple[Answer, int]:
-    """Plan what `cleanup` would do; the same rules decide, so they can't differ."""
-    from journal.policy import Policy
-
-    plan = manager.plan(job, Policy(name="cleanup", keep_last=keep_last))
-    verdicts = [("would delete", v) for v in plan.remove]
-    verdicts += [("would keep", v) for v in plan.keep]
-    rows = [
-        (v.checkpoint_id, v.seq, word, "; ".join(v.reasons)) for word, v in verdicts
-    ]
-    data = {
-        "job_id": job,
-        "plan_id": plan.plan_id,
-        "would_delete": [v._asdict() for v in plan.remove],
-        "would_keep": [v._asdict() for v in plan.keep],
-    }
-    note = (
-        f"would delete {len(plan.remove)} checkpoints of job {job}, "
-        f"keep {len(plan.keep)}"
-    )
-    return Answer(data, Table(_CLEANUP_COLUMNS, rows), (note,)), len(plan.remove)

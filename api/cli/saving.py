@@ -31,6 +31,7 @@ _TEXT_MAX_BYTES = 256 * 1024 * 1024
 @click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Metadata (text).")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable.")
 @click.option("--pin", is_flag=True, help="Protect it from policies and deletion.")
+@click.option("--failed", is_flag=True, help="The step did not end well.")
 @click.option("--workflow", metavar="NAME", help="The workflow's name.")
 @click.option("--workflow-version", metavar="VERSION", help="The workflow's version.")
 @expect_seq_option
@@ -50,6 +51,7 @@ def save_verb(
     expect_seq: int | None,
     idempotency_key: str | None,
     pin: bool,
+    failed: bool,
 ) -> Answer:
     """Save a state as a new checkpoint.
 
@@ -65,6 +67,7 @@ def save_verb(
             metadata=metadata,
             tags=tags,
             pinned=pin,
+            failed=failed,
             workflow_name=workflow,
             workflow_version=workflow_version,
             idempotency_key=idempotency_key,

@@ -37,6 +37,6 @@ def show_verb(frame: Frame, target: Target, path: str | None) -> Answer:
         data = {**checkpoint_fields(info), "path": path, "value": value}
     note = (
         f"job {info.job_id}, seq {info.seq}, {info.checkpoint_id}, "
-        f"step {info.step_name}, {stamp(info.timestamp)}"
+        f"step {info.step_name}, {stamp(info.timestamp)}{', failed' * info.failed}"
     )
     return Answer(data, Document(value), (note,))

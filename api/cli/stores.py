@@ -19,6 +19,8 @@ from worker import sources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from worker.settings import Settings
+
 _ROOT = "MILEPOST_STORE_ROOT"
 
 
@@ -69,6 +71,18 @@ def open_to_write(
         Failure: no_store, unless it may be created.
         ConfigError: any setting is wrong.
     """
+    return open_with_settings(config, store, may_create=may_create)[0]
+
+
+def open_with_settings(
+    config: str | None, store: str | None, *, may_create: bool = False
+) -> tuple[CheckpointManager, Settings | None]:
+    """Open the store as all settings say; return these too, None if nothing is set.
+
+    Raises:
+        Failure: no_store, unless it may be created.
+        ConfigError: any setting is wrong.
+    """
     path, environ = config_path(config), environment(store)
     given = sources.variables(environ).keys() - {_ROOT}
     if sources.find(path, environ) or given or environ.get(sources.KEYS):
@@ -78,9 +92,11 @@ def open_to_write(
         root = settings.store.root
         if not may_create:
             existing(root)
-        return open_manager(settings, actor=actor())
+        return open_manager(settings, actor=actor()), settings
     root = sources.store_root(path, environ=environ)
-    return CheckpointManager(root if may_create else existing(root), actor=actor())
+    if not may_create:
+        existing(root)
+    return CheckpointManager(root, actor=actor()), None
 
 
 def existing(root: Path) -> Path:

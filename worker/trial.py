@@ -1,0 +1,41 @@
+"""A policy to try out, written as one of config.toml's rules."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from journal.errors import InvalidArgument
+from worker.layers import Layers
+from worker.refusals import refusal
+from worker.retention_settings import CompletedRule
+from worker.tables import AS_WRITTEN
+
+if TYPE_CHECKING:
+    from journal import Policy
+    from worker.retention_settings import RetentionSettings
+
+
+def read_trial(text: str, retention: RetentionSettings, place: str) -> Policy:
+    """Return the policy that `text` holds, with the keys of ``[[retention.rule]]``.
+
+    Args:
+        text: TOML.
+        retention: says what a rule takes for all jobs, and what it may inherit.
+        place: where the text comes from, for errors.
+
+    Raises:
+        InvalidArgument: it holds none; says where and why.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise InvalidArgument(f"{place}: {exc}") from exc
+    try:
+        rule = CompletedRule.model_validate(values, context=AS_WRITTEN)
+    except ValidationError as exc:
+        merged = Layers(values, {})
+        raise InvalidArgument(refusal(exc, CompletedRule, merged, place)) from exc
+    return retention.trial(rule)
