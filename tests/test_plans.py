@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -233,3 +234,11 @@ def test_no_cleanup_removes_the_newest_the_current_or_a_pinned_one(
     must |= {now.checkpoint_id, *ids[-keep_last:]}
     assert manager.cleanup("job", keep_last) == 6 - len(must)
     assert {info.checkpoint_id for info in manager.list("job")} == must  # I6
+
+
+def test_a_cleanup_may_keep_more_than_there_could_ever_be(
+    manager: CheckpointManager,
+) -> None:
+    assert manager.cleanup("job", sys.maxsize) == 0
+    with pytest.raises(errors.InvalidArgument, match="keep_last must be at most"):
+        manager.cleanup("job", sys.maxsize + 1)
