@@ -50,8 +50,10 @@ def _figures(run: Run, count: int) -> list[Figure]:
             for number in range(count):
                 files.save({"done": number})
             contenders["folder list"] = files.list
-        lists = race(contenders, rounds=run.pick(max(7, 30_000 // count), 5))
-        newest = race(_newest(manager, rows), rounds=run.pick(50, 10), calls=20)
+        rounds = run.pick(max(7, 30_000 // count), 5)
+        lists = race(contenders, rounds=rounds, waits=False)
+        rounds = run.pick(50, 10)
+        newest = race(_newest(manager, rows), rounds=rounds, calls=20, waits=False)
     return [
         *_beside(f"list of {count:,}", lists),
         *_beside(f"latest of {count:,}", newest, target=_LATEST),

@@ -54,12 +54,20 @@ def measure(run: Run) -> Subject:
 def _python(
     folder: Path, arguments: list[str], *, may_fail: bool = False
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run Python where no config.toml and no setting of the caller interferes."""
-    ours = {k: v for k, v in os.environ.items() if not k.startswith("MILEPOST_")}
+    """Run Python where no config.toml and no setting of the caller interferes.
+
+    With bytecode from the run before, as an installed package has it.
+    """
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MILEPOST_", "PYTHON"))
+    }
+    more = {"PYTHONPATH": str(PROJECT), "PYTHONPYCACHEPREFIX": str(folder / "cache")}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**ours, "PYTHONPATH": str(PROJECT)},
+        env={**ours, **more},
         check=not may_fail,
         capture_output=True,
     )

@@ -30,8 +30,6 @@ _CANDIDATES = 4
 _FULL_SEARCH_EVERY = 16
 # A delta this much shorter than its state needs no further search.
 _GOOD_ENOUGH = 8
-# Nor does one that is nearly as short, for its state, as the last full search's best.
-_NEARLY = 1.25
 # A restore reads at most so many times the state, or so much.
 _READ_FACTOR, _READ_BYTES = 4, 64 * 1024
 
@@ -61,21 +59,11 @@ class Packed(NamedTuple):
 class _Hint:
     """What worked for a job's last states."""
 
-    __slots__ = ("lag", "misses", "searched", "share")
+    __slots__ = ("lag", "misses")
 
     def __init__(self) -> None:
         self.lag = 0  # the base's chain began so many saves before the newest
         self.misses = 0  # saves since a delta last helped
-        self.searched = 0  # saves since all candidates were tried
-        self.share = 0.0  # of its state, that the best of them took then
-
-    def enough(self, view: JobView, raw_bytes: int) -> float:
-        """Return how short a delta on what helped last ends the search."""
-        # Only where a job just goes on: any lag but none may be one of many that do.
-        goes_on = self.lag == 0 and view.current is view.latest
-        if goes_on and self.searched < _FULL_SEARCH_EVERY:
-            return raw_bytes * max(1 / _GOOD_ENOUGH, self.share * _NEARLY)
-        return raw_bytes / _GOOD_ENOUGH
 
 
 class Packer:
@@ -120,28 +108,22 @@ class Packer:
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
             return self.whole(raw)
         hint = self._hint(view.job_id)
-        hint.searched += 1
-        enough = hint.enough(view, len(raw))
         best: Packed | None = None
         best_lag = 0
         for lag, entry in self._candidates(view, hint):
             packed = self._delta(view, raw, entry, read)
             if packed is None:
                 continue
-            if best is None or _is_clearly_shorter(packed, best):
+            if best is None or packed.body.text_bytes < best.body.text_bytes:
                 best, best_lag = packed, lag
-            if packed.body.text_bytes <= enough:
+            if packed.body.text_bytes * _GOOD_ENOUGH <= len(raw):
                 hint.lag, hint.misses = lag, 0
-                hint.share = min(hint.share, packed.body.text_bytes / len(raw))
                 return packed
-            enough = len(raw) / _GOOD_ENOUGH
-        hint.searched, hint.share = 0, 0.0
         whole = self.whole(raw)
-        if best is None or not _is_clearly_shorter(best, whole):
+        if best is None or best.body.text_bytes * 10 > whole.body.text_bytes * 9:
             hint.misses += 1
             return whole
         hint.lag, hint.misses = best_lag, 0
-        hint.share = best.body.text_bytes / len(raw)
         return best
 
     def is_usable(self, packed: Packed, view: JobView) -> bool:
@@ -266,11 +248,6 @@ class Packer:
             while self._bytes > _CACHE_BYTES:
                 _, dropped = self._states.popitem(last=False)
                 self._bytes -= len(dropped.raw)
-
-
-def _is_clearly_shorter(packed: Packed, other: Packed) -> bool:
-    """Tell whether it is by a tenth; less is not worth a longer way to read or find."""
-    return packed.body.text_bytes * 10 <= other.body.text_bytes * 9
 
 
 def _is_live(view: JobView, link: Link) -> bool:
