@@ -17,7 +17,7 @@ import pytest
 from test_api_harness import Answer, read_answer
 from test_cli_harness import BIN, damage, ids_of, run
 from test_cli_serving import SERVING, staying, staying_as
-from test_write_path import needs_namespaces
+from test_write_path import namespace, needs_namespaces
 
 from journal import CheckpointManager, errors
 
@@ -336,7 +336,7 @@ def test_a_read_only_folder_is_served_and_refuses_writes(tmp_path: Path) -> None
 
 def mounted_server(folder: Path, script: str) -> AbstractContextManager[Server]:
     """Serve a store in a mount namespace of its own."""
-    shell = ["unshare", "-Urm", "sh", "-c", script, "sh"]
+    shell = [*namespace(), "sh", "-c", script, "sh"]
     return staying_as([*shell, str(folder), str(BIN / "milepost")])
 
 

@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 from collections import deque
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -654,13 +655,24 @@ print(len(acknowledged))
 """
 
 
+@cache
+def namespace() -> tuple[str, ...]:
+    """Return what runs a command where it may mount for itself alone, () if nothing."""
+    mount = ["mount", "-t", "tmpfs", "none", "/mnt"]
+    # Root may be forbidden the first, in a chroot; everybody else needs it.
+    for command in (("unshare", "-Urm"), ("unshare", "-m")):
+        if not subprocess.run(
+            [*command, *mount], capture_output=True, check=False
+        ).returncode:
+            return command
+    return ()
+
+
 def why_no_mount() -> str:
     """Return why no file system can be mounted for a test; "" if one can."""
     if shutil.which("unshare") is None:
         return "needs unshare"
-    command = ["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]
-    done = subprocess.run(command, capture_output=True, check=False)
-    return "" if done.returncode == 0 else "this kernel lets nobody mount a tmpfs"
+    return "" if namespace() else "this kernel lets nobody mount a tmpfs"
 
 
 needs_namespaces = pytest.mark.skipif(bool(why_no_mount()), reason=why_no_mount())
@@ -672,7 +684,7 @@ def mounted(folder: Path, mount: str, script: str) -> str:
     code = textwrap.dedent(script)
     shell = f'{mount} && exec "$0" -P -c "$1" "$2"'
     done = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", shell, sys.executable, code, str(folder)],
+        [*namespace(), "sh", "-c", shell, sys.executable, code, str(folder)],
         env={**os.environ, "PYTHONPATH": place},
         capture_output=True,
         text=True,
