@@ -23,6 +23,7 @@ SUBJECTS = {
     "replay",
     "read",
     "api",
+    "notice",
     "memory",
     "bytes",
     "states",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,11 +17,10 @@ from watchdog.observers.inotify_c import InotifyFD
 
 from journal.ids import file_name
 from worker import sources
-from worker.watcher import MAX_HINTS, ConfigWatch, Pace, Watcher
+from worker.watcher import MAX_HINTS, REST_FACTOR, ConfigWatch, Pace, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from worker.sources import Signature
     from worker.watcher import Mode
@@ -253,12 +256,21 @@ def test_a_folder_that_vanishes_while_it_is_being_watched_is_no_reason_to_poll(
     assert seen.watcher.kind == "inotify"
 
 
-@pytest.mark.parametrize("step", ["_create_inotify_fd", "_get_or_create_watch"])
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        ("_create_inotify_fd", errno.EMFILE),
+        ("_get_or_create_watch", errno.ENOSPC),
+    ],
+)
 def test_without_room_for_inotify_it_polls(
-    step: str, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+    step: str,
+    reason: int,
+    watch: Callable[..., Watched],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        raise OSError(reason, "inotify has no room")
 
     monkeypatch.setattr(InotifyFD, step, refuse)
     seen = watch()
@@ -266,6 +278,78 @@ def test_without_room_for_inotify_it_polls(
     assert seen.watcher.kind == "poll"
     seen.touch("a")
     eventually(lambda: seen.jobs == {"a"})
+
+
+OVERFLOWN = """
+import pathlib, sys, time
+from worker.watcher import Pace, Watcher
+looks = 0
+def told(jobs):
+    global looks
+    looks += jobs is None
+    print("all" if jobs is None else " ".join(jobs), flush=True)
+watcher = Watcher(pathlib.Path(sys.argv[1]), told, pace=Pace("inotify", 2.0, 0.01))
+watcher.start()
+sys.stdin.read()
+"""
+
+
+def test_it_survives_a_queue_of_events_that_ran_over(tmp_path: Path) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    child = subprocess.Popen(
+        [sys.executable, "-c", OVERFLOWN, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "all\n"
+        child.send_signal(signal.SIGSTOP)
+        # In turns, for the kernel tells of two events alike in a row only once.
+        files = [(tmp_path / f"{name}.jsonl").open("ab", 0) for name in "ab"]
+        for number in range(limit + 2000):
+            files[number % 2].write(b"x")
+        (tmp_path / "lost.jsonl").touch()
+        child.send_signal(signal.SIGCONT)
+        hinted = [*iter(child.stdout.readline, "all\n")]
+        assert "lost" not in "".join(hinted), "nothing ran over"
+        (tmp_path / "later.jsonl").touch()
+        assert "later\n" in iter(child.stdout.readline, "")
+        for file in files:
+            file.close()
+
+
+def test_a_long_sweep_does_not_keep_hints_waiting(
+    watch: Callable[..., Watched],
+) -> None:
+    seen = watch()
+    seen.look_seconds = 1.0
+    seen.start()
+    swept_at = seen.times[0]
+    seen.touch("a")
+    eventually(lambda: seen.jobs == {"a"})
+    assert time.monotonic() - swept_at < 1.0 + REST_FACTOR
+
+
+def test_in_a_store_that_is_never_quiet_a_hint_waits_no_longer(
+    watch: Callable[..., Watched],
+) -> None:
+    seen = watch(debounce_seconds=0.05)
+    seen.start()
+    stop = threading.Event()
+
+    def burst() -> None:
+        while not stop.wait(0.02):
+            seen.touch("other")
+
+    writer = threading.Thread(target=burst)
+    writer.start()
+    try:
+        eventually(lambda: len(seen.hinted) == 2 * DEADLINE_SECONDS)
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_a_look_that_takes_long_is_followed_by_a_longer_rest(

@@ -13,12 +13,14 @@ from conftest import NOW, Clock
 from test_api_harness import client_of
 from test_cli_harness import JOB, call, damage, folder, run, store
 from test_cli_serving import RULE, SERVING, ask, staying
+from test_worker import eventually
 
 from api import create_app
 from journal import CheckpointManager
 from journal.errors import StorageFailed
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
+from worker.scheduler import BEATS_TO_ALARM, BEATS_TO_REPLACE, HEARTBEAT_SECONDS
 from worker.service import Worker
 from worker.settings import RetentionSettings, Rule, Settings, WorkerSettings
 from worker.status import stored_status
@@ -285,3 +287,44 @@ def test_a_bad_edit_is_told_by_log_readyz_and_config_check_and_undone_by_a_good_
         status, answer = ask(port, "GET", "/readyz")
         assert (status, answer["config_problem"]) == (200, None)
     assert store.is_dir()
+
+
+# -- a scheduler that died -------------------------------------------------------------
+
+
+def test_readyz_is_red_while_the_scheduler_is_dead_and_green_when_it_is_replaced(
+    manager: CheckpointManager,
+) -> None:
+    manager.save("a", "step", {})
+    worker = Worker(manager, Settings(), heartbeat_seconds=0.2)
+    client = client_of(create_app(manager, worker=worker))
+    worker.start()
+    try:
+        eventually(lambda: client.get("/readyz").json()["worker"]["leader"])
+        assert worker._scheduler is not None
+        worker._scheduler._scheduler.pause()
+        eventually(lambda: client.get("/readyz").status_code == 503)
+        reasons = client.get("/readyz").json()["reasons"]
+        assert reasons in ([], ["the worker's scheduler is not running"])
+        eventually(lambda: client.get("/readyz").status_code == 200)
+    finally:
+        worker.stop()
+
+
+def test_the_default_heartbeat_shows_a_death_within_a_minute() -> None:
+    assert HEARTBEAT_SECONDS * BEATS_TO_ALARM < 60
+    assert HEARTBEAT_SECONDS * BEATS_TO_REPLACE < 60
+
+
+# -- what other processes do -----------------------------------------------------------
+
+
+def test_what_another_process_saved_is_in_the_very_next_answer(store: Path) -> None:
+    assert store.is_dir()
+    with staying("serve", "--port", "0") as server:
+        port = int(server.wait_for(SERVING)[2])
+        listed = f"/api/checkpoints?job_id={JOB}"
+        assert ask(port, "GET", listed)[1]["total"] == 3
+        for count in (4, 5):
+            run("save", JOB, "--step", "s", stdin=b"{}")
+            assert ask(port, "GET", listed)[1]["total"] == count

@@ -127,7 +127,7 @@ class WorkerSettings(Table):
         default=5.0, validation_alias="sweep"
     )
     debounce_seconds: Annotated[float, quantity(seconds, "10ms", "1s")] = Field(
-        default=0.15, validation_alias="debounce"
+        default=0.1, validation_alias="debounce"
     )
     watcher: Literal["auto", "inotify", "poll", "off"] = "auto"
 

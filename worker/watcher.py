@@ -6,7 +6,7 @@ sweep, which looks at everything every few seconds, is the guarantee.
 
 | seen | done |
 |---|---|
-| an event on a journal | those jobs are looked at, once it was quiet for the debounce |
+| an event on a journal | a debounce later, all jobs with events are looked at |
 | `sweep_seconds` have passed | all jobs are looked at, whatever was reported |
 | any event beside the config file | the file is looked at: editors rename, links move |
 | the file is new, and the same a debounce later | it is told: no half-written file |
@@ -48,11 +48,9 @@ Mode = Literal["auto", "inotify", "poll", "off"]
 Kind = Literal["inotify", "poll", "off"]
 
 POLL_SECONDS = 1.0
-# However long a burst lasts, it is looked at this often.
-MAX_DEBOUNCE_SECONDS = 1.0
 MAX_HINTS = 1000
-# A look that took long is followed by a rest, so that looking costs a tenth of a core
-# even in a store where one sweep takes longer than `sweep_seconds`.
+# A sweep that took long puts the next one off, so that sweeping costs a tenth of a core
+# even in a store where one takes longer than `sweep_seconds`.
 REST_FACTOR = 9
 MAX_REST_SECONDS = 30.0
 
@@ -74,7 +72,7 @@ class Pace(NamedTuple):
 
     mode: Mode = "auto"
     sweep_seconds: float = 5.0
-    debounce_seconds: float = 0.15
+    debounce_seconds: float = 0.1
 
 
 class ConfigWatch(NamedTuple):
@@ -316,17 +314,20 @@ class Watcher:
             _survived(lambda: self._on_jobs(hinted))
         if self._config is not None:
             _survived(self._look_at_config)
-        took = time.monotonic() - began
-        self._stop.wait(min(REST_FACTOR * took, MAX_REST_SECONDS))
-        return began + self._pace.sweep_seconds if is_sweep else next_sweep
+        ended = time.monotonic()
+        if not is_sweep:
+            # However much is written, half a core is left for answers.
+            self._stop.wait(min(ended - began, self._pace.debounce_seconds))
+            return next_sweep
+        rest = min(REST_FACTOR * (ended - began), MAX_REST_SECONDS)
+        return max(began + self._pace.sweep_seconds, ended + rest)
 
     def _settle(self) -> None:
-        """Wait until nothing was hinted for the debounce, or the longest debounce."""
-        until = time.monotonic() + MAX_DEBOUNCE_SECONDS
-        while not self._stop.is_set() and time.monotonic() < until:
-            self._hints.bell.clear()
-            if not self._hints.bell.wait(self._pace.debounce_seconds):
-                return
+        """Let more hints come for the debounce; what comes later rings again.
+
+        Not until it is quiet: in a busy store it never is.
+        """
+        self._stop.wait(self._pace.debounce_seconds)
         self._hints.bell.clear()
 
     def _look_at_config(self) -> None:
