@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from journal.errors import InvalidArgument
+from journal.errors import InvalidArgument, MilepostError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # Each scope includes those before it.  Reading is every GET.  Writing is everything
 # that a job does with its own checkpoints: save, restore, delete, clean up; all of it
 # is journaled under the token's name, and what is deleted can come back until its trash
-# period ends.  No endpoint needs admin yet; it is what changing tokens, keys or policy
-# over HTTP will ask for.
+# period ends.  Admin is what approving a plan takes that removes much of a job, and
+# what changing tokens, keys or policy over HTTP will ask for.
 SCOPES = ("read", "write", "admin")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -44,6 +44,12 @@ class Principal(NamedTuple):
 
 
 EVERYONE = Principal("api", len(SCOPES) - 1)
+
+
+class Forbidden(MilepostError):
+    """Whoever asks has not the scope that this takes; nothing was done."""
+
+    code = "forbidden"
 
 
 class UnsafeBind(InvalidArgument):

@@ -20,6 +20,7 @@ from api.routes import (
     jobs,
     page,
     protection,
+    retention,
     work,
 )
 from api.security import SecurityMiddleware, TokenBook
@@ -88,7 +89,17 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.services = services
-    for routes in (changes, checkpoints, protection, jobs, events, work, health, page):
+    for routes in (
+        changes,
+        checkpoints,
+        protection,
+        retention,
+        jobs,
+        events,
+        work,
+        health,
+        page,
+    ):
         app.include_router(routes.router)
     failures.install(app)
     app.add_middleware(

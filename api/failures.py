@@ -24,6 +24,7 @@ STATUS_OF = {
     "invalid_argument": 422,
     "invalid_state": 422,
     "state_too_large": 413,
+    "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
     "stale_plan": 409,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from api.access import EVERYONE
+from api.access import EVERYONE, Principal
 from api.executors import CommandExecutor, Executor, load_executor
 from api.idempotency import AnswerCache
 from api.resuming import Resumer
+from api.shelf import PlanShelf
 from journal import CheckpointManager
 from journal.clock import stamp
 from worker.settings import Settings, open_manager
@@ -38,6 +39,7 @@ class Services:
         self.settings = settings
         self.worker = worker
         self.answers = AnswerCache()
+        self.shelf = PlanShelf()
         self.refreshing = threading.Lock()
         self._clock = clock
         self._manager = manager
@@ -45,6 +47,11 @@ class Services:
         self._lock = threading.Lock()
         self._own_executor = _make_executor(settings) if executor is None else None
         self.resumer = Resumer(executor or self._own_executor)
+
+    @property
+    def settings_in_force(self) -> Settings:
+        """The settings, with the edits of config.toml that the worker took over."""
+        return self.settings if self.worker is None else self.worker.settings
 
     @property
     def manager(self) -> CheckpointManager:
@@ -89,11 +96,16 @@ async def _services(request: Request) -> Services:
     return services
 
 
-async def _actor(request: Request) -> str:
+async def _caller(request: Request) -> Principal:
     # Set by the gate; an actor never comes from what a client wrote.
-    actor: str = getattr(request.state, "principal", EVERYONE).actor
-    return actor
+    principal: Principal = getattr(request.state, "principal", EVERYONE)
+    return principal
+
+
+async def _actor(caller: "Caller") -> str:
+    return caller.actor
 
 
 UseServices = Annotated[Services, Depends(_services)]
+Caller = Annotated[Principal, Depends(_caller)]
 Actor = Annotated[str, Depends(_actor)]

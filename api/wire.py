@@ -6,12 +6,13 @@ everything else in a request.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from journal import CheckpointInfo, JobInfo
 from journal.clock import stamp
+from worker.retention_settings import CompletedRule
 
 Count = Annotated[int, Field(ge=0)]
 Label = Annotated[str, Field(min_length=1, max_length=512)]
@@ -55,9 +56,46 @@ class SaveRequest(Asked):
     metadata: dict[str, Any] | None = None
     tags: list[str] = Field(default=[], max_length=100)
     pinned: bool = False
+    failed: bool = False
     workflow_name: Label | None = None
     workflow_version: Label | None = None
     expected_seq: Count | None = None
+
+
+class CompleteRequest(Asked):
+    """Which job has come to its end, whether well, and why."""
+
+    job_id: Label
+    failed: bool = False
+    reason: Label | None = None
+
+
+class PolicyToTry(CompletedRule):
+    """A policy with the keys of config.toml's `[[retention.rule]]`.
+
+    With `inherit` it takes what it leaves unset from `[retention.default]`.
+    """
+
+
+class PreviewRequest(Asked):
+    """One job, or a glob for many; and a policy to try instead of their own."""
+
+    job_id: Label | None = None
+    match: Label | None = None
+    policy: PolicyToTry | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.job_id is None) == (self.match is None):
+            raise ValueError("give either job_id or match")
+        return self
+
+
+class ApplyRequest(Asked):
+    """Which plan to carry out, and whether though it waits for approval."""
+
+    plan_id: Label
+    approve: bool = False
 
 
 class Damage(BaseModel):
@@ -152,6 +190,112 @@ class SaveAnswer(BaseModel):
     seq: int
 
 
+class PlannedCheckpoint(BaseModel):
+    """A checkpoint that would stay or go, and why."""
+
+    checkpoint_id: str
+    seq: int
+    timestamp: datetime
+    stored_bytes: int
+    reasons: list[str]
+
+
+class PlannedJob(BaseModel):
+    """What a policy would do to one job, as of event `head_seq`."""
+
+    job_id: str
+    policy: dict[str, Any]
+    head_seq: int
+    keep_count: int
+    keep_bytes: int
+    remove_count: int
+    remove_bytes: int
+    waits: list[str]
+    remove: list[PlannedCheckpoint]
+    keep: list[PlannedCheckpoint]
+
+
+class JobProblem(BaseModel):
+    """A job that could not be planned for, and why."""
+
+    job_id: str
+    code: str
+    detail: str
+
+
+class PlanAnswer(BaseModel):
+    """What would stay and what would go; nothing has been removed.
+
+    Counts tell of everything, lists of a part.  Of many jobs only those are listed that
+    would lose something.  `waits` says why somebody has to approve it first.
+    """
+
+    plan_id: str
+    job_count: int
+    keep_count: int
+    keep_bytes: int
+    remove_count: int
+    remove_bytes: int
+    waits: list[str]
+    jobs: list[PlannedJob]
+    problem_count: int
+    problems: list[JobProblem]
+    timestamp: datetime
+
+
+class AppliedJob(BaseModel):
+    """How many checkpoints of a job went and how many are left."""
+
+    job_id: str
+    deleted_count: int
+    kept_count: int
+
+
+class ApplyAnswer(BaseModel):
+    """A plan was carried out, exactly."""
+
+    plan_id: str
+    deleted_count: int
+    job_count: int
+    jobs: list[AppliedJob]
+    timestamp: datetime
+
+
+class PolicyValue(BaseModel):
+    """One value of a policy, and who set it."""
+
+    value: Any
+    origin: str
+
+
+class PolicyInForce(BaseModel):
+    """The policy of jobs whose id fits `match`; of completed ones, if it says so."""
+
+    match: str
+    completed: bool
+    dry_run: bool
+    name: str
+    hash: str
+    values: dict[str, PolicyValue]
+
+
+class PoliciesAnswer(BaseModel):
+    """Policies in the order in which a job's is looked for, or that of `job_id`."""
+
+    job_id: str | None
+    policies: list[PolicyInForce]
+    timestamp: datetime
+
+
+class CompleteAnswer(BaseModel):
+    """The job is complete, until it saves or is restored again."""
+
+    job_id: str
+    completed_at: datetime | None
+    failed: bool
+    timestamp: datetime
+
+
 class Job(BaseModel):
     """A job: live checkpoints, counters over its whole history, where it stands."""
 
@@ -163,6 +307,7 @@ class Job(BaseModel):
     restored: int
     created_at: datetime | None
     last_activity: datetime | None
+    completed_at: datetime | None
     current_checkpoint_id: str | None
     latest_checkpoint_id: str | None
     size_bytes: int
@@ -343,6 +488,7 @@ def job(info: JobInfo) -> dict[str, Any]:
         "restored": info.restored,
         "created_at": _stamp(info.created_at),
         "last_activity": _stamp(info.last_activity),
+        "completed_at": _stamp(info.completed_at),
         "current_checkpoint_id": info.current_id,
         "latest_checkpoint_id": info.latest_id,
         "size_bytes": info.size_bytes,

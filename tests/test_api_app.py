@@ -240,6 +240,11 @@ def test_openapi_describes_every_answer(client: TestClient) -> None:
         *(("post", f"/api/checkpoints/{{checkpoint_id}}/{verb}") for verb in MARKS),
         ("post", "/api/checkpoints/cleanup"),
         ("get", "/api/jobs"),
+        ("post", "/api/jobs/complete"),
+        ("get", "/api/retention/preview"),
+        ("post", "/api/retention/preview"),
+        ("post", "/api/retention/apply"),
+        ("get", "/api/retention/policies"),
         ("get", "/api/worker"),
         ("get", "/api/events"),
         ("get", "/healthz"),
@@ -268,6 +273,10 @@ SHAPES = [
     Shape("get", "/api/jobs", "200"),
     Shape("get", "/api/events", "200"),
     Shape("post", "/api/checkpoints/cleanup", "200", {"job_id": "etl"}),
+    Shape("post", "/api/jobs/complete", "200", {"job_id": "etl"}),
+    Shape("get", "/api/retention/preview", "200"),
+    Shape("post", "/api/retention/preview", "200", {"match": "*"}),
+    Shape("get", "/api/retention/policies", "200"),
     Shape("get", "/readyz", "200"),
 ]
 

@@ -46,6 +46,7 @@ def test_a_job_answers_exactly_these_fields(
         "restored": 1,
         "created_at": AT,
         "last_activity": AT,
+        "completed_at": None,
         "current_checkpoint_id": second,
         "latest_checkpoint_id": third,
         "damage": None,

@@ -57,7 +57,16 @@ SpanSetting = Annotated[
 ]
 CountSetting = Annotated[int | Literal["all"], _count_from(1)]
 Positive = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
-BytesSetting = Annotated[int, quantity(size_bytes, "1KiB", "1048576GiB")]
+BytesSetting = Annotated[
+    int,
+    quantity(size_bytes, "1KiB", "1048576GiB"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+]
+TagListsSetting = Annotated[
+    list[list[str]],
+    BeforeValidator(_tag_lists),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
 
 
 class BestSettings(Table):
@@ -84,7 +93,7 @@ class CompletedRule(Table):
     keep_within_weekly: SpanSetting | None = None
     keep_within_monthly: SpanSetting | None = None
     keep_within_yearly: SpanSetting | None = None
-    keep_tags: Annotated[list[list[str]], BeforeValidator(_tag_lists)] | None = None
+    keep_tags: TagListsSetting | None = None
     keep_every: Positive | None = None
     keep_best: BestSettings | None = None
     keep_failed: Annotated[int | Literal["all"], _count_from(0)] | None = None

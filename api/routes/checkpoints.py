@@ -101,6 +101,7 @@ def save_checkpoint(
             metadata=body.metadata,
             tags=body.tags,
             pinned=body.pinned,
+            failed=body.failed,
             workflow_name=body.workflow_name,
             workflow_version=body.workflow_version,
             actor=repeatable.actor,

@@ -6,14 +6,29 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.answers import JsonAnswer, etag
-from api.routes.fields import Limit, failing, page_size
+from api.routes.fields import (
+    IfMatch,
+    Limit,
+    failing,
+    page_size,
+    precondition,
+    seq_of,
+)
+from api.routes.repeats import UseRepeatable
 from api.services import UseServices
-from api.wire import JobList, job
+from api.wire import CompleteAnswer, CompleteRequest, JobList, job
+from journal.errors import MilepostError
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
 _PAGE = 100
 IdOrGlob = Annotated[str | None, Query(min_length=1, max_length=512)]
+
+
+class UnknownJob(MilepostError):
+    """There is no such job."""
+
+    code = "not_found"
 
 
 @router.get("", response_model=JobList, responses=failing())
@@ -47,3 +62,41 @@ def list_jobs(
             "timestamp": services.now(),
         }
     )
+
+
+@router.post(
+    "/complete", response_model=CompleteAnswer, responses=failing(404, 409, 412)
+)
+def complete_job(
+    services: UseServices,
+    repeatable: UseRepeatable,
+    body: CompleteRequest,
+    if_match: IfMatch = None,
+) -> Response:
+    """Say that a job has come to its end; a save or a restore begins it again.
+
+    From then on its policy for completed jobs holds, if it has one.
+    """
+    manager, expected = services.manager, seq_of(if_match)
+
+    def compute() -> JsonAnswer:
+        with precondition(manager, body.job_id, expected):
+            found = manager.complete(
+                body.job_id,
+                failed=body.failed,
+                reason=body.reason,
+                actor=repeatable.actor,
+                expected_seq=expected,
+            )
+        info = manager.job(body.job_id)
+        if not found or info is None:
+            raise UnknownJob(f"job {body.job_id!r} not found")
+        content = {
+            "job_id": body.job_id,
+            "completed_at": job(info)["completed_at"],
+            "failed": body.failed,
+            "timestamp": services.now(),
+        }
+        return JsonAnswer(content, headers={"ETag": etag(info.seq)})
+
+    return repeatable.once(body, compute)

@@ -52,7 +52,8 @@ class Repeatable:
 
         def first() -> Answer:
             answer = compute()
-            return Answer(bytes(answer.body), {"ETag": answer.headers["etag"]})
+            tag = answer.headers.get("etag")  # none where it is about many jobs
+            return Answer(bytes(answer.body), {"ETag": tag} if tag else {})
 
         kept = self._answers.once((*self._place, self.key), digest, first)
         return Response(
