@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 import pytest
@@ -22,6 +22,9 @@ from journal.errors import (
 )
 from journal.head import Extent, Head
 from journal.storage_file import FileStorage
+
+if TYPE_CHECKING:
+    from conftest import Tally
 
 JOB = "etl"
 QUICK = settings(
@@ -125,37 +128,58 @@ def edits(original: bytes) -> st.SearchStrategy[bytes]:
     return st.lists(edit, min_size=1, max_size=3).map(apply) | copies
 
 
-@QUICK
-@given(data=st.data())
-def test_spoiled_files_are_refused_or_true(real: Real, data: st.DataObject) -> None:
-    journal = data.draw(st.none() | st.just(real.journal) | edits(real.journal))
-    head = data.draw(st.none() | st.just(real.head) | edits(real.head))
-    ask_everything(real, real.spoil(journal, head))
+EXAMPLES = pytest.mark.parametrize(
+    "examples", [60, pytest.param(400, marks=pytest.mark.slow)]
+)
 
 
-@QUICK
-@given(journal=st.binary(max_size=2000), head=st.none() | st.binary(max_size=1100))
-def test_arbitrary_bytes_are_refused(
-    real: Real, journal: bytes, head: bytes | None
+@EXAMPLES
+def test_spoiled_files_are_refused_or_true(
+    real: Real, examples: int, tally: Tally
 ) -> None:
-    ask_everything(real, real.spoil(journal, head))
+    @settings(QUICK, max_examples=examples)
+    @given(
+        journal=st.none() | st.just(real.journal) | edits(real.journal),
+        head=st.none() | st.just(real.head) | edits(real.head),
+    )
+    def spoil(journal: bytes | None, head: bytes | None) -> None:
+        ask_everything(real, real.spoil(journal, head))
+
+    spoil()
+    tally("spoiled stores", examples)
 
 
-@QUICK
-@given(journal=st.binary(max_size=600))
+@EXAMPLES
+def test_arbitrary_bytes_are_refused(real: Real, examples: int, tally: Tally) -> None:
+    @settings(QUICK, max_examples=examples)
+    @given(journal=st.binary(max_size=2000), head=st.none() | st.binary(max_size=1100))
+    def spoil(journal: bytes, head: bytes | None) -> None:
+        ask_everything(real, real.spoil(journal, head))
+
+    spoil()
+    tally("spoiled stores", examples)
+
+
+@EXAMPLES
 def test_arbitrary_bytes_behind_the_head_are_cut_and_kept(
-    real: Real, journal: bytes
+    real: Real, examples: int, tally: Tally
 ) -> None:
-    manager = real.spoil(real.journal + journal, real.head)
-    # The inode that the head knows is gone with the file, as after a copy.
-    try:
-        found = [info.checkpoint_id for info in manager.list(JOB)]
-    except DamagedJournal:
-        return  # it looks like rot
-    assert found == [*real.states]  # I1
-    side = real.root / "side"
-    kept = b"".join(p.read_bytes() for p in side.iterdir()) if side.exists() else b""
-    assert kept == journal  # I7
+    @settings(QUICK, max_examples=examples)
+    @given(st.binary(max_size=600))
+    def spoil(more: bytes) -> None:
+        manager = real.spoil(real.journal + more, real.head)
+        # The inode that the head knows is gone with the file, as after a copy.
+        try:
+            found = [info.checkpoint_id for info in manager.list(JOB)]
+        except DamagedJournal:
+            return  # it looks like rot
+        assert found == [*real.states]  # I1
+        side = real.root / "side"
+        paths = side.iterdir() if side.exists() else []
+        assert b"".join(path.read_bytes() for path in paths) == more  # I7
+
+    spoil()
+    tally("spoiled stores", examples)
 
 
 NUMBERS = st.integers(-1, 2**63) | st.floats() | st.none() | st.text(max_size=3)
