@@ -9,6 +9,7 @@ import pytest
 from faults import forged, head_of, last_hash
 
 from journal import MemoryStorage
+from journal import head as head_codec
 from journal.errors import Conflict, LockTimeout
 from journal.event_codec import genesis
 from journal.head import Extent
@@ -263,3 +264,33 @@ def test_a_job_that_left_the_cache_while_its_writer_waited_is_written_all_the_sa
         last = Extent(2, last_hash(data))
         assert held.append(data, after=1, last=last).seq == 2
     assert storage.extent(JOB).seq == 2
+
+
+def test_evidence_is_what_is_there_and_asking_for_it_changes_nothing(
+    storage: Storage,
+) -> None:
+    data = append(storage, count=2)
+    stamp = storage.stamp(JOB)
+    with storage.evidence(JOB) as evidence:
+        assert evidence.size == len(data)
+        assert evidence.read(0, len(data)) == data
+        head = head_codec.decode(evidence.head or b"")
+    assert head is not None
+    assert head.shown == storage.extent(JOB)
+    assert storage.stamp(JOB) == stamp
+    with storage.evidence("unknown") as nothing:
+        assert (nothing.head, nothing.size or 0) == (None, 0)
+
+
+def test_what_takes_an_unsettled_journals_place_is_acknowledged(
+    storage: Storage,
+) -> None:
+    data = append(storage, count=3)
+    first = data[: data.index(b"\n") + 1]
+    with storage.unsettled(JOB) as held, storage.copying(JOB) as copy:
+        assert held.keep_aside(data[len(first) :], len(first), 2).endswith(".damaged")
+        copy.write(first)
+        held.replace(copy, Extent(1, last_hash(first)))
+    assert storage.extent(JOB) == Extent(1, last_hash(first), len(first))
+    assert storage.repairs(JOB) == []  # an event tells of it, or nothing was cut
+    append(storage)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from worker.scheduler import Scheduler, is_overdue, read_schedule
+from worker.scheduler import Scheduler, coming, is_overdue, read_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -225,3 +225,12 @@ def test_jitter_only_makes_a_cron_run_later_and_leaves_intervals_alone() -> None
     late = [trigger.get_next_fire_time(None, NOON) - plain for _ in range(50)]
     assert timedelta(0) <= min(late) < max(late) <= timedelta(seconds=30)
     assert read_schedule("every 1s", jitter_seconds=30).jitter is None
+
+
+def test_the_next_runs_are_told_in_utc() -> None:
+    trigger = read_schedule("0 3 * * *", "Europe/Berlin")
+    now = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    # The clocks go forward in between.
+    assert [f"{run:%d %H:%M}" for run in coming(trigger, now, 3)] == [
+        *("29 01:00", "30 01:00", "31 01:00")
+    ]

@@ -125,7 +125,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def coming(trigger: Trigger, now: datetime, count: int) -> list[datetime]:
-    """Return when `trigger` fires next, `count` times, in UTC, without its jitter."""
+    """Return when `trigger`, which has no jitter, fires next: `count` times, in UTC."""
     runs: list[datetime] = []
     while len(runs) < count:
         last = runs[-1] if runs else None
