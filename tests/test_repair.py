@@ -40,6 +40,7 @@ from journal.errors import (
     MilepostError,
     NoSpace,
     ReadOnlyStore,
+    StorageFailed,
 )
 from journal.storage_file import FileStorage
 
@@ -392,6 +393,34 @@ def test_a_full_disk_changes_nothing(root: Path) -> None:
         head_of(root, JOB).read_bytes(),
     )
     assert not [*(root / "journals").glob("*.copy")]
+
+
+def test_a_repair_that_failed_leaves_no_head_that_says_nothing(root: Path) -> None:
+    begin(root)
+    head_of(root, JOB).unlink()
+    cut(root, 30)
+    disk = FaultyDisk(root)
+    disk.fail("append", error=errno.ENOSPC)
+    with pytest.raises(NoSpace):
+        again(root, disk).repair(JOB, accept_loss=True)
+    assert not head_of(root, JOB).exists()
+
+
+def test_what_a_failed_repair_kept_is_not_told_as_cut(root: Path) -> None:
+    begin(root)
+    sound = journal_of(root, JOB).read_bytes()
+    flip(root)
+    disk = FaultyDisk(root)
+    disk.fail("rename", on=".jsonl")
+    with pytest.raises(StorageFailed):
+        again(root, disk).repair(JOB, accept_loss=True)
+    assert sides(root)
+    put(journal_of(root, JOB), sound)  # from a backup
+    (note,) = look(root).notes
+    assert "is of a repair that was not finished" in note
+    manager = again(root)
+    manager.save(JOB, "next", {})
+    assert repairs(manager) == []
 
 
 def test_what_was_given_up_leaves_the_disk_after_the_trash_period(
