@@ -74,6 +74,14 @@ class JournalCopy:
             self.size += taken
             data = data[taken:]
 
+    def sync(self) -> None:
+        """See `Copy.sync`.
+
+        Raises:
+            OSError: it cannot be; then `place` must not be tried.
+        """
+        self.file.sync(metadata=True)
+
     def place(self, target: Path) -> File:
         """Put it, synced, in the place of `target`; return the open file.
 

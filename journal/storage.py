@@ -116,6 +116,13 @@ class Copy(Protocol):
             NoSpace: there is no room.
         """
 
+    def sync(self) -> None:
+        """Bring what was added to the medium, ahead of time: `Held.replace` does too.
+
+        Raises:
+            StorageFailed: it cannot be.
+        """
+
 
 class Storage(Protocol):
     """Journals as bytes.  tests/test_storage_contract.py is this text made executable.
@@ -276,6 +283,9 @@ class _MemoryCopy:
     def write(self, data: bytes) -> None:
         """See `Copy.write`."""
         self.data += data
+
+    def sync(self) -> None:
+        """See `Copy.sync`: there is no medium."""
 
 
 class MemoryStorage:

@@ -580,6 +580,8 @@ class Store:
                 view.site,
             )
             self._copy_states(view, at, compactor, copy, on_piece)
+            # A long file takes long to sync; under the lock is only the rest of it.
+            copy.sync()
             while (end := self.view(job_id).end) - at.end > _READ_BYTES:
                 self._copy_lines(at, end, copy)
             with self.storage.exclusive(job_id) as held:

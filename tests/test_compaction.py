@@ -321,19 +321,20 @@ def at_the_copy(root: Path, action: Callable[[], object], operation: str) -> Any
     return FileStorage(root, disk=disk)
 
 
-def test_a_writer_gets_through_while_a_compaction_is_copying(
-    manager: CheckpointManager, root: Path, clock: Clock
+@pytest.mark.parametrize("operation", ["append", "sync"])
+def test_a_writer_gets_through_while_a_compaction_copies_and_syncs(
+    manager: CheckpointManager, root: Path, clock: Clock, operation: str
 ) -> None:
     ids = fill(manager, 6)
     manager.delete(JOB, ids[0])
     clock.turn(days=8)
     saved: list[str] = []
 
-    def save_and_read() -> None:  # while the copy is half written
+    def save_and_read() -> None:
         saved.append(manager.save(JOB, "meanwhile", {"n": 1}))
         assert manager.get(JOB, ids[5]).state == state_of(5)
 
-    storage = at_the_copy(root, save_and_read, "append")
+    storage = at_the_copy(root, save_and_read, operation)
     with CheckpointManager(storage=storage, clock=clock) as other:
         assert other.compact(JOB) is not None
         assert other.get(JOB, saved[0]).state == {"n": 1}  # I1

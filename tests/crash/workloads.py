@@ -368,7 +368,7 @@ def compact(session: Session) -> None:
     """States that differ little from each other; some go for good."""
     manager = _begun(session)
     manager.trash_seconds = 0
-    text = Random(5).randbytes(600).hex()
+    text = Random(5).randbytes(1100).hex()  # long enough for deltas
     ids = [
         session.save(manager, JOB, {"n": n, "text": text, "own": str(n) * 40})
         for n in range(4)
