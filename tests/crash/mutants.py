@@ -460,7 +460,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 JournalFile._locate,
-                "if gives_up(event, shown):",
+                "if gives_up(event, instead_of or shown):",
                 "if False:",
             ),
         ),
