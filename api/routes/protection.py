@@ -19,6 +19,7 @@ from api.routes.fields import (
 from api.routes.repeats import Repeatable, UseRepeatable
 from api.services import Services, UseServices
 from api.wire import MarkAnswer, MarkRequest, UndeleteRequest, protection
+from journal import CheckpointManager
 
 router = APIRouter(prefix="/api/checkpoints", tags=["checkpoints"])
 _ANSWERS: dict[str, Any] = {  # as FastAPI's own arguments
@@ -27,56 +28,42 @@ _ANSWERS: dict[str, Any] = {  # as FastAPI's own arguments
 }
 
 
-@router.post("/{checkpoint_id}/pin", **_ANSWERS)
-def pin_checkpoint(
-    services: UseServices,
-    repeatable: UseRepeatable,
-    checkpoint_id: CheckpointId,
-    body: MarkRequest | None = None,
-    if_match: IfMatch = None,
-) -> Response:
-    """Keep a checkpoint from policies, and from deletion without force."""
-    mark = services.manager.pin
-    return _marked(services, repeatable, mark, checkpoint_id, body, if_match)
+_MARKS: dict[str, tuple[Callable[..., bool], str]] = {
+    "pin": (
+        CheckpointManager.pin,
+        "Keep a checkpoint from policies, and from deletion without force.",
+    ),
+    "unpin": (CheckpointManager.unpin, "Take that protection away."),
+    "hold": (
+        CheckpointManager.hold,
+        "Keep a checkpoint from being removed by anybody, until it is released.",
+    ),
+    "release": (CheckpointManager.release, "End a hold, whoever began it."),
+}
 
 
-@router.post("/{checkpoint_id}/unpin", **_ANSWERS)
-def unpin_checkpoint(
-    services: UseServices,
-    repeatable: UseRepeatable,
-    checkpoint_id: CheckpointId,
-    body: MarkRequest | None = None,
-    if_match: IfMatch = None,
-) -> Response:
-    """Take that protection away."""
-    mark = services.manager.unpin
-    return _marked(services, repeatable, mark, checkpoint_id, body, if_match)
+def _add_route(verb: str, mark: Callable[..., bool], what: str) -> None:
+    def mark_checkpoint(
+        services: UseServices,
+        repeatable: UseRepeatable,
+        checkpoint_id: CheckpointId,
+        body: MarkRequest | None = None,
+        if_match: IfMatch = None,
+    ) -> Response:
+        return _marked(services, repeatable, mark, checkpoint_id, body, if_match)
+
+    router.add_api_route(
+        f"/{{checkpoint_id}}/{verb}",
+        mark_checkpoint,
+        methods=["POST"],
+        name=f"{verb}_checkpoint",
+        description=what,
+        **_ANSWERS,
+    )
 
 
-@router.post("/{checkpoint_id}/hold", **_ANSWERS)
-def hold_checkpoint(
-    services: UseServices,
-    repeatable: UseRepeatable,
-    checkpoint_id: CheckpointId,
-    body: MarkRequest | None = None,
-    if_match: IfMatch = None,
-) -> Response:
-    """Keep a checkpoint from being removed by anybody, until it is released."""
-    mark = services.manager.hold
-    return _marked(services, repeatable, mark, checkpoint_id, body, if_match)
-
-
-@router.post("/{checkpoint_id}/release", **_ANSWERS)
-def release_checkpoint(
-    services: UseServices,
-    repeatable: UseRepeatable,
-    checkpoint_id: CheckpointId,
-    body: MarkRequest | None = None,
-    if_match: IfMatch = None,
-) -> Response:
-    """End a hold, whoever began it."""
-    mark = services.manager.release
-    return _marked(services, repeatable, mark, checkpoint_id, body, if_match)
+for _verb, (_mark, _what) in _MARKS.items():
+    _add_route(_verb, _mark, _what)
 
 
 @router.post("/{checkpoint_id}/undelete", **_ANSWERS)
@@ -109,7 +96,7 @@ def _marked(
     body: MarkRequest | None,
     if_match: str | None,
 ) -> Response:
-    """Carry out `mark`, one of the four methods of a manager, once."""
+    """Carry out `mark`, one of four methods of a manager, once."""
     manager, expected = services.manager, seq_of(if_match)
     asked = body or MarkRequest()
 
@@ -117,6 +104,7 @@ def _marked(
         job_id = job_of(manager, checkpoint_id)
         with precondition(manager, job_id, expected):
             has_changed = mark(
+                manager,
                 job_id,
                 checkpoint_id,
                 actor=repeatable.actor,
