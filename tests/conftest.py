@@ -71,6 +71,16 @@ def crash_seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--crash-seed"))
 
 
+# Of a slow test, on a machine that has much else to do.
+_SLOW_SECONDS = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
+
+
 _TRIED = "tried: "
 
 

@@ -552,7 +552,7 @@ def same(a: object, b: object) -> bool:
     )
 
 
-SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(800, marks=SLOW)])

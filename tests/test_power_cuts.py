@@ -83,7 +83,7 @@ def cut_power(image: Path, mode: str, *, times: int, seed: int) -> list[dict[str
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(50, marks=SLOW)])
+@pytest.mark.parametrize("times", [2, pytest.param(30, marks=SLOW)])
 def test_a_power_cut_takes_nothing_that_was_answered(
     image: Path, times: int, tally: Tally
 ) -> None:
