@@ -156,26 +156,6 @@ def test_hints_do_not_put_the_sweep_off(watch: Callable[..., Watched]) -> None:
     eventually(keeps_coming)
 
 
-def test_an_endless_burst_is_looked_at_in_between(
-    watch: Callable[..., Watched],
-) -> None:
-    seen = watch()
-    seen.start()
-    stop = threading.Event()
-
-    def burst() -> None:
-        while not stop.wait(0.002):
-            seen.touch("a")
-
-    writer = threading.Thread(target=burst)
-    writer.start()
-    try:
-        eventually(lambda: len(seen.hinted) > 1)
-    finally:
-        stop.set()
-        writer.join()
-
-
 def test_more_hints_than_are_kept_become_a_look_at_all(
     watch: Callable[..., Watched],
 ) -> None:

@@ -101,6 +101,7 @@ class Worker:
         )
         self._scheduler: Scheduler | None = None
         self._planned: WorkerSettings | None = None
+        self._is_held = False
         self._config_problem: str | None = None
         self._restart_needed: tuple[str, ...] = ()
         self._watcher = self._make_watcher()
@@ -222,7 +223,11 @@ class Worker:
         Raises:
             OSError: it can't be remembered.
         """
-        return self._guard.approve()
+        jump = self._guard.approve()
+        if jump is not None:
+            self._is_held = True  # until it is seen that it is so no more
+            self._bell.set()
+        return jump
 
     # -- leading ---------------------------------------------------------------------
 
@@ -300,10 +305,10 @@ class Worker:
         self._planned = worker
 
     def _look_at_clock(self, scheduler: Scheduler) -> None:
-        before = self._guard.jump
         with self._problems.noting("clock", OSError):
             self._guard.look(self._settings.worker.max_clock_jump_seconds)
-        if before is not None and self._guard.jump is None:
+        was_held, self._is_held = self._is_held, self._guard.jump is not None
+        if was_held and not self._is_held:
             for task in TASKS:
                 if task.counts_ages:  # it has waited for this
                     scheduler.run_soon(task.name)
