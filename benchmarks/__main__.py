@@ -19,6 +19,7 @@ from benchmarks import (
     many_jobs,
     memory,
     noticing,
+    planning,
     reading,
     replays,
     report,
@@ -44,6 +45,7 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "memory": memory.measure,
     "bytes": sizes.measure,
     "states": histories.measure,
+    "plan": planning.measure,
     "startup": startups.measure,
     "jobs": many_jobs.measure,
 }

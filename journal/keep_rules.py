@@ -97,24 +97,25 @@ def rules_for(
     return rules
 
 
+def counted_from(candidates: Iterable[Candidate], now: datetime) -> Candidate | None:
+    """Return the one that windows count from: the latest before `now`."""
+    past = (c for c in candidates if c.at < now)
+    return max(past, key=lambda c: (c.at, c.seq), default=None)
+
+
 def _windows(
     policy: Policy, candidates: Iterable[Candidate], now: datetime, zone: tzinfo
 ) -> dict[str, _Window]:
     """Return the windows that `policy` sets, by period; `keep_within` has none."""
-    names = {"": "keep_within", **{name: f"keep_within_{name}" for name in _PERIODS}}
-    spans = {name: getattr(policy, field) for name, field in names.items()}
-    spans = {name: span for name, span in spans.items() if span is not None}
-    if not spans:
+    if not policy.windows:
         return {}
-    # By time: were it the last event's, a clock that jumped back would move the window,
-    # and once that one is gone move it again.
-    newest = max((c.at for c in candidates if c.at < now), default=None)
-    if newest is None:
-        return {name: _Window(str(span), _EVER, now) for name, span in spans.items()}
-    return {
-        name: _Window(str(span), as_span(span).before(newest, zone), newest)
-        for name, span in spans.items()
-    }
+    newest = counted_from(candidates, now)
+    found = {}
+    for field, span in policy.windows.items():
+        cutoff = _EVER if newest is None else as_span(span).before(newest.at, zone)
+        name = field.removeprefix("keep_within").removeprefix("_")
+        found[name] = _Window(str(span), cutoff, newest.at if newest else now)
+    return found
 
 
 def rules_for_failed(count: Count) -> list[KeepRule]:
@@ -149,6 +150,7 @@ class _Bucket:
     def __init__(self, name: str, count: Count) -> None:
         self._name = name
         self._period = _PERIODS[name]
+        self._key = self._period.key
         self._setting = f"keep_{name} = {count}"
         self._count = inf if count == "all" else count
         self._used = 0
@@ -156,11 +158,13 @@ class _Bucket:
         self._is_new = False
 
     def keeps(self, item: Item) -> str | None:
-        key = self._period.key(item.local)
+        key = self._key(item.local)
         self._is_new = key not in self._seen
         if self._is_new:
             self._seen.add(key)
-        if self._used >= self._count or not (self._is_new or item.is_oldest):
+        elif not item.is_oldest:
+            return None
+        if self._used >= self._count:
             return None
         self._used += 1
         return f"{'' if self._is_new else 'oldest, '}{self._name} #{self._used}"

@@ -142,6 +142,11 @@ class Policy:
         return self._set(KEEP_RULES)
 
     @property
+    def windows(self) -> dict[str, Any]:
+        """The keep rules that count from the newest."""
+        return self._set(WITHINS)
+
+    @property
     def caps(self) -> dict[str, Any]:
         """The caps that are set."""
         return self._set(CAPS)

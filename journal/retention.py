@@ -22,6 +22,7 @@ from journal.keep_rules import (
     Candidate,
     Item,
     KeepRule,
+    counted_from,
     how_long,
     rules_for,
     rules_for_failed,
@@ -213,6 +214,12 @@ def _shields(
     found.setdefault(newest.seq, []).append("newest")
     if newest.is_failed and not groups[0][0].is_failed:
         found.setdefault(groups[0][0].seq, []).append("newest that did not fail")
+    for group in groups if policy.windows else ():
+        # If it is not the newest, a clock jumped.  Were it let go, the windows would
+        # move, and the next run would remove more.
+        start = counted_from(group, now)
+        if start is not None and start is not group[0]:
+            found.setdefault(start.seq, []).append("windows count from it")
     min_age = as_span(policy.min_age)
     if any(min_age):
         born = min_age.before(now, zone_of(policy))

@@ -27,6 +27,7 @@ SUBJECTS = {
     "memory",
     "bytes",
     "states",
+    "plan",
     "startup",
 }
 UNITS = {"µs", "ms", "saves/s", "events/s", "bytes"}

@@ -86,7 +86,7 @@ def span_of(duration: restic.Duration) -> Span:
 
 def in_its_words(reason: str) -> str | None:
     """Return our reason as the oracle says it; None if it is none of the rules'."""
-    if reason == "newest":
+    if reason in {"newest", "windows count from it"}:
         return None
     if reason.startswith(("tag", "no tags")):
         return "tags"
