@@ -13,7 +13,7 @@ from journal.delta import Link
 from journal.errors import NewerFormat, StorageFailed, UnreadableState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from journal.chain import Member
     from journal.index import Entry, JobView
@@ -30,6 +30,8 @@ _CANDIDATES = 4
 _FULL_SEARCH_EVERY = 16
 # A delta this much shorter than its state needs no further search.
 _GOOD_ENOUGH = 8
+# Nor does one that takes hardly more than what the last search found best.
+_AS_EXPECTED = 1.25
 # A restore reads at most so many times the state, or so much.
 _READ_FACTOR, _READ_BYTES = 4, 64 * 1024
 
@@ -59,11 +61,58 @@ class Packed(NamedTuple):
 class _Hint:
     """What worked for a job's last states."""
 
-    __slots__ = ("lag", "misses")
+    __slots__ = ("enough", "lag", "misses", "sure", "trusted")
 
     def __init__(self) -> None:
         self.lag = 0  # the base's chain began so many saves before the newest
         self.misses = 0  # saves since a delta last helped
+        self.sure = 0  # searches, one after the other, that need not have been
+        self.trusted = 0  # saves that went on unsearched, since the last search
+        # How long a delta was that followed on the newest state when no other was much
+        # shorter, by how many steps it reached back.
+        self.enough: dict[int, int] = {}
+
+    def is_enough(self, lag: int, body: Body, raw_bytes: int) -> bool:
+        """Tell whether searching on would hardly find anything shorter."""
+        if body.text_bytes * _GOOD_ENOUGH <= raw_bytes:
+            if lag != 0:
+                self.sure = 0
+            return True
+        if lag != 0 or self.sure <= _CANDIDATES or self.trusted >= _FULL_SEARCH_EVERY:
+            return False
+        known = self.enough.get(delta.stride(body.step), 0) * _AS_EXPECTED
+        if body.text_bytes > known:
+            return False
+        self.trusted += 1
+        return True
+
+    def searched(self, tried: Mapping[int, _Tried]) -> None:
+        """Remember how long the deltas were that a search found, by their lag."""
+        best = _shortest(tried)
+        newest = tried.get(0)
+        is_sure = (
+            newest is not None
+            and len(tried) > _CANDIDATES // 2
+            and newest.text_bytes <= tried[best].text_bytes * _AS_EXPECTED
+        )
+        # Several in a row: else a job of so many shapes looks like one without any.
+        self.sure = self.sure + 1 if is_sure else 0
+        is_trusted = self.sure > _CANDIDATES
+        self.lag, self.misses, self.trusted = 0 if is_trusted else best, 0, 0
+        if newest is not None:
+            self.enough[delta.stride(newest.step)] = newest.text_bytes * is_sure
+
+
+class _Tried(NamedTuple):
+    """How long a delta was, and its step."""
+
+    text_bytes: int
+    step: int
+
+
+def _shortest(tried: Mapping[int, _Tried]) -> int:
+    """Return the lag of the shortest; of the first tried, if others are as short."""
+    return min(tried, key=lambda lag: tried[lag].text_bytes)
 
 
 class Packer:
@@ -109,21 +158,22 @@ class Packer:
             return self.whole(raw)
         hint = self._hint(view.job_id)
         best: Packed | None = None
-        best_lag = 0
+        tried: dict[int, _Tried] = {}
         for lag, entry in self._candidates(view, hint):
             packed = self._delta(view, raw, entry, read)
             if packed is None:
                 continue
-            if best is None or packed.body.text_bytes < best.body.text_bytes:
-                best, best_lag = packed, lag
-            if packed.body.text_bytes * _GOOD_ENOUGH <= len(raw):
+            if hint.is_enough(lag, packed.body, len(raw)):
                 hint.lag, hint.misses = lag, 0
                 return packed
+            tried[lag] = _Tried(packed.body.text_bytes, packed.body.step)
+            if lag == _shortest(tried):
+                best = packed
         whole = self.whole(raw)
         if best is None or best.body.text_bytes * 10 > whole.body.text_bytes * 9:
             hint.misses += 1
             return whole
-        hint.lag, hint.misses = best_lag, 0
+        hint.searched(tried)
         return best
 
     def is_usable(self, packed: Packed, view: JobView) -> bool:
@@ -170,18 +220,19 @@ class Packer:
 
     @staticmethod
     def _candidates(view: JobView, hint: _Hint) -> Iterator[tuple[int, Entry]]:
-        """Yield the states to follow on: what helped last, current, the newest few.
+        """Yield the states to follow on: current, what helped last, the newest few.
 
-        Jobs alternate between shapes, and jump back after a restore.
+        Jobs jump back by a restore, and alternate between shapes.
         """
         try:
             newest = [*islice(reversed(view.checkpoints.values()), _CANDIDATES)]
         except RuntimeError:  # another thread is folding; the next save searches again
             newest = []
         found = dict(enumerate(newest))
-        if view.current is not None and view.current not in newest:
+        order = [hint.lag, *range(_CANDIDATES)]
+        if view.current is not None and view.current is not found.get(0):
             found[_CANDIDATES] = view.current
-        order = [hint.lag, _CANDIDATES, *range(_CANDIDATES)]
+            order.insert(0, _CANDIDATES)
         seen = [lag for lag in dict.fromkeys(order) if lag in found]
         # Where nothing helps, searching for it each time would only cost.
         if hint.misses > 1 and hint.misses % _FULL_SEARCH_EVERY:
