@@ -62,6 +62,16 @@ def test_a_job_that_alternates_between_two_shapes_still_pays_for_changes_only(
     assert journal_of(root, JOB).stat().st_size < 150_000
 
 
+@pytest.mark.parametrize("shapes", [3, 4])
+def test_a_job_of_several_shapes_is_not_taken_for_one_without(
+    root: Path, shapes: int
+) -> None:
+    rng = random.Random(3)
+    plans = [text(rng, 40_000) for _ in range(shapes)]
+    save_all(root, [{"n": n, "plan": plans[n % shapes]} for n in range(60)])
+    assert journal_of(root, JOB).stat().st_size < 400_000
+
+
 def test_a_job_that_jumps_back_pays_for_changes_only(root: Path) -> None:
     rng = random.Random(4)
     with CheckpointManager(root, durability="never") as manager:
