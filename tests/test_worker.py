@@ -578,6 +578,17 @@ def test_each_task_by_hand_leaves_0_or_3_and_one_line_each(home: Home) -> None:
     assert done.wait(DEADLINE_SECONDS) == 3
 
 
+def test_each_task_by_hand_is_tried_though_another_failed(home: Home) -> None:
+    (home.root / "heads").rename(home.root / "aside")
+    (home.root / "heads").touch()
+    done = home.child("--once")
+    _, talk = done.communicate(timeout=DEADLINE_SECONDS)
+    assert done.returncode == 1
+    failed = [line for line in talk.splitlines() if " failed: StorageFailed" in line]
+    assert len(failed) == len(TASK_NAMES)
+    assert talk.splitlines()[-1].startswith("milepost: ")
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

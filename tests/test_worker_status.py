@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from test_worker import eventually
 from api import create_app
 from journal import CheckpointManager
 from journal.errors import StorageFailed
+from journal.ids import file_name
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
 from worker.scheduler import BEATS_TO_ALARM, BEATS_TO_REPLACE, HEARTBEAT_SECONDS
@@ -328,3 +331,21 @@ def test_what_another_process_saved_is_in_the_very_next_answer(store: Path) -> N
         for count in (4, 5):
             run("save", JOB, "--step", "s", stdin=b"{}")
             assert ask(port, "GET", listed)[1]["total"] == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("worker",), ("serve", "--port", "0")], ids=str)
+def test_sigterm_ends_what_stays_within_ten_seconds_though_a_task_hangs(
+    words: tuple[str, ...], store: Path, folder: Path
+) -> None:
+    (folder / "config.toml").write_text(RULE)
+    long_ago = TaskRecord(NOW - timedelta(days=9))
+    LastRuns(store / "worker").write("retention", long_ago)
+    with (store / "heads" / file_name(JOB)).open("rb") as head:
+        fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
+        with staying(*words) as server:
+            server.wait_for("Ctrl-C ends it")
+            eventually(lambda: LastRuns(store / "worker").read().keys() > {"retention"})
+            began = time.monotonic()
+            assert server.stop(signal.SIGTERM) == 0
+            assert time.monotonic() - began < 10

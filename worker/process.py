@@ -7,6 +7,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from journal.errors import MilepostError
 from worker.deadline import ExitDeadline
 from worker.service import Worker
 from worker.settings import open_manager
@@ -43,8 +44,7 @@ def run(
 
         with _signals(end) as received:
             if once:
-                outcomes = {worker.run_task(name).outcome for name in TASK_NAMES}
-                code = EXIT_OK if outcomes == {"ok"} else EXIT_PARTLY
+                code = _run_each(worker)
             else:
                 worker.start()
                 while not received and not worker.join(LOOK_SECONDS):
@@ -52,6 +52,24 @@ def run(
                 worker.stop()
                 code = EXIT_OK if received else EXIT_FAILED
     return EXIT_INTERRUPTED if signal.SIGINT in received else code
+
+
+def _run_each(worker: Worker) -> int:
+    """Run each task once, whatever another one raises; return the exit code.
+
+    Raises:
+        MilepostError: the first that was raised.
+    """
+    failures: list[MilepostError] = []
+    outcomes = set()
+    for name in TASK_NAMES:
+        try:
+            outcomes.add(worker.run_task(name).outcome)
+        except MilepostError as exc:
+            failures.append(exc)
+    if failures:
+        raise failures[0]
+    return EXIT_OK if outcomes == {"ok"} else EXIT_PARTLY
 
 
 @contextlib.contextmanager
