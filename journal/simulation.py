@@ -101,8 +101,7 @@ def _run(
     """Return what one run leaves, and why it would wait."""
     if not policy.removes or not there:
         return there, ()
-    newest = there[-1]._replace(shields=("current",))
-    decision = retention.decide((*there[:-1], newest), policy, now)
+    decision = retention.decide(there, policy, now)
     gone = {verdict.seq for verdict in decision.remove}
     kept = tuple(candidate for candidate in there if candidate.seq not in gone)
     return kept, retention.guard(decision, policy)

@@ -20,7 +20,16 @@ from api import create_app
 from api.access import hash_token
 from api.shelf import PlanShelf, UnknownPlan
 from journal import Match, Plan, Policies, Policy
-from worker.settings import ApiSettings, Settings, TokenSettings, load, open_manager
+from worker.service import Worker
+from worker.settings import (
+    ApiSettings,
+    RetentionSettings,
+    Rule,
+    Settings,
+    TokenSettings,
+    load,
+    open_manager,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,6 +159,21 @@ def test_a_preview_that_cannot_be_is_422_and_says_why(
     answer = configured.post("/api/retention/preview", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_argument")
     assert said.lower() in answer.json()["detail"].lower()
+
+
+def test_a_preview_of_all_jobs_sees_the_budget_of_the_store_and_lists_a_page(
+    manager: CheckpointManager,
+) -> None:
+    for name in ("a", "b"):
+        saved(manager, 12, name)
+    budget = RetentionSettings(max_store_bytes=1024)
+    settings = Settings(retention=budget, api=ApiSettings(max_page=1))
+    client = client_of(create_app(manager, settings=settings))
+    counts = []
+    for body in ({"match": "*"}, {"match": "?"}, {"match": "*", "policy": {}}):
+        answer = client.post("/api/retention/preview", json=body).json()
+        counts.append((answer["job_count"], len(answer["jobs"])))
+    assert counts == [(2, 1), (0, 0), (0, 0)]
 
 
 # -- carrying a plan out ------------------------------------------------------------
@@ -314,6 +338,16 @@ def test_policies_of_a_bare_manager_are_told_without_origins(
     policies = client.get("/api/retention/policies").json()["policies"]
     assert [policy["name"] for policy in policies] == ["a", "done", "mine"]
     assert policies[2]["values"]["keep_last"] == {"value": 8, "origin": "default"}
+
+
+def test_policies_are_those_that_the_worker_took_over_last(
+    manager: CheckpointManager,
+) -> None:
+    edited = Settings(retention=RetentionSettings(default=Rule(keep_last=5)))
+    worker = Worker(manager, edited)
+    client = client_of(create_app(manager, settings=Settings(), worker=worker))
+    (policy,) = client.get("/api/retention/policies").json()["policies"]
+    assert policy["values"]["keep_last"] == {"value": 5, "origin": "retention.default"}
 
 
 # -- completion, failure, and what stays as it was ------------------------------------

@@ -73,7 +73,8 @@ def typed(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def typing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A folder with the job of the page: a save each twelve hours, for six days."""
     now = NOW - timedelta(hours=11 * 12 + 1)
-    with CheckpointManager("checkpoints", clock=lambda: now) as manager:
+    # Who saves is part of what a checkpoint takes.
+    with CheckpointManager("checkpoints", actor="etl", clock=lambda: now) as manager:
         for number in range(1, 13):
             step = ("extract", "load")[number % 2]
             tags = ["release"] if number == 2 else []
