@@ -2,7 +2,7 @@
 
 | step | what |
 |---|---|
-| shields | held, pinned, current, newest, `min_age`, `min_keep`, what windows count from |
+| shields | held, pinned, current, newest, `min_age`, `min_keep`, start of windows |
 | keep rules | independent and ORed (`keep_rules`); with none, everything is kept |
 | caps | oldest first, of what the rules kept; never what is shielded |
 | guard | a plan that removes much of a job waits for approval |
