@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from journal import retention
@@ -84,7 +85,8 @@ def job_plan(
     if limit is not None and len(remove) > limit:
         spared = len(remove) - limit
         later = (v._replace(reasons=(OVER_LIMIT,)) for v in remove[:spared])
-        keep, remove = (*keep, *later), remove[spared:]
+        keep = tuple(sorted((*keep, *later), key=attrgetter("seq"), reverse=True))
+        remove = remove[spared:]
     if not remove:
         waits = ()
     return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)

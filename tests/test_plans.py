@@ -150,6 +150,15 @@ def test_a_limited_plan_removes_the_oldest_first(
     assert manager.apply(plan) == len(removed)
 
 
+def test_what_a_limit_spares_stands_in_its_place_among_what_stays(
+    manager: CheckpointManager,
+) -> None:
+    manager.pin("job", id_of(manager, "a"))
+    keep = manager.plan("job", Policy(keep_last=2), limit=1).keep
+    assert [verdict.seq for verdict in keep] == [7, 6, 5, 4, 2]
+    assert keep[2].reasons == keep[3].reasons == ("over the limit of one run",)
+
+
 def forgeries(plan: Plan, remove: tuple[Verdict, ...]) -> tuple[Plan, Plan]:
     """Return a plan that would remove something else, with its old id and a new one."""
     jobs: tuple[JobPlan, ...] = (plan.jobs[0]._replace(remove=remove),)
