@@ -81,6 +81,10 @@ class HeadFile:
             OSError: it cannot be opened or read.
         """
         with self._opening:  # or it may be closed for want of room meanwhile
+            if self._file is not None:
+                found = self._disk.stat(self._path)
+                if found is None or found.inode != self._inode:
+                    self.close()  # its folder was removed, and perhaps made again
             try:
                 file = self._open(lambda: False)
             except Busy:

@@ -66,8 +66,7 @@ class FileStorage:
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
         self._nameless: dict[str, str] = {}
         self._guard = threading.Lock()
-        self._store_id: str | None = None
-        self._is_durable = False  # the names that lead to the store are synced
+        self._durable_id: str | None = None  # of the store whose names are synced
         self._flusher: threading.Thread | None = None
         self._stop_flusher = threading.Event()
         forks.watch(self)
@@ -77,24 +76,22 @@ class FileStorage:
     @property
     def store_id(self) -> str | None:
         """See `Storage.store_id`."""
-        if self._store_id is None:
-            path = self.root / "store.json"
-            try:
-                raw = self._read_small(path)
-            except FileNotFoundError:
-                return None
-            except OSError as exc:
-                raise failure(exc, f"cannot read {path}") from exc
-            self._store_id = _store_id_in(raw, path)
-        return self._store_id
+        # Read each time: a folder may be removed and another store made in its place.
+        path = self.root / "store.json"
+        try:
+            raw = self._read_small(path)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise failure(exc, f"cannot read {path}") from exc
+        return _store_id_in(raw, path)
 
     def create(self) -> str:
         """See `Storage.create`."""
-        if self._is_durable:
-            assert self._store_id is not None
-            return self._store_id
         try:
             known = self.store_id
+            if known is not None and known == self._durable_id:
+                return known
             found = self._create() if known is None else known
             # Whoever made them may have died before it synced their names.
             for folder in (self.root, self.root.parent):
@@ -103,7 +100,7 @@ class FileStorage:
             if isinstance(exc, MilepostError):
                 raise
             raise failure(exc, f"cannot make a store in {self.root}") from exc
-        self._is_durable = True
+        self._durable_id = found
         return found
 
     def _create(self) -> str:

@@ -69,6 +69,7 @@ class _Job:
         self.view = view
         self.stamp: Stamp | None = None  # the journal's, when the view was folded
         self.seen = Extent()  # the last event that this process has shown
+        self.store_id: str | None = None  # of the store in which it was seen
         self.inode: int | None = None  # of the file that the view's offsets are about
         self.error: MilepostError | None = None  # why it is quarantined
         self.folding = threading.RLock()
@@ -254,6 +255,9 @@ class Store:
     def _check_seen(self, job: _Job, view: JobView) -> None:
         """Refuse a journal that lost what this process has already shown."""
         seen = job.seen
+        if view.store_id != job.store_id and view.store_id is not None:
+            # The folder was removed, and another store was made in its place.
+            job.store_id, seen = view.store_id, Extent()
         is_older = view.seq < seen.seq
         if is_older or (view.seq == seen.seq and (view.hash or "") != seen.hash):
             repairs = self.storage.repairs(view.job_id)
@@ -433,7 +437,8 @@ class Store:
 
     def _commit(self, job: _Job, waiters: deque[Waiter]) -> None:
         """Serve `waiters` from the left; each leaves the queue once it is answered."""
-        self.storage.create()
+        if job.view.seq == 0:
+            self.storage.create()
         while waiters:
             with self.storage.exclusive(job.view.job_id) as held:
                 with job.folding:

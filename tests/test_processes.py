@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -928,3 +929,41 @@ def test_a_flusher_that_fails_once_goes_on(root: Path) -> None:
     assert broken.has_fired
     manager.close()
     assert journal_of(root, JOB).exists()
+
+
+# -- a folder that is removed and made again -------------------------------------------
+
+
+def test_a_store_that_was_made_anew_is_answered_about_and_written_to_as_it_is(
+    root: Path,
+) -> None:
+    with CheckpointManager(root) as first, CheckpointManager(root) as other:
+        for name in ("one", "two"):
+            first.save(JOB, name, {})
+        assert steps(other) == ["one", "two"]
+        shutil.rmtree(root)
+        with CheckpointManager(root) as anew:
+            saved = [anew.save(JOB, "new", {})]
+        assert steps(first) == steps(other) == ["new"]
+        saved += [first.save(JOB, "again", {}), other.save(JOB, "more", {})]
+        other.save("another job", "step", {})
+    assert_sound(root, saved)
+
+
+def test_a_new_job_goes_into_the_store_that_is_there_now(root: Path) -> None:
+    with CheckpointManager(root) as first:
+        first.save(JOB, "one", {})
+        shutil.rmtree(root)
+        with CheckpointManager(root) as anew:
+            anew.save("its own", "step", {})
+        saved = [first.save("late", "step", {})]
+    assert_sound(root, saved, "late")
+    assert CheckpointManager(root).verify("its own")[0].ok
+
+
+def test_a_store_that_is_gone_is_not_taken_for_a_new_one(root: Path) -> None:
+    with CheckpointManager(root) as manager:
+        manager.save(JOB, "one", {})
+        shutil.rmtree(root)
+        with pytest.raises(MilepostError, match="seen before"):
+            manager.list(JOB)
