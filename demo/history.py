@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("#", "when (UTC)", "who", "what", "why")
 RETENTION_ACTOR = "worker:retention"
+_GONE = "no rule keeps it; "
 
 Event = dict[str, Any]
 
@@ -85,6 +86,7 @@ def _name(data: dict[str, Any], seqs: dict[str, int]) -> str:
 
 def _removal(event: Event) -> Removal:
     data = event["data"]
-    policy = data["policy"]
-    rules = [f"{k} = {v}" for k, v in policy.items() if k.startswith("keep_")]
-    return Removal(tuple(data["removed"]), policy["name"], ", ".join(rules))
+    # Each checkpoint has a reason of its own; what all have in common is left out.
+    reasons = [text.removeprefix(_GONE) for text in data["removed"].values()]
+    more = " (and so on)" if len({*reasons}) > 1 else ""
+    return Removal(tuple(data["removed"]), data["policy"]["name"], reasons[0] + more)

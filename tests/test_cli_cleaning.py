@@ -122,6 +122,7 @@ def test_a_glob_or_all_cleans_up_every_job_that_loses_something(jobs: Path) -> N
         ("--keep-last", "3", "--dry-run"),
         ("--all", "--expect-seq", "3"),
         (JOB, "--limit", "0"),
+        (JOB, "--explain", f"{JOB}@2"),
     ],
     ids=" ".join,
 )
@@ -301,6 +302,14 @@ def test_a_cleanup_can_insist_on_the_seq_that_was_seen(jobs: Path) -> None:
     assert call("cleanup", JOB, "--expect-seq", "12").code == 5
     assert call("cleanup", JOB, "--expect-seq", "13").code == 0
     assert len(ids_of(jobs)) == 9
+
+
+def test_planning_for_many_jobs_tells_how_far_it_is(jobs: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with reader(jobs) as manager:
+        manager.plan("*", on_progress=lambda done, total: told.append((done, total)))
+
+    assert told == [(1, 2), (2, 2)]
 
 
 # -- completion, failure --------------------------------------------------------------

@@ -49,6 +49,14 @@ class Watched:
         return self.screen.getvalue()[before:]
 
 
+def test_whoever_counts_himself_is_believed() -> None:
+    seen = Watched(Screen())
+    seen.progress.begin("simulating", unit="runs")
+    seen.seconds = 1.0
+    seen.progress.reach(3, 12)
+    assert seen.screen.getvalue().endswith("simulating: 3 of 12 runs (25%)\r")
+
+
 def test_what_takes_longer_than_half_a_second_is_told_and_wiped_away() -> None:
     seen = Watched(Screen())
     with seen.progress:

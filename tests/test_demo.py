@@ -97,8 +97,8 @@ def test_without_a_terminal_every_check_holds_and_the_demo_leaves(demo: Demo) ->
         r"killed +process \d+ ended by SIGKILL",
         r"last +checkpoint counted-\S+ of \S+ UTC holds \d+ of 600 files",
         r"restored +checkpoint counted-\S+ is now current .*; the job was resumed",
-        r"retention +\d+ removed by rule:stdlib-\*: keep_last = 3",
-        r" \d+ +\S+ +worker:retention +removed #2.* rule:stdlib-\*: keep_last = 3 *",
+        r"retention +\d+ removed by rule:stdlib-\*: \dth newest; keep_last = 3.*",
+        r" \d+ +\S+ +worker:retention +removed #2.* rule:stdlib-\*: \dth newest; .*",
         r" \d+ +\S+ +cli:\S+ +pinned #\d+ +equals the uninterrupted run *",
         r"ok +its result equals .* run: \d+,\d+ bytes, sha256 .*",
         r" +\S+/milepost log stdlib-census --reverse --store .*",
@@ -307,7 +307,10 @@ def saved(seq: int, parent: int) -> history.Event:
 
 def cleaned(seq: int, *ids: str, policy: str = "p") -> history.Event:
     about = {"name": policy, "keep_last": 1}
-    removed = dict.fromkeys(ids, "#2 by age")
+    removed = {
+        name: f"no rule keeps it; {place}th newest; keep_last = 1"
+        for place, name in enumerate(ids, start=4)
+    }
     actor = history.RETENTION_ACTOR
     return event(seq, "checkpoints.cleaned", actor, removed=removed, policy=about)
 
@@ -396,7 +399,7 @@ def test_the_history_tells_who_what_when_and_why() -> None:
             "09:15:05",
             "worker:retention",
             "removed #1, #2",
-            "p: keep_last = 1",
+            "p: 4th newest; keep_last = 1 (and so on)",
         ),
         ("6", "09:15:06", "cli:me", "pinned #4", "ok"),
     ]

@@ -2,81 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
-from api.cli.fields import size_text
 from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
+from api.cli.planning import Asked, explained, nothing_goes, previewed
 from api.cli.progress import Progress
-from api.cli.selectors import resolve
-from api.cli.targets import Target, complete_job, parse_target, require_job
-from api.previews import glob_of, plan_fields, policy_fields, verdict_fields
+from api.cli.targets import Target, complete_job, require_job
 from journal.clock import utc_now
 from journal.errors import ApprovalNeeded, MilepostError, StalePlan
-from journal.keep_rules import how_long
 from journal.plans import plan_of
-from journal.policy import Policy, check_keep_last
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from journal import CheckpointManager, JobPlan, Plan
 
-    from journal import CheckpointManager, JobPlan, Plan, Verdict
-
-_COLUMNS = ("checkpoint_id", "seq", "verdict", "reasons", "age", "size")
-_SHOWN_WAITS = 3
 _HOW_TO_APPROVE = "look with --dry-run, then add --approve"
-
-
-class _Asked(NamedTuple):
-    """Which jobs, and by which rule."""
-
-    job: str | None
-    match: str | None
-    is_all: bool
-    keep_last: int | None
-    limit: int | None
-    budget: int | None = None
-
-    @property
-    def policy(self) -> Policy | None:
-        """The caller's own rule; None for each job's policy."""
-        if self.keep_last is None:
-            return None
-        keep_last = check_keep_last(self.keep_last)
-        # Whoever names a number has said yes to it.
-        return Policy(name="cleanup", keep_last=keep_last, max_remove_fraction=1.0)
-
-    def plan(self, manager: CheckpointManager, now: datetime) -> Plan:
-        """Plan for these jobs.
-
-        Raises:
-            Failure: there is no such job.
-        """
-        if self.job is not None:
-            require_job(manager, Target(self.job, None))
-            return manager.plan(self.job, self.policy, now=now, limit=self.limit)
-        with Progress() as progress:
-            progress.begin("planning")
-            return manager.plan(
-                glob_of(manager, self.match or "*"),
-                now=now,
-                limit=self.limit,
-                max_bytes=None if self.match else self.budget,
-                on_progress=progress.reach,
-            )
-
-    @property
-    def words(self) -> str:
-        """How these jobs are called on a command line."""
-        if self.job is not None:
-            rule = "" if self.keep_last is None else f" --keep-last {self.keep_last}"
-            found = f"{self.job}{rule}"
-        else:
-            found = "--all" if self.match is None else f"--match '{self.match}'"
-        return found if self.limit is None else f"{found} --limit {self.limit}"
 
 
 @verb(
@@ -140,22 +83,24 @@ def cleanup_verb(
     A policy that would remove much of a job waits for --approve (exit 6).  --plan ID
     does just what the dry run with that plan showed, or nothing (exit 5).
     """
-    asked = _Asked(job, match, is_all, keep_last, limit)
-    _check(asked, is_safe=dry_run or bool(plan_id or explain), expect_seq=expect_seq)
+    asked = Asked(job, match, is_all, keep_last, limit, utc_now())
+    if explain is None:
+        _check(asked, is_safe=dry_run or plan_id is not None, expect_seq=expect_seq)
+    elif job or match or is_all or plan_id:
+        raise Failure("usage", "--explain is about the one checkpoint that it names")
     manager, settings = frame.open_with_settings()
     if settings is not None:
         asked = asked._replace(budget=settings.retention.max_store_bytes)
     with manager:
         if explain is not None:
-            return _explained(manager, asked, explain)
+            return explained(manager, asked, explain)
         if keep_last is not None and not (dry_run or plan_id or limit):
             answer, removed = _keep_last(manager, asked, expect_seq)
         else:
-            now = utc_now()
-            plan = asked.plan(manager, now)
+            plan = asked.plan(manager)
             _refuse_other(plan, plan_id, expect_seq)
             if dry_run:
-                answer, removed = _preview(asked, plan, now), len(plan.remove)
+                answer, removed = previewed(asked, plan), len(plan.remove)
             else:
                 is_exact = plan_id is not None
                 answer, removed = _apply(
@@ -170,7 +115,7 @@ def cleanup_verb(
     )
 
 
-def _check(asked: _Asked, *, is_safe: bool, expect_seq: int | None) -> None:
+def _check(asked: Asked, *, is_safe: bool, expect_seq: int | None) -> None:
     """Refuse what does not go together.
 
     Raises:
@@ -191,7 +136,7 @@ def _check(asked: _Asked, *, is_safe: bool, expect_seq: int | None) -> None:
 
 
 def _keep_last(
-    manager: CheckpointManager, asked: _Asked, expect_seq: int | None
+    manager: CheckpointManager, asked: Asked, expect_seq: int | None
 ) -> tuple[Answer, int]:
     assert asked.job is not None
     assert asked.keep_last is not None
@@ -221,136 +166,9 @@ def _refuse_other(plan: Plan, plan_id: str | None, expect_seq: int | None) -> No
         raise StalePlan(f"expected seq {expect_seq}, the job is at {max(seqs)}")
 
 
-# -- dry runs --------------------------------------------------------------------------
-
-
-def _preview(asked: _Asked, plan: Plan, now: datetime) -> Answer:
-    is_one = asked.job is not None
-    rows = [
-        (*(() if is_one else (job.job_id,)), *row)
-        for job in plan.jobs
-        for row in _rows(job, now)
-    ]
-    columns = _COLUMNS if is_one else ("job_id", *_COLUMNS)
-    data = plan_fields(plan)
-    if asked.keep_last is not None:
-        (job,) = data["jobs"]
-        data = {
-            "job_id": job["job_id"],
-            "plan_id": plan.plan_id,
-            "would_delete": job["remove"],
-            "would_keep": job["keep"],
-        }
-    return Answer(
-        data,
-        Table(columns, rows, frozenset({"checkpoint_id"})),
-        _problems_of(plan),
-        _partly(plan),
-        (_summary(asked, plan), *_nothing_goes(asked, plan), *_next_step(asked, plan)),
-    )
-
-
-def _rows(job: JobPlan, now: datetime) -> list[tuple[object, ...]]:
-    """Return a job's checkpoints, newest first, with what would become of each."""
-    verdicts = [("would delete", verdict) for verdict in job.remove]
-    verdicts += [("would keep", verdict) for verdict in job.keep]
-    verdicts.sort(key=lambda found: found[1].seq, reverse=True)
-    return [
-        (
-            verdict.checkpoint_id,
-            verdict.seq,
-            word,
-            "; ".join(verdict.reasons),
-            how_long(now - verdict.at),
-            size_text(verdict.stored_bytes),
-        )
-        for word, verdict in verdicts
-    ]
-
-
-def _summary(asked: _Asked, plan: Plan) -> str:
-    gone, kept = len(plan.remove), len(plan.keep)
-    size = size_text(sum(verdict.stored_bytes for verdict in plan.remove))
-    if asked.job is not None:
-        where = f"of job {asked.job}"
-    else:
-        where = f"of {len(plan.jobs)} jobs"
-    return (
-        f"would delete {gone} checkpoints ({size}) {where}, keep {kept}; "
-        f"plan {plan.plan_id}"
-    )
-
-
-def _nothing_goes(asked: _Asked, plan: Plan) -> tuple[str, ...]:
-    """Say so where no policy can let anything go."""
-    if asked.job is None or any(job.policy.removes for job in plan.jobs):
-        return ()
-    name = plan.jobs[0].policy.name
-    line = (
-        f"the policy of job {asked.job} ({name}) keeps everything: set one in "
-        "[retention] of config.toml, or give --keep-last N"
-    )
-    return (line,)
-
-
-def _next_step(asked: _Asked, plan: Plan) -> tuple[str, ...]:
-    waits = [f"waits for approval: {why}" for why in plan.waits[:_SHOWN_WAITS]]
-    if len(plan.waits) > _SHOWN_WAITS:
-        waits.append(f"and {len(plan.waits) - _SHOWN_WAITS} jobs more wait")
-    if not plan.remove:
-        return tuple(waits)
-    approve = " --approve" if plan.waits else ""
-    line = f"milepost cleanup {asked.words} --plan {plan.plan_id}{approve}"
-    return (*waits, f"to do just this: {line}")
-
-
-def _problems_of(plan: Plan) -> tuple[str, ...]:
-    return tuple(str(problem) for _, problem in plan.problems)
-
-
-def _partly(plan: Plan) -> Problem | None:
-    if not plan.problems:
-        return None
-    return Problem("partly_done", f"jobs that can't be read: {len(plan.problems)}")
-
-
-def _explained(manager: CheckpointManager, asked: _Asked, word: str) -> Answer:
-    info = resolve(manager, parse_target(word))
-    now = utc_now()
-    plan = manager.plan(info.job_id, asked.policy, now=now)
-    rulings = manager.explain(info.job_id, info.checkpoint_id, asked.policy, now=now)
-    (job,) = plan.jobs
-    is_kept, verdict = _verdict_on(job, info.checkpoint_id)
-    says = [("keeps it" if each.keeps else "does not", each.text) for each in rulings]
-    data = {
-        "job_id": info.job_id,
-        "verdict": "keep" if is_kept else "remove",
-        **verdict_fields(verdict),
-        "policy": policy_fields(job.policy),
-        "rules": [{"keeps": each.keeps, "text": each.text} for each in rulings],
-    }
-    would = "keep" if is_kept else "delete"
-    line = (
-        f"policy {job.policy.name} would {would} {info.checkpoint_id} of job "
-        f"{info.job_id}: {'; '.join(verdict.reasons)}"
-    )
-    return Answer(data, Table(("rule", "why"), says), (), None, (line,))
-
-
-def _verdict_on(job: JobPlan, checkpoint_id: str) -> tuple[bool, Verdict]:
-    for is_kept, verdicts in ((True, job.keep), (False, job.remove)):
-        for verdict in verdicts:
-            if verdict.checkpoint_id == checkpoint_id:
-                return is_kept, verdict
-    raise StalePlan(f"{checkpoint_id!r} was deleted just now")
-
-
-# -- doing it --------------------------------------------------------------------------
-
-
 def _apply(
     manager: CheckpointManager,
-    asked: _Asked,
+    asked: Asked,
     plan: Plan,
     *,
     approve: bool,
@@ -397,7 +215,7 @@ def _apply(
     return Answer(
         data,
         None if asked.job is not None else _by_job(jobs),
-        (_done_note(asked, plan, jobs, removed), *_nothing_goes(asked, plan)),
+        (_done_note(asked, plan, jobs, removed), *nothing_goes(asked, plan)),
         _why_not_all(problems, removed),
         tuple(str(problem) for _, problem in problems),
     ), removed
@@ -413,7 +231,7 @@ def _clean(manager: CheckpointManager, job: JobPlan, *, approve: bool) -> int:
 
 
 def _done_note(
-    asked: _Asked, plan: Plan, jobs: list[dict[str, Any]], removed: int
+    asked: Asked, plan: Plan, jobs: list[dict[str, Any]], removed: int
 ) -> str:
     if asked.job is not None:
         kept = len(plan.keep)
