@@ -32,7 +32,7 @@ from journal.span import as_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, tzinfo
 
     from journal.policy import Policy
 
@@ -184,7 +184,7 @@ def _judge(
             rules = rules_for(policy, group, now, zone)
         oldest = len(group)
         for position, candidate in enumerate(group, start=1):
-            local = candidate.at.astimezone(zone)
+            local = _local(candidate.at, zone)
             item = Item(candidate, position, position == oldest, local)
             if candidate.checkpoint_id == only:
                 yield item, rules, []
@@ -192,6 +192,13 @@ def _judge(
             reasons = [r for rule in rules if (r := rule.keeps(item)) is not None]
             if only is None:
                 yield item, rules, reasons
+
+
+def _local(at: datetime, zone: tzinfo) -> datetime:
+    try:
+        return at.astimezone(zone)
+    except OverflowError:  # on the calendar's first or last day
+        return at
 
 
 def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:

@@ -79,9 +79,9 @@ class Span(NamedTuple):
         """
         if not (self.months or self.days):
             return _back(moment.astimezone(UTC), self.seconds)
-        local = moment.astimezone(zone)
-        year, month = divmod(local.year * 12 + local.month - 1 - self.months, 12)
         try:
+            local = moment.astimezone(zone)
+            year, month = divmod(local.year * 12 + local.month - 1 - self.months, 12)
             day = date(year, month + 1, 1) + timedelta(days=local.day - 1 - self.days)
             there = datetime.combine(day, local.time(), tzinfo=zone).astimezone(UTC)
         except (ValueError, OverflowError):

@@ -348,6 +348,15 @@ def test_checkpoints_saved_in_other_zones_are_told_apart_by_the_policys() -> Non
     assert reasons(same_hour, Policy(keep_daily=2))[1] == ("oldest, daily #2",)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_the_ends_of_the_calendar_are_days_like_others(zone: str) -> None:
+    ends = [datetime.min.replace(tzinfo=UTC), NOW, datetime.max.replace(tzinfo=UTC)]
+    found = at(*(moment.isoformat() for moment in ends))
+    policy = Policy(keep_daily=3, keep_within_daily="1y", timezone=zone)
+    assert kept(found, policy) == [1, 2, 3]
+    assert kept(found[:1], policy) == [1]
+
+
 def test_a_clock_that_goes_back_and_forth_spends_no_slot_twice() -> None:
     found = aged(2 * DAY, DAY, 2 * DAY, DAY, 2 * DAY, DAY, 0)
     assert kept(found, Policy(keep_daily=3)) == [5, 6, 7]

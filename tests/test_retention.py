@@ -173,7 +173,7 @@ def test_max_age_counts_from_now_and_the_very_age_is_too_old() -> None:
     assert [(v.seq, *v.reasons) for v in remove] == [
         (4, "1h 23min old; max_age = 1h", "would stay by: no keep rule"),
         (2, "1h old; max_age = 1h", "would stay by: no keep rule"),
-        (1, "1h 1s old; max_age = 1h", "would stay by: no keep rule"),
+        (1, "1h old; max_age = 1h", "would stay by: no keep rule"),
     ]
 
 
