@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from test_api_harness import client_of
 from test_cli_harness import (
     JOB,
     call,
@@ -20,7 +22,9 @@ from test_cli_harness import (
 )
 from test_cli_output import milepost_on_a_terminal
 
+from api import create_app
 from journal import CheckpointManager
+from worker.settings import load, open_manager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,6 +195,16 @@ def test_its_summary_has_counts_bytes_and_the_plan_to_repeat(jobs: Path) -> None
     assert len(ids_of(jobs)) == 3
 
 
+def test_the_command_to_repeat_is_one_that_a_shell_reads(jobs: Path) -> None:
+    call("save", "etl it's; rm", "--step", "s", stdin="{}")
+    for words in (("etl it's; rm", "--keep-last=1"), ("--match", "etl-*")):
+        call("save", words[0], "--step", "s", stdin="{}")
+        *_, line = call("cleanup", *words, "--dry-run").err.splitlines()
+        command = shlex.split(line.removeprefix("to do just this: "))
+        assert call(*command[1:]).code == 0
+    assert len(ids_of(jobs, "etl it's; rm")) == 1
+
+
 def test_json_of_a_dry_run_is_the_plan_as_over_http(jobs: Path) -> None:
     data = call("cleanup", "--dry-run", "--json").json["data"]
 
@@ -205,6 +219,18 @@ def test_json_of_a_dry_run_is_the_plan_as_over_http(jobs: Path) -> None:
     assert job["remove"][0].keys() == {
         *("checkpoint_id", "seq", "timestamp", "stored_bytes", "reasons")
     }
+
+
+@pytest.mark.usefixtures("jobs")
+def test_both_doors_show_the_same_plan_field_by_field() -> None:
+    with open_manager(load()) as manager:
+        app = create_app(manager, settings=load())
+        body = {"match": "*"}
+        over_http = client_of(app).post("/api/retention/preview", json=body).json()
+    on_the_command_line = call("cleanup", "--dry-run", "--json").json["data"]
+
+    assert over_http.pop("timestamp")
+    assert over_http == on_the_command_line
 
 
 @pytest.mark.parametrize(("columns", "is_there"), [("80", False), ("120", True)])

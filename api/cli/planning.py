@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
 from api.cli.answers import Answer, Table
@@ -64,12 +65,12 @@ class Asked(NamedTuple):
 
     @property
     def words(self) -> str:
-        """How these jobs are called on a command line."""
+        """How these jobs are called on a command line, for a shell to read."""
         if self.job is not None:
             rule = "" if self.keep_last is None else f" --keep-last {self.keep_last}"
-            found = f"{self.job}{rule}"
+            found = f"{quote(self.job)}{rule}"
         else:
-            found = "--all" if self.match is None else f"--match '{self.match}'"
+            found = "--all" if self.match is None else f"--match {quote(self.match)}"
         return found if self.limit is None else f"{found} --limit {self.limit}"
 
 
