@@ -440,10 +440,10 @@ def test_a_simulation_says_which_runs_would_have_waited() -> None:
     ("words", "said"),
     [
         (("--every=1h", "--for=1y"), "give JOB or --policy-file"),
-        ((JOB, "--every=1m", "--for=1y"), '"m" could be minutes or months'),
+        ((JOB, "--every=1m", "--for=1y"), "could be minutes or months, got '1m'\n"),
         ((JOB, "--every=0s", "--for=1y"), "times above zero"),
         ((JOB, "--every=1s", "--for=1y"), "simulate a shorter time"),
-        ((JOB, "--every=1h", "--for=1y", "--size=3MB"), '"MB" is 1000 to some'),
+        ((JOB, "--every=1h", "--for=1y", "--size=3MB"), "--size 3MB: expected a size"),
         (("--every=1h", "--for=1y", "--policy-file=-"), "unknown key keep_lst"),
     ],
     ids=str,

@@ -331,8 +331,8 @@ def test_config_show_prints_rules_as_config_toml_would_hold_them(folder: Path) -
 
 def test_a_trial_takes_the_keys_of_a_rule(loaded: Callable[..., Settings]) -> None:
     retention = loaded(LAYERED).retention
-    alone = read_trial('preset = "gfs"\nkeep_daily = 3', retention, "stdin")
-    heir = read_trial("inherit = true\nkeep_last = 2", retention, "stdin")
+    alone = read_trial(b'preset = "gfs"\nkeep_daily = 3', retention, "stdin")
+    heir = read_trial(b"inherit = true\nkeep_last = 2", retention, "stdin")
 
     assert (alone.name, alone.keep_daily, alone.keep_weekly) == ("trial", 3, 4)
     assert (alone.keep_last, alone.min_keep) == (None, 4)
@@ -347,11 +347,15 @@ def test_a_trial_takes_the_keys_of_a_rule(loaded: Callable[..., Settings]) -> No
         ("keep_last =", "stdin: "),
         ('keep_tags = ["a"]', "keep_tags may match no checkpoint"),
         ("dry_run = true", "stdin: unknown key dry_run"),
+        ("keep_last = \udcff", "stdin: not UTF-8"),
+        ("x = " + "[" * 100_000, "stdin: "),
     ],
+    ids=lambda text: ascii(text[:20]),
 )
 def test_a_trial_is_refused_as_config_toml_is(
     text: str, said: str, loaded: Callable[..., Settings]
 ) -> None:
+    raw = text.encode("utf-8", "surrogateescape")
     with pytest.raises(InvalidArgument) as caught:
-        read_trial(text, loaded("").retention, "stdin")
+        read_trial(raw, loaded("").retention, "stdin")
     assert said in str(caught.value)

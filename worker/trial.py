@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from worker.retention_settings import RetentionSettings
 
 
-def read_trial(text: str, retention: RetentionSettings, place: str) -> Policy:
-    """Return the policy that `text` holds, with the keys of ``[[retention.rule]]``.
+def read_trial(raw: bytes, retention: RetentionSettings, place: str) -> Policy:
+    """Return the policy that `raw` holds, with the keys of ``[[retention.rule]]``.
 
     Args:
-        text: TOML.
+        raw: TOML.
         retention: says what a rule takes for all jobs, and what it may inherit.
         place: where the text comes from, for errors.
 
@@ -30,8 +30,10 @@ def read_trial(text: str, retention: RetentionSettings, place: str) -> Policy:
         InvalidArgument: it holds none; says where and why.
     """
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+        values = tomllib.loads(raw.decode())
+    except UnicodeDecodeError as exc:
+        raise InvalidArgument(f"{place}: not UTF-8") from exc
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise InvalidArgument(f"{place}: {exc}") from exc
     try:
         rule = CompletedRule.model_validate(values, context=AS_WRITTEN)

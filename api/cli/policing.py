@@ -169,15 +169,11 @@ def simulate_verb(
     checkpoints; the saves have no tags and no metadata, and none of them failed.
     """
     from api.cli.selectors import parse_instant
-    from worker.units import size_bytes
 
     settings = frame.settings()
     policy = _policy_to_try(settings, job, policy_file)
     now = utc_now() if until is None else parse_instant(until)
-    try:
-        pace = Pace(_length(every, now), _length(runs_every, now), size_bytes(size))
-    except ValueError as exc:
-        raise Failure("usage", f"{exc}, got {size!r:.60}") from exc
+    pace = Pace(_length(every, now), _length(runs_every, now), _size(size))
     lasts = _length(length, now)
     total = lasts // pace.runs_every + 1 if pace.runs_every else 0
     runs: list[Run] = []
@@ -187,6 +183,20 @@ def simulate_verb(
             runs.append(run)
             progress.job()
     return _told(policy, runs, lasts, pace)
+
+
+def _size(text: str) -> int:
+    """Return the bytes that `text` means.
+
+    Raises:
+        Failure: usage.
+    """
+    from worker.units import size_bytes
+
+    try:
+        return size_bytes(text)
+    except ValueError as exc:
+        raise Failure("usage", f"--size {text}: {exc}") from exc
 
 
 def _length(text: str, now: datetime) -> timedelta:
@@ -205,8 +215,8 @@ def _policy_to_try(settings: Settings, job: str | None, file: str | None) -> Pol
     if file is not None:
         from worker.trial import read_trial
 
-        text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-        return read_trial(text, settings.retention, "stdin" if file == "-" else file)
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return read_trial(raw, settings.retention, "stdin" if file == "-" else file)
     assert job is not None
     found = policies_in_force(settings.retention.policies, settings)
     return _policy_of(settings, found, job)[0].policy
