@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOUR = 3600.0
+MONTH = 30 * 24 * HOUR
 KEEP_TWO = RetentionSettings(min_keep=1, min_age="0s", default=Rule(keep_last=2))
 
 
@@ -102,9 +103,9 @@ def test_the_steady_clock_goes_on() -> None:
 # -- the guard -------------------------------------------------------------------------
 
 
-def guard_of(clocks: Clocks, last_runs: LastRuns) -> ClockGuard:
+def guard_of(clocks: Clocks, last_runs: LastRuns, boot: str = "one") -> ClockGuard:
     watch = ClockWatch(clocks.wall, clocks.steady)
-    return ClockGuard(watch, last_runs, clocks.wall)
+    return ClockGuard(watch, last_runs, clocks.wall, lambda: boot)
 
 
 @pytest.fixture
@@ -115,9 +116,9 @@ def last_runs(tmp_path: Path) -> LastRuns:
 def test_steps_that_are_small_each_add_up(clocks: Clocks, last_runs: LastRuns) -> None:
     guard = guard_of(clocks, last_runs)
     for _ in range(3):
-        assert guard.look(HOUR) is None
+        assert guard.look(HOUR, MONTH) is None
         clocks.wall.turn(minutes=25)
-    assert guard.look(HOUR) == (clocks.wall(), 4500.0)
+    assert guard.look(HOUR, MONTH) == (clocks.wall(), 4500.0)
 
 
 def test_a_jump_outlives_the_process_that_saw_it(
@@ -125,9 +126,9 @@ def test_a_jump_outlives_the_process_that_saw_it(
 ) -> None:
     guard = guard_of(clocks, last_runs)
     clocks.wall.turn(days=400)
-    jump = guard.look(HOUR)
+    jump = guard.look(HOUR, MONTH)
     assert jump is not None
-    assert guard_of(clocks, last_runs).look(HOUR) == jump
+    assert guard_of(clocks, last_runs).look(HOUR, MONTH) == jump
 
 
 def test_a_clock_that_is_set_back_needs_nobodys_word(
@@ -135,11 +136,11 @@ def test_a_clock_that_is_set_back_needs_nobodys_word(
 ) -> None:
     first = guard_of(clocks, last_runs)
     clocks.wall.turn(days=400)
-    assert first.look(HOUR)
+    assert first.look(HOUR, MONTH)
     second = guard_of(clocks, last_runs)
     clocks.wall.turn(days=-400)
-    assert second.look(HOUR) is None
-    assert first.look(HOUR) is None
+    assert second.look(HOUR, MONTH) is None
+    assert first.look(HOUR, MONTH) is None
     assert last_runs.clock_jump() is None
 
 
@@ -148,11 +149,11 @@ def test_the_word_of_another_process_is_taken_and_the_next_jump_is_another(
 ) -> None:
     guard = guard_of(clocks, last_runs)
     clocks.wall.turn(days=400)
-    jump = guard.look(HOUR)
+    jump = guard.look(HOUR, MONTH)
     assert guard_of(clocks, last_runs).approve() == jump
-    assert guard.look(HOUR) is None
+    assert guard.look(HOUR, MONTH) is None
     clocks.wall.turn(hours=2)
-    assert guard.look(HOUR) == (clocks.wall(), 2 * HOUR)
+    assert guard.look(HOUR, MONTH) == (clocks.wall(), 2 * HOUR)
 
 
 def test_what_happens_while_another_leads_is_left_to_it(
@@ -161,7 +162,50 @@ def test_what_happens_while_another_leads_is_left_to_it(
     guard = guard_of(clocks, last_runs)
     clocks.wall.turn(days=400)
     guard.pass_over()
-    assert guard.look(HOUR) is None
+    assert guard.look(HOUR, MONTH) is None
+
+
+def test_a_clock_that_was_set_while_no_worker_ran_is_noticed(
+    clocks: Clocks, last_runs: LastRuns
+) -> None:
+    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    clocks.run(50 * HOUR)
+    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    clocks.wall.turn(hours=3)
+    jump = guard_of(clocks, last_runs).look(HOUR, MONTH)
+    assert jump == (clocks.wall(), 3 * HOUR)
+
+
+@pytest.mark.parametrize(("days", "beyond"), [(29, 0), (31, 1), (400, 370)])
+def test_a_machine_that_was_started_since_may_have_been_off_for_so_long(
+    clocks: Clocks, last_runs: LastRuns, days: int, beyond: int
+) -> None:
+    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    clocks.wall.turn(days=days)
+    clocks.seconds = 5.0  # it counts anew
+    jump = guard_of(clocks, last_runs, "another").look(HOUR, MONTH)
+    assert jump == ((clocks.wall(), beyond * 24 * HOUR) if beyond else None)
+
+
+def test_once_trusted_a_clock_is_trusted_by_the_next_process_too(
+    clocks: Clocks, last_runs: LastRuns
+) -> None:
+    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    clocks.wall.turn(days=400)
+    guard_of(clocks, last_runs).approve()
+    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+
+
+def test_what_the_clocks_said_is_written_down_every_ten_minutes(
+    clocks: Clocks, last_runs: LastRuns
+) -> None:
+    guard = guard_of(clocks, last_runs)
+    seen = set()
+    for _ in range(1201):
+        guard.look(HOUR, MONTH)
+        seen.add(last_runs.clock_seen())
+        clocks.run(1)
+    assert len(seen) == 3
 
 
 def test_a_jump_that_cannot_be_remembered_stands_all_the_same(
@@ -171,7 +215,7 @@ def test_a_jump_that_cannot_be_remembered_stands_all_the_same(
     clocks.wall.turn(days=400)
     for _ in range(2):
         with pytest.raises(FileNotFoundError):
-            guard.look(HOUR)
+            guard.look(HOUR, MONTH)
         assert guard.jump == (clocks.wall(), 400 * 24 * HOUR)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 # Less is the correction of a clock that runs a little fast or slow.
@@ -22,6 +23,25 @@ class ClockJump(NamedTuple):
 
     at: datetime
     by_seconds: float
+
+
+class Seen(NamedTuple):
+    """What both clocks said, and since which start of the machine one of them counts.
+
+    `boot_id` is empty where that can't be known.
+    """
+
+    wall: datetime
+    steady: float
+    boot_id: str
+
+
+def boot_id() -> str:
+    """Return what is another after each start of the machine, empty if unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def steady_seconds() -> float:
@@ -42,6 +62,26 @@ class ClockWatch:
         self._steady = steady
         self._lock = threading.Lock()
         self._seen = wall(), steady()
+
+    def seen(self, boot: str) -> Seen:
+        """Return what both clocks say now."""
+        with self._lock:
+            return Seen(self._wall(), self._steady(), boot)
+
+    def resume(self, seen: Seen, boot: str, max_downtime_seconds: float) -> None:
+        """Compare from `seen` on, which another process saw, perhaps long ago.
+
+        Of a machine that was started since, nobody knows how long it was off: up to
+        `max_downtime_seconds` are believed.
+        """
+        with self._lock:
+            wall, steady = self._wall(), self._steady()
+            if boot and seen.boot_id == boot and seen.steady <= steady:
+                self._seen = seen.wall, seen.steady
+                return
+            off = (wall - seen.wall).total_seconds()
+            beyond = max(0.0, off - max_downtime_seconds)
+            self._seen = wall - timedelta(seconds=beyond), steady
 
     def step_seconds(self) -> float:
         """Return by how much the clock was set since the last call, 0.0 if it was not.

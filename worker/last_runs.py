@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from journal.clock import stamp
-from worker.clock_watch import ClockJump
+from worker.clock_watch import ClockJump, Seen
 from worker.report import Outcome
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class TaskRecord(NamedTuple):
 class _Content(NamedTuple):
     tasks: dict[str, TaskRecord]
     clock_jump: ClockJump | None
+    clock_seen: Seen | None = None
 
 
 class UnreadableLastRuns(ValueError):
@@ -93,6 +94,14 @@ class LastRuns:
         """
         return self._read().clock_jump
 
+    def clock_seen(self) -> Seen | None:
+        """Return what a worker last saw of the clocks.
+
+        Raises:
+            UnreadableLastRuns, OSError: as `read`.
+        """
+        return self._read().clock_seen
+
     def write(self, task: str, record: TaskRecord) -> None:
         """Remember `record` durably.
 
@@ -111,6 +120,15 @@ class LastRuns:
         """
         with self._changing() as content:
             self._write(content._replace(clock_jump=jump))
+
+    def write_clock_seen(self, seen: Seen) -> None:
+        """Remember durably what the clocks say.
+
+        Raises:
+            OSError: as `write`.
+        """
+        with self._changing() as content:
+            self._write(content._replace(clock_seen=seen))
 
     def _read(self) -> _Content:
         if self._folder is None:
@@ -161,10 +179,11 @@ class LastRuns:
 
 
 def _encoded(content: _Content) -> dict[str, Any]:
-    jump = content.clock_jump
+    jump, seen = content.clock_jump, content.clock_seen
     return {
         "format": FORMAT,
         "clock_jump": jump and jump._asdict() | {"at": stamp(jump.at)},
+        "clock_seen": seen and seen._asdict() | {"wall": stamp(seen.wall)},
         "tasks": {task: _encoded_record(each) for task, each in content.tasks.items()},
     }
 
@@ -196,7 +215,12 @@ def _decoded(document: Mapping[str, Any]) -> _Content:
         )
         for task, record in document["tasks"].items()
     }
-    return _Content(tasks, jump and ClockJump(_moment(jump["at"]), jump["by_seconds"]))
+    seen = document.get("clock_seen")
+    return _Content(
+        tasks,
+        jump and ClockJump(_moment(jump["at"]), jump["by_seconds"]),
+        seen and Seen(_moment(seen["wall"]), seen["steady"], seen["boot_id"]),
+    )
 
 
 def _last(last: Mapping[str, Any]) -> LastRun:

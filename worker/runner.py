@@ -106,7 +106,8 @@ class Runner:
             return None
         # Here as well as once a second, for the jump itself makes the run due.
         with self._problems.noting("clock", OSError):
-            self._guard.look(run.settings.worker.max_clock_jump_seconds)
+            worker = run.settings.worker
+            self._guard.look(worker.max_clock_jump_seconds, worker.max_downtime_seconds)
         if self._guard.jump is None:
             return None
         return RunReport(

@@ -306,7 +306,8 @@ class Worker:
 
     def _look_at_clock(self, scheduler: Scheduler) -> None:
         with self._problems.noting("clock", OSError):
-            self._guard.look(self._settings.worker.max_clock_jump_seconds)
+            worker = self._settings.worker
+            self._guard.look(worker.max_clock_jump_seconds, worker.max_downtime_seconds)
         was_held, self._is_held = self._is_held, self._guard.jump is not None
         if was_held and not self._is_held:
             for task in TASKS:

@@ -116,6 +116,9 @@ class WorkerSettings(Table):
     verify_deep_bytes: Annotated[int, quantity(size_bytes, "0B", "10000GiB")] = Field(
         default=1 << 30, validation_alias="verify_deep"
     )
+    max_downtime_seconds: Annotated[float, quantity(seconds, "0s", "1000y")] = Field(
+        default=30 * 86_400.0, validation_alias="max_downtime"
+    )
     max_clock_jump_seconds: Annotated[float, quantity(seconds, "1min", "1000y")] = (
         Field(default=3600.0, validation_alias="max_clock_jump")
     )
