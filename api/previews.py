@@ -13,7 +13,7 @@ from journal.span import Span
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from journal import CheckpointManager, Plan, Policies, Policy, Verdict
+    from journal import Plan, Policies, Policy, Verdict
     from worker.settings import Settings
 
 # In force though nobody set them.
@@ -35,17 +35,6 @@ class InForce(NamedTuple):
     is_dry: bool
     policy: Policy
     origins: Mapping[str, str]
-
-
-def glob_of(manager: CheckpointManager, glob: str) -> str:
-    """Return a glob that fits the same jobs and is no job's id.
-
-    `CheckpointManager.plan` takes a job's id for that job alone, and a job may well be
-    called ``*``.
-    """
-    while "*" in glob and manager.seq(glob):
-        glob = glob.replace("*", "**", 1)
-    return glob
 
 
 def plan_fields(

@@ -11,7 +11,7 @@ import orjson
 from journal.policy import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from journal.errors import MilepostError
     from journal.policy import Policy
@@ -65,6 +65,21 @@ class Plan(NamedTuple):
         return tuple(
             f"job {job.job_id!r}: {why}" for job in self.jobs for why in job.waits
         )
+
+
+def glob_only(glob: str, job: Callable[[str], object]) -> str:
+    """Return a glob that fits the same jobs and is no job's id.
+
+    `CheckpointManager.plan` takes a job's id for that job alone, and a job may well be
+    called ``*``.
+
+    Args:
+        glob: which jobs are meant.
+        job: returns something about a job, None if there is none of that id.
+    """
+    while "*" in glob and job(glob) is not None:
+        glob = glob.replace("*", "**", 1)
+    return glob
 
 
 def plan_of(

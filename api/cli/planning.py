@@ -12,9 +12,10 @@ from api.cli.fields import size_text
 from api.cli.progress import Progress
 from api.cli.selectors import resolve
 from api.cli.targets import Target, parse_target, require_job
-from api.previews import glob_of, plan_fields, policy_fields, verdict_fields
+from api.previews import plan_fields, policy_fields, verdict_fields
 from journal.errors import StalePlan
 from journal.keep_rules import how_long
+from journal.plans import glob_only
 from journal.policy import Policy, check_keep_last
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Asked(NamedTuple):
         with Progress() as progress:
             progress.begin("planning")
             return manager.plan(
-                glob_of(manager, self.match or "*"),
+                glob_only(self.match or "*", manager.job),
                 now=self.now,
                 limit=self.limit,
                 max_bytes=None if self.match else self.budget,

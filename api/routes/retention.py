@@ -8,7 +8,6 @@ from fastapi import APIRouter, Response
 from api.access import Forbidden
 from api.answers import JsonAnswer, etag
 from api.previews import (
-    glob_of,
     in_force_fields,
     plan_fields,
     policies_in_force,
@@ -25,7 +24,7 @@ from api.wire import (
     PreviewRequest,
 )
 from journal import Plan, Policy
-from journal.plans import plan_of
+from journal.plans import glob_only, plan_of
 
 router = APIRouter(prefix="/api/retention", tags=["retention"])
 
@@ -115,7 +114,7 @@ def _planned(services: Services, asked: PreviewRequest) -> Plan:
         assert asked.match is not None
         has_budget = asked.match == "*" and policy is None
         plan = manager.plan(
-            glob_of(manager, asked.match),
+            glob_only(asked.match, manager.job),
             policy,
             max_bytes=retention.max_store_bytes if has_budget else None,
         )

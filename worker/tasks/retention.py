@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from journal import retention
 from journal.errors import ApprovalNeeded, MilepostError, StalePlan
-from journal.plans import plan_of
+from journal.plans import glob_only, plan_of
 from worker.report import RunReport, Tally
 from worker.tasks.task import Run, Task
 from worker.tasks.walk import walk
@@ -72,7 +72,8 @@ class _Retention:
         if most is None or sum(info.size_bytes for info in infos.values()) <= most:
             return
         make = partial(self._run.manager.plan, now=self._run.now, max_bytes=most)
-        for job in make("*", limit=self.left).jobs:
+        everything = glob_only("*", infos.get)
+        for job in make(everything, limit=self.left).jobs:
             try:
                 self._carry_out(infos[job.job_id], plan_of([job]), None)
             except MilepostError as exc:
