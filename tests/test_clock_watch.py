@@ -176,13 +176,14 @@ def test_a_clock_that_was_set_while_no_worker_ran_is_noticed(
     assert jump == (clocks.wall(), 3 * HOUR)
 
 
+@pytest.mark.parametrize("since_start", [5.0, 1e9])
 @pytest.mark.parametrize(("days", "beyond"), [(29, 0), (31, 1), (400, 370)])
 def test_a_machine_that_was_started_since_may_have_been_off_for_so_long(
-    clocks: Clocks, last_runs: LastRuns, days: int, beyond: int
+    clocks: Clocks, last_runs: LastRuns, days: int, beyond: int, since_start: float
 ) -> None:
     assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
     clocks.wall.turn(days=days)
-    clocks.seconds = 5.0  # it counts anew
+    clocks.seconds = since_start  # it counts anew
     jump = guard_of(clocks, last_runs, "another").look(HOUR, MONTH)
     assert jump == ((clocks.wall(), beyond * 24 * HOUR) if beyond else None)
 
@@ -199,6 +200,7 @@ def test_once_trusted_a_clock_is_trusted_by_the_next_process_too(
 def test_what_the_clocks_said_is_written_down_every_ten_minutes(
     clocks: Clocks, last_runs: LastRuns
 ) -> None:
+    clocks.seconds = 1.0
     guard = guard_of(clocks, last_runs)
     seen = set()
     for _ in range(1201):
