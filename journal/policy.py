@@ -41,7 +41,7 @@ WITHINS = (
 KEEP_RULES = (*COUNTS, *WITHINS, "keep_tags", "keep_every", "keep_best", "keep_failed")
 CAPS = ("max_age", "max_count", "max_bytes")
 # Rules that may well match nothing: alone, they would let everything go.
-_FICKLE = frozenset({"keep_tags", "keep_best", "keep_failed"})
+_FICKLE = frozenset({"keep_tags", "keep_every", "keep_best", "keep_failed"})
 _MAX_COUNT = (1 << 63) - 1  # what a journal can tell
 _MAX_BYTES = 1 << 50
 _MAX_TAG_LISTS = 64

@@ -21,6 +21,21 @@ from test_cli_harness import (
 __all__ = ["folder", "store"]  # fixtures
 
 
+def test_one_job_that_cannot_be_compacted_keeps_no_other_from_it(store: Path) -> None:
+    call("save", "another", "-", "--step", "one", stdin='{"text": "x"}')
+    for job in (JOB, "another"):
+        call("delete", f"{job}@latest", "--force")
+    journal = store / "journals" / "another.jsonl"
+    journal.write_bytes(b"x" + journal.read_bytes()[1:])
+    (store.parent / "config.toml").write_text('[retention]\ntrash_period = "0s"\n')
+
+    done = call("compact", "--json")
+
+    assert done.code == 3
+    assert [job["job_id"] for job in done.json["data"]["jobs"]] == [JOB]
+    assert done.json["data"]["left_out"] == {"another": "damaged"}  # I10
+
+
 def test_restore_prints_the_bytes_that_the_store_has_and_moves_current(
     store: Path,
 ) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from api.cli.answers import Answer, Table, or_nothing
-from api.cli.exits import Failure
+from api.cli.exits import Failure, Problem
 from api.cli.frame import Frame, fail_if_empty_option, verb
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, job_argument, require_job
+from journal.errors import MilepostError
 
 if TYPE_CHECKING:
     from journal import Compaction
@@ -35,6 +36,7 @@ def compact_verb(
     they existed, and `verify` still proves it.
     """
     done: list[Compaction] = []
+    left_out: list[tuple[str, MilepostError]] = []
     with frame.open_to_write() as manager:
         for job in jobs:
             require_job(manager, Target(job, None))
@@ -42,17 +44,33 @@ def compact_verb(
         with Progress() as progress:
             progress.begin("compacting", len(wanted))
             for job in wanted:
-                found = manager.compact(job, rewrap=rewrap, on_piece=progress.piece)
+                try:
+                    found = manager.compact(job, rewrap=rewrap, on_piece=progress.piece)
+                except MilepostError as exc:
+                    if len(wanted) == 1:
+                        raise
+                    left_out.append((job, exc))  # the others go on
+                    found = None
                 if found is not None:
                     done.append(found)
                 progress.job()
     freed = sum(found.bytes_freed for found in done)
     dropped = sum(found.dropped for found in done)
     answer = Answer(
-        {"jobs": [_fields(found) for found in done], "bytes_freed": freed},
+        {
+            "jobs": [_fields(found) for found in done],
+            "bytes_freed": freed,
+            "left_out": {job: exc.code for job, exc in left_out},
+        },
         Table(_COLUMNS, map(_row, done)),
-        (f"dropped {dropped} states, freed {freed} bytes",) if done else (),
+        (
+            *(f"left out job {job}: {exc}" for job, exc in left_out),
+            *[f"dropped {dropped} states, freed {freed} bytes"] * bool(done),
+        ),
     )
+    if left_out:
+        problem = Problem("partly_done", f"jobs that were left out: {len(left_out)}")
+        return answer._replace(problem=problem)
     nothing = None if done else "nothing to compact"
     return or_nothing(answer, if_empty=nothing, is_failure=fail_if_empty)
 
