@@ -13,6 +13,7 @@ import pytest
 from api.cli.answers import Answer, Document, Table
 from api.cli.exits import EXIT_OF_CODE, Exit, Problem
 from api.cli.output import report, visible, visible_json
+from journal import CheckpointManager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,6 +129,9 @@ sys.exit(report(Answer({}, Table(("name", "note"), rows), (), problem), as_json=
 """
 
 
+HIDDEN = {"stored_bytes", "tags", "pinned", "held", "failed"}
+
+
 def on_a_terminal(*arguments: str, **environ: str) -> str:
     """Run a table printer whose stdout is a pseudo terminal; return what it shows."""
     return shown_by([sys.executable, "-c", PRINT_A_TABLE, *arguments], **environ)
@@ -169,6 +173,26 @@ def test_a_name_cannot_colour_a_terminal() -> None:
 
     assert "\x1b[31m" not in shown
     assert "[red]" in shown
+
+
+@pytest.mark.parametrize(
+    ("columns", "has_pin", "shown"),
+    [
+        ("80", False, ["seq", "step_name", "current"]),
+        ("80", True, ["seq", "step_name", "pinned", "current"]),
+        ("130", False, ["seq", "step_name", "stored_bytes", "current"]),
+    ],
+)
+def test_a_list_at_a_terminal_has_the_columns_that_say_something(
+    tmp_path: Path, columns: str, shown: list[str], *, has_pin: bool
+) -> None:
+    with CheckpointManager(tmp_path) as manager:
+        manager.save("job", "step", {}, pinned=has_pin)
+
+    words = ("list", "job", "--store", str(tmp_path))
+    table = milepost_on_a_terminal(*words, COLUMNS=columns, NO_COLOR="1")
+    heads = table.split("──")[0]
+    assert [name for name in heads.split() if name in {*shown, *HIDDEN}] == shown
 
 
 @pytest.mark.parametrize("no_color", ["1", "yes"])

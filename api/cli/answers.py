@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Table(NamedTuple):
     """Rows for people (a rich table) and for pipes (TSV with a header).
 
-    `spare` are columns that a narrow terminal does without.
+    `spare` are columns that a narrow terminal does without, `quiet` those that any
+    terminal leaves out where no row has anything to say there.
     """
 
     columns: tuple[str, ...]
     rows: Iterable[tuple[object, ...]]
     spare: frozenset[str] = frozenset()
+    quiet: frozenset[str] = frozenset()
 
 
 class Document(NamedTuple):

@@ -57,6 +57,9 @@ _LIST_COLUMNS = (
     "held",
     "failed",
 )
+# At a terminal: what most checkpoints are not, and what there is no room for.
+_QUIET = frozenset({"tags", "pinned", "held", "failed", "completed_at", "damage"})
+_SPARE = frozenset({"stored_bytes", "size_bytes"})
 _JOB_COLUMNS = (
     "job_id",
     "checkpoints",
@@ -94,7 +97,7 @@ def jobs_verb(
     )
     answer = Answer(
         {"jobs": [job_fields(job) for job in jobs], "total": len(jobs)},
-        Table(_JOB_COLUMNS, rows),
+        Table(_JOB_COLUMNS, rows, _SPARE, _QUIET),
         tuple(str(job.damage) for job in jobs if job.damage),
     )
     nothing = "no job matches" if match else "no jobs yet"
@@ -133,7 +136,9 @@ def _list_job(manager: CheckpointManager, job: str) -> tuple[Answer, bool]:
     fields = [checkpoint.fields() for checkpoint in listed]
     answer = Answer(
         {"job_id": job, "checkpoints": fields, "total": len(fields)},
-        Table(_LIST_COLUMNS, (checkpoint.row() for checkpoint in listed)),
+        Table(
+            _LIST_COLUMNS, (checkpoint.row() for checkpoint in listed), _SPARE, _QUIET
+        ),
         _unshown(listed),
     )
     return answer, not listed
@@ -169,6 +174,8 @@ def _list_every_job(
         Table(
             ("job_id", *_LIST_COLUMNS),
             ((checkpoint.info.job_id, *checkpoint.row()) for checkpoint in listed),
+            _SPARE,
+            _QUIET,
         ),
         (*map(str, damage), *_unshown(listed)),
         Problem("partly_done", f"jobs that can't be read: {len(damage)}")

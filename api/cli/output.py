@@ -24,6 +24,7 @@ from api.cli.exits import Exit, Failure, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_NOTHING = (None, False, "")
 # Columns of a terminal from which on there is room for all of a table's.
 _WIDE = 110
 
@@ -169,17 +170,28 @@ def _draw(table: Table) -> None:
     # For rich, NO_COLOR leaves bold; for whoever sets it, it means no escapes at all.
     header_style = "" if console.no_color else "bold"
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style=header_style)
-    is_narrow = console.width < _WIDE
-    shown = [not is_narrow or column not in table.spare for column in table.columns]
+    rows = [*table.rows]
+    shown = _columns_shown(table, rows, is_narrow=console.width < _WIDE)
     for column in compress(table.columns, shown):
         # Ids are there to be copied: fold a long one, never cut it.
         drawn.add_column(column, overflow="fold")
-    for row in table.rows:
+    for row in rows:
         # Text objects, because rich reads a str with [brackets] as markup.
         drawn.add_row(*(Text(_cell(value)) for value in compress(row, shown)))
     with console.capture() as captured:
         console.print(drawn)
     _write_data(captured.get())
+
+
+def _columns_shown(
+    table: Table, rows: list[tuple[object, ...]], *, is_narrow: bool
+) -> list[bool]:
+    """Tell of each column whether a terminal has it."""
+    left_out = set(table.spare) if is_narrow else set()
+    for place, column in enumerate(table.columns):
+        if column in table.quiet and all(row[place] in _NOTHING for row in rows):
+            left_out.add(column)
+    return [column not in left_out for column in table.columns]
 
 
 def _write_json(answer: dict[str, Any], problem: Problem | None) -> None:
