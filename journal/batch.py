@@ -70,11 +70,11 @@ class Batch:
 
     def add_repairs(self, repairs: Iterable[JobRepairedData]) -> bool:
         """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
-        before = len(self)
+        before = self.seq
         for repair in repairs:
             if repair.get("side_file") not in self.view.side_files:
                 self.add("job.repaired", "recovery", cast("dict[str, object]", repair))
-        return len(self) > before
+        return self.seq > before
 
     def begin(self) -> None:
         """Say that what was added so far is nothing that a caller asked for."""

@@ -110,7 +110,7 @@ class CheckpointManager(CheckpointReader):
         labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
         raw = state_json.to_json(state, self._limits)
         view = self._store.glance(job_id)
-        packed = self._packer.pack(view, raw, partial(self._read, view))
+        packed = self._packer.pack(view, raw, self._read)
         sealed = state_codec.seal(raw, metadata, packed.body, key=self._vault.key)
         data: dict[str, Any] = {
             "checkpoint_id": "",
@@ -127,7 +127,6 @@ class CheckpointManager(CheckpointReader):
         if sealed.metadata:
             data["has_metadata"] = True
         who = self._who(actor)
-        content = _Content(step_name, raw, sealed.metadata)
         saved: list[tuple[Link, Packed]] = []
         if expected_seq and (known := self._store.view(job_id)).seq == 0:
             Batch(known, self._clock()).check_seq(
@@ -136,6 +135,7 @@ class CheckpointManager(CheckpointReader):
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:
+                content = _Content(step_name, raw, sealed.metadata)
                 known = self._answered(batch, idempotency_key, content)
                 if known is not None:
                     return known
@@ -852,13 +852,12 @@ def _labels(
     if isinstance(tags, str):
         raise InvalidArgument(f"tags must be a list of strings, got {tags!r:.60}")
     labels: dict[str, Any] = {}
-    for field, value in (
-        ("workflow_name", name),
-        ("workflow_version", version),
-        ("key", key),
-    ):
-        if value is not None:
-            labels[field] = ids.check_label(field, value)
+    if name is not None:
+        labels["workflow_name"] = ids.check_label("workflow_name", name)
+    if version is not None:
+        labels["workflow_version"] = ids.check_label("workflow_version", version)
+    if key is not None:
+        labels["key"] = ids.check_label("key", key)
     if len(tags) > _MAX_TAGS:
         raise InvalidArgument(f"at most {_MAX_TAGS} tags, got {len(tags)}")
     if tags:

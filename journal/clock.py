@@ -13,4 +13,7 @@ def utc_now() -> datetime:
 def stamp(moment: datetime) -> str:
     """Return `moment` as it stands in events: ``2026-11-23T05:00:00.123456Z``."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return utc.isoformat(timespec="microseconds")[:-6] + "Z"
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (  # noqa: UP031 - half the price
+        *(utc.year, utc.month, utc.day),
+        *(utc.hour, utc.minute, utc.second, utc.microsecond),
+    )

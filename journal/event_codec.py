@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
@@ -45,13 +45,6 @@ class BadLine(Exception):
         self.found = found
 
 
-class Encoded(NamedTuple):
-    """One event line, and the event that a reader of it would decode."""
-
-    line: bytes
-    event: Event
-
-
 def genesis(store_id: str, job_id: str, nonce: str) -> str:
     """Return what stands for "the hash before" in a journal's first event.
 
@@ -75,13 +68,13 @@ def encode(
     actor: str,
     data: Mapping[str, object],
     span: tuple[int, int] | None = None,
-) -> Encoded:
-    """Return the line of one event, newline included.
+) -> tuple[bytes, Event]:
+    """Return the line of one event, newline included, and what a reader decodes of it.
 
     Raises:
         orjson.JSONEncodeError: `data` holds what JSON cannot.
     """
-    envelope: dict[str, object] = {
+    envelope: Any = {  # an `Event` of any type: which keys are in it is at run time
         "v": SCHEMA_VERSION,
         "seq": seq,
         "at": at,
@@ -95,7 +88,7 @@ def encode(
     digest = hashlib.sha256(prev.encode() + body).hexdigest()
     envelope["hash"] = digest
     line = b'%b,"hash":"%b"}\n' % (body, digest.encode())
-    return Encoded(line, cast("Event", envelope))
+    return line, envelope
 
 
 def scan(  # noqa: PLR0915 - one loop, each line of it measured

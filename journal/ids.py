@@ -28,6 +28,12 @@ def _check_text(what: str, value: object) -> str:
         raise InvalidArgument(
             f"{what} must be a string, got {type(value).__name__} {value!r:.60}"
         )
+    _check_size(what, value)
+    return value
+
+
+@functools.lru_cache(maxsize=1024)  # a job saves under the same few names
+def _check_size(what: str, value: str) -> None:
     try:
         size = len(value.encode())
     except UnicodeEncodeError as exc:
@@ -38,7 +44,6 @@ def _check_text(what: str, value: object) -> str:
         raise InvalidArgument(
             f"{what} must have 1 to {MAX_ID_BYTES} bytes, got {size}: {value!r:.60}"
         )
-    return value
 
 
 def check_job_id(job_id: object) -> str:

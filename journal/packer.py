@@ -145,14 +145,15 @@ class Packer:
         self,
         view: JobView,
         raw: bytes,
-        read: Callable[[int], Member],
+        read: Callable[[JobView, int], Member],
     ) -> Packed:
         """Return `raw` in the shortest form that a bounded search finds.
 
         Args:
             view: the job, perhaps not quite up to date.
             raw: the new state.
-            read: as for `chain.unpack`; asked only for what is not in memory.
+            read: returns a save of that view, as `chain.member` does; asked only for
+                what is not in memory.
         """
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
             return self.whole(raw)
@@ -245,7 +246,7 @@ class Packer:
         view: JobView,
         raw: bytes,
         entry: Entry,
-        read: Callable[[int], Member],
+        read: Callable[[JobView, int], Member],
     ) -> Packed | None:
         """Return `raw` as a delta in the chain of `entry`; None if that can't be."""
         try:
@@ -273,7 +274,7 @@ class Packer:
         view: JobView,
         seq: int,
         checkpoint_id: str,
-        read: Callable[[int], Member],
+        read: Callable[[JobView, int], Member],
     ) -> Known:
         key = (view.job_id, checkpoint_id)
         with self._guard:
@@ -281,7 +282,7 @@ class Packer:
             if known is not None:
                 self._states.move_to_end(key)
                 return known
-        found = chain.unpack(seq, read)
+        found = chain.unpack(seq, partial(read, view))
         # A key that goes takes its own states with it, and no others.
         if any(member.parts.key_id != self._key_id for member in found.members):
             raise UnreadableState(f"state {seq} is under another key")

@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,8 +201,10 @@ class FileStorage:
         """Return the files of one job; at most 200 jobs keep theirs open."""
         found = self._files.get(job_id)
         if found is not None:
-            with suppress(KeyError):  # it is just being taken out: still good
+            try:  # noqa: SIM105 - each save comes by, and `suppress` is three calls
                 self._files.move_to_end(job_id)
+            except KeyError:  # it is just being taken out: still good
+                pass
             return found
         with self._guard:
             found = self._files.get(job_id)

@@ -489,7 +489,7 @@ class Store:
             self._open(batch)
         is_owed = batch.add_repairs(held.repairs())
         batch.begin()
-        opened, served = len(batch), 0
+        opened, served = batch.seq, 0
         writers: list[Waiter] = []
         for waiter in waiters:
             mark = batch.mark()
@@ -503,7 +503,7 @@ class Store:
             served += 1
             if batch.size_bytes > _MAX_BATCH_BYTES:
                 break
-        if len(batch) > opened or (is_owed and view.seq):
+        if batch.seq > opened or (is_owed and view.seq):
             try:
                 self._append(job, batch, held)
             except Exception as exc:  # noqa: BLE001 - the same
@@ -529,12 +529,11 @@ class Store:
             if view.seq == seq:
                 for located in written.events:
                     index.apply(view, *located)
-            assert view.seq >= extent.seq, "the index fell behind the disk"
+            assert view.end == extent.size, "the index is not what is on the disk"
             job.view = view  # a reader may have begun another, before there was one
-            job.seen = Extent(view.seq, view.hash or "", view.end)
-            stamp = held.stamp
+            job.seen = extent
+            stamp = job.stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
-            job.stamp = stamp if stamp is not None and stamp.size == view.end else None
 
     # -- compaction --------------------------------------------------------------
 
