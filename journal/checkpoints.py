@@ -282,7 +282,7 @@ class CheckpointManager(CheckpointReader):
             batch.check_seq(expected_seq)
             found = self._candidates(batch.view, policy)
             decision = retention.decide(found, policy, batch.now)
-            plan = planner.job_plan(batch.view, decision, policy)
+            plan = planner.job_plan(batch.view, decision, policy)._replace(waits=())
             self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
             return len(plan.remove)
 
@@ -660,6 +660,7 @@ class CheckpointManager(CheckpointReader):
             plan: as `plan` made it.
             actor: who carries it out, if not the manager's.
             approve: though it removes so much that it waits for somebody's approval.
+                From then on plans of the same policy, of any job, do not wait.
 
         Raises:
             StalePlan: a job moved on since.
@@ -733,6 +734,8 @@ class CheckpointManager(CheckpointReader):
             }
             if plan_id is not None:
                 data["plan_id"] = plan_id
+            if plan.waits:
+                data["approved"] = True
             batch.add("checkpoints.cleaned", actor, data)
 
     def complete(

@@ -111,12 +111,16 @@ class CheckpointChangedData(TypedDict):
 
 
 class CheckpointsCleanedData(TypedDict):
-    """A policy, or a caller's cleanup, removed checkpoints: a reason for each."""
+    """A policy, or a caller's cleanup, removed checkpoints: a reason for each.
+
+    `approved` says that it waited for somebody's word, and the actor gave it.
+    """
 
     removed: dict[str, str]
     kept: int
     policy: dict[str, Any]
     plan_id: NotRequired[str]
+    approved: NotRequired[bool]
     trash_until: str
 
 

@@ -133,6 +133,7 @@ class JobView:
     """All that is known of one job, as of event `seq`."""
 
     __slots__ = (
+        "approved",
         "checkpoints",
         "chosen",
         "completed_at",
@@ -174,6 +175,7 @@ class JobView:
         self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
         self.chosen: Entry | None = None  # the last one saved or restored
+        self.approved: frozenset[str] = frozenset()  # hashes of policies
         self.pinned: set[str] = set()
         self.held: dict[str, Holding] = {}
         self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
@@ -362,6 +364,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             _remove(view, reason, event["at"], event["actor"])
         case "checkpoints.cleaned":
             _remove(view, event["data"]["removed"], event["at"], event["actor"])
+            if event["data"].get("approved"):
+                view.approved |= {str(event["data"]["policy"].get("hash"))}
         case "checkpoint.undeleted":
             _undelete(view, event["data"]["checkpoint_id"])
         case "checkpoint.pinned":

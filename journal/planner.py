@@ -10,6 +10,7 @@ from journal import retention
 from journal.errors import UnreadableState
 from journal.keep_rules import Candidate
 from journal.plans import JobPlan
+from journal.policy import policy_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,7 +71,12 @@ def candidates(
 
 
 def job_plan(
-    view: JobView, decision: Decision, policy: Policy, limit: int | None = None
+    view: JobView,
+    decision: Decision,
+    policy: Policy,
+    limit: int | None = None,
+    *,
+    is_approved: Callable[[str], bool] = lambda _: False,
 ) -> JobPlan:
     """Return the plan that carries out `decision`.
 
@@ -79,9 +85,13 @@ def job_plan(
         decision: what stays and what goes.
         policy: that it was decided by.
         limit: let at most so many go, the oldest; the rest waits for the next run.
+        is_approved: tells of a policy's hash whether somebody has approved a plan of
+            it before: what it does then is what it is meant to do.
     """
     keep, remove = decision
     waits = retention.guard(decision, policy)
+    if waits and is_approved(policy_hash(policy)):
+        waits = ()
     if limit is not None and len(remove) > limit:
         spared = len(remove) - limit
         later = (v._replace(reasons=(OVER_LIMIT,)) for v in remove[:spared])

@@ -557,7 +557,13 @@ class CheckpointReader:
             found = [(job, d._replace(decision=shrunk[job])) for job, d in found]
         planned = []
         for job, (view, decision, own) in found:
-            plan = planner.job_plan(view, decision, own, limit)
+            plan = planner.job_plan(
+                view,
+                decision,
+                own,
+                limit,
+                is_approved=self._store.is_approved,
+            )
             if plan.remove or job == jobs:
                 planned.append(plan)
                 limit = None if limit is None else limit - len(plan.remove)

@@ -397,6 +397,11 @@ class Store:
         yield from known
         yield from set(self.storage.job_ids()) - set(known)
 
+    def is_approved(self, policy_hash: str) -> bool:
+        """Tell whether a plan of this policy was approved in a job known here."""
+        jobs = list(self._jobs.values())
+        return any(policy_hash in job.view.approved for job in jobs)
+
     def folded_seq(self, job_id: str) -> int:
         """Return how far this process has read a job, without looking again."""
         job = self._jobs.get(job_id)

@@ -248,7 +248,7 @@ def _told(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) -> Answ
         ),
         (f"policy {policy.name}: a save every {how_long(pace.every)}",),
         None,
-        (*_at_the_end(last, ages), *_on_waits(waiting, runs), *_unasked(policy, pace)),
+        (*_at_the_end(last, ages), *_on_waits(waiting), *_unasked(policy, pace)),
     )
 
 
@@ -314,15 +314,14 @@ def _at_the_end(last: Run, ages: dict[str, int]) -> tuple[str, ...]:
     return (f"in the end {len(last.kept)} are there: {spread}; the oldest is {oldest}",)
 
 
-def _on_waits(waiting: list[Run], runs: list[Run]) -> tuple[str, ...]:
+def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
     if not waiting:
         return ()
     first = waiting[0]
-    line = (
-        f"{len(waiting)} of {len(runs)} runs would have waited for approval, the first "
-        f"at {stamp(first.at)}: {first.waits[0]}"
+    return (
+        f"the run at {stamp(first.at)} would wait for approval: {first.waits[0]}",
+        "here it was approved at once; after that no plan of this policy waits",
     )
-    return (line, "here each was approved at once, else it would have removed nothing")
 
 
 def _unasked(policy: Policy, pace: Pace) -> tuple[str, ...]:
