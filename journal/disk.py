@@ -162,9 +162,11 @@ class PosixFile:
 
     def close(self) -> None:
         """See `File.close`."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        # Forgotten first: should a Ctrl-C strike between the two, it leaks, but its
+        # number, by then perhaps another file's, is never closed a second time.
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def __del__(self) -> None:
         self.close()
