@@ -58,7 +58,7 @@ _PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
 
 
 class CheckpointManager(CheckpointReader):
-    """Keeps the checkpoints of jobs; see `CheckpointReader` for its arguments.
+    """Keeps the checkpoints of jobs; see `Inquiry` for its arguments.
 
     Safe for many threads, and for many processes of one machine on one folder.
     Nothing is read or made before the first call.

@@ -1,0 +1,135 @@
+"""Questions about all that is stored: is it sound, what is wrong, under which keys?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from journal import examination, ids
+from journal.errors import MilepostError, MissingKey
+from journal.event_codec import STATE_MISSING
+from journal.info import JobReport
+from journal.inquiry import Inquiry
+from journal.repair import counted
+
+if TYPE_CHECKING:
+    from journal.diagnosis import Diagnosis
+    from journal.index import JobView
+    from journal.store import OnPiece
+
+
+class Audit(Inquiry):
+    """Checks what is stored, and changes nothing."""
+
+    def verify(
+        self,
+        job_id: str | None = None,
+        *,
+        deep: bool = False,
+        on_piece: OnPiece | None = None,
+    ) -> list[JobReport]:
+        """Check one job, or all, from the first byte; damage is reported, not raised.
+
+        Args:
+            job_id: which; every job if not given.  No report of an unknown one.
+            deep: check the digest of every live state as well; a note says how many
+                could not be, because their key is not at hand.
+            on_piece: called between pieces of a journal with the bytes that were read
+                since; what it raises ends the verification.
+        """
+        if job_id is not None:
+            report = self._verify(ids.check_job_id(job_id), deep, on_piece)
+            return [report] if report.events or not report.ok else []
+        jobs = self._store.storage.job_ids()
+        return [self._verify(job, deep, on_piece) for job in jobs]
+
+    def _verify(self, job_id: str, deep: bool, on_piece: OnPiece | None) -> JobReport:
+        def ask(known: JobView) -> tuple[JobView, Counter[str]]:
+            view = self._store.replay(job_id, until_seq=known.seq, on_piece=on_piece)
+            if view.newer_seq:
+                self._store.readable(job_id)
+            return view, self._check_states(view, deep, on_piece)
+
+        try:
+            view, locked = self._answer(job_id, ask, self._store.view)
+        except MilepostError as exc:
+            return JobReport(job_id, False, 0, 0, None, exc, ())
+        notes: list[str] = []
+        notes += (
+            f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
+            for seq, lost in view.losses
+        )
+        if view.side_files:
+            kept = counted(len(view.side_files), "run")
+            notes.append(f"{kept} of bytes that were cut are in side/")
+        notes += (
+            f"{count} states were not checked: their key {key_id!r} is not at hand"
+            for key_id, count in locked.items()
+        )
+        live = len(view.checkpoints)
+        return JobReport(job_id, True, view.seq, live, view.hash, None, tuple(notes))
+
+    def _check_states(
+        self, view: JobView, deep: bool, on_piece: OnPiece | None
+    ) -> Counter[str]:
+        """Check live states; return how many could not be, by the key they need."""
+        locked: Counter[str] = Counter()
+        for entry in view.checkpoints.values():
+            if deep or entry.seq in view.faults:
+                try:
+                    self._open(view, entry)
+                except MissingKey as exc:
+                    locked[exc.key_id] += 1
+                if on_piece is not None:
+                    on_piece(view.places[entry.seq].size)
+        return locked
+
+    def diagnose(
+        self, job_id: str | None = None, *, deep: bool = False
+    ) -> list[Diagnosis]:
+        """Say what is wrong with one job, or all, how much is safe, and what to do.
+
+        Reads every event and changes nothing: not even a torn tail is settled.
+        Whatever is wrong is reported, not raised.
+
+        Args:
+            job_id: which; every job if not given.  None of an unknown one.
+            deep: read every live state as well, not only its checksum.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+            StorageFailed: the jobs cannot be listed.
+        """
+        storage = self._store.storage
+        jobs = storage.job_ids() if job_id is None else [ids.check_job_id(job_id)]
+        found = (
+            examination.diagnose(storage, job, self._vault, deep=deep) for job in jobs
+        )
+        return [each for each in found if each.exists]
+
+    def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
+        """Return how many states are under each key, by its id.
+
+        Those of deleted checkpoints count as long as they are there.  What is not
+        encrypted counts under an empty id.
+
+        Args:
+            job_id: which job's; those of every job if not given.
+
+        Raises:
+            DamagedJournal: a job's states cannot be counted.
+            UnreadableState, NewerFormat: one of them cannot be told.
+        """
+        counts: Counter[str] = Counter()
+        jobs = self._store.storage.job_ids() if job_id is None else [job_id]
+        for job in jobs:
+            counts += self._answer(job, self._count_keys)
+        return dict(counts)
+
+    def _count_keys(self, view: JobView) -> Counter[str]:
+        trashed = [trashed.entry for trashed in [*view.trash.values()]]
+        return Counter(
+            self._header(view, entry)[0].key_id
+            for entry in (*self._store.live(view), *trashed)
+            if view.faults.get(entry.seq) != STATE_MISSING
+        )

@@ -1,0 +1,331 @@
+"""How a question about a job is asked: of its view, and of the lines that it names."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import orjson
+
+from journal import chain, ids, state_codec, state_json
+from journal.clock import utc_now
+from journal.errors import (
+    DamagedJournal,
+    InvalidArgument,
+    MissingKey,
+    NewerFormat,
+    PlaintextRefused,
+    StorageFailed,
+    UnknownCheckpoint,
+    UnreadableState,
+)
+from journal.event_codec import peek
+from journal.info import CheckpointInfo, Hold
+from journal.migrations import Migrated, Migrations
+from journal.packer import Codec, Packer
+from journal.planner import moment
+from journal.policies import Policies
+from journal.state_codec import Header
+from journal.state_json import Limits
+from journal.state_proof import Opened
+from journal.storage_file import FileStorage
+from journal.store import Store
+from journal.vault import Vault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from journal.chain import Member
+    from journal.events import CheckpointSaved
+    from journal.index import Entry, JobView
+    from journal.journal_file import Durability
+    from journal.keys import KeyRing
+    from journal.storage import Storage
+
+_T = TypeVar("_T")
+
+
+class Inquiry:
+    """Answers questions about jobs in a folder, or in any other `Storage`.
+
+    Safe for many threads, and for many processes of one machine on one folder.
+    Nothing is read or made before the first call.
+
+    Args:
+        root: the folder.  `storage_dir` and `storage_path` mean the same.
+        storage: instead of a folder.
+        durability: ``always``: what was answered survives a power cut.  ``interval``:
+            it does after `interval_seconds`.  ``never``: the operating system decides.
+        interval_seconds: see `durability`.
+        max_state_bytes: of a state's JSON.
+        max_depth: levels of nesting in a state, at most 250.
+        lock_timeout_seconds: how long to wait while another process writes to a job.
+        trash_seconds: how long a deleted checkpoint can be undeleted.
+        policies: which job has which retention policy; nothing is removed by them but
+            through `plan` and `apply`.  By default everything is kept.
+        codec: how new states are stored.  ``auto``: as what differs from an earlier
+            one where that is shorter; ``zstd``: compressed, each on its own; ``json``:
+            as they are.  All are read, whatever this says.
+        keys: encrypt states and metadata with the current one; read with any.
+        allow_plaintext: with `keys`, also read states that are not encrypted.
+        actor: who this is, in the journal; ``lib:<program>@<host>`` unless given.
+        clock: gives the time.
+
+    Raises:
+        InvalidArgument: no folder or more than one, or a number out of bounds.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        storage_dir: str | Path | None = None,
+        storage_path: str | Path | None = None,
+        storage: Storage | None = None,
+        durability: Durability = "always",
+        interval_seconds: float = 0.2,
+        max_state_bytes: int = 16 * 1024 * 1024,
+        max_depth: int = 200,
+        lock_timeout_seconds: float = 30.0,
+        trash_seconds: float = 7 * 86400.0,
+        policies: Policies = Policies(),  # noqa: B008 - immutable
+        codec: Codec = "auto",
+        keys: KeyRing | None = None,
+        allow_plaintext: bool = False,
+        actor: str | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        given = [p for p in (root, storage_dir, storage_path) if p is not None]
+        if len(given) + (storage is not None) != 1:
+            raise InvalidArgument("give one folder, or one storage")
+        if durability not in ("always", "interval", "never"):
+            raise InvalidArgument(
+                f"durability must be always, interval or never, got {durability!r}"
+            )
+        if codec not in ("auto", "json", "zstd"):
+            raise InvalidArgument(f"codec must be auto, json or zstd, got {codec!r}")
+        if not 1 <= max_depth <= state_json.DEPTH_LIMIT:
+            raise InvalidArgument(
+                f"max_depth must be 1 to {state_json.DEPTH_LIMIT}, got {max_depth!r}"
+            )
+        self.root = Path(given[0]) if given else None
+        self.trash_seconds = trash_seconds
+        self.policies = policies
+        self._limits = Limits(max_state_bytes, max_depth)
+        self._actor = _default_actor() if actor is None else actor
+        ids.check_label("actor", self._actor)
+        self._clock = clock
+        if storage is None:
+            assert self.root is not None
+            storage = FileStorage(
+                self.root,
+                durability=durability,
+                interval_seconds=interval_seconds,
+                lock_timeout_seconds=lock_timeout_seconds,
+            )
+        self._store = Store(storage, clock)
+        self._vault = Vault(keys, allow_plaintext)
+        self._packer = Packer(codec, self._vault.key_id)
+        self._migrations = Migrations()
+        self._registering = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Sync what is not synced yet and let go of every file.  Idempotent."""
+        self._store.close()
+        self._packer.forget()
+
+    def _view(self, job_id: str) -> JobView:
+        return self._store.readable(ids.check_job_id(job_id))
+
+    def _answer(
+        self,
+        job_id: str,
+        ask: Callable[[JobView], _T],
+        look: Callable[[str], JobView] | None = None,
+    ) -> _T:
+        """Ask a job's view; ask again if its journal was compacted meanwhile.
+
+        Then the places that the view knows are those of a file that is gone.
+        """
+        look = look or self._view
+        view = look(job_id)
+        while True:
+            try:
+                return ask(view)
+            except (UnreadableState, DamagedJournal, StorageFailed):
+                fresh = look(job_id)
+                if fresh is view:
+                    raise
+                view = fresh
+
+    def _one(self, checkpoint_id: str, view: JobView) -> CheckpointInfo:
+        return self._infos(view, [self._entry(view, checkpoint_id)])[0]
+
+    def _info_of(self, view: JobView, entry: Entry | None) -> CheckpointInfo | None:
+        return None if entry is None else self._infos(view, [entry])[0]
+
+    @staticmethod
+    def _entry(view: JobView, checkpoint_id: str) -> Entry:
+        entry = view.checkpoints.get(checkpoint_id)
+        if entry is None:
+            raise unknown(view, checkpoint_id)
+        return entry
+
+    def _event_of(self, view: JobView, entry: Entry) -> CheckpointSaved:
+        _, line = self._store.read_pair(view, entry.seq)
+        event = peek(line)
+        if (
+            event is None
+            or event["seq"] != entry.seq
+            or event["type"] != "checkpoint.saved"
+        ):
+            raise UnreadableState(
+                f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r}: its event "
+                f"at byte {view.places[entry.seq].offset} is not there any more"
+            )
+        return event
+
+    def _open(self, view: JobView, entry: Entry) -> Opened:
+        """Read a state and prove that it is what was saved."""
+        if (fault := view.faults.get(entry.seq)) is None:
+            try:
+                return chain.open_state(entry.seq, partial(self._read, view))
+            except UnreadableState as exc:
+                raise self._unreadable(view, entry, exc) from exc
+        raise self._unreadable(view, entry, UnreadableState(fault))
+
+    def _read(self, view: JobView, seq: int) -> Member:
+        """Return save `seq` taken apart and decrypted; see `chain.member`."""
+        lines = self._store.read_pair(view, seq)
+        return chain.member(lines, view.site(seq), self._vault)
+
+    def _opened(
+        self, checkpoint_id: str, view: JobView
+    ) -> tuple[CheckpointInfo, Opened]:
+        entry = self._entry(view, checkpoint_id)
+        opened = self._open(view, entry)
+        return _info(view, entry, opened.metadata), opened
+
+    def _migrated(self, info: CheckpointInfo, opened: Opened) -> Migrated:
+        return self._migrations.apply(
+            opened.state,
+            workflow=info.workflow_name,
+            version=info.workflow_version,
+            checkpoint_id=info.checkpoint_id,
+        )
+
+    @staticmethod
+    def _unreadable(
+        view: JobView, entry: Entry, fault: UnreadableState
+    ) -> UnreadableState:
+        text = (
+            f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
+            f"read, at byte {view.places[entry.seq].offset}: {fault}"
+        )
+        match fault:
+            case MissingKey():
+                return MissingKey(text, fault.key_id)
+            case PlaintextRefused():
+                return PlaintextRefused(text)
+        hint = "no older checkpoint is given instead; choose one yourself"
+        return UnreadableState(text, hint=hint)
+
+    def _infos(self, view: JobView, entries: Sequence[Entry]) -> list[CheckpointInfo]:
+        return [self._info(view, entry) for entry in entries]
+
+    def _info(self, view: JobView, entry: Entry) -> CheckpointInfo:
+        try:
+            return _info(view, entry, self._metadata(view, entry))
+        except (MissingKey, PlaintextRefused) as exc:
+            return _info(view, entry, {})._replace(metadata_problem=exc)
+
+    def _metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
+        if not entry.labels.has_metadata:
+            return {}
+        if (fault := view.faults.get(entry.seq)) is not None:
+            raise self._unreadable(view, entry, UnreadableState(fault))
+        try:
+            header, raw = self._header(view, entry)
+        except NewerFormat:
+            return {}  # restoring it will say so
+        if header.end > len(raw):
+            offset, _ = view.places[entry.seq]
+            raw = self._store.storage.read(view.job_id, offset, header.end)
+        text = raw[header.start : header.end]
+        try:
+            text = self._vault.metadata(header, text, view.site(entry.seq))
+        except UnreadableState as exc:
+            raise self._unreadable(view, entry, exc) from exc
+        metadata: dict[str, Any] = orjson.loads(text)
+        return metadata
+
+    def _header(self, view: JobView, entry: Entry) -> tuple[Header, bytes]:
+        """Return the beginning of a state line, and what it says."""
+        offset, size = view.places[entry.seq]
+        want = min(size, 2 * state_codec.HEADER_BYTES)
+        raw = self._store.storage.read(view.job_id, offset, want)
+        return state_codec.read_header(raw, seq=entry.seq), raw
+
+
+def _default_actor() -> str:
+    program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "python"
+    return f"lib:{program}@{socket.gethostname()}"
+
+
+def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointInfo:
+    labels = entry.labels
+    return CheckpointInfo(
+        entry.checkpoint_id,
+        view.job_id,
+        entry.step_name,
+        moment(entry.at),
+        labels.workflow_version,
+        labels.workflow_name,
+        metadata,
+        entry.seq,
+        entry.parent_id,
+        labels.tags,
+        entry.checkpoint_id in view.pinned,
+        view.places[entry.seq].size,
+        _hold(view, entry),
+        failed=labels.is_failed,
+    )
+
+
+def _hold(view: JobView, entry: Entry) -> Hold | None:
+    held = view.held.get(entry.checkpoint_id)
+    return held and Hold(held.actor, moment(held.at), held.reason)
+
+
+def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
+    """Return the error that says that a checkpoint is not there, or was deleted."""
+    trashed = view.trash.get(checkpoint_id)
+    if trashed is None:
+        return UnknownCheckpoint(checkpoint_id, job_id=view.job_id)
+    return UnknownCheckpoint(
+        checkpoint_id,
+        job_id=view.job_id,
+        deleted_at=trashed.at,
+        deleted_by=trashed.actor,
+    )
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a limit below zero.
+
+    Raises:
+        InvalidArgument: so it is.
+    """
+    if limit is not None and limit < 0:
+        raise InvalidArgument(f"limit must not be negative, got {limit}")

@@ -1,0 +1,175 @@
+"""Plans: what policies would do, asked of the manager that would do it."""
+
+from __future__ import annotations
+
+import fnmatch
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from journal import collector, planner, retention
+from journal.errors import InvalidArgument, MilepostError
+from journal.inquiry import Inquiry, check_limit
+from journal.plans import plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from journal.index import JobView
+    from journal.keep_rules import Candidate
+    from journal.plans import Plan
+    from journal.policy import Policy
+    from journal.retention import Decision, Ruling
+
+
+def _quietly(done: int, total: int) -> None:
+    """Tell nobody about progress."""
+
+
+class _Decided(NamedTuple):
+    """What is to become of one job, and what was looked at."""
+
+    view: JobView
+    decision: Decision
+    policy: Policy
+
+
+class Planning(Inquiry):
+    """Says what would be removed, and why; removes nothing."""
+
+    def plan(
+        self,
+        jobs: str,
+        policy: Policy | None = None,
+        *,
+        now: datetime | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+        on_progress: Callable[[int, int], None] = _quietly,
+    ) -> Plan:
+        """Return what policies would keep and let go, with reasons; change nothing.
+
+        Args:
+            jobs: a job's id, or else a glob such as ``"etl-*"``.  Of one job the plan
+                has all that stays; of many, only the jobs that lose something.  What
+                nothing fits has an empty plan.
+            policy: for all of them; if not given, each job's own of `policies`.
+            now: what ages are counted from; the manager's clock if not given.
+            limit: let at most so many go, of each job the oldest.
+            max_bytes: what all these jobs may take together, but those that could not
+                be planned.
+            on_progress: told how many jobs were looked at, of how many.
+
+        Raises:
+            InvalidArgument: `jobs` is neither a job id nor a glob, or a number is
+                negative.
+            DamagedJournal: the one job is quarantined; of many, the plan says which.
+        """
+        check_limit(limit)
+        if max_bytes is not None and max_bytes < 0:
+            raise InvalidArgument(f"max_bytes must not be negative, got {max_bytes}")
+        now = now or self._clock()
+        problems: list[tuple[str, MilepostError]] = []
+        with collector.at_rest():
+            if self._view(jobs).seq:
+                found = [(jobs, self._decided(jobs, policy, now))]
+            else:
+                found, problems = self._decide_all(
+                    jobs, policy, now, on_progress, wants_all=max_bytes is not None
+                )
+        if max_bytes is not None:
+            shrunk = retention.shrink(
+                {job: decided.decision for job, decided in found}, max_bytes
+            )
+            found = [(job, d._replace(decision=shrunk[job])) for job, d in found]
+        planned = []
+        for job, (view, decision, own) in found:
+            plan = planner.job_plan(
+                view,
+                decision,
+                own,
+                limit,
+                is_approved=self._store.is_approved,
+            )
+            if plan.remove or job == jobs:
+                planned.append(plan)
+                limit = None if limit is None else limit - len(plan.remove)
+        return plan_of(planned, problems)
+
+    def _decide_all(
+        self,
+        glob: str,
+        policy: Policy | None,
+        now: datetime,
+        on_progress: Callable[[int, int], None],
+        *,
+        wants_all: bool,
+    ) -> tuple[list[tuple[str, _Decided]], list[tuple[str, MilepostError]]]:
+        """Decide about all jobs that fit `glob`; return what could not be, too.
+
+        Args:
+            glob: which.
+            policy: for all of them, or None for each its own.
+            now: what ages are counted from.
+            on_progress: told how many of all jobs were looked at.
+            wants_all: also return those that lose nothing.
+        """
+        found, problems = [], []
+        jobs = self._store.storage.job_ids()
+        for number, job in enumerate(jobs, start=1):
+            on_progress(number, len(jobs))
+            if not fnmatch.fnmatchcase(job, glob):
+                continue
+            try:
+                view = self._view(job)
+                own = policy or self._policy_of(view)
+                if wants_all or retention.may_let_go(own, len(view.checkpoints)):
+                    decided = self._decided(job, own, now)
+                    if wants_all or decided.decision.remove:
+                        found.append((job, decided))
+            except MilepostError as exc:
+                problems.append((job, exc))
+        return found, problems
+
+    def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:
+        view = self._view(job_id)
+        policy = policy or self._policy_of(view)
+        decision = retention.decide(self._candidates(view, policy), policy, now)
+        return _Decided(view, decision, policy)
+
+    def _policy_of(self, view: JobView) -> Policy:
+        is_completed = view.completed_at is not None
+        return self.policies.policy_of(view.job_id, is_completed=is_completed)
+
+    def _candidates(self, view: JobView, policy: Policy) -> list[Candidate]:
+        live = self._store.live(view)
+        return planner.candidates(view, live, policy, self._metadata)
+
+    def explain(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        policy: Policy | None = None,
+        *,
+        now: datetime | None = None,
+    ) -> tuple[Ruling, ...]:
+        """Return what every single rule says about one checkpoint.
+
+        Args:
+            job_id: whose.
+            checkpoint_id: which.
+            policy: if not given, the job's own of `policies`.
+            now: what ages are counted from; the manager's clock if not given.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            DamagedJournal: the job is quarantined.
+        """
+        view = self._view(job_id)
+        self._entry(view, checkpoint_id)
+        policy = policy or self._policy_of(view)
+        return retention.explain(
+            self._candidates(view, policy),
+            policy,
+            now or self._clock(),
+            checkpoint_id,
+        )
