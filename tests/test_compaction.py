@@ -22,7 +22,7 @@ from faults import (
     write_head,
 )
 
-from journal import CheckpointManager, Key, KeyRing, checkpoints
+from journal import CheckpointManager, Key, KeyRing, erasure
 from journal.compaction import Threshold
 from journal.errors import Conflict, UnknownCheckpoint
 from journal.storage_file import FileStorage
@@ -359,7 +359,7 @@ def test_a_purge_that_waited_in_vain_says_what_became_of_it(
     manager: CheckpointManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = fill(manager, 2)
-    monkeypatch.setattr(checkpoints, "_PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(erasure, "_PAUSES_SECONDS", (0.0, 0.0))
     with (
         manager._store.storage.copying(JOB),
         pytest.raises(Conflict, match="gone, but their states are still on the disk"),

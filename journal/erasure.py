@@ -1,0 +1,136 @@
+"""Taking states off the disk for good: compacting, purging, forgetting."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from journal import compaction, ids
+from journal.batch import Batch
+from journal.clock import stamp
+from journal.compaction import Compaction, Threshold
+from journal.errors import Conflict
+from journal.protection import refuse_held
+from journal.storage import Busy
+from journal.writer import Writer
+
+if TYPE_CHECKING:
+    from journal.index import JobView
+    from journal.store import OnPiece
+
+_ALWAYS = Threshold()
+# How long an erasure waits, time after time, for a compaction that is on its way.
+_PAUSES_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
+
+
+class Erasure(Writer):
+    """Takes states off the disk; what was said of them stays."""
+
+    def compact(
+        self,
+        job_id: str,
+        *,
+        actor: str | None = None,
+        threshold: Threshold = _ALWAYS,
+        rewrap: bool = False,
+        on_piece: OnPiece | None = None,
+    ) -> Compaction | None:
+        """Rewrite the job's journal without the states that have to go.
+
+        These are the states of deleted checkpoints whose trash period has ended, or
+        that were purged; and bytes that a recovery kept aside, after the same period.
+        No event goes: the record stays, the disk space is free, nobody is kept
+        waiting but for a moment.
+
+        Args:
+            job_id: which.
+            actor: who asks for it, if not the manager.
+            threshold: what makes it worth while; by default, any state that is due.
+            rewrap: do it in any case, so that the current key wraps all that stays.
+            on_piece: called between pieces of the journal with the bytes that were read
+                since; what it raises ends the compaction, and nothing was changed.
+
+        Returns:
+            What was done, None if there was nothing to do.
+
+        Raises:
+            Conflict: another compaction of the job is on its way.
+            UnreadableState: a live state is not what was saved.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        now = self._clock()
+        latest = stamp(now - timedelta(seconds=self.trash_seconds))
+
+        def expired(view: JobView) -> list[str]:
+            return sorted(n for n, at in view.side_files.items() if at <= latest)
+
+        def is_worth(view: JobView, drop: frozenset[int]) -> bool:
+            return rewrap or threshold.is_met(view, drop, now, self.trash_seconds)
+
+        if self._view(job_id).seq == 0:
+            return None
+        try:
+            return self._store.compact(
+                job_id,
+                partial(compaction.due, now=now, trash_seconds=self.trash_seconds),
+                expired,
+                is_worth,
+                self._who(actor),
+                self._vault,
+                on_piece,
+            )
+        except Busy:
+            raise Conflict(
+                f"job {job_id!r} is being compacted by somebody else",
+                hint="try again",
+            ) from None
+
+    def forget(
+        self, job_id: str, *, actor: str | None = None, reason: str | None = None
+    ) -> Compaction | None:
+        """Erase every state of a job, at once and for good; its record stays.
+
+        Returns:
+            What the compaction did, None for an unknown job.
+
+        Raises:
+            OnHold: a checkpoint of it is held; nothing was erased.
+            Conflict: another compaction took too long: the checkpoints are gone, their
+                states go with the next one.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            for checkpoint_id in batch.view.held:
+                refuse_held(batch.view, checkpoint_id)
+            data = {}
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add("job.forgotten", self._who(actor), data)
+            return True
+
+        if not self._change(job_id, request):
+            return None
+        if (done := self._erase(job_id, actor)) is not None:
+            return done
+        size = self._view(job_id).end  # there was nothing, or the worker was quicker
+        return Compaction(job_id, 0, 0, size, size)
+
+    def _erase(self, job_id: str, actor: str | None) -> Compaction | None:
+        """Compact, after whoever is at it, so that what was purged leaves the disk.
+
+        Raises:
+            Conflict: he took too long.
+        """
+        for pause in _PAUSES_SECONDS:
+            with suppress(Conflict):
+                return self.compact(job_id, actor=actor)
+            time.sleep(pause)  # his began before ours was due
+        raise Conflict(
+            f"job {job_id!r}: the checkpoints are gone, but their states are still on "
+            "the disk, since somebody else has been compacting it all the time",
+            hint="they go with the next one: `milepost compact`, or the worker's",
+        )

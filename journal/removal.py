@@ -1,0 +1,261 @@
+"""Removing checkpoints: one, all but the newest, or by a plan; bringing them back."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from journal import ids, planner, plans, retention
+from journal.batch import Batch
+from journal.clock import stamp
+from journal.erasure import Erasure
+from journal.errors import (
+    ApprovalNeeded,
+    Conflict,
+    InvalidArgument,
+    Protected,
+    StalePlan,
+)
+from journal.policy import Policy, check_keep_last, describe, policy_hash
+from journal.protection import refuse_held
+
+if TYPE_CHECKING:
+    from journal.index import JobView
+    from journal.plans import JobPlan, Plan
+    from journal.retention import Verdict
+
+# An event line is for ever, so that one of many removals stays readable.
+_MAX_REMOVED_PER_EVENT = 10_000
+
+
+class Removal(Erasure):
+    """Lets checkpoints go; for a while they can come back."""
+
+    def delete(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        force: bool = False,
+        purge: bool = False,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Delete a checkpoint; return False if there is none.
+
+        It leaves the lists at once and can be undeleted until the trash period ends.
+        The record that it existed stays.
+
+        Args:
+            job_id: whose.
+            checkpoint_id: which.
+            actor: who deletes it, if not the manager's.
+            reason: recorded.
+            force: though it is pinned.
+            purge: erase its state at once and for good, also if it was deleted before.
+            expected_seq: refuse if the job has moved on since.
+
+        Raises:
+            OnHold: (a Protected) it is held; `force` changes nothing about that.
+            Protected: it is pinned, and `force` was not given.
+            Conflict: `expected_seq` is stale; or, with `purge`, another compaction took
+                too long: the checkpoint is gone, its state goes with the next one.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            view = batch.view
+            in_trash = purge and checkpoint_id in view.trash
+            if checkpoint_id not in view.checkpoints and not in_trash:
+                return False
+            batch.check_seq(expected_seq)
+            refuse_held(view, checkpoint_id)
+            if checkpoint_id in view.pinned and not force:
+                raise Protected(
+                    f"checkpoint {checkpoint_id!r} is pinned",
+                    hint="unpin it, or delete it with force",
+                )
+            data = {"checkpoint_id": checkpoint_id}
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            type_ = "checkpoint.purged" if purge else "checkpoint.deleted"
+            batch.add(type_, self._who(actor), data)
+            return True
+
+        is_done = self._change(job_id, request)
+        if is_done and purge:
+            self._erase(job_id, actor)
+        return is_done
+
+    def undelete(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Bring a deleted checkpoint back; return False if it was not deleted.
+
+        Raises:
+            Conflict: its trash period has ended, or `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            trashed = batch.view.trash.get(checkpoint_id)
+            if trashed is None:
+                return False
+            batch.check_seq(expected_seq)
+            if trashed.is_purged:
+                raise Conflict(f"checkpoint {checkpoint_id!r} was purged; it is gone")
+            end = datetime.fromisoformat(trashed.at) + timedelta(
+                seconds=self.trash_seconds
+            )
+            if batch.now >= end:
+                raise Conflict(
+                    f"checkpoint {checkpoint_id!r} was deleted at {trashed.at}; its "
+                    f"trash period ended at {stamp(end)}"
+                )
+            data = {"checkpoint_id": checkpoint_id}
+            batch.add("checkpoint.undeleted", self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
+
+    def cleanup(
+        self,
+        job_id: str,
+        keep_last: int = 10,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> int:
+        """Delete all but the newest `keep_last`; return how many were deleted.
+
+        Held and pinned checkpoints and the current one stay besides.  Those saved as
+        failed are counted apart, so that they take no place of the others.
+
+        Raises:
+            InvalidArgument: `keep_last` is not a whole number of at least 1.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        policy = Policy(name="cleanup", keep_last=check_keep_last(keep_last))
+
+        def request(batch: Batch) -> int:
+            batch.check_seq(expected_seq)
+            found = self._candidates(batch.view, policy)
+            decision = retention.decide(found, policy, batch.now)
+            plan = planner.job_plan(batch.view, decision, policy)._replace(waits=())
+            self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
+            return len(plan.remove)
+
+        if self._view(job_id).seq == 0:
+            return 0
+        removed: int = self._store.write(job_id, request)
+        return removed
+
+    def apply(
+        self, plan: Plan, *, actor: str | None = None, approve: bool = False
+    ) -> int:
+        """Carry out exactly `plan`; return how many checkpoints were removed.
+
+        Each job's part lands whole or not at all.  If a job moves on just then, the
+        jobs before it have been cleaned; the error says how many checkpoints went.
+
+        Args:
+            plan: as `plan` made it.
+            actor: who carries it out, if not the manager's.
+            approve: though it removes so much that it waits for somebody's approval.
+                From then on plans of the same policy, of any job, do not wait.
+
+        Raises:
+            StalePlan: a job moved on since.
+            ApprovalNeeded: it waits for approval; nothing was removed.
+            OnHold: it would remove what is held; nothing was removed.
+            InvalidArgument: this is no plan that `plan` made.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        if plan.plan_id != plans.plan_id(plan.jobs):
+            raise InvalidArgument(
+                f"plan {plan.plan_id} is not what it was when it was made",
+                hint="plan again",
+            )
+        if plan.waits and not approve:
+            raise ApprovalNeeded(
+                f"plan {plan.plan_id} waits for approval: {plan.waits[0]}",
+                hint="look at what would go, then approve it",
+            )
+        losing = [job for job in plan.jobs if job.remove]
+        for job in losing:
+            _refuse_stale(self._view(job.job_id), job, plan.plan_id)
+        removed = 0
+        for job in losing:
+            try:
+                removed += self._store.write(
+                    job.job_id,
+                    partial(self._apply, job, plan.plan_id, self._who(actor)),
+                )
+            except StalePlan as exc:
+                raise exc.after_removing(removed) from exc
+        return removed
+
+    def _apply(self, job: JobPlan, plan_id: str, actor: str, batch: Batch) -> int:
+        _refuse_stale(batch.view, job, plan_id)
+        self._refuse_shielded(batch.view, job, plan_id)
+        self._add_cleaned(batch, job, actor, plan_id=plan_id)
+        return len(job.remove)
+
+    @staticmethod
+    def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
+        """No policy removes these, whoever made the plan (I6)."""
+        shielded = {*view.pinned}
+        for entry in (view.current, view.latest):
+            if entry is not None:
+                shielded.add(entry.checkpoint_id)
+        for verdict in plan.remove:
+            if verdict.checkpoint_id not in view.checkpoints:
+                raise InvalidArgument(
+                    f"plan {plan_id} names {verdict.checkpoint_id!r}, "
+                    "which is not there"
+                )
+            refuse_held(view, verdict.checkpoint_id)
+            if verdict.checkpoint_id in shielded:
+                raise InvalidArgument(
+                    f"plan {plan_id} would remove {verdict.checkpoint_id!r}, "
+                    "which is pinned, current or the newest"
+                )
+
+    def _add_cleaned(
+        self, batch: Batch, plan: JobPlan, actor: str, *, plan_id: str | None
+    ) -> None:
+        until = stamp(batch.now + timedelta(seconds=self.trash_seconds))
+        policy = describe(plan.policy) | {"hash": policy_hash(plan.policy)}
+        for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
+            part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
+            data: dict[str, object] = {
+                "removed": {v.checkpoint_id: _text(v) for v in part},
+                "kept": len(plan.keep),
+                "policy": policy,
+                "trash_until": until,
+            }
+            if plan_id is not None:
+                data["plan_id"] = plan_id
+            if plan.waits:
+                data["approved"] = True
+            batch.add("checkpoints.cleaned", actor, data)
+
+
+def _refuse_stale(view: JobView, job: JobPlan, plan_id: str) -> None:
+    if (view.seq, view.hash or "") != (job.head_seq, job.head_hash):
+        raise StalePlan(
+            f"plan {plan_id} was made at event {job.head_seq} of job {job.job_id!r}, "
+            f"which is at {view.seq} now"
+        )
+
+
+def _text(verdict: Verdict) -> str:
+    return "; ".join(verdict.reasons)
