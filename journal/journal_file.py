@@ -50,24 +50,23 @@ _SCAN_BYTES = 4 * 1024 * 1024
 
 
 class Folders(NamedTuple):
-    """Where the files of a store live."""
+    """Where the files of a store live.
+
+    Attributes:
+        journals: one journal per job.
+        heads: one head per job.
+        side: bytes that a recovery cut, kept until the trash period ends.
+    """
 
     root: Path
+    journals: Path
+    heads: Path
+    side: Path
 
-    @property
-    def journals(self) -> Path:
-        """One journal per job."""
-        return self.root / "journals"
-
-    @property
-    def heads(self) -> Path:
-        """One head per job."""
-        return self.root / "heads"
-
-    @property
-    def side(self) -> Path:
-        """Bytes that a recovery cut, kept until the trash period ends."""
-        return self.root / "side"
+    @classmethod
+    def of(cls, root: Path) -> Folders:
+        """Return those of the store in `root`."""
+        return cls(root, root / "journals", root / "heads", root / "side")
 
 
 def failure(exc: OSError, what: str) -> StorageFailed:
@@ -422,7 +421,9 @@ class JournalFile:
         with self._opening:
             file = self._open_journal()
         if not self._is_settled:
-            self._first_look()
+            self._remove_leftovers()
+            if head.shown.seq == 0 or head.inode != found.inode:
+                self._sync_names()
         if head.is_poisoned or self._is_poisoned:
             extent = self._heal(head)
         elif self._head.is_new and not has_head:
@@ -433,14 +434,21 @@ class JournalFile:
         self._is_settled = True
         return extent
 
-    def _first_look(self) -> None:
-        """What a creator or a rewriter who died may have left half done."""
+    def _remove_leftovers(self) -> None:
+        """Remove what a rewriter who died has left behind."""
         for folder in (self._folders.journals, self._folders.side):
             leftover = folder / f"{self._name}.tmp"
             if self._disk.stat(leftover) is not None:
                 self._disk.unlink(leftover)
         with suppress(Busy):  # a compaction is on its way
             journal_copy.remove_leftover(self._disk, self._copy_path)
+
+    def _sync_names(self) -> None:
+        """Make the names durable that a creator or rewriter may have died with.
+
+        Only where the head does not speak of this very file: before it does, whoever
+        moves it has synced them.
+        """
         for folder in (
             self._folders.journals,
             self._folders.heads,
@@ -787,11 +795,7 @@ class JournalFile:
 
         Waits for a write that is on its way.
         """
-        with self._mutex:
-            self._close()
-
-    def _close(self) -> None:
-        with self._opening:
+        with self._mutex, self._opening:
             if self._is_settled:
                 try:
                     self._head.sync()
@@ -802,14 +806,17 @@ class JournalFile:
     def retire(self) -> None:
         """Close both files for want of room; what must be synced is synced first.
 
-        A reader that still has this object opens them again, and its end closes them.
+        The head need not be: a stale one is legal, and whoever goes through thousands
+        of jobs would sync twice for each.  A reader that still has this object opens
+        them again, and its end closes them.
         """
         try:
             if self._durability == "interval":
                 self.flush()
         except MilepostError as exc:  # not the trouble of the job that needs the room
             _log.warning("job %r: not synced: %s", self._job_id, exc)
-        self.close()
+        with self._mutex, self._opening:
+            self._forget()
 
     def _forget(self) -> None:
         if self._file is not None:

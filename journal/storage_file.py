@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class FileStorage:
         disk: Disk | None = None,
     ) -> None:
         self.root = root
-        self._folders = Folders(root)
+        self._folders = Folders.of(root)
         self._durability: Durability = durability
         self._interval_seconds = interval_seconds
         self._lock_timeout_seconds = lock_timeout_seconds
@@ -227,7 +228,7 @@ class FileStorage:
         """Take out the journals that were not used for longest, beyond the bound."""
         if len(self._files) <= _MAX_OPEN_JOURNALS:
             return []
-        oldest = list(self._files)[: len(self._files) - _MAX_OPEN_JOURNALS]
+        oldest = [*islice(self._files, len(self._files) - _MAX_OPEN_JOURNALS)]
         return [self._files.pop(j) for j in oldest if not self._files[j].is_held]
 
     def stamp(self, job_id: str) -> Stamp | None:

@@ -102,8 +102,7 @@ class Store:
             with self._guard:
                 job = self._jobs.get(job_id)
                 if job is None:
-                    view = JobView(job_id, self.storage.store_id)
-                    job = self._jobs[job_id] = _Job(view)
+                    job = self._jobs[job_id] = _Job(JobView(job_id, None))
         return job
 
     # -- reading -----------------------------------------------------------------
@@ -217,10 +216,9 @@ class Store:
     def _fold_to(self, job: _Job, extent: Extent, stamp: Stamp | None) -> None:
         view = job.view
         is_ahead = view.seq > extent.seq
-        if is_ahead or (stamp is not None and stamp.inode != job.inode):
-            # Compacted or replaced: same events, other offsets.
-            view = self._fresh_view(job)
-        if view.seq == 0 or not self._folds_on(view, extent):
+        # Compacted or replaced: same events, other offsets.
+        is_other = stamp is not None and stamp.inode != job.inode
+        if is_ahead or is_other or not view.seq or not self._folds_on(view, extent):
             view = self._fresh_view(job)
             self._fold(view, extent)
         if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):

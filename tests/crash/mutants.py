@@ -368,7 +368,7 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction that died leaves its file": Mutant(
         (
             Rewrite(
-                JournalFile._first_look,
+                JournalFile._remove_leftovers,
                 "journal_copy.remove_leftover(self._disk, self._copy_path)",
                 _NOTHING,
             ),
@@ -410,7 +410,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(FileStorage.create, "self._disk.sync_folder(folder)", _NOTHING),
             Rewrite(
-                JournalFile._first_look, "self._disk.sync_folder(folder)", _NOTHING
+                JournalFile._sync_names, "self._disk.sync_folder(folder)", _NOTHING
             ),
         ),
         "take over a creation",

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from worker.retention_settings import Effective
 
 ACTOR = "worker:retention"
+# How long to rest after a removal, as a part of how long it took.
+REST_FACTOR = 0.5
 
 log = logging.getLogger("milepost.worker")
 
@@ -91,6 +93,7 @@ class _Retention:
         if self._effective(info).is_dry:
             self.tally.add(kept_by_dry_run=len(plan.remove))
             return
+        began = self._run.steady()
         try:
             removed = self._applied(plan, plan_again)
         except ApprovalNeeded as exc:
@@ -101,6 +104,8 @@ class _Retention:
         self.tally.add(removed=removed)
         by_job = self.tally.removed_by_job
         by_job[info.job_id] = by_job.get(info.job_id, 0) + removed
+        # Nobody waits for retention; whoever saves meanwhile waits for the same disk.
+        self._run.stop.wait(REST_FACTOR * (self._run.steady() - began))
 
     def _applied(self, plan: Plan, plan_again: Callable[..., Plan] | None) -> int:
         manager = self._run.manager
