@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -13,6 +15,7 @@ from benchmarks import stores
 from benchmarks.running import PROJECT, Figure, Subject, Target
 from journal import CheckpointManager, Span
 from journal.clock import utc_now
+from worker.courtesy import give_way
 from worker.retention_settings import MatchRule, RetentionSettings, Rule
 from worker.settings import Settings
 from worker.tasks.retention import RETENTION
@@ -106,10 +109,16 @@ def _passes(folder: Path) -> _Passes:
         threading.Event().wait(max(3.0, fold))  # it saves meanwhile
         quiet = saver.end()
         saver = _Saver(folder)
-        half, report = _timed(lambda: _pass(manager, keep_last=_EACH // 2))
+        half, report = _timed(partial(_in_a_thread, manager, _EACH // 2))
         beside = saver.end()
         assert report.counts["removed"] == count // 2, report
     return _Passes(fold, idle, half, quiet, beside, each)
+
+
+def _in_a_thread(manager: CheckpointManager, keep_last: int) -> RunReport:
+    """Run a pass as the worker's scheduler does: in a thread that gives way."""
+    with ThreadPoolExecutor(1, initializer=give_way) as pool:
+        return pool.submit(_pass, manager, keep_last=keep_last).result()
 
 
 def _pass(manager: CheckpointManager, *, keep_last: int) -> RunReport:

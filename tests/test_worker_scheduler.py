@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from worker.courtesy import NICENESS
 from worker.scheduler import Scheduler, coming, is_overdue, read_schedule
 
 if TYPE_CHECKING:
@@ -234,3 +237,23 @@ def test_the_next_runs_are_told_in_utc() -> None:
     assert [f"{run:%d %H:%M}" for run in coming(trigger, now, 3)] == [
         *("29 01:00", "30 01:00", "31 01:00")
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no priorities per thread here")
+def test_a_task_gives_way_and_its_thread_alone() -> None:
+    seen: list[int] = []
+    scheduler = Scheduler()
+    scheduler.put(
+        "task", lambda: seen.append(own_niceness()), read_schedule("every 1h")
+    )
+    scheduler.start()
+    try:
+        scheduler.run_soon("task")
+        eventually(lambda: bool(seen))
+    finally:
+        scheduler.stop()
+    assert seen[0] >= NICENESS > own_niceness()
+
+
+def own_niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

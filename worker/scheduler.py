@@ -38,6 +38,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from worker.courtesy import give_way
 from worker.units import SECONDS, seconds
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ class _Threads(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
         run.start()
 
     def _run(self, job: Any, run_times: list[datetime]) -> None:
+        give_way()
         try:
             events = run_job(job, "default", run_times, self._logger.name)
         except BaseException:  # noqa: BLE001 - told to whoever owns the task
