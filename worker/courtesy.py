@@ -14,9 +14,8 @@ def give_way() -> None:
     """Let this thread run when others do not want to, for as long as it lives.
 
     Beside a pass that removes from thousands of jobs, on two processors, the slowest
-    hundredth of another process's saves took five times as long as in quiet, and with
-    this less than three times.  Only Linux has priorities per thread; elsewhere nothing
-    happens.
+    hundredth of another process's saves then took half to two thirds as long.  Only
+    Linux has priorities per thread; elsewhere nothing happens.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # it is a courtesy, not a promise
