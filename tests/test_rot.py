@@ -101,7 +101,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """A store of compressed states that are told from each other, compacted once."""
     root = tmp_path_factory.mktemp("packed") / "store"
-    shared = random.Random(1).randbytes(600).hex()
+    shared = random.Random(1).randbytes(1024).hex()  # less stays JSON
     with CheckpointManager(root, trash_seconds=0) as manager:
         ids = [manager.save(JOB, "s", {"n": n, "text": shared}) for n in range(3)]
         manager.cleanup(JOB, keep_last=2)
