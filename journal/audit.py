@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from journal import examination, ids
+from journal import ids
 from journal.errors import MilepostError, MissingKey
 from journal.event_codec import STATE_MISSING
 from journal.info import JobReport
@@ -100,6 +100,8 @@ class Audit(Inquiry):
             InvalidArgument: `job_id` is out of bounds.
             StorageFailed: the jobs cannot be listed.
         """
+        from journal import examination  # most programs examine nothing
+
         storage = self._store.storage
         jobs = storage.job_ids() if job_id is None else [ids.check_job_id(job_id)]
         found = (

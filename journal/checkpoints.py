@@ -9,7 +9,6 @@ from journal import ids, state_codec, state_json, state_proof
 from journal.batch import Batch
 from journal.delta import Link
 from journal.errors import Conflict, InvalidArgument
-from journal.mending import Mender
 from journal.protection import Protection
 from journal.removal import Removal
 
@@ -310,6 +309,8 @@ class CheckpointManager(Protection, Removal):
             LockTimeout, NoSpace, ReadOnlyStore, StorageFailed: what was there is
                 still there; do it again.
         """
+        from journal.mending import Mender  # most programs repair nothing
+
         mender = Mender(self._store.storage, self._vault, self._clock, self._who(actor))
         ids.check_job_id(job_id)
         return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)

@@ -18,7 +18,6 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from zoneinfo import ZoneInfo
 
 from journal.policy import Policy
 from journal.span import as_span
@@ -74,7 +73,11 @@ class KeepRule(Protocol):
 
 def zone_of(policy: Policy) -> tzinfo:
     """Return the policy's time zone; UTC also where no time zone data is installed."""
-    return UTC if policy.timezone == "UTC" else ZoneInfo(policy.timezone)
+    if policy.timezone == "UTC":
+        return UTC
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(policy.timezone)
 
 
 def rules_for(

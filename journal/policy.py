@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-from zoneinfo import ZoneInfo
 
 import orjson
 
@@ -183,14 +182,17 @@ class Policy:
             raise InvalidArgument(
                 f"max_remove_fraction must be 0 to 1, got {fraction!r:.60}"
             )
+        if self.timezone == "UTC":  # known even without time zone data
+            return
+        from zoneinfo import ZoneInfo
+
         try:
             ZoneInfo(self.timezone)
         except (OSError, ValueError, KeyError, TypeError) as exc:
-            if self.timezone != "UTC":  # known even without time zone data
-                raise InvalidArgument(
-                    f"timezone must be one such as 'Europe/Berlin', got "
-                    f"{self.timezone!r:.60}"
-                ) from exc
+            raise InvalidArgument(
+                f"timezone must be one such as 'Europe/Berlin', got "
+                f"{self.timezone!r:.60}"
+            ) from exc
 
     def _check_sense(self) -> None:
         """Refuse rules that undo each other, or that may let everything go.
