@@ -38,7 +38,7 @@ class ClockGuard:
         self._watch = watch
         self._last_runs = last_runs
         self._clock = clock
-        self._boot = boot
+        self._boot = boot()  # no process outlives a start of the machine
         self._has_begun = False
         self._told_at = 0.0  # when what was seen was last written down, steady
         self._lock = threading.Lock()
@@ -84,12 +84,12 @@ class ClockGuard:
     def _begin(self, max_downtime_seconds: float) -> None:
         with contextlib.suppress(UnreadableLastRuns, OSError):
             if (seen := self._last_runs.clock_seen()) is not None:
-                self._watch.resume(seen, self._boot(), max_downtime_seconds)
+                self._watch.resume(seen, self._boot, max_downtime_seconds)
         self._has_begun = True
         self._told_at = -WRITE_SECONDS
 
     def _write_down(self) -> None:
-        seen = self._watch.seen(self._boot())
+        seen = self._watch.seen(self._boot)
         if seen.steady - self._told_at >= WRITE_SECONDS:
             self._last_runs.write_clock_seen(seen)
             self._told_at = seen.steady
@@ -108,7 +108,7 @@ class ClockGuard:
         with self._lock:
             known = self._known()
             self._jump, self._ahead_seconds = None, 0.0
-            self._last_runs.write_clock_seen(self._watch.seen(self._boot()))
+            self._last_runs.write_clock_seen(self._watch.seen(self._boot))
             if known is not None:
                 self._last_runs.write_clock_jump(None)
             return known

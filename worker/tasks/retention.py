@@ -70,8 +70,10 @@ class _Retention:
         The jobs' own policies have been applied by now; they say what is shielded.
         """
         most = self._settings.max_store_bytes
+        if most is None:
+            return
         infos = {info.job_id: info for info in self._run.manager.jobs()}
-        if most is None or sum(info.size_bytes for info in infos.values()) <= most:
+        if sum(info.size_bytes for info in infos.values()) <= most:
             return
         make = partial(self._run.manager.plan, now=self._run.now, max_bytes=most)
         everything = glob_only("*", infos.get)
