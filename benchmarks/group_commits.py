@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import statistics
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import cycle
-from threading import Barrier
-from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from threading import Barrier, BrokenBarrierError
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from benchmarks import stores
 from benchmarks.peers import BareAppend
@@ -17,24 +19,35 @@ from benchmarks.running import Figure, Subject, Target
 from benchmarks.states import states
 from benchmarks.timing import race
 from journal import CheckpointManager
+from journal.disk import PosixDisk, PosixFile
+from journal.storage_file import FileStorage
 from journal.write_queue import Waiter, WriteQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.synchronize import Barrier as Line
     from pathlib import Path
 
     from benchmarks.running import Run
+    from journal.disk import Mode
     from journal.write_queue import Request
 
 _THREADS = 32
+_PROCESSES = 8
+_LONGER_MS = (0.5, 2)
+_PINNED = "on one processor"
 
 
 class _Contender(NamedTuple):
-    """`save` is called with the thread's number, `each` times in every thread."""
+    """`save` is called with the thread's number, `each` times in every thread.
+
+    `is_pinned`: all threads run on one processor.
+    """
 
     threads: int
     each: int
     save: Callable[[int], object]
+    is_pinned: bool = False
 
 
 class _NoQueue(WriteQueue):
@@ -55,17 +68,50 @@ class _NoQueue(WriteQueue):
         return me.answer
 
 
+class _SlowFile(PosixFile):
+    """A file of a `SlowDisk`."""
+
+    seconds = 0.0
+
+    def sync(self, *, metadata: bool = False) -> None:
+        """See `File.sync`."""
+        sleep(self.seconds)
+        super().sync(metadata=metadata)
+
+
+class SlowDisk(PosixDisk):
+    """The disk that is there, but each sync takes so many seconds longer.
+
+    Syncs of several files take no longer than that of one, as on solid-state disks.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def open(self, path: Path, mode: Mode, *, create: bool = False) -> PosixFile:
+        """See `Disk.open`."""
+        file = super().open(path, mode, create=create)
+        file.__class__ = _SlowFile
+        cast("_SlowFile", file).seconds = self._seconds
+        return file
+
+
 def measure(run: Run) -> Subject:
     """Compare 32 threads with one, on one job and on 32 jobs; and one with no queue."""
     folder = run.new_folder("group")
     busy_seconds = _seconds_of_python(folder / "unsynced", run.pick(500, 50))
     rates = _rates(run, folder, busy_seconds)
     floor = f"bare append after {busy_seconds * 1e6:.0f} µs of Python, 32 files"
-    figures = (
-        _figure("1 thread", rates.alone, "1 thread, no queue", rates.direct, 0.95),
-        _figure("32 threads, one job", rates.shared, "1 thread", rates.alone, 5),
-        _figure("32 threads, 32 jobs", rates.own, "1 thread", rates.alone, 4),
+    processes = f"{_PROCESSES} processes, a job each"
+    peer, alone = "1 thread", rates.alone
+    figures = [
+        _figure("1 thread", alone, "1 thread, no queue", rates.direct, 0.95),
+        _figure("32 threads, one job", rates.shared, peer, alone, 5),
+        _figure("32 threads, 32 jobs", rates.own, peer, alone, 4),
         _figure("32 threads, 32 jobs", rates.own, floor, rates.busy),
+        _figure(f"32 threads, one job, {_PINNED}", rates.shared_pinned, peer, alone),
+        _figure(f"32 threads, 32 jobs, {_PINNED}", rates.own_pinned, peer, alone),
+        _figure(processes, rates.apart, peer, alone),
         _figure("bare append, 1 thread", rates.bare),
         _figure(
             "bare append, 32 threads, 32 files",
@@ -73,16 +119,52 @@ def measure(run: Run) -> Subject:
             "bare append, 1 thread",
             rates.bare,
         ),
-    )
+    ]
+    for milliseconds in _LONGER_MS:
+        figures += _on_a_slow_disk(run, folder, milliseconds)
     return Subject(
         "Group commit",
         "Durable saves of 1 KB.  Only one thread at a time runs Python, so 32 files "
         "that are synced at once are bound by Python's time on a fast disk: the row "
         "with a bare append after as much Python as a save takes is the most that is "
-        "to be had there.  A single thread is compared with one whose saves pass "
-        "through no queue, where saves meet to share a write.",
-        figures,
+        "to be had there, and the row with processes, of which each runs its own "
+        "Python, the most that this machine's processors leave.  Rows with a longer "
+        "sync are of the same disk behind a wrapper that sleeps before each sync.  "
+        "Threads on one processor do not wake each other on another one for an "
+        "interpreter that is taken.  A single thread is compared with one whose saves "
+        "pass through no queue, where saves meet to share a write.",
+        tuple(figures),
     )
+
+
+def _on_a_slow_disk(run: Run, folder: Path, milliseconds: float) -> list[Figure]:
+    """Compare 32 threads with one where each sync takes so much longer."""
+    source = cycle(states(1024))
+    root = folder / f"slow-{milliseconds:g}"
+    storage = FileStorage(root, disk=SlowDisk(milliseconds / 1e3))
+    with CheckpointManager(storage=storage) as manager:
+
+        def save(job_id: str) -> None:
+            manager.save(job_id, stores.STEP, next(source))
+
+        few, many = run.pick(40, 10), run.pick(20, 2)
+        contenders = (
+            _Contender(1, few, lambda _: save("alone")),
+            _Contender(_THREADS, many, lambda _: save("shared")),
+            _Contender(_THREADS, many, lambda number: save(f"own-{number}")),
+            _Contender(_THREADS, many, lambda number: save(f"own-{number}"), True),
+        )
+        for contender in contenders:
+            _rate(contender)
+        rounds = [[_rate(c) for c in contenders] for _ in range(run.pick(5, 2))]
+    alone, shared, own, pinned = zip(*rounds, strict=True)
+    peer, longer = "1 thread", f"a sync {milliseconds:g} ms longer"
+    own_name = f"32 threads, 32 jobs, {longer}"
+    return [
+        _figure(f"32 threads, one job, {longer}", shared, peer, alone, 5),
+        _figure(own_name, own, peer, alone, 4),
+        _figure(f"{own_name}, {_PINNED}", pinned, peer, alone),
+    ]
 
 
 class _Rates(NamedTuple):
@@ -95,6 +177,9 @@ class _Rates(NamedTuple):
     bare: Sequence[float]
     bare_own: Sequence[float]
     busy: Sequence[float]
+    shared_pinned: Sequence[float]
+    own_pinned: Sequence[float]
+    apart: Sequence[float]
 
 
 def _figure(
@@ -156,19 +241,69 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
             _Contender(1, few, lambda _: bare[0].save()),
             _Contender(_THREADS, many, lambda number: bare[number].save()),
             _Contender(_THREADS, many, save_busily),
+            _Contender(_THREADS, many, lambda _: save("shared"), True),
+            _Contender(_THREADS, many, lambda number: save(f"own-{number}"), True),
         )
         for contender in contenders:
             _rate(contender)  # opens every file, so that no round pays for it
-        rounds = [[_rate(c) for c in contenders] for _ in range(run.pick(10, 3))]
+        each = run.pick(200, 10)
+        with _processes(folder / "milepost", each) as rate_apart:
+            rounds = [
+                [*(_rate(c) for c in contenders), rate_apart()]
+                for _ in range(run.pick(10, 3))
+            ]
     return _Rates(*zip(*rounds, strict=True))
+
+
+@contextmanager
+def _processes(root: Path, each: int) -> Iterator[Callable[[], float]]:
+    """Yield what has processes save to jobs of their own, and returns their rate."""
+    spawn = multiprocessing.get_context("spawn")
+    lines = spawn.Barrier(_PROCESSES + 1), spawn.Barrier(_PROCESSES + 1)
+    working = [
+        spawn.Process(target=_save_in_turns, args=(root, number, each, *lines))
+        for number in range(_PROCESSES)
+    ]
+    for process in working:
+        process.start()
+
+    def rate() -> float:
+        lines[0].wait()
+        start = perf_counter()
+        lines[1].wait()
+        return _PROCESSES * each / (perf_counter() - start)
+
+    try:
+        rate()  # opens every file
+        yield rate
+    finally:
+        lines[0].abort()
+        for process in working:
+            process.join()
+
+
+def _save_in_turns(
+    root: Path, number: int, each: int, start_line: Line, finish: Line
+) -> None:
+    """Save so many times whenever all are at the start, until it is closed."""
+    source = cycle(states(1024))
+    with CheckpointManager(root) as manager, suppress(BrokenBarrierError):
+        while True:
+            start_line.wait()
+            for _ in range(each):
+                manager.save(f"apart-{number}", stores.STEP, next(source))
+            finish.wait()
 
 
 def _rate(contender: _Contender) -> float:
     """Return saves per second, all threads together."""
-    threads, each, save = contender
+    threads, each, save, is_pinned = contender
     start_line = Barrier(threads + 1)
 
     def work(number: int) -> None:
+        if is_pinned:  # this thread; where that can't be, the row says nothing
+            with suppress(AttributeError):
+                os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         start_line.wait()
         for _ in range(each):
             save(number)

@@ -18,13 +18,12 @@ without touching an event.
 from __future__ import annotations
 
 import binascii
-import os
 import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from journal import envelope, state_body, state_proof
+from journal import entropy, envelope, state_body, state_proof
 from journal.envelope import Form, Secret, Site
 from journal.errors import NewerFormat, UnreadableState
 from journal.event_codec import CRC_SUFFIX_BYTES
@@ -78,7 +77,7 @@ def seal(
         StateTooLarge: `metadata` has more than 64 KiB.
     """
     body = body or state_body.plain(raw)
-    salt = os.urandom(_SALT_BYTES)
+    salt = entropy.draw(_SALT_BYTES)
     meta = metadata_json(metadata)
     sha256 = state_proof.digest(salt, meta, raw)
     if key is None:

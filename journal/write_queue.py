@@ -130,6 +130,8 @@ class WriteQueue:
 
     def _leave(self, me: Waiter) -> None:
         """Wake those I served and pass the lead on, as far as they are mine to."""
+        if me.is_done and self._leader is not me:
+            return  # the leader who served me has taken me off the record
         with self._guard:
             if me in self._waiting:
                 self._waiting.remove(me)  # interrupted before anybody served me

@@ -12,15 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from journal import CheckpointManager
+from journal import CheckpointManager, entropy
 
 PAGE = Path(__file__).parents[1] / "FORMAT.md"
 
 
 def example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Write the example store; return the page's blocks as they must be."""
-    counter = itertools.cycle(range(256))
-    monkeypatch.setattr(os, "urandom", lambda n: bytes(next(counter) for _ in range(n)))
+    starts = itertools.count(step=64)
+
+    def urandom(size: int) -> bytes:
+        start = next(starts)
+        return bytes(byte % 256 for byte in range(start, start + size))
+
+    monkeypatch.setattr(entropy, "_chunks", [])
+    monkeypatch.setattr(os, "urandom", urandom)
     clock = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
     with CheckpointManager(folder, actor="lib:etl@host", clock=lambda: clock) as m:
         checkpoint_id = m.save("orders", "extract", {"rows": 1200}, metadata={"by": 1})

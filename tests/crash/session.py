@@ -20,7 +20,7 @@ from ledger import (
 )
 from simdisk import SimDisk, SimPath, World
 
-from journal import CheckpointManager
+from journal import CheckpointManager, entropy
 from journal.errors import DamagedJournal, StorageFailed
 from journal.storage_file import FileStorage
 
@@ -39,11 +39,13 @@ _START = datetime(2026, 11, 23, 5, tzinfo=UTC)
 def seeded(seed: int) -> Iterator[None]:
     """Make salts, nonces and ids the same in every run with the same seed."""
     random, real = Random(seed), os.urandom
+    entropy.forget()
     os.urandom = random.randbytes
     try:
         yield
     finally:
         os.urandom = real
+        entropy.forget()
 
 
 class Moment(NamedTuple):

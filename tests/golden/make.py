@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from journal import CheckpointManager, Policy
+from journal import CheckpointManager, Policy, entropy
 from journal.events import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -44,10 +44,12 @@ def fixed_randomness() -> Iterator[None]:
     counter = itertools.count()
 
     def urandom(size: int) -> bytes:
-        return hashlib.sha256(str(next(counter)).encode()).digest()[:size]
+        return hashlib.shake_128(str(next(counter)).encode()).digest(size)
 
+    entropy.forget()
     with mock.patch("os.urandom", urandom):
         yield
+    entropy.forget()
 
 
 class Clock:
