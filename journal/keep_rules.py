@@ -122,9 +122,27 @@ def _windows(
     return found
 
 
-def rules_for_failed(count: Count) -> list[KeepRule]:
-    """Return the one rule that judges those that were saved as failed."""
-    return [_Last("keep_failed", count)]
+def rules_for_failed(
+    policy: Policy, newest_first: Sequence[Candidate], now: datetime, zone: tzinfo
+) -> list[KeepRule]:
+    """As `rules_for`, for those that were saved as failed."""
+    if policy.keep_failed is not None:
+        return [_Last("keep_failed", policy.keep_failed)]
+    return [_OfFailed(rule) for rule in rules_for(policy, newest_first, now, zone)]
+
+
+class _OfFailed:
+    """A rule that counts those that failed, and says so."""
+
+    def __init__(self, rule: KeepRule) -> None:
+        self._rule = rule
+
+    def keeps(self, item: Item) -> str | None:
+        reason = self._rule.keeps(item)
+        return None if reason is None else f"of the failed: {reason}"
+
+    def missed(self, item: Item) -> str:
+        return f"of the failed: {self._rule.missed(item)}"
 
 
 _EVER = datetime.min.replace(tzinfo=UTC)

@@ -67,10 +67,16 @@ class Decision(NamedTuple):
 
 
 class Ruling(NamedTuple):
-    """What one rule says about one checkpoint."""
+    """What one rule says about one checkpoint.
+
+    Attributes:
+        keeps: whether the rule keeps it.
+        is_cap: it is a cap, and lets go what rules keep.
+    """
 
     keeps: bool
     text: str
+    is_cap: bool = False
 
 
 def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> Decision:
@@ -104,7 +110,7 @@ def explain(
 ) -> tuple[Ruling, ...]:
     """Return what every single rule says about one checkpoint, shields first.
 
-    Empty if it is not among the candidates.
+    And the cap, if one lets it go.  Empty if it is not among the candidates.
     """
     groups = _groups(candidates)
     for item, rules, _ in _judge(groups, policy, now, only=checkpoint_id):
@@ -115,6 +121,10 @@ def explain(
             reason = rule.keeps(item)
             text = rule.missed(item) if reason is None else reason
             said.append(Ruling(reason is not None, text))
+        if policy.caps and any(ruling.keeps for ruling in said):
+            gone = decide(candidates, policy, now).remove
+            caps = [v.reasons[0] for v in gone if v.checkpoint_id == checkpoint_id]
+            said += [Ruling(keeps=False, text=why, is_cap=True) for why in caps]
         return tuple(said)
     return ()
 
@@ -178,10 +188,8 @@ def _judge(
     """
     zone = zone_of(policy)
     for group in groups:
-        if group[0].is_failed and policy.keep_failed is not None:
-            rules = rules_for_failed(policy.keep_failed)
-        else:
-            rules = rules_for(policy, group, now, zone)
+        prepare = rules_for_failed if group[0].is_failed else rules_for
+        rules = prepare(policy, group, now, zone)
         oldest = len(group)
         for position, candidate in enumerate(group, start=1):
             local = _local(candidate.at, zone)

@@ -248,7 +248,9 @@ def test_explain_says_what_every_rule_means_for_one_checkpoint(jobs: Path) -> No
     kept = call("cleanup", "--explain", f"{JOB}@latest")
 
     assert gone["verdict"] == "remove"
-    assert gone["rules"] == [{"keeps": False, "text": "11th newest; keep_last = 8"}]
+    assert gone["rules"] == [
+        {"keeps": False, "text": "11th newest; keep_last = 8", "is_cap": False}
+    ]
     assert "policy rule:etl-* would keep" in kept.err
     assert ["keeps it", "last #1"] in kept.rows
     assert call("cleanup", "--explain", f"{JOB}@99").code == 4

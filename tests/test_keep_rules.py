@@ -171,6 +171,8 @@ def is_true(  # noqa: C901, PLR0912 - one case per reason, like a table
     group = [c for c in candidates if c.is_failed == one.is_failed]
     position = sum(c.seq >= one.seq for c in group)
     zone = ZoneInfo(policy.timezone)
+    is_of_failed = reason.startswith("of the failed: ")
+    reason = reason.removeprefix("of the failed: ")
     is_oldest = reason.startswith("oldest, ")
     match reason.removeprefix("oldest, ").replace("#", "").split():
         case ["held" | "pinned" | "current" as shield]:
@@ -203,6 +205,8 @@ def is_true(  # noqa: C901, PLR0912 - one case per reason, like a table
             name = "keep_within" if bucket == "within" else f"keep_within_{bucket}"
             span = as_span(getattr(policy, name))
             truth = not past or one.at > span.before(max(past), zone)
+    if is_of_failed and not (one.is_failed and policy.keep_failed is None):
+        return False
     return truth and (position == len(group) or not is_oldest)
 
 
@@ -273,11 +277,11 @@ def test_what_is_no_finite_number_is_never_the_best() -> None:
 def test_what_failed_never_takes_a_slot_and_has_a_count_of_its_own() -> None:
     mixed = [c._replace(is_failed=c.seq % 2 == 0) for c in aged(6, 5, 4, 3, 2, 1)]
     assert reasons(mixed, Policy(keep_last=2)) == {
-        6: ("newest", "last #1"),
+        6: ("newest", "of the failed: last #1"),
         5: ("newest that did not fail", "last #1"),
-        4: ("last #2",),
+        4: ("of the failed: last #2",),
         3: ("last #2",),
-        2: "3rd newest; keep_last = 2",
+        2: "of the failed: 3rd newest; keep_last = 2",
         1: "3rd newest; keep_last = 2",
     }
     assert reasons(mixed, Policy(keep_last=2, keep_failed=0)) == {

@@ -314,9 +314,21 @@ def test_what_is_explained_is_what_was_decided(
     keep, remove = decide(candidates, uncapped, NOW)
     for verdict in keep:
         said = explain(candidates, policy, NOW, verdict.checkpoint_id)
-        assert tuple(text for keeps, text in said if keeps) == verdict.reasons
+        assert tuple(rule.text for rule in said if rule.keeps) == verdict.reasons
     for verdict in remove:
         said = explain(candidates, policy, NOW, verdict.checkpoint_id)
         assert not any(ruling.keeps for ruling in said)
         assert verdict.reasons == ("no rule keeps it", said[0].text)
     assert explain(candidates, policy, NOW, "unknown") == ()
+
+
+@given(CANDIDATES, POLICIES)
+def test_a_cap_that_lets_go_what_rules_keep_is_the_last_that_is_explained(
+    candidates: list[Candidate], policy: Policy
+) -> None:
+    for verdict in (*(found := decide(candidates, policy, NOW)).keep, *found.remove):
+        said = explain(candidates, policy, NOW, verdict.checkpoint_id)
+        is_capped = any(rule.keeps for rule in said) and verdict in found.remove
+        caps = [(verdict.reasons[0], True)] if is_capped else []
+        assert [(rule.text, rule.is_cap) for rule in said if rule.is_cap] == caps
+        assert not caps or said[-1].is_cap

@@ -19,7 +19,7 @@ from journal.plans import glob_only
 from journal.policy import Policy, check_keep_last
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager, JobPlan, Plan, Verdict
+    from journal import CheckpointManager, JobPlan, Plan, Ruling, Verdict
 
 _COLUMNS = ("checkpoint_id", "seq", "verdict", "reasons", "age", "size")
 _SHOWN_WAITS = 3
@@ -175,13 +175,13 @@ def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
     )
     (job,) = plan.jobs
     is_kept, verdict = _verdict_on(job, info.checkpoint_id)
-    says = [("keeps it" if each.keeps else "does not", each.text) for each in rulings]
+    says = [(_word_for(each), each.text) for each in rulings]
     data = {
         "job_id": info.job_id,
         "verdict": "keep" if is_kept else "remove",
         **verdict_fields(verdict),
         "policy": policy_fields(job.policy),
-        "rules": [{"keeps": each.keeps, "text": each.text} for each in rulings],
+        "rules": [each._asdict() for each in rulings],
     }
     would = "keep" if is_kept else "delete"
     line = (
@@ -189,6 +189,12 @@ def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
         f"{info.job_id}: {'; '.join(verdict.reasons)}"
     )
     return Answer(data, Table(("rule", "why"), says), (), None, (line,))
+
+
+def _word_for(ruling: Ruling) -> str:
+    if ruling.is_cap:
+        return "lets it go"
+    return "keeps it" if ruling.keeps else "does not"
 
 
 def _verdict_on(job: JobPlan, checkpoint_id: str) -> tuple[bool, Verdict]:
