@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 _MONTHS = {"mo": 1, "y": 12}
 _DAYS = {"d": 1, "w": 7}
-_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-UNITS = ("ms", "s", "min", "h", "d", "w", "mo", "y")
+SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+UNITS = (*SECONDS, *_DAYS, *_MONTHS)
 
 # Beyond a thousand years, going back from today leaves the calendar.
 _EVER = datetime.min.replace(tzinfo=UTC)
 _MAX_SECONDS = 1000 * 365.25 * 86_400
 _PART = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 _EXPECTED = (
-    'a duration such as "90min", "12h", "7d", "6w", "3mo" or "2y" '
+    'a duration such as "200ms", "90min", "12h", "7d", "6w" or "1y6mo" '
     f"(units: {' '.join(UNITS)})"
 )
 
@@ -122,8 +122,8 @@ def _one(number: str, unit: str, text: str) -> Span:
             'expected "min" or "mo" for the unit: "m" could be minutes or months, '
             f"got {text!r:.60}"
         )
-    if unit in _SECONDS:
-        return Span(seconds=float(number) * _SECONDS[unit])
+    if unit in SECONDS:
+        return Span(seconds=float(number) * SECONDS[unit])
     if unit not in _DAYS and unit not in _MONTHS:
         raise InvalidArgument(f"expected {_EXPECTED}, got {text!r:.60}")
     if not number.isdecimal():

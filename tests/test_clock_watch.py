@@ -243,7 +243,7 @@ def test_a_jump_holds_what_counts_ages_and_nothing_else(
     for name in ("retention", "compaction", "trash"):
         report = worker.run_task(name)
         assert report.outcome == "waiting"
-        assert "jumped forward by 400 d 0 h 0 min" in report.line
+        assert "jumped forward by 400d" in report.line
     assert worker.run_task("verification").outcome == "ok"
     assert len(manager.list("a")) == 5
     status = worker.status.task("retention")
@@ -273,5 +273,5 @@ def test_time_that_passed_while_no_worker_ran_is_no_jump(
 
 def test_the_line_says_what_to_do() -> None:
     line = why_waiting(ClockJump(NOW, 2 * HOUR + 60))
-    assert line.startswith("the clock jumped forward by 2 h 1 min, to 2026-11-23T05")
+    assert line.startswith("the clock jumped forward by 2h 1min, to 2026-11-23T05")
     assert "milepost worker run --trust-clock" in line

@@ -228,11 +228,11 @@ MISTAKES = {
     "[store]\nroot = ''": 'FILE: store.root = "": expected the name of a folder',
     "[worker]\nsweep = '5m'": (
         'FILE: worker.sweep = "5m": expected "min" or "mo" for the unit:'
-        ' "m" could be minutes or months'
+        " \"m\" could be minutes or months, got '5m'"
     ),
     "[worker]\nsweep = 5": (
-        'FILE: worker.sweep = 5: expected a duration such as "200ms", "30s", "90min",'
-        ' "12h" or "7d" (units: ms s min h d w mo y)'
+        'FILE: worker.sweep = 5: expected a duration such as "200ms", "90min", "12h",'
+        ' "7d", "6w" or "1y6mo" (units: ms s min h d w mo y), got \'5\''
     ),
     "[worker]\nsweep = '1ms'": 'FILE: worker.sweep = "1ms": expected 50ms to 1h',
     "[worker]\ntimezone = 'Mars'": (
@@ -328,6 +328,8 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
         ("2w", 1_209_600),
         ("1mo", 2_592_000),
         ("1y", 31_536_000),
+        ("1h30min", 5400),
+        ("1y6mo", 47_088_000),
     ],
 )
 def test_durations_are_seconds(text: str, seconds: float) -> None:
@@ -335,7 +337,7 @@ def test_durations_are_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "m", "5m", "-5s", "5 sec", "1h30min", "1001y", "NaNs", "٣s"]
+    "text", ["", "5", "m", "5m", "-5s", "5 sec", "1.5d", "1001y", "NaNs", "٣s"]
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):

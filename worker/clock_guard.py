@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from journal.clock import stamp
+from journal.keep_rules import how_long
 from worker.clock_watch import ClockJump, ClockWatch, boot_id, jump_after
 from worker.last_runs import LastRuns, UnreadableLastRuns
 
@@ -132,14 +134,8 @@ class ClockGuard:
 def why_waiting(jump: ClockJump) -> str:
     """Return the line for a task that must not count ages."""
     return (
-        f"the clock jumped forward by {_length(jump.by_seconds)}, to {stamp(jump.at)}:"
+        f"the clock jumped forward by {how_long(timedelta(seconds=jump.by_seconds))}, "
+        f"to {stamp(jump.at)}:"
         " nothing is removed until it is set back, or `milepost worker run"
         " --trust-clock` says that it is right"
     )
-
-
-def _length(seconds: float) -> str:
-    days, rest = divmod(round(seconds), 86_400)
-    hours, rest = divmod(rest, 3600)
-    text = f"{hours} h {rest // 60} min"
-    return f"{days} d {text}" if days else text

@@ -39,7 +39,7 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from worker.courtesy import give_way
-from worker.units import SECONDS, seconds
+from worker.units import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ def read_schedule(
 
 def _interval(text: str) -> Trigger:
     length = seconds(text)
-    if not 1 <= length <= SECONDS["y"]:
+    if not 1 <= length <= seconds("1y"):
         raise ValueError("expected every 1s to every 1y")
     return IntervalTrigger(seconds=length, timezone=UTC)
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 # Years and months are left out: "7d" says more than "1w", and "365d" than "1y".
-_READABLE = ("d", "h", "min", "s", "ms")
 
 
 @with_shared_options
@@ -115,7 +114,7 @@ def _with_unit(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
     if name.endswith("_seconds"):
-        return _in_units(value, {unit: SECONDS[unit] for unit in _READABLE})
+        return _in_units(value, SECONDS)
     if name.endswith("_bytes"):
         return _in_units(value, BYTES)
     return value if isinstance(value, (int, float)) else str(value)
