@@ -168,7 +168,6 @@ class HeadFile:
         except FileExistsError:
             return self._disk.open(self._path, "update")
         self.is_new = True
-        self._disk.sync_folder(self._path.parent)
         return file
 
     @staticmethod

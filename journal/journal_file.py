@@ -23,7 +23,7 @@ from journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
-from journal.event_codec import BadLine, Located, peek, scan
+from journal.event_codec import BadLine, peek, scan
 from journal.events import SCHEMA_VERSION
 from journal.head import Extent, Head
 from journal.head_file import HeadFile, open_either
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal.disk import Disk, File, Stat
-    from journal.events import JobRepairedData
+    from journal.events import Event, JobRepairedData
     from journal.evidence import Evidence
     from journal.storage import Copy
 
@@ -84,6 +84,10 @@ def failure(exc: OSError, what: str) -> StorageFailed:
         case errno.ELOOP:
             return StorageFailed(f"{what}: refused, it is a symbolic link")
     return StorageFailed(f"{what}: {reason}")
+
+
+def _misfit(offset: int, shown: Extent, found: str) -> BadLine:
+    return BadLine(offset, f"event {shown.seq} with hash {shown.hash}", found)
 
 
 class HeldJournal:
@@ -245,7 +249,11 @@ class JournalFile:
 
     def _current_extent(self, head: Head, found: Stat) -> Extent:
         if head.inode != found.inode:
-            return self._locate(head.shown)
+            extent = self._locate(head.shown)
+            if extent.hash != head.shown.hash:
+                # A repair is on its way, or died: not yet shown, perhaps not durable.
+                raise self._damaged(_misfit(extent.size, head.shown, extent.hash))
+            return extent
         if found.size < head.shown.size:
             # Perhaps a power cut took what was never synced: under the lock it shows.
             raise self._truncated(head.shown, found.size)
@@ -266,41 +274,51 @@ class JournalFile:
             DamagedJournal: it is not there, or not with this hash.
             NewerFormat: `for_repair`, and a newer version wrote here.
         """
-        last, offset, want = Extent(), 0, _SCAN_BYTES
-        while last.seq < shown.seq:
-            data = self.read(offset, want)
-            for event, start, length, _ in self._scan(data, last):
+        last, other = Extent(), None
+        if not shown.seq:
+            return last
+        try:
+            for event, last in self._events():
                 if for_repair and event["v"] != SCHEMA_VERSION:
                     raise NewerFormat(
                         f"event {event['seq']} of job {self._job_id!r} was written by "
                         "a newer Milepost; only that one may repair what follows",
                         hint="upgrade",
                     )
-                last = Extent(event["seq"], event["hash"], start + length)
                 if gives_up(event, instead_of or shown):
                     return last  # R21: the head is older than that repair
                 if last.seq == shown.seq:
-                    break
-            if last.size == offset:
-                if len(data) < want:
-                    raise self._truncated(shown, offset + len(data))
-                want *= 2
-            offset = last.size
-        if last.hash != shown.hash or (for_repair and last.size != shown.size):
-            raise self._damaged(
-                BadLine(
-                    last.size, f"event {shown.seq} with hash {shown.hash}", last.hash
-                )
-            )
-        return last
-
-    def _scan(self, data: bytes, after: Extent) -> Iterator[Located]:
-        try:
-            yield from scan(
-                data, seq=after.seq, prev=after.hash or None, offset=after.size
-            )
+                    if last.hash == shown.hash and not (
+                        for_repair and last.size != shown.size
+                    ):
+                        return last
+                    # Another history: that it was given up may stand further down.
+                    other = _misfit(last.size, shown, last.hash)
         except BadLine as exc:
-            raise self._damaged(exc) from exc
+            raise self._damaged(other or exc) from exc
+        if other is not None:
+            raise self._damaged(other)
+        raise self._truncated(shown, last.size)
+
+    def _events(self) -> Iterator[tuple[Event, Extent]]:
+        """Yield each event of the journal, verified, and how far it goes with it.
+
+        Raises:
+            BadLine: a line is not next in the chain.
+        """
+        last, want = Extent(), _SCAN_BYTES
+        while True:
+            begin = last
+            data = self.read(begin.size, want)
+            for event, start, length, _ in scan(
+                data, seq=begin.seq, prev=begin.hash or None, offset=begin.size
+            ):
+                last = Extent(event["seq"], event["hash"], start + length)
+                yield event, last
+            if len(data) < want:
+                return
+            if last is begin:
+                want *= 2
 
     def _open_journal(self) -> File:
         """Return the open journal; opens it again if a rewrite put another in place."""
@@ -471,8 +489,10 @@ class JournalFile:
 
     def _settle_tail(self, file: File, head: Head, found: Stat) -> Extent:
         base, proves = head.shown, head.durability == "always"
+        is_given_up = False
         if head.inode != found.inode and head.shown.seq:
             base = self._locate(head.shown)
+            is_given_up = base.hash != head.shown.hash
             head = head._replace(shown=base)  # or what was given up would be lost anew
         elif not proves and not self._is_settled:
             base = head.synced  # what came after may be gone with a power cut
@@ -494,7 +514,12 @@ class JournalFile:
         if verdict.action is not Action.NOTHING and base.seq:
             # Nothing is repaired behind what is not itself intact, and ours.
             self._locate(base, for_repair=True)
-        return self._carry_out(verdict, data, base)
+        extent = self._carry_out(verdict, data, base)
+        if is_given_up:
+            # The slot that the next write overwrites acknowledges what was given up,
+            # and the one before it perhaps events that no repair names.
+            self._head.sync()
+        return extent
 
     def _carry_out(
         self, verdict: recovery.TailVerdict, data: bytes, base: Extent
@@ -669,6 +694,8 @@ class JournalFile:
     def replace(self, copy: JournalCopy, last: Extent) -> Extent:
         """Put `copy` in the journal's place; see `Held.replace`."""
         self._is_settled = False
+        if not self._head.head.shown.seq:
+            self._disk.sync_folder(self._folders.heads)  # as `_create_journal` does
         placed = copy.place(self._path)
         try:
             self._disk.sync_folder(self._folders.journals)
@@ -716,6 +743,9 @@ class JournalFile:
         return file
 
     def _create_journal(self) -> File:
+        # A head that lost its name would leave a journal that nobody can judge, and
+        # whoever made this one may have died before its name was durable.
+        self._disk.sync_folder(self._folders.heads)
         self._disk.make_folder(self._folders.journals)
         is_left_over = self._disk.stat(self._path) is not None  # empty: R2
         with self._opening:

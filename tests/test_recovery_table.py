@@ -120,6 +120,18 @@ def test_r2_a_creation_that_was_cut_begins_again(
     assert types == ["job.opened", "checkpoint.saved"]  # nothing was ever shown
 
 
+def test_r2_a_journal_is_not_made_before_the_name_of_its_head_is_synced(
+    root: Path, manager: CheckpointManager
+) -> None:
+    manager.save("other", "one", {})
+    head_of(root, JOB).write_bytes(b"")  # whoever made it died before it was synced
+    disk = FaultyDisk(root)
+    save(again(root, disk), "one")
+    calls = disk.of("sync_folder", "create")
+    made = calls.index(Call("create", "journals/etl.jsonl"))
+    assert Call("sync_folder", "heads") in calls[:made]  # I1, I7
+
+
 def test_r2_a_name_that_a_dead_creator_left_is_synced_before_it_counts(
     root: Path, manager: CheckpointManager
 ) -> None:

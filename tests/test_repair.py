@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from faults import (
+    Call,
     Fault,
     FaultyDisk,
     forged,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Clock
+
+    from journal import CheckpointInfo
 
 _MOST_CALLS = 500
 
@@ -312,6 +315,57 @@ def test_another_history_than_the_acknowledged_one_is_adopted_with_consent(
     manager.repair(JOB, accept_loss=True)
     assert len(manager.list(JOB)) == 6
     assert repairs(manager)[0]["lost_hash"] == "0" * 64
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_a_head_older_than_a_repair_is_settled_and_synced_before_it_shows(
+    root: Path, is_elsewhere: bool
+) -> None:
+    begin(root)
+    if is_elsewhere:  # then the repair is told further down than what it gives up
+        head = read_head(root, JOB)
+        shown = head.shown._replace(seq=head.shown.seq - 1, hash="0" * 64)
+        lost = head._replace(writing=head.writing + 1, shown=shown, synced=shown)
+        write_head(root, JOB, lost)
+    else:
+        flip(root)
+    before = head_of(root, JOB).read_bytes()
+    ids = [info.checkpoint_id for info in _repaired(root)]
+    head_of(root, JOB).write_bytes(before)  # a power cut took the head's last move
+
+    disk = FaultyDisk(root)
+    assert [info.checkpoint_id for info in again(root, disk).list(JOB)] == ids  # I4
+
+    calls = disk.of("sync_folder", "pwrite", "sync")
+    moved = calls.index(Call("pwrite", "heads/etl"))
+    assert calls.index(Call("sync_folder", "journals")) < moved
+    # What the next write overwrites still acknowledges what was given up.
+    assert calls[moved + 1] == Call("sync", "heads/etl")
+    assert read_head(root, JOB).shown.hash == last_hash(
+        journal_of(root, JOB).read_bytes()
+    )
+
+
+def _repaired(root: Path) -> list[CheckpointInfo]:
+    manager = again(root)
+    manager.repair(JOB, accept_loss=True)
+    return manager.list(JOB)
+
+
+def test_a_repair_that_is_under_way_is_not_shown(root: Path) -> None:
+    begin(root)
+    flip(root)
+    disk = FaultyDisk(root)
+    with again(root, disk) as manager:
+        disk.fail("pwrite", on="heads/etl")
+        with pytest.raises(StorageFailed):
+            manager.repair(JOB, accept_loss=True)
+        with (
+            manager._store.storage.unsettled(JOB),  # its writer lives, and holds on
+            pytest.raises(DamagedJournal),
+        ):
+            again(root).list(JOB)  # I4
+    assert len(again(root).list(JOB)) == 3
 
 
 def test_another_jobs_journal_is_refused(root: Path) -> None:

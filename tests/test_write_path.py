@@ -102,10 +102,10 @@ def test_the_first_save_also_syncs_every_name_before_the_head_says_so(
     manager.save("other", "one", {})
     assert after(disk, lambda: manager.save(JOB, "one", {})) == [
         Call("create", HEAD),
-        Call("sync_folder", "heads"),
         Call("lock", HEAD),
         Call("pwrite", HEAD),  # its blocks exist from now on
         Call("sync", HEAD),
+        Call("sync_folder", "heads"),
         Call("create", LINES),
         Call("append", LINES),
         Call("sync", LINES),

@@ -12,7 +12,6 @@ from workloads import record
 
 from journal import event_codec, head, index, recovery
 from journal.compaction import Compactor
-from journal.head_file import HeadFile
 from journal.journal_copy import JournalCopy
 from journal.journal_file import JournalFile
 from journal.mending import Mender
@@ -305,7 +304,9 @@ MUTANTS: dict[str, Mutant] = {
     "head's folder not synced": Mutant(
         (
             Rewrite(
-                HeadFile._create, "self._disk.sync_folder(self._path.parent)", _NOTHING
+                JournalFile._create_journal,
+                "self._disk.sync_folder(self._folders.heads)",
+                _NOTHING,
             ),
         ),
         "create",
@@ -454,6 +455,20 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a repaired journal is not synced": Mutant(
         (Rewrite(JournalCopy.place, "self.file.sync(metadata=True)", _NOTHING),),
+        "damaged, then repaired",
+    ),
+    "a repair is shown before its name is durable": Mutant(
+        (
+            Rewrite(
+                JournalFile._current_extent,
+                "if extent.hash != head.shown.hash:",
+                "if False:",
+            ),
+        ),
+        "damaged, then repaired",
+    ),
+    "a head that moves on to a repair is not synced": Mutant(
+        (Rewrite(JournalFile._settle_tail, "if is_given_up:", "if False:"),),
         "damaged, then repaired",
     ),
     "a head older than a repair looks like damage": Mutant(

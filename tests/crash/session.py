@@ -221,7 +221,9 @@ class Session:
         """Repair a job that is damaged, as a person does who was interrupted."""
         try:
             manager._store.view(job)
-        except DamagedJournal:
+        except DamagedJournal as exc:
+            if b'"type":"job.repaired"' in self.promise.live.get(job, b""):
+                raise Violation(f"refused, though it was repaired: {exc}") from exc
             manager.repair(job, accept_loss=True)
 
     def patiently(self, action: Callable[..., object], *args: object) -> None:
