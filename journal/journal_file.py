@@ -781,7 +781,6 @@ class JournalFile:
                 # A new file's name lives in its folder: without this a crash can
                 # forget the whole journal, acknowledged events included.
                 self._disk.sync_folder(self._folders.journals)
-                self._disk.sync_folder(self._folders.root)
         except OSError as exc:
             raise self._poison(exc, "cannot sync") from exc
 

@@ -94,7 +94,10 @@ class FileStorage:
             if known is not None and known == self._durable_id:
                 return known
             found = self._create() if known is None else known
-            # Whoever made them may have died before it synced their names.
+            self._disk.make_folder(self._folders.journals)
+            self._disk.make_folder(self._folders.heads)
+            # Whoever made them may have died before it synced their names, and a power
+            # cut may have taken them; from here on, no journal outlives `heads`.
             for folder in (self.root, self.root.parent):
                 self._disk.sync_folder(folder)
         except OSError as exc:
@@ -123,8 +126,6 @@ class FileStorage:
             mine = orjson.dumps({"format": FORMAT, "store": ids.new_nonce()}) + b"\n"
             file.append(mine)
             file.sync(metadata=True)
-            self._disk.make_folder(self._folders.journals)
-            self._disk.make_folder(self._folders.heads)
             try:
                 self._disk.link(temporary, path)
             except FileExistsError:

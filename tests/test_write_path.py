@@ -110,7 +110,6 @@ def test_the_first_save_also_syncs_every_name_before_the_head_says_so(
         Call("append", LINES),
         Call("sync", LINES),
         Call("sync_folder", "journals"),
-        Call("sync_folder", str(root)),
         Call("pwrite", HEAD),
         Call("sync", HEAD),
         Call("unlock", HEAD),
@@ -243,9 +242,11 @@ def test_a_poison_mark_that_cannot_be_set_still_stops_this_process(root: Path) -
 def test_a_new_name_that_cannot_be_synced_is_not_acknowledged(
     root: Path, folder: str
 ) -> None:
+    CheckpointManager(root).save("other", "one", {})
     disk = FaultyDisk(root)
     manager = on(disk, root)
-    manager.save("other", "one", {})
+    if folder != "root":  # whose names are synced once in a process
+        manager.save("other", "two", {})
     disk.fail("sync_folder", on=str(root) if folder == "root" else folder)
     with pytest.raises(StorageFailed):
         manager.save(JOB, "one", {})

@@ -4,7 +4,7 @@
 visits every legal disk (power cut) and every machine whose processes died (kill -9),
 opens it with a fresh process, checks it against the ledger, saves once more, cuts the
 power again, and looks.  Lives after a crash are themselves cut after each of their
-operations: those that did something new at once, the rest as far as the budget goes.
+operations: those that did something new first, the rest as far as the budget goes.
 """
 
 from __future__ import annotations
@@ -56,57 +56,83 @@ class Explorer:
     """Visits crash states, each once.
 
     Args:
-        states: stop when so many were visited; every state of the first level is
-            visited all the same, unless `is_hard`.
+        states: stop when so many were visited.
         seed: chooses which lives are explored further.
-        is_hard: `states` bounds everything.
 
     Attributes:
         count: distinct states so far: a disk, and what must hold on it.
         ways: how often each way of recovering was seen.
     """
 
-    def __init__(self, *, states: int, seed: int = 0, is_hard: bool = False) -> None:
+    def __init__(self, *, states: int, seed: int = 0) -> None:
         self.states = states
         self.count = 0
         self.ways: Counter[tuple[str, ...]] = Counter()
-        self._is_hard = is_hard
         self._random = Random(seed)
         self._seen: set[tuple[int, int, int, int]] = set()
         self._pool: list[tuple[Recording, Crash]] = []
+        self._novel: list[tuple[Recording, Crash]] = []  # what did something new
 
-    def explore(self, recording: Recording, *, in_any_order: bool = False) -> None:
-        """Visit every state of a workload's first level, and deeper where it is new.
-
-        Args:
-            recording: the workload.
-            in_any_order: so that a bound does not spare the last operations.
+    def survey(self, recording: Recording) -> None:
+        """Visit a workload's first level, but no more than two thirds of `states`.
 
         Raises:
             Violation: a promise was broken.
-            Budget: see `is_hard`.
         """
         gc.freeze()
         self.ways.clear()
-        waiting = []
-        moments = [*enumerate(recording.trace)]
-        if in_any_order:
-            self._random.shuffle(moments)
-        for number, moment in moments:
-            story = (f"{recording.name}, operation {number}: {moment.label}",)
-            for crash in _crashes(recording.ledger, moment, story, is_fine=True):
-                if self._visit(recording, crash):
-                    waiting.append((recording, crash))  # noqa: PERF401
-        self._random.shuffle(waiting)
-        self._pool += waiting[:_POOL]
+        bound = self.states * 2 // 3
+        for crash in self._in_any_order(recording):
+            if self.count >= bound:
+                return
+            if self._visit(recording, crash, at_once=False):
+                self._remember(recording, crash)
+
+    def hunt(self, recording: Recording) -> None:
+        """Go deeper wherever something new was done, before the next state.
+
+        Raises:
+            Violation: a promise was broken.
+            Budget: `states` were visited.
+        """
+        gc.freeze()
+        self.ways.clear()
+        for crashes in _first_level(recording):
+            for crash in crashes:
+                if self._visit(recording, crash, at_once=True):
+                    self._remember(recording, crash)
+
+    def _in_any_order(self, recording: Recording) -> Iterator[Crash]:
+        """Yield the first level, so that a bound spares no operation."""
+        waiting = _first_level(recording)
+        while waiting:
+            number = self._random.randrange(len(waiting))
+            crash = next(waiting[number], None)
+            if crash is None:
+                del waiting[number]
+            else:
+                yield crash
+
+    def _remember(self, recording: Recording, crash: Crash) -> None:
+        """Keep a life to be explored further, or drop another one at random."""
+        if len(self._pool) < _POOL:
+            self._pool.append((recording, crash))
+        else:
+            self._pool[self._random.randrange(_POOL)] = recording, crash
 
     def deepen(self) -> None:
-        """Explore more lives after a crash, until the budget is used up."""
+        """Crash again in lives after a crash, until the budget is used up.
+
+        Raises:
+            Violation: a promise was broken.
+            Budget: `states` were visited.
+        """
+        for recording, crash in self._novel:
+            session = self._live(recording, crash, is_writer_first=False)
+            self._nest(recording, crash, session, is_fine=False)
         self._random.shuffle(self._pool)
         for is_fine in (False, True):
             for recording, crash in self._pool:
-                if self.count >= self.states:
-                    return
                 session = self._live(recording, crash, is_writer_first=False)
                 self._nest(recording, crash, session, is_fine=is_fine)
 
@@ -166,8 +192,13 @@ class Explorer:
         except Exception as exc:
             raise self._explained(crash, session, exc) from exc
 
-    def _visit(self, recording: Recording, crash: Crash) -> bool:
-        """Check one state; False if it was visited before."""
+    def _visit(
+        self, recording: Recording, crash: Crash, *, at_once: bool = True
+    ) -> bool:
+        """Check one state; False if it was visited before.
+
+        Where something new was done, go deeper: `at_once`, or when `deepen` comes.
+        """
         if not self._is_new(crash):
             return False
         session = self._live(recording, crash, is_writer_first=False)
@@ -181,7 +212,10 @@ class Explorer:
         )
         self.ways[way] += 1
         if self.ways[way] == 1 and crash.depth < _DEEPEST:
-            self._nest(recording, crash, session, is_fine=False)
+            if at_once:
+                self._nest(recording, crash, session, is_fine=False)
+            else:
+                self._novel.append((recording, crash))
         return True
 
     def _is_new(self, crash: Crash) -> bool:
@@ -195,7 +229,7 @@ class Explorer:
             return False
         self._seen.add(key)
         self.count += 1
-        if self._is_hard and self.count > self.states:
+        if self.count > self.states:
             raise Budget
         if self.count % 20_000 == 0:
             gc.collect()
@@ -304,6 +338,18 @@ class Explorer:
             lines.append(f"  {path[len(STORE) :]} #{inode}: {len(content)} bytes")
         lines += [f"  > {moment.label}" for moment in session.trace]
         return Violation("\n".join(lines))
+
+
+def _first_level(recording: Recording) -> list[Iterator[Crash]]:
+    return [
+        _crashes(
+            recording.ledger,
+            moment,
+            (f"{recording.name}, operation {number}: {moment.label}",),
+            is_fine=True,
+        )
+        for number, moment in enumerate(recording.trace)
+    ]
 
 
 def _crashes(

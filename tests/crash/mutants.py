@@ -46,14 +46,14 @@ class Verdict(NamedTuple):
 
 def hunt(mutant: Mutant, *, seed: int, bound: int = _BOUND) -> Verdict:
     """Explore `mutant` until a promise breaks or `bound` states were visited."""
-    explorer = Explorer(states=bound, seed=seed, is_hard=True)
+    explorer = Explorer(states=bound, seed=seed)
     with seeded(seed), rewritten(*mutant.rewrites):
         try:
             recording = record(mutant.workload)
             if mutant.is_rot:
                 explorer.rot(recording)
             else:
-                explorer.explore(recording)
+                explorer.hunt(recording)
                 explorer.deepen()
         except Violation as exc:
             return Verdict(explorer.count, str(exc))
@@ -82,14 +82,18 @@ MUTANTS: dict[str, Mutant] = {
         "create",
     ),
     "no sync of the store's folder": Mutant(
+        (Rewrite(FileStorage.create, "self._disk.sync_folder(folder)", _NOTHING),),
+        "create",
+    ),
+    "heads are kept in a folder whose name is not synced": Mutant(
         (
             Rewrite(
-                JournalFile._sync,
-                "self._disk.sync_folder(self._folders.root)",
+                FileStorage.create,
+                "self._disk.make_folder(self._folders.heads)",
                 _NOTHING,
             ),
         ),
-        "take over a creation",
+        "create",
     ),
     "sync retried": Mutant(
         (
