@@ -1,8 +1,10 @@
-"""The one place where this package reads the wall clock; all else is given it."""
+"""The wall clock, read in this one place; and times as events tell them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+
+from journal.errors import UnreadableState
 
 
 def utc_now() -> datetime:
@@ -17,3 +19,18 @@ def stamp(moment: datetime) -> str:
         *(utc.year, utc.month, utc.day),
         *(utc.hour, utc.minute, utc.second, utc.microsecond),
     )
+
+
+def moment(at: str) -> datetime:
+    """Return the time of an event.
+
+    Raises:
+        UnreadableState: it is none, or has no time zone.
+    """
+    try:
+        found = datetime.fromisoformat(at)
+    except (TypeError, ValueError) as exc:
+        raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
+    if found.tzinfo is None:
+        raise UnreadableState(f"an event's time is {at!r:.40}, without a time zone")
+    return found

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import random
 import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from journal import entropy
 from journal import head as head_codec
 from journal.errors import LockTimeout
 from journal.head import Head
@@ -131,7 +131,7 @@ class HeadFile:
                 raise self.late()
             # flock has no deadline of its own and no queue; the jitter keeps waiting
             # processes from marching in step.
-            time.sleep(pause * (0.5 + random.random()))  # noqa: S311 - not a secret
+            time.sleep(pause * (0.5 + entropy.draw(1)[0] / 256))
             pause = min(pause * 1.5, _LONGEST_WAIT_SECONDS)
 
     def late(self) -> LockTimeout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import sys
 import threading
 from datetime import datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import orjson
 
 from journal import chain, ids, state_codec, state_json
-from journal.clock import utc_now
+from journal.clock import moment, utc_now
 from journal.errors import (
     DamagedJournal,
     InvalidArgument,
@@ -28,7 +28,6 @@ from journal.event_codec import peek
 from journal.info import CheckpointInfo, Hold
 from journal.migrations import Migrated, Migrations
 from journal.packer import Codec, Packer
-from journal.planner import moment
 from journal.policies import Policies
 from journal.state_codec import Header
 from journal.state_json import Limits
@@ -280,7 +279,7 @@ class Inquiry:
 
 def _default_actor() -> str:
     program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "python"
-    return f"lib:{program}@{socket.gethostname()}"
+    return f"lib:{program}@{os.uname().nodename}"
 
 
 def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointInfo:

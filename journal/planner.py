@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from journal import retention
+from journal.clock import moment
 from journal.errors import UnreadableState
 from journal.keep_rules import Candidate
 from journal.plans import JobPlan
@@ -100,21 +100,6 @@ def job_plan(
     if not remove:
         waits = ()
     return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)
-
-
-def moment(at: str) -> datetime:
-    """Return the time of an event.
-
-    Raises:
-        UnreadableState: it is none, or has no time zone.
-    """
-    try:
-        found = datetime.fromisoformat(at)
-    except (TypeError, ValueError) as exc:
-        raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
-    if found.tzinfo is None:
-        raise UnreadableState(f"an event's time is {at!r:.40}, without a time zone")
-    return found
 
 
 def _number_at(metadata: dict[str, Any], path: str) -> float | None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from journal import collector, ids
 from journal import diff as state_diff
 from journal.audit import Audit
+from journal.clock import moment
 from journal.errors import InvalidArgument, MilepostError, UnknownCheckpoint
 from journal.info import Checkpoint, CheckpointInfo, JobInfo
 from journal.inquiry import check_limit, unknown
-from journal.planner import moment
 from journal.planning import Planning
 
 if TYPE_CHECKING:
