@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from journal.chain import Member
     from journal.events import CheckpointSaved
     from journal.index import Entry, JobView
-    from journal.journal_file import Durability
     from journal.keys import KeyRing
+    from journal.readable_journal import Durability
     from journal.storage import Storage
 
 _T = TypeVar("_T")

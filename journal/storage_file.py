@@ -18,7 +18,8 @@ from journal import head as head_codec
 from journal.disk import Disk, PosixDisk
 from journal.errors import MilepostError, NewerFormat, StorageFailed
 from journal.event_codec import peek
-from journal.journal_file import Durability, Folders, JournalFile, failure
+from journal.journal_file import JournalFile
+from journal.readable_journal import Durability, Folders, Place, failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,14 +212,15 @@ class FileStorage:
         with self._guard:
             found = self._files.get(job_id)
             if found is None:
-                found = self._files[job_id] = JournalFile(
+                place = Place(
                     self._disk,
                     self._folders,
                     self._name(job_id),
                     job_id,
-                    durability=self._durability,
-                    lock_timeout_seconds=self._lock_timeout_seconds,
+                    self._durability,
+                    self._lock_timeout_seconds,
                 )
+                found = self._files[job_id] = JournalFile(place)
             surplus = self._take_surplus()
         # Outside of the guard: it may sync, and wait for another process's write.
         for file in surplus:

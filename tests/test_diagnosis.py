@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from journal.journal_file import Durability
+    from journal.readable_journal import Durability
 
 JOB = "etl"
 S = Extent(7, "7" * 64, 700)

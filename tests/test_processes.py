@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from conftest import Tally
 
-    from journal.journal_file import Durability
+    from journal.readable_journal import Durability
 
     Tell = Callable[[Any], None]
 

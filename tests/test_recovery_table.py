@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from journal.journal_file import Durability
+    from journal.readable_journal import Durability
 
 JOB = "etl"
 RUINED_LINES = [

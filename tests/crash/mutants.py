@@ -16,6 +16,7 @@ from journal.journal_copy import JournalCopy
 from journal.journal_file import JournalFile
 from journal.mending import Mender
 from journal.reader import CheckpointReader
+from journal.settled_journal import SettledJournal
 from journal.side_files import SideFiles, write_whole
 from journal.storage_file import FileStorage
 from journal.store import Store
@@ -255,7 +256,7 @@ MUTANTS: dict[str, Mutant] = {
     "repair event missing after a nested cut": Mutant(
         (
             Rewrite(
-                JournalFile.__init__,
+                SettledJournal.__init__,
                 "self._may_owe_repairs = True",
                 "self._may_owe_repairs = False",
             ),

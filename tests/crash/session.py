@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal.index import JobView
-    from journal.journal_file import Durability
+    from journal.readable_journal import Durability
 
 ROOT = cast("Path", SimPath(STORE))
 _START = datetime(2026, 11, 23, 5, tzinfo=UTC)

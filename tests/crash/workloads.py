@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from journal import CheckpointManager
-    from journal.journal_file import Durability
+    from journal.readable_journal import Durability
 
 JOB = "job"
 _PATIENCE_TURNS = 10_000_000
