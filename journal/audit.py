@@ -15,7 +15,7 @@ from journal.repair import counted
 if TYPE_CHECKING:
     from journal.diagnosis import Diagnosis
     from journal.index import JobView
-    from journal.store import OnPiece
+    from journal.views import OnPiece
 
 
 class Audit(Inquiry):

@@ -19,7 +19,7 @@ from journal.writer import Writer
 
 if TYPE_CHECKING:
     from journal.index import JobView
-    from journal.store import OnPiece
+    from journal.views import OnPiece
 
 _ALWAYS = Threshold()
 # How long an erasure waits, time after time, for a compaction that is on its way.

@@ -1,0 +1,40 @@
+"""What a process holds of one job, and how far it has read a history."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from journal.head import Extent
+from journal.write_queue import WriteQueue
+
+if TYPE_CHECKING:
+    from journal.errors import MilepostError
+    from journal.index import JobView, Mark
+    from journal.storage import Stamp
+
+
+class KnownJob:
+    """What this process holds of one job."""
+
+    def __init__(self, view: JobView) -> None:
+        self.view = view
+        self.stamp: Stamp | None = None  # the journal's, when the view was folded
+        self.seen = Extent()  # the last event that this process has shown
+        self.store_id: str | None = None  # of the store in which it was seen
+        self.inode: int | None = None  # of the file that the view's offsets are about
+        self.error: MilepostError | None = None  # why it is quarantined
+        self.folding = threading.RLock()
+        self.queue = WriteQueue()
+
+
+class Cursor:
+    """How far a reader of a job's history has come."""
+
+    __slots__ = ("end", "hash", "job_id", "seq")
+
+    def __init__(self, job_id: str, mark: Mark) -> None:
+        self.job_id = job_id
+        self.seq = mark.seq
+        self.end = mark.offset
+        self.hash = mark.hash
