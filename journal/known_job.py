@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from journal.event_codec import STATE_MISSING
 from journal.head import Extent
 from journal.write_queue import WriteQueue
 
@@ -26,6 +27,17 @@ class KnownJob:
         self.error: MilepostError | None = None  # why it is quarantined
         self.folding = threading.RLock()
         self.queue = WriteQueue()
+
+    def has_rotted(self, known: set[int]) -> bool:
+        """Tell whether states look like rot of which that was not known, by seq.
+
+        One that a power cut took, when it was shown but not synced, looks the same;
+        whether it is given up, only the lock can tell.
+        """
+        return any(
+            fault != STATE_MISSING and seq not in known
+            for seq, fault in self.view.faults.items()
+        )
 
 
 class Cursor:

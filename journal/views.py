@@ -130,10 +130,12 @@ class Views:
         stamp = self.storage.stamp(job_id)
         if stamp is None and job.stamp is None and self.storage.extent(job_id).seq == 0:
             return
+        known = set(job.view.faults)
         try:
             extent = self.storage.extent(job_id)
             self._fold_to(job, extent, stamp)
-            if stamp is not None and stamp.size > extent.size:
+            is_torn = job.has_rotted(known)
+            if is_torn or (stamp is not None and stamp.size > extent.size):
                 self._settle(job, is_unknown=extent.seq == 0)
         except DamagedJournal as exc:
             if self._is_replaced(job_id, stamp):

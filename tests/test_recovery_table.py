@@ -642,16 +642,40 @@ def test_r14_a_power_cut_says_how_many_unsynced_events_it_took(
         assert [r.get("lost_events") for r in repairs(survivor)] == [4 - left]
 
 
+def lose_a_state(root: Path) -> None:
+    """Lose the last one; its event line is whole."""
+    data = bytearray(journal_of(root, JOB).read_bytes())
+    state = data.rindex(b'{"state":')
+    data[state : state + 16] = b'{"stale":"line o'
+    put(journal_of(root, JOB), bytes(data))
+
+
 @pytest.mark.parametrize("durability", MODES)
+@pytest.mark.parametrize(
+    ("lose", "left"), [(lose_all, 1), (lose_a_state, 2), (lose_part_of_a_write, 2)]
+)
 def test_r14_a_reader_alone_reports_the_loss_as_well(
-    root: Path, durability: Durability
+    root: Path, durability: Durability, lose: Callable[[Path], None], left: int
 ) -> None:
     storage = FileStorage(root, durability=durability, interval_seconds=600)
-    save(CheckpointManager(storage=storage), "one", "two", "three")
-    lose_all(root)
+    names = ["one", "two", "three"]
+    save(CheckpointManager(storage=storage), *names)
+    lose(root)
     with again(root) as reader:
-        assert steps(reader) == ["one"]
-        assert [r.get("lost_events") for r in repairs(reader)] == [2]
+        assert steps(reader) == names[:left]  # I4
+        assert [r.get("lost_events") for r in repairs(reader)] == [3 - left]
+
+
+def test_r14_a_reader_in_the_know_sees_a_state_that_a_power_cut_took(
+    root: Path,
+) -> None:
+    save(again(root), "one")
+    reader = again(root)
+    assert steps(reader) == ["one"]
+    storage = FileStorage(root, durability="interval", interval_seconds=600)
+    save(CheckpointManager(storage=storage), "two")
+    lose_a_state(root)
+    assert steps(reader) == ["one"]  # I4: nothing that will vanish is shown
 
 
 def test_r15_a_repair_that_nobody_told_is_told_by_the_next_write(
