@@ -83,9 +83,13 @@ def decode(data: bytes) -> Head | None:
     Raises:
         NewerFormat: a slot is intact, and not what this version writes.
     """
+    return max(decode_all(data), default=None)
+
+
+def decode_all(data: bytes) -> list[Head]:
+    """Return all valid slots.  Raises as `decode`."""
     slots = (data[i * SLOT_BYTES : (i + 1) * SLOT_BYTES] for i in range(SLOTS))
-    heads = [head for slot in slots if (head := _decode_slot(slot)) is not None]
-    return max(heads, default=None)
+    return [head for slot in slots if (head := _decode_slot(slot)) is not None]
 
 
 def _decode_slot(slot: bytes) -> Head | None:

@@ -68,6 +68,8 @@ class HeadFile:
         self.raw = b""
         self.is_new = False
         self.is_writable = True
+        self._is_torn = False  # only one slot was valid when it was last read
+        self._is_mixed = False  # its slots were about two files then
 
     @property
     def is_open(self) -> bool:
@@ -180,9 +182,27 @@ class HeadFile:
     def take_over(self, raw: bytes) -> bool:
         """Make `raw`, which `peek` returned, what is known here; False if no head."""
         self.raw = raw
-        found = head_codec.decode(raw)
-        self.head = Head() if found is None else found
-        return found is not None
+        found = head_codec.decode_all(raw)
+        self.head = max(found, default=Head())
+        self._is_torn = len(found) == 1
+        self._is_mixed = any(head.inode != self.head.inode for head in found)
+        return bool(found)
+
+    def secure(self) -> None:
+        """Let the next write overwrite nothing but what another slot has, durably.
+
+        After `take_over`: one slot may be torn, or about a journal that was replaced,
+        and the other not be synced yet, whoever wrote it being dead.
+
+        Raises:
+            OSError: it cannot be synced.
+        """
+        if (self._is_torn or self._is_mixed) and self.is_writable:
+            self.sync()
+            if self._is_torn:
+                self.write(self.head._replace(writing=self.head.writing + 1))
+                self.sync()
+            self._is_torn = self._is_mixed = False
 
     def write(self, head: Head) -> None:
         """Write `head` to the slot whose turn it is by its number; not synced.

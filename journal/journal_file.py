@@ -220,7 +220,8 @@ class JournalFile(SettledJournal):
         try:
             self._head.put(head, slot)
             if is_first:
-                self._head.sync()
+                self._head.write(head._replace(writing=head.writing + 1))
+                self._head.sync()  # both slots, so that none is ever the only one
         except OSError as exc:
             # The journal has the write, so the next look at it will show it.
             self._is_settled = False

@@ -64,6 +64,7 @@ class SettledJournal(ReadableJournal):
             return head.shown  # nobody was here since
         self._may_owe_repairs = True  # whoever was here may have died before telling
         has_head = self._head.take_over(raw)
+        self._head.secure()
         head = self._head.head
         if found is None or found.size == 0:
             if head.synced.seq or (head.shown.seq and head.durability == "always"):

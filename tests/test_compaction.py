@@ -16,6 +16,7 @@ from faults import (
     FaultyDisk,
     children,
     die,
+    head_of,
     journal_of,
     put,
     read_head,
@@ -56,6 +57,22 @@ def state_of(n: int) -> dict[str, Any]:
 def events_of(root: Path) -> list[bytes]:
     lines = journal_of(root, JOB).read_bytes().splitlines()
     return [line for line in lines if line.startswith(b'{"v"')]
+
+
+def test_a_head_from_before_a_compaction_takes_what_it_dropped_for_no_damage(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    fill(manager, 2)
+    older = head_of(root, JOB).read_bytes()  # as a backup of `heads/` may be
+    ids = fill(manager, 20)
+    manager.cleanup(JOB, keep_last=2)
+    clock.turn(days=8)
+    assert manager.compact(JOB) is not None
+    events = events_of(root)
+    put(head_of(root, JOB), older)
+    with CheckpointManager(root) as fresh:
+        assert [i.checkpoint_id for i in fresh.list(JOB)] == ids[-2:]
+        assert events_of(root) == events  # I4, I9
 
 
 def test_states_of_deleted_checkpoints_leave_the_disk_and_the_others_stay(

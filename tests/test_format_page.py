@@ -32,7 +32,7 @@ def example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         checkpoint_id = m.save("orders", "extract", {"rows": 1200}, metadata={"by": 1})
         m.delete("orders", checkpoint_id, reason="superseded")
     journal = (folder / "journals" / "orders.jsonl").read_text()
-    slot = (folder / "heads" / "orders").read_bytes()[:512].decode()
+    slot = (folder / "heads" / "orders").read_bytes()[512:].decode()
     inode = (folder / "journals" / "orders.jsonl").stat().st_ino
     slot = re.sub(" +,", ",", slot).replace(f'"inode":{inode}', '"inode":4242')
     slot = re.sub('"crc":"[0-9a-f]{8}"', '"crc":"…"', slot)

@@ -39,7 +39,7 @@ from journal.errors import (
     StorageFailed,
     UnreadableState,
 )
-from journal.head import FILE_BYTES, SLOT_BYTES, Extent, Head
+from journal.head import FILE_BYTES, SLOT_BYTES, Extent, Head, slot_offset
 from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
@@ -676,6 +676,22 @@ def test_r14_a_reader_in_the_know_sees_a_state_that_a_power_cut_took(
     save(CheckpointManager(storage=storage), "two")
     lose_a_state(root)
     assert steps(reader) == ["one"]  # I4: nothing that will vanish is shown
+
+
+def test_r16_a_slot_that_is_torn_is_filled_before_the_other_is_overwritten(
+    root: Path, manager: CheckpointManager
+) -> None:
+    save(manager, "one", "two")
+    good = read_head(root, JOB)
+    data = bytearray(head_of(root, JOB).read_bytes())
+    data[slot_offset(good.writing + 1) + 40] ^= 1
+    put(head_of(root, JOB), bytes(data))
+    disk = FaultyDisk(root)
+    save(again(root, disk), "three")
+    calls = disk.of("pwrite", "sync")
+    sync = Call("sync", "heads/etl")
+    assert calls[:3] == [sync, Call("pwrite", "heads/etl"), sync]  # I1
+    assert steps(again(root)) == ["one", "two", "three"]
 
 
 def test_r15_a_repair_that_nobody_told_is_told_by_the_next_write(

@@ -337,13 +337,27 @@ def test_a_head_older_than_a_repair_is_settled_and_synced_before_it_shows(
     assert [info.checkpoint_id for info in again(root, disk).list(JOB)] == ids  # I4
 
     calls = disk.of("sync_folder", "pwrite", "sync")
-    moved = calls.index(Call("pwrite", "heads/etl"))
-    assert calls.index(Call("sync_folder", "journals")) < moved
+    synced = calls.index(Call("sync_folder", "journals"))
+    moved = calls.index(Call("pwrite", "heads/etl"), synced)
     # What the next write overwrites still acknowledges what was given up.
     assert calls[moved + 1] == Call("sync", "heads/etl")
     assert read_head(root, JOB).shown.hash == last_hash(
         journal_of(root, JOB).read_bytes()
     )
+
+
+def test_who_comes_after_a_repairer_that_died_syncs_its_head_first(root: Path) -> None:
+    begin(root)
+    flip(root)
+    _repaired(root)  # one slot is about the new journal, the other about the old one
+    disk = FaultyDisk(root)
+    with again(root, disk) as manager:
+        manager.save(JOB, "more", {})
+        calls = disk.of("pwrite", "sync")
+        assert calls[0] == Call("sync", "heads/etl")  # I1, I4
+        disk.calls.clear()
+        manager.save(JOB, "more", {})
+        assert Call("sync", "heads/etl") not in disk.calls  # both are about it by now
 
 
 def _repaired(root: Path) -> list[CheckpointInfo]:

@@ -111,6 +111,7 @@ def test_the_first_save_also_syncs_every_name_before_the_head_says_so(
         Call("sync", LINES),
         Call("sync_folder", "journals"),
         Call("pwrite", HEAD),
+        Call("pwrite", HEAD),  # the other slot
         Call("sync", HEAD),
         Call("unlock", HEAD),
     ]

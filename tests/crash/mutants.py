@@ -21,7 +21,7 @@ from journal.side_files import SideFiles, write_whole
 from journal.storage_file import FileStorage
 from journal.store import Store
 
-_BOUND = 12_000
+_BOUND = 16_000
 
 
 class Mutant(NamedTuple):
@@ -381,16 +381,6 @@ MUTANTS: dict[str, Mutant] = {
         ),
         "compact",
     ),
-    "a stale head makes a compacted tail look torn": Mutant(
-        (
-            Rewrite(
-                JournalFile._settle_tail,
-                "states_may_be_gone=head.inode != found.inode",
-                "states_may_be_gone=False",
-            ),
-        ),
-        "compact",
-    ),
     # -- names and marks that come back
     "a poison mark that came back cuts what followed": Mutant(
         (
@@ -425,8 +415,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Store._catch_up,
-                "if stamp is not None and stamp.size > extent.size:",
-                "if False:",
+                "if is_torn or (stamp is not None and stamp.size > extent.size):",
+                "if is_torn:",
             ),
         ),
         "save",
@@ -470,6 +460,10 @@ MUTANTS: dict[str, Mutant] = {
                 "if False:",
             ),
         ),
+        "damaged, then repaired",
+    ),
+    "a slot is overwritten that may be the only durable one": Mutant(
+        (Rewrite(SettledJournal._settle, "self._head.secure()", _NOTHING),),
         "damaged, then repaired",
     ),
     "a head that moves on to a repair is not synced": Mutant(
