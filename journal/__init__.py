@@ -9,21 +9,27 @@
 Importing this package starts nothing and reads neither environment nor configuration.
 """
 
-from journal import errors
-from journal.checkpoints import CheckpointManager
-from journal.compaction import Compaction, Threshold
-from journal.diagnosis import Diagnosis
-from journal.diff import Change
-from journal.events import Event
-from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
-from journal.keys import Key, KeyRing
-from journal.plans import JobPlan, Plan
-from journal.policies import Match, Policies
-from journal.policy import Best, Policy
-from journal.repair import Repair
-from journal.retention import Ruling, Verdict
-from journal.span import Span
-from journal.storage import MemoryStorage
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from journal import errors
+    from journal.checkpoints import CheckpointManager
+    from journal.compaction import Compaction, Threshold
+    from journal.diagnosis import Diagnosis
+    from journal.diff import Change
+    from journal.events import Event
+    from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
+    from journal.keys import Key, KeyRing
+    from journal.plans import JobPlan, Plan
+    from journal.policies import Match, Policies
+    from journal.policy import Best, Policy
+    from journal.repair import Repair
+    from journal.retention import Ruling, Verdict
+    from journal.span import Span
+    from journal.storage import MemoryStorage
 
 __all__ = [
     "Best",
@@ -52,3 +58,38 @@ __all__ = [
     "Verdict",
     "errors",
 ]
+
+_NAMES_OF = {
+    "checkpoints": ("CheckpointManager",),
+    "compaction": ("Compaction", "Threshold"),
+    "diagnosis": ("Diagnosis",),
+    "diff": ("Change",),
+    "events": ("Event",),
+    "info": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),
+    "keys": ("Key", "KeyRing"),
+    "plans": ("JobPlan", "Plan"),
+    "policies": ("Match", "Policies"),
+    "policy": ("Best", "Policy"),
+    "repair": ("Repair",),
+    "retention": ("Ruling", "Verdict"),
+    "span": ("Span",),
+    "storage": ("MemoryStorage",),
+}
+_HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # whatever the module holds
+    # Each name is imported when it is asked for: a command that lists checkpoints must
+    # not pay for plans and repairs (PEP 562).
+    if name == "errors":
+        return import_module("journal.errors")
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    found = globals()[name] = getattr(import_module(f"journal.{home}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

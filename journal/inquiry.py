@@ -28,7 +28,6 @@ from journal.event_codec import peek
 from journal.info import CheckpointInfo, Hold
 from journal.migrations import Migrated, Migrations
 from journal.packer import Codec, Packer
-from journal.policies import Policies
 from journal.state_codec import Header
 from journal.state_json import Limits
 from journal.state_proof import Opened
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from journal.events import CheckpointSaved
     from journal.index import Entry, JobView
     from journal.keys import KeyRing
+    from journal.policies import Policies
     from journal.readable_journal import Durability
     from journal.storage import Storage
 
@@ -92,7 +92,7 @@ class Inquiry:
         max_depth: int = 200,
         lock_timeout_seconds: float = 30.0,
         trash_seconds: float = 7 * 86400.0,
-        policies: Policies = Policies(),  # noqa: B008 - immutable
+        policies: Policies | None = None,
         codec: Codec = "auto",
         keys: KeyRing | None = None,
         allow_plaintext: bool = False,
@@ -114,7 +114,7 @@ class Inquiry:
             )
         self.root = Path(given[0]) if given else None
         self.trash_seconds = trash_seconds
-        self.policies = policies
+        self._policies = policies
         self._limits = Limits(max_state_bytes, max_depth)
         self._actor = _default_actor() if actor is None else actor
         ids.check_label("actor", self._actor)
@@ -132,6 +132,19 @@ class Inquiry:
         self._packer = Packer(codec, self._vault.key_id)
         self._migrations = Migrations()
         self._registering = threading.Lock()
+
+    @property
+    def policies(self) -> Policies:
+        """Which job has which retention policy."""
+        if self._policies is None:
+            from journal.policies import Policies  # most programs plan nothing
+
+            self._policies = Policies()
+        return self._policies
+
+    @policies.setter
+    def policies(self, policies: Policies) -> None:
+        self._policies = policies
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,8 @@
-"""Plans: what policies would do, asked of the manager that would do it."""
+"""Plans: what policies would do, asked of the manager that would do it.
+
+What decides is imported where it is asked for: most programs plan nothing, and a list
+has to start fast.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,9 @@ import fnmatch
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import collector, planner, retention
+from journal import collector
 from journal.errors import InvalidArgument, MilepostError
 from journal.inquiry import Inquiry, check_limit
-from journal.plans import plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +67,9 @@ class Planning(Inquiry):
                 negative.
             DamagedJournal: the one job is quarantined; of many, the plan says which.
         """
+        from journal import planner, retention
+        from journal.plans import plan_of
+
         check_limit(limit)
         if max_bytes is not None and max_bytes < 0:
             raise InvalidArgument(f"max_bytes must not be negative, got {max_bytes}")
@@ -113,6 +119,8 @@ class Planning(Inquiry):
             on_progress: told how many of all jobs were looked at.
             wants_all: also return those that lose nothing.
         """
+        from journal import retention
+
         found, problems = [], []
         jobs = self._store.storage.job_ids()
         for number, job in enumerate(jobs, start=1):
@@ -131,6 +139,8 @@ class Planning(Inquiry):
         return found, problems
 
     def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:
+        from journal import retention
+
         view = self._view(job_id)
         policy = policy or self._policy_of(view)
         decision = retention.decide(self._candidates(view, policy), policy, now)
@@ -141,6 +151,8 @@ class Planning(Inquiry):
         return self.policies.policy_of(view.job_id, is_completed=is_completed)
 
     def _candidates(self, view: JobView, policy: Policy) -> list[Candidate]:
+        from journal import planner
+
         live = self._store.live(view)
         return planner.candidates(view, live, policy, self._metadata)
 
@@ -164,6 +176,8 @@ class Planning(Inquiry):
             UnknownCheckpoint: not there, or deleted.
             DamagedJournal: the job is quarantined.
         """
+        from journal import retention
+
         view = self._view(job_id)
         self._entry(view, checkpoint_id)
         policy = policy or self._policy_of(view)

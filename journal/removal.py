@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from journal import ids, planner, plans, retention
+from journal import ids
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.erasure import Erasure
@@ -17,7 +17,6 @@ from journal.errors import (
     Protected,
     StalePlan,
 )
-from journal.policy import Policy, check_keep_last, describe, policy_hash
 from journal.protection import refuse_held
 
 if TYPE_CHECKING:
@@ -143,6 +142,9 @@ class Removal(Erasure):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
+        from journal import planner, retention  # as in `journal.planning`
+        from journal.policy import Policy, check_keep_last
+
         policy = Policy(name="cleanup", keep_last=check_keep_last(keep_last))
 
         def request(batch: Batch) -> int:
@@ -179,6 +181,8 @@ class Removal(Erasure):
             InvalidArgument: this is no plan that `plan` made.
             DamagedJournal, StorageFailed: as `save`.
         """
+        from journal import plans
+
         if plan.plan_id != plans.plan_id(plan.jobs):
             raise InvalidArgument(
                 f"plan {plan.plan_id} is not what it was when it was made",
@@ -233,6 +237,8 @@ class Removal(Erasure):
         self, batch: Batch, plan: JobPlan, actor: str, *, plan_id: str | None
     ) -> None:
         until = stamp(batch.now + timedelta(seconds=self.trash_seconds))
+        from journal.policy import describe, policy_hash
+
         policy = describe(plan.policy) | {"hash": policy_hash(plan.policy)}
         for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
             part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
