@@ -204,6 +204,18 @@ class HeadFile:
                 self.sync()
             self._is_torn = self._is_mixed = False
 
+    def clear(self) -> None:
+        """Let both slots say, durably, that nothing was acknowledged.
+
+        A poison mark must not come back once the journal it is about begins anew.
+
+        Raises:
+            OSError: they cannot be written or synced.
+        """
+        for _ in range(head_codec.SLOTS):
+            self.write(Head(writing=self.head.writing + 1))
+            self.sync()
+
     def write(self, head: Head) -> None:
         """Write `head` to the slot whose turn it is by its number; not synced.
 

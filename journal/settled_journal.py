@@ -69,7 +69,9 @@ class SettledJournal(ReadableJournal):
         if found is None or found.size == 0:
             if head.synced.seq or (head.shown.seq and head.durability == "always"):
                 raise self._gone(head.shown)
-            self._head.head = Head(writing=head.writing)
+            if head.is_poisoned:
+                self._head.clear()
+            self._head.head = Head(writing=self._head.head.writing)
             self._is_settled = True
             return Extent()
         with self._opening:
