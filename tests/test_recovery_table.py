@@ -168,6 +168,20 @@ def poison(root: Path) -> None:
     write_head(root, JOB, head._replace(is_poisoned=True))
 
 
+def test_r4_a_mark_is_gone_for_good_before_a_journal_begins_anew(
+    root: Path, manager: CheckpointManager
+) -> None:
+    manager.save("other", "one", {})
+    write_head(root, JOB, Head(writing=1, is_poisoned=True))
+    journal_of(root, JOB).write_bytes(b"")  # a power cut took what was never synced
+    disk = FaultyDisk(root)
+    save(again(root, disk), "one")
+    calls = disk.of("pwrite", "sync", "append")
+    begin = calls.index(Call("append", "journals/etl.jsonl"))
+    moved, synced = Call("pwrite", "heads/etl"), Call("sync", "heads/etl")
+    assert calls[begin - 4 : begin] == [moved, synced] * 2  # I1
+
+
 def test_r4_a_poisoned_job_is_rewritten_before_it_takes_a_write(
     root: Path, manager: CheckpointManager
 ) -> None:
@@ -185,20 +199,6 @@ def test_r4_a_poisoned_job_is_rewritten_before_it_takes_a_write(
 
 
 @pytest.mark.parametrize("at", ["make_folder", "append", "rename", "sync_folder"])
-def test_r4_a_mark_is_gone_for_good_before_a_journal_begins_anew(
-    root: Path, manager: CheckpointManager
-) -> None:
-    manager.save("other", "one", {})
-    write_head(root, JOB, Head(writing=1, is_poisoned=True))
-    journal_of(root, JOB).write_bytes(b"")  # a power cut took what was never synced
-    disk = FaultyDisk(root)
-    save(again(root, disk), "one")
-    calls = disk.of("pwrite", "sync", "append")
-    begin = calls.index(Call("append", "journals/etl.jsonl"))
-    moved, synced = Call("pwrite", "heads/etl"), Call("sync", "heads/etl")
-    assert calls[begin - 4 : begin] == [moved, synced] * 2  # I1
-
-
 def test_r4_reads_go_on_while_the_rewrite_fails_and_writes_do_not(
     root: Path, manager: CheckpointManager, at: str
 ) -> None:
