@@ -172,6 +172,7 @@ def test_r4_a_mark_is_gone_for_good_before_a_journal_begins_anew(
     root: Path, manager: CheckpointManager
 ) -> None:
     manager.save("other", "one", {})
+    head_of(root, JOB).write_bytes(bytes(FILE_BYTES))
     write_head(root, JOB, Head(writing=1, is_poisoned=True))
     journal_of(root, JOB).write_bytes(b"")  # a power cut took what was never synced
     disk = FaultyDisk(root)
