@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import statistics
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import cycle
 from threading import Barrier, BrokenBarrierError
 from time import perf_counter, sleep
@@ -156,7 +158,8 @@ def _on_a_slow_disk(run: Run, folder: Path, milliseconds: float) -> list[Figure]
         )
         for contender in contenders:
             _rate(contender)
-        rounds = [[_rate(c) for c in contenders] for _ in range(run.pick(5, 2))]
+        turns = [partial(_rate, each) for each in contenders]
+        rounds = [_in_any_order(turns) for _ in range(run.pick(5, 2))]
     alone, shared, own, pinned = zip(*rounds, strict=True)
     peer, longer = "1 thread", f"a sync {milliseconds:g} ms longer"
     own_name = f"32 threads, 32 jobs, {longer}"
@@ -248,11 +251,17 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
             _rate(contender)  # opens every file, so that no round pays for it
         each = run.pick(200, 10)
         with _processes(folder / "milepost", each) as rate_apart:
-            rounds = [
-                [*(_rate(c) for c in contenders), rate_apart()]
-                for _ in range(run.pick(10, 3))
-            ]
+            turns = [*(partial(_rate, each) for each in contenders), rate_apart]
+            rounds = [_in_any_order(turns) for _ in range(run.pick(10, 3))]
     return _Rates(*zip(*rounds, strict=True))
+
+
+def _in_any_order(turns: Sequence[Callable[[], float]]) -> list[float]:
+    """Return what each turn gives; none always pays for what another one left."""
+    found = [0.0] * len(turns)
+    for number in random.sample(range(len(turns)), len(turns)):
+        found[number] = turns[number]()
+    return found
 
 
 @contextmanager
