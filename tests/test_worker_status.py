@@ -262,7 +262,7 @@ def test_the_word_about_the_clock_can_be_given_by_hand(
     told = call("worker", "status")
     done = run("worker", "run", "retention", "--trust-clock")
     assert (held.code, held.rows[0][1]) == (3, "waiting")
-    assert "the clock jumped forward by 104 d" in told.err
+    assert "the clock jumped forward by 104d 4h" in told.err
     assert (done.code, done.rows[0][3]) == (0, "2 removed, 1 jobs")
     assert "clock" not in call("worker", "status").err
 
