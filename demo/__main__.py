@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(asked: argparse.Namespace, flag: StopFlag) -> int:
     started = time.monotonic()
-    work = Work(asked.library, asked.every, asked.limit)
+    work = Work(asked.sources, asked.every, asked.limit)
     with ExitStack() as closing:
         folder = closing.enter_context(open_folder(asked.folder))
         children = closing.enter_context(Children(flag, folder.root, folder.held))
@@ -79,6 +79,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--library",
+        dest="sources",
+        metavar="LIBRARY",
         type=Path,
         default=Path(sysconfig.get_path("stdlib")),
         help="the folder whose Python files are counted (%(default)s)",

@@ -332,6 +332,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=positive, help="count only the first so many")
     parser.add_argument(
         "--library",
+        dest="sources",
+        metavar="LIBRARY",
         type=Path,
         default=Path(sysconfig.get_path("stdlib")),
         help="the folder to count (%(default)s)",
@@ -344,9 +346,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the job and return its exit code."""
     asked = _arguments(argv)
     try:
-        names = find_files(asked.library, asked.limit)
+        names = find_files(asked.sources, asked.limit)
         checkpoints = Checkpoints(Api(asked.url), asked.job) if asked.url else None
-        count_library(asked.library, names, asked.every, checkpoints, asked.out)
+        count_library(asked.sources, names, asked.every, checkpoints, asked.out)
     except (JobFailed, OSError) as exc:
         print(f"job.py: {exc}", file=sys.stderr, flush=True)
         return 1

@@ -44,14 +44,14 @@ _RESTORE_TRIES = 20
 class Work(NamedTuple):
     """What to count: the job's own options."""
 
-    library: Path
+    sources: Path
     every: int
     limit: int | None
 
     def command(self, *more: str) -> list[str]:
         """Return the command line of the job."""
         limit = [] if self.limit is None else [f"--limit={self.limit}"]
-        options = [f"--library={self.library}", f"--every={self.every}", *limit]
+        options = [f"--library={self.sources}", f"--every={self.every}", *limit]
         return [sys.executable, str(_JOB), *options, *more]
 
     def count_files(self) -> int:
@@ -60,7 +60,7 @@ class Work(NamedTuple):
         Raises:
             DemoFailed: too few for a story.
         """
-        files = len(find_files(self.library, self.limit))
+        files = len(find_files(self.sources, self.limit))
         checkpoints = files // self.every + 1
         if checkpoints < CHECKPOINTS_MIN:
             raise DemoFailed(
@@ -94,7 +94,7 @@ class Story:
         self._work = work
         self._folder, self._children, self._screen, flag = stage
         self._files = work.count_files()
-        self._say("library", f"{self._files:,} Python files in {work.library}")
+        self._say("library", f"{self._files:,} Python files in {work.sources}")
         self.server = start_server(
             self._children,
             self._folder,
