@@ -68,8 +68,7 @@ class HeadFile:
         self.raw = b""
         self.is_new = False
         self.is_writable = True
-        self._is_torn = False  # only one slot was valid when it was last read
-        self._is_mixed = False  # its slots were about two files then
+        self._slots: list[Head] = []  # those that were valid when it was last read
 
     @property
     def is_open(self) -> bool:
@@ -182,27 +181,26 @@ class HeadFile:
     def take_over(self, raw: bytes) -> bool:
         """Make `raw`, which `peek` returned, what is known here; False if no head."""
         self.raw = raw
-        found = head_codec.decode_all(raw)
-        self.head = max(found, default=Head())
-        self._is_torn = len(found) == 1
-        self._is_mixed = any(head.inode != self.head.inode for head in found)
-        return bool(found)
+        self._slots = head_codec.decode_all(raw)
+        self.head = max(self._slots, default=Head())
+        return bool(self._slots)
 
     def secure(self) -> None:
         """Let the next write overwrite nothing but what another slot has, durably.
 
-        After `take_over`: one slot may be torn, or about a journal that was replaced,
-        and the other not be synced yet, whoever wrote it being dead.
+        Right after `take_over`: one slot may be torn, or about a journal that was
+        replaced, and the other not be synced yet, whoever wrote it being dead.
 
         Raises:
             OSError: it cannot be synced.
         """
-        if (self._is_torn or self._is_mixed) and self.is_writable:
+        is_torn = len(self._slots) == 1
+        is_mixed = any(head.inode != self.head.inode for head in self._slots)
+        if (is_torn or is_mixed) and self.is_writable:
             self.sync()
-            if self._is_torn:
+            if is_torn:
                 self.write(self.head._replace(writing=self.head.writing + 1))
                 self.sync()
-            self._is_torn = self._is_mixed = False
 
     def clear(self) -> None:
         """Let both slots say, durably, that nothing was acknowledged.

@@ -236,9 +236,9 @@ class Removal(Erasure):
     def _add_cleaned(
         self, batch: Batch, plan: JobPlan, actor: str, *, plan_id: str | None
     ) -> None:
-        until = stamp(batch.now + timedelta(seconds=self.trash_seconds))
         from journal.policy import describe, policy_hash
 
+        until = stamp(batch.now + timedelta(seconds=self.trash_seconds))
         policy = describe(plan.policy) | {"hash": policy_hash(plan.policy)}
         for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
             part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
