@@ -78,6 +78,8 @@ class AnswerCache:
                 del self._slots[key]
             slot.is_settled.set()
             raise
+        # A copy: orjson's result holds on to a buffer about ten times as large.
+        answer = answer._replace(body=bytes(memoryview(answer.body)))
         with self._lock:
             slot.answer = answer
             self._size_bytes += len(answer.body)

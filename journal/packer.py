@@ -25,6 +25,8 @@ Codec = Literal["auto", "json", "zstd"]
 # Below, JSON is readable, and compressing takes as long as all else that a save does.
 _SMALL_BYTES = 2048
 _CACHE_BYTES = 32 * 1024 * 1024
+# What the cache takes for a state besides its bytes: the key, the chain, the entry.
+_ENTRY_BYTES = 1024
 _MAX_HINTS = 4096
 _CANDIDATES = 4
 _FULL_SEARCH_EVERY = 16
@@ -293,13 +295,22 @@ class Packer:
     def _keep(self, key: tuple[str, str], known: Known) -> None:
         if len(known.raw) > _CACHE_BYTES // 4:
             return
+        # A copy: orjson's result holds on to the buffer that it was written in, which is
+        # about ten times as large.
+        known = known._replace(raw=bytes(memoryview(known.raw)))
         with self._guard:
             old = self._states.pop(key, None)
-            self._bytes += len(known.raw) - (0 if old is None else len(old.raw))
+            self._bytes += _cached_bytes(known) - (
+                0 if old is None else _cached_bytes(old)
+            )
             self._states[key] = known
             while self._bytes > _CACHE_BYTES:
                 _, dropped = self._states.popitem(last=False)
-                self._bytes -= len(dropped.raw)
+                self._bytes -= _cached_bytes(dropped)
+
+
+def _cached_bytes(known: Known) -> int:
+    return len(known.raw) + _ENTRY_BYTES
 
 
 def _is_live(view: JobView, link: Link) -> bool:

@@ -132,3 +132,23 @@ def test_a_state_above_the_setting_is_refused_before_it_is_copied(root: Path) ->
 
     assert in_child(refuse) < 1.5 * 20
     assert not journal_of(root, JOB).exists()
+
+
+# -- what is kept in memory ------------------------------------------------------------
+
+
+def grown_mb(root: Path, states: int, **options: Any) -> float:
+    """Return how much saving one state in each of `states` jobs adds to the process."""
+    words = text(random.Random(1), 2200)
+    with CheckpointManager(root, durability="never", **options) as manager:
+        manager.save("first", "s", {"text": words})
+        before = resident_mb("VmRSS")
+        for n in range(states):
+            manager.save(f"job-{n}", "s", {"n": n, "text": words})
+        return resident_mb("VmRSS") - before
+
+
+def test_cached_states_take_the_memory_that_the_bound_counts(root: Path) -> None:
+    plain = in_child(lambda: grown_mb(root / "json", 2000, codec="json"))
+    cached = in_child(lambda: grown_mb(root / "auto", 2000, codec="auto"))
+    assert cached - plain < 1.5 * 2000 * (2200 + 1024) / MB
