@@ -295,7 +295,7 @@ class Packer:
     def _keep(self, key: tuple[str, str], known: Known) -> None:
         if len(known.raw) > _CACHE_BYTES // 4:
             return
-        # A copy: orjson's result holds on to the buffer that it was written in, which is
+        # A copy: orjson's result holds on to the buffer it was written in, which is
         # about ten times as large.
         known = known._replace(raw=bytes(memoryview(known.raw)))
         with self._guard:
