@@ -6,7 +6,7 @@ import fcntl
 from pathlib import Path
 
 import pytest
-from test_cli_harness import JOB, call, folder, store
+from test_cli_harness import JOB, call, folder, ids_of, store, types_of
 
 from journal import CheckpointManager
 
@@ -186,3 +186,38 @@ def test_no_name_reaches_the_terminal_unescaped(words: tuple[str, ...]) -> None:
 
     for line in (done.out + done.err).replace("\t", " ").split("\n"):
         assert line.isprintable(), line
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("show", JOB),
+        ("restore", JOB),
+        ("restore", JOB, "--dry-run"),
+        ("fork", JOB, "copy"),
+        ("diff", f"{JOB}@first", JOB),
+        ("cleanup", "--explain", JOB),
+    ],
+)
+def test_a_job_alone_is_its_current_checkpoint_also_after_a_restore(
+    store: Path, verb: tuple[str, ...]
+) -> None:
+    assert call("restore", f"{JOB}@3").code == 0
+    chosen = ids_of(store)[1]
+
+    done = call(*verb, "--json")
+
+    assert done.code == 0
+    assert chosen in done.out
+    assert ids_of(store)[2] not in done.out
+
+
+@pytest.mark.parametrize("verb", ["delete", "undelete", "pin", "unpin", "hold"])
+def test_what_removes_or_protects_needs_a_selector(store: Path, verb: str) -> None:
+    before = types_of(store)
+
+    done = call(verb, JOB)
+
+    assert done.code == 2
+    assert "which checkpoint" in done.err
+    assert types_of(store) == before

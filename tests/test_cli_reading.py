@@ -108,7 +108,7 @@ def test_jobs_can_be_matched_limited_and_missed() -> None:
 @pytest.mark.parametrize(
     ("selector", "step"),
     [
-        ("", "report"),
+        ("", "load"),
         ("@latest", "report"),
         ("@first", "extract"),
         ("@current", "load"),

@@ -106,3 +106,46 @@ def test_a_job_id_that_cannot_be_is_a_usage_error(job: str) -> None:
         done = call(*words, stdin="{}")
         assert done.code == 2, words
         assert done.err.isprintable() or done.err.count("\n") == 1
+
+
+def test_metadata_after_a_colon_is_json_and_any_other_is_text(folder: Path) -> None:
+    given = {
+        "loss:=0.5": ("loss", 0.5),
+        "epoch:=3": ("epoch", 3),
+        'run:={"seed": [1, null, true]}': ("run", {"seed": [1, None, True]}),
+        "text=0.5": ("text", "0.5"),
+        "url=a:=b": ("url", "a:=b"),
+        "empty=": ("empty", ""),
+    }
+    words = [word for pair in given for word in ("--meta", pair)]
+
+    assert call("save", "train", "--step", "s", *words, stdin="{}").code == 0
+
+    with reader(folder / "checkpoints") as manager:
+        (info,) = manager.list("train")
+    assert info.metadata == dict(given.values())
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("loss:=fast", "loss=fast saves it as text"),
+        ("loss:=", "no JSON"),
+        (":=1", "names no key"),
+        ("=1", "names no key"),
+        ("loss", "names no key"),
+        ('a:={"b": 1, "b": 2}', "'b' stands twice"),
+        ("a:=" + "[" * 100_000, "no JSON"),
+        ("a:=NaN", "$.a"),
+        ("a:=18446744073709551616", "$.a"),
+    ],
+)
+def test_metadata_that_would_not_come_back_is_refused(
+    folder: Path, pair: str, said: str
+) -> None:
+    done = call("save", "train", "--step", "s", "--meta", pair, stdin="{}")
+
+    assert done.code in (1, 2)
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert not (folder / "checkpoints/journals").exists()

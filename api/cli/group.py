@@ -178,6 +178,7 @@ def milepost() -> None:
 
     A checkpoint is named JOB@SELECTOR: @latest @first @current, @12 (seq),
     @-1 (from the newest), @tag:NAME, @2026-11-20T10:00, or @CHECKPOINT_ID.
+    JOB alone is JOB@current: what a resumed job continues from.
     Put -- before a job id that begins with a dash.
 
     Exit codes: 0 done, 1 error, 2 usage, 3 partly done, 4 not found, 5 conflict,

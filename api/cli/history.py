@@ -141,7 +141,8 @@ def _short(value: object) -> str:
 def diff_verb(frame: Frame, before: str, after: str, *, fail_if_empty: bool) -> Answer:
     """Show what changed between two states.
 
-    Both are checkpoints of one job; without SELECTOR, the second is the latest.
+    Both are checkpoints of one job; without SELECTOR, the second is the
+    current one.
     """
     old, new = parse_target(before), parse_target(after)
     if old.job_id != new.job_id:

@@ -30,8 +30,8 @@ def restore_verb(
 ) -> Answer:
     """Make a checkpoint current and print its state.
 
-    The latest one, without SELECTOR.  The job's next save becomes a child of it.
-    Nothing is removed: newer checkpoints stay.  Nothing is run either.
+    Without SELECTOR it is the one that is current already.  The job's next save becomes
+    a child of it.  Nothing is removed: newer checkpoints stay.  Nothing is run either.
     """
     with frame.open_to_write() as manager:
         info = resolve(manager, target)
@@ -58,7 +58,7 @@ def restore_verb(
 def fork_verb(frame: Frame, target: Target, new_job: str) -> Answer:
     """Begin a new job with a checkpoint of another.
 
-    The latest one, without SELECTOR.  Prints the id of NEW_JOB's first checkpoint.
+    The current one, without SELECTOR.  Prints the id of NEW_JOB's first checkpoint.
     """
     with frame.open_to_write() as manager:
         info = resolve(manager, target)

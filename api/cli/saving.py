@@ -23,12 +23,18 @@ _TEXT_MAX_BYTES = 256 * 1024 * 1024
 @verb(
     "save",
     example="milepost save etl-daily state.json --step load --tag prod\n"
-    """echo '{"rows": 120}' | milepost save etl-daily --step load --meta source=s3""",
+    """echo '{"rows": 120}' | milepost save etl-daily --step load --meta source=s3\n"""
+    "milepost save train state.json --step epoch-3 --meta loss:=0.25",
 )
 @job_argument
 @click.argument("file", default="-", metavar="[FILE|-]")
 @click.option("--step", required=True, metavar="NAME", help="The step it belongs to.")
-@click.option("--meta", multiple=True, metavar="KEY=VALUE", help="Metadata (text).")
+@click.option(
+    "--meta",
+    multiple=True,
+    metavar="KEY=TEXT|KEY:=JSON",
+    help="Metadata: text, or with := a number or other JSON; repeatable.",
+)
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable.")
 @click.option("--pin", is_flag=True, help="Protect it from policies and deletion.")
 @click.option("--failed", is_flag=True, help="The step did not end well.")
@@ -78,16 +84,29 @@ def save_verb(
     return Answer(checkpoint_fields(info), checkpoint_id, (note,))
 
 
-def _metadata(pairs: tuple[str, ...]) -> dict[str, str] | None:
-    metadata: dict[str, str] = {}
+def _metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    metadata: dict[str, Any] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
+        key, equals, text = pair.partition("=")
+        is_json = key.endswith(":")
+        key = key[:-1] if is_json else key
         if not key or not equals:
-            raise Failure("usage", f"--meta {pair!r} is not KEY=VALUE")
+            hint = "KEY=TEXT, or KEY:=JSON for a number: loss:=0.25"
+            raise Failure("usage", f"--meta {pair!r:.100} names no key and value", hint)
         if key in metadata:
             raise Failure("usage", f"--meta {key} was given twice")
-        metadata[key] = value
+        metadata[key] = _json_value(key, text) if is_json else text
     return metadata or None
+
+
+def _json_value(key: str, text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as exc:
+        msg = f"--meta {key}:={text:.60} is no JSON: {exc}"
+        raise Failure("usage", msg, f"{key}={text:.60} saves it as text") from exc
 
 
 def _read(file: str) -> bytes:

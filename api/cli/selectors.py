@@ -1,5 +1,8 @@
 """What stands behind the `@` of `JOB@SELECTOR`: which checkpoint a person means.
 
+Without one, `JOB` is `JOB@current`, for verbs that read a checkpoint or go on from it.
+Verbs that remove or protect one need a selector.
+
 | selector | the checkpoint that is meant |
 |---|---|
 | `latest` | the newest |
@@ -111,16 +114,15 @@ def parse_instant(text: str) -> datetime:
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
-def resolve(
-    manager: CheckpointManager, target: Target, *, default: str = "latest"
-) -> CheckpointInfo:
-    """Return the live checkpoint that `target` means.
+def resolve(manager: CheckpointManager, target: Target) -> CheckpointInfo:
+    """Return the live checkpoint that `target` means; without a selector, current.
 
     Raises:
         Failure: not_found (unknown job, or no such checkpoint), or usage.
         MilepostError: the job's journal can't be read.
     """
-    text = default if target.selector is None else target.selector
+    # Not the newest: after a restore, that is what somebody chose to leave behind.
+    text = Word.CURRENT.value if target.selector is None else target.selector
     selector = parse_selector(text)
     require_job(manager, target)
     found = _pick(manager, target.job_id, selector)

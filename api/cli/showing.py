@@ -23,8 +23,8 @@ from journal.clock import stamp
 def show_verb(frame: Frame, target: Target, path: str | None) -> Answer:
     """Print a checkpoint's state.
 
-    The latest one's, without SELECTOR.  Nothing is journaled and nothing changes; to
-    go on from a checkpoint, restore it.
+    The current one's, without SELECTOR: the one that a resumed job continues from.
+    Nothing is journaled and nothing changes; to go on from a checkpoint, restore it.
     """
     with frame.open() as manager:
         found = resolve(manager, target)
