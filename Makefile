@@ -5,8 +5,12 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-PYTHON := .venv/bin/python
-STAMP := .venv/.made
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.made
+# The interpreters that may make $(VENV), the first that works.
+WITH := python3.14 python3.13 python3.12 python3.11 python3
+CRASH_SEED := $(shell date -u +%Y%m%d)
 # Two, because that is what the slowest machine has on which the suite is run.
 WORKERS := 2
 
@@ -33,8 +37,10 @@ test: lint ## lint, types, imports, and all tests but the slow ones
 slow: $(STAMP) ## the long tests: kill loops, a thousand random histories
 	@$(PYTHON) -m pytest -m slow -n $(WORKERS) $(TEST_ARGS)
 
-crash: $(STAMP) ## every legal disk after a crash, over a million of them
-	@$(PYTHON) -m pytest -n $(WORKERS) --crash-states 60000 tests/crash $(TEST_ARGS)
+crash: $(STAMP) ## every legal disk after a crash, over a million, of a new seed each day
+	@echo "crash seed $(CRASH_SEED)"
+	@$(PYTHON) -m pytest -n $(WORKERS) --crash-states 60000 \
+	  --crash-seed $(CRASH_SEED) tests/crash $(TEST_ARGS)
 
 quick: $(STAMP) ## the tests alone, without linters and types (TEST_ARGS="-k retention")
 	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)
@@ -46,7 +52,7 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 	@echo "== mypy"
 	@$(PYTHON) -m mypy
 	@echo "== import contracts"
-	@.venv/bin/lint-imports
+	@$(VENV)/bin/lint-imports
 
 bench: $(STAMP) ## measure side by side with the peers
 	@$(PYTHON) -m benchmarks $(BENCH_ARGS)
@@ -63,7 +69,7 @@ $(STAMP): pyproject.toml constraints.txt
 	if ! $(PYTHON) -c "$$usable" 2>/dev/null \
 	  || ! $(PYTHON) -m pip --version >/dev/null 2>&1 \
 	  || [ "$$(cat $(STAMP) 2>/dev/null || pwd -P)" != "$$(pwd -P)" ]; then \
-	  for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	  for python in $(WITH); do \
 	    if "$$python" -c "$$usable" 2>/dev/null; then found=$$python; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
@@ -71,8 +77,8 @@ $(STAMP): pyproject.toml constraints.txt
 	      "(Debian, Ubuntu: apt-get install python3 python3-venv)" >&2; \
 	    exit 1; \
 	  fi; \
-	  echo "making .venv with $$("$$found" --version)"; \
-	  "$$found" -m venv --clear .venv || exit 1; \
+	  echo "making $(VENV) with $$("$$found" --version)"; \
+	  "$$found" -m venv --clear $(VENV) || exit 1; \
 	fi; \
 	rm -f $(STAMP); \
 	printf 'installing'; \
@@ -81,7 +87,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    $(PYTHON) -m pip install --disable-pip-version-check --progress-bar off \
 	      --constraint constraints.txt --editable '.[dev]' 2>&1; \
 	    echo $$? >&3; \
-	  } | tee .venv/pip.log | while read -r word name rest; do \
+	  } | tee $(VENV)/pip.log | while read -r word name rest; do \
 	    case $$word in \
 	      Collecting) printf ' %s' "$${name%%[!A-Za-z0-9_-]*}" ;; \
 	      Processing) name=$${name##*/}; printf ' %s' "$${name%%-[0-9]*}" ;; \
@@ -90,9 +96,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  done >&4; } 3>&1 ); \
 	echo; \
 	if [ "$$status" != 0 ]; then \
-	  tail -n 20 .venv/pip.log >&2; \
-	  echo "setup failed; all that pip said is in .venv/pip.log" >&2; \
+	  tail -n 20 $(VENV)/pip.log >&2; \
+	  echo "setup failed; all that pip said is in $(VENV)/pip.log" >&2; \
 	  exit 1; \
 	fi; \
 	pwd -P > $(STAMP); \
-	echo "ready: $$($(PYTHON) --version) in .venv"
+	echo "ready: $$($(PYTHON) --version) in $(VENV)"

@@ -16,8 +16,8 @@ import pytest
 from watchdog.observers.inotify_c import InotifyFD
 
 from journal.ids import file_name
-from worker import sources
-from worker.watcher import MAX_HINTS, REST_FACTOR, ConfigWatch, Pace, Watcher
+from worker import sources, watcher
+from worker.watcher import MAX_HINTS, ConfigWatch, Pace, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -300,16 +300,16 @@ def test_it_survives_a_queue_of_events_that_ran_over(tmp_path: Path) -> None:
             file.close()
 
 
-def test_a_long_sweep_does_not_keep_hints_waiting(
-    watch: Callable[..., Watched],
+def test_hints_do_not_wait_for_the_rest_after_a_sweep(
+    watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(watcher, "REST_FACTOR", NEVER / 0.1)
+    monkeypatch.setattr(watcher, "MAX_REST_SECONDS", NEVER)
     seen = watch()
-    seen.look_seconds = 1.0
+    seen.look_seconds = 0.1
     seen.start()
-    swept_at = seen.times[0]
     seen.touch("a")
     eventually(lambda: seen.jobs == {"a"})
-    assert time.monotonic() - swept_at < 1.0 + REST_FACTOR
 
 
 def test_in_a_store_that_is_never_quiet_a_hint_waits_no_longer(
@@ -326,7 +326,7 @@ def test_in_a_store_that_is_never_quiet_a_hint_waits_no_longer(
     writer = threading.Thread(target=burst)
     writer.start()
     try:
-        eventually(lambda: len(seen.hinted) == 2 * DEADLINE_SECONDS)
+        eventually(lambda: len(seen.hinted) >= 5)
     finally:
         stop.set()
         writer.join()
