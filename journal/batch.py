@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from journal.content import Content
     from journal.event_codec import Located
     from journal.events import JobRepairedData
     from journal.index import JobView
@@ -36,7 +37,7 @@ class Batch:
         self.now = now
         self.seq = self._preamble = view.seq
         self.current = 0 if view.current is None else view.current.seq
-        self.keys: dict[str, tuple[str, object]] = {}
+        self.keys: dict[str, tuple[str, Content]] = {}
         self.ids: set[str] = set()
         self.size_bytes = 0
         self.opening: dict[str, object] = {}  # data of the job.opened in this batch

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from journal import ids, state_codec, state_json, state_proof
+from journal import ids, state_codec, state_json
 from journal.batch import Batch
+from journal.content import Content, fields_of
 from journal.delta import Link
 from journal.errors import Conflict, InvalidArgument
 from journal.protection import Protection
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from journal.state_proof import Opened
 
 _MAX_TAGS = 64
-
-
-class _Content(NamedTuple):
-    """What tells one save from another."""
-
-    step_name: str
-    raw: bytes
-    metadata: bytes
 
 
 class CheckpointManager(Protection, Removal):
@@ -70,13 +63,20 @@ class CheckpointManager(Protection, Removal):
             workflow_name: recorded.
             workflow_version: recorded.
             actor: who saves, if not the manager's.
-            idempotency_key: a repeat with the same key returns the first id.
+            idempotency_key: names this save within its job.  The key stands for its
+                checkpoint as long as that is live and is `current` or one of its
+                ancestors: until then the same call returns the first id and saves
+                nothing, and a call with other content (anything but `actor` and
+                `expected_seq`) is refused.  Once the checkpoint was deleted, cleaned up
+                or purged, or a restore left it aside, the next call is a new save,
+                which takes the key over for good.  A fork begins without keys.
             expected_seq: refuse if the job has moved on since; 0: it must be new.
 
         Raises:
             InvalidArgument: an id, a name or a label is out of bounds.
             InvalidState: the state would not come back equal; names the path.
-            Conflict: `expected_seq` is stale, or the key was used for another state.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for a
+                checkpoint with other content.
             DamagedJournal: the job is quarantined.
             StorageFailed: the disk said no; its subclasses say what that means.
         """
@@ -110,7 +110,7 @@ class CheckpointManager(Protection, Removal):
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:
-                content = _Content(step_name, raw, sealed.metadata)
+                content = Content(fields_of(data), raw, sealed.metadata)
                 known = self._answered(batch, idempotency_key, content)
                 if known is not None:
                     return known
@@ -315,34 +315,23 @@ class CheckpointManager(Protection, Removal):
         ids.check_job_id(job_id)
         return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
 
-    def _answered(self, batch: Batch, key: str, content: _Content) -> str | None:
-        """Return the id that this idempotency key was answered with, if it was."""
-        view = batch.view
+    def _answered(self, batch: Batch, key: str, content: Content) -> str | None:
+        """Return the id of the checkpoint that `key` stands for, if there is one."""
         if (pending := batch.keys.get(key)) is not None:
-            known, is_same = pending[0], pending[1] == content
-        elif (known := view.keys.get(key, "")) != "":
-            trashed = view.trash.get(known)
-            entry = view.checkpoints.get(known) if trashed is None else trashed.entry
-            # What is gone for good can't be compared; the key says that it was it.
-            is_same = entry is None or self._holds(view, entry, content)
+            known, is_same = pending[0], content.equals(pending[1])
+        elif (entry := batch.view.keyed(key)) is not None:
+            known = entry.checkpoint_id
+            is_same = self._is_saved_as(batch.view, entry, content)
         else:
             return None
         if not is_same:
             raise Conflict(
-                f"idempotency key {key!r} was used for {known!r}, which is another "
-                "save",
-                hint="a key stands for one save; take a new one",
+                f"idempotency key {key!r} stands for checkpoint {known!r}, whose "
+                "content is different",
+                hint="use another key, or delete that checkpoint or restore an earlier "
+                "one first",
             )
         return known
-
-    def _holds(self, view: JobView, entry: Entry, content: _Content) -> bool:
-        line, _ = self._store.read_pair(view, entry.seq)
-        if not line:
-            return True
-        found = self._read(view, entry.seq)
-        return entry.step_name == content.step_name and state_proof.same_state(
-            found.parts, found.data["state_sha256"], content.raw, content.metadata
-        )
 
 
 def _labels(

@@ -15,6 +15,7 @@ from journal.events import (
     CheckpointSaved,
     Event,
 )
+from journal.lineage import Lineage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,6 +150,7 @@ class JobView:
         "labels",
         "last_at",
         "latest",
+        "lineage",
         "losses",
         "marks",
         "newer_seq",
@@ -178,7 +180,9 @@ class JobView:
         self.approved: frozenset[str] = frozenset()  # hashes of policies
         self.pinned: set[str] = set()
         self.held: dict[str, Holding] = {}
-        self.keys: dict[str, str] = {}  # idempotency key -> checkpoint id
+        # Idempotency key -> the checkpoint that was saved with it last.
+        self.keys: dict[str, str] = {}
+        self.lineage = Lineage()
         self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
         # Named by a job.repaired -> when; "" if it is to go with the next compaction.
         self.side_files: dict[str, str] = {}
@@ -191,6 +195,14 @@ class JobView:
         self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
+
+    def keyed(self, key: str) -> Entry | None:
+        """Return the checkpoint that an idempotency key stands for; see `save`."""
+        entry = self.checkpoints.get(self.keys.get(key, ""))
+        if entry is None or self.current is None:
+            return None
+        is_on_line = self.lineage.leads(entry.seq, self.current.seq)
+        return entry if is_on_line else None
 
     def site(self, seq: int) -> Site:
         """Return whose save `seq` is: what its state is encrypted for."""
@@ -260,21 +272,25 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
             view.pinned.add(checkpoint_id)
         if (key := data.get("key")) is not None:
             view.keys[key] = checkpoint_id
+    seq, parent = event["seq"], data["parent"]
+    if parent != view.lineage.tip:
+        view.lineage.branch(seq, parent)
+    view.lineage.tip = seq
     current = view.current
-    if current is not None and current.seq == data["parent"]:
+    if current is not None and current.seq == parent:
         parent_id: str | None = current.checkpoint_id
     else:
-        parent_id = _id_of(view, data["parent"])
+        parent_id = _id_of(view, parent)
     step = data["step_name"]
     entry = Entry(
         checkpoint_id,
         view.steps.setdefault(step, step),
-        event["seq"],
+        seq,
         parent_id,
         event["at"],
         labels,
     )
-    view.places.add(event["seq"], offset, size)
+    view.places.add(seq, offset, size)
     view.checkpoints[checkpoint_id] = view.latest = entry
     view.current = view.chosen = entry
     view.completed_at = None

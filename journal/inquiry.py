@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 
-from journal import chain, ids, state_codec, state_json
+from journal import chain, ids, state_codec, state_json, state_proof
 from journal.clock import moment, utc_now
+from journal.content import Content, fields_of
 from journal.errors import (
     DamagedJournal,
     InvalidArgument,
@@ -221,6 +222,19 @@ class Inquiry:
         """Return save `seq` taken apart and decrypted; see `chain.member`."""
         lines = self._store.read_pair(view, seq)
         return chain.member(lines, view.site(seq), self._vault)
+
+    def _is_saved_as(self, view: JobView, entry: Entry, content: Content) -> bool:
+        """Tell whether a live checkpoint was saved with `content`."""
+        parts, data, _ = self._read(view, entry.seq)
+        fields = fields_of(data)
+        if fields != content.fields:
+            return False
+        # The same bytes, as a retry has them; no other state is read for that.
+        sha256 = data["state_sha256"]
+        if state_proof.same_state(parts, sha256, content.raw, content.metadata):
+            return True
+        raw = chain.unpack(entry.seq, partial(self._read, view)).raw
+        return content.equals(Content(fields, raw, parts.metadata))
 
     def _opened(
         self, checkpoint_id: str, view: JobView

@@ -122,10 +122,7 @@ def test_a_repeated_save_answers_the_first_checkpoint(
     again = client.post("/api/checkpoints", json=body, headers=key)
     assert again.status_code == 201
     assert again.json() == first.json()
-    manager.delete("etl", first.json()["checkpoint_id"])
-    after = client.post("/api/checkpoints", json=body, headers=key)
-    assert after.json() == first.json()
-    assert len(manager.list("etl")) == 3
+    assert len(manager.list("etl")) == 4
 
 
 def test_the_key_of_another_save_is_409(client: TestClient) -> None:
@@ -163,6 +160,18 @@ def test_a_repeated_restore_resumes_once(
     assert events_of(manager).count("checkpoint.restored") == 1
     other = client.post(target, json={"resume": False}, headers=key)
     assert (other.status_code, other.json()["code"]) == (409, "conflict")
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_a_repeated_restore_of_what_is_gone_is_404(
+    purge: bool, client: TestClient, manager: CheckpointManager
+) -> None:
+    first, _ = saved(manager, 2)
+    target, key = f"/api/checkpoints/{first}/restore", {"Idempotency-Key": "k1"}
+    assert client.post(target, headers=key).status_code == 200
+    manager.delete("etl", first, purge=purge)
+    answer = client.post(target, headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
 def test_a_key_stands_for_one_address_only(

@@ -398,34 +398,6 @@ def test_a_repeated_save_returns_the_first_id_and_writes_nothing(
     assert manager.save("other", "a", {"x": 1}, idempotency_key="k") != first
 
 
-@pytest.mark.parametrize(
-    ("step", "state", "metadata"),
-    [("b", {"x": 1}, None), ("a", {"x": 2}, None), ("a", {"x": 1}, {"m": 1})],
-)
-def test_a_key_used_for_another_save_is_a_conflict(
-    manager: CheckpointManager,
-    step: str,
-    state: dict[str, Any],
-    metadata: dict[str, Any] | None,
-) -> None:
-    manager.save("job", "a", {"x": 1}, idempotency_key="k")
-    with pytest.raises(errors.Conflict, match="'k'"):
-        manager.save("job", step, state, metadata=metadata, idempotency_key="k")
-    assert steps(manager) == ["a"]
-
-
-def test_a_repeat_is_recognised_after_a_deletion_and_by_another_process(
-    tmp_path: Path,
-) -> None:
-    with CheckpointManager(tmp_path) as manager:
-        first = manager.save("job", "a", {}, idempotency_key="k", expected_seq=0)
-        manager.delete("job", first)
-    with CheckpointManager(tmp_path) as manager:
-        again = manager.save("job", "a", {}, idempotency_key="k", expected_seq=0)
-        assert again == first
-        assert steps(manager) == []
-
-
 class Held:
     """A job whose first save is held inside its write until others wait behind it."""
 

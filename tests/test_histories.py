@@ -93,7 +93,7 @@ class Model:
         self.held: set[str] = set()
         self.chosen: str | None = None  # last saved or restored
         self.current: str | None = None
-        self.keys: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.keys: dict[str, tuple[str, list[object]]] = {}  # id and content
         self.side_files: list[datetime] = []  # torn bytes kept aside, since when
         self.types: list[str] = []  # of all events
 
@@ -112,6 +112,16 @@ class Model:
         self.live.add(id_)
         self.chosen = self.current = id_
         self.told("checkpoint.saved")
+
+    def keyed(self, key: str | None) -> tuple[str, list[object]] | None:
+        """What a key stands for: a live save on the line from current to the root."""
+        known = None if key is None else self.keys.get(key)
+        if known is None or known[0] not in self.live:
+            return None
+        found = self.current
+        while found is not None and found != known[0]:
+            found = self.saved[found].parent
+        return known if found else None
 
     def restore(self, id_: str) -> None:
         self.chosen = self.current = id_
@@ -314,7 +324,8 @@ class Histories(RuleBasedStateMachine):
         model = self.model
         self.clock.turn(seconds=seconds)  # time is informative, never an order
         expected_seq = len(model.types) if is_expected else None
-        known = model.keys.get(key) if key else None
+        known = model.keyed(key)
+        content = [state, sorted(tags), is_pinned]
         try:
             new = self.handles[by].save(
                 *(JOB, "step", state),
@@ -325,17 +336,17 @@ class Histories(RuleBasedStateMachine):
             )
         except Conflict:
             assert known is not None
-            assert same(known[1], state) is False
+            assert not same(known[1], content)
             return known[0]
         if known is not None:
             assert known[0] == new
-            assert same(known[1], state) or new in model.erased
+            assert same(known[1], content)
             return new
         model.save(new, state, tuple(tags))
         if is_pinned:
             model.pinned.add(new)
         if key is not None:
-            model.keys[key] = (new, state)
+            model.keys[key] = (new, content)
         return new
 
     @rule(by=WHO, id_=known)

@@ -38,9 +38,11 @@ def restore_checkpoint(
     manager, resumer = services.manager, services.resumer
     expected = seq_of(if_match)
     asked = body or RestoreRequest()
+    # Asked of a repeat as well: a first answer that is kept holds the state, and must
+    # not outlast it.
+    job_id = job_of(manager, checkpoint_id)
 
     def compute() -> JsonAnswer:
-        job_id = job_of(manager, checkpoint_id)
         reserved = resumer.reserved(job_id) if asked.resume else nullcontext()
         with reserved:
             with precondition(manager, job_id, expected):

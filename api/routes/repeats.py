@@ -15,8 +15,10 @@ from api.services import Actor, UseServices
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="A repeat with the same key gets the first answer; that of a "
-        "restore or a cleanup until the server ends."
+        description="Makes a repeat safe: it gets the first answer, and the same key "
+        "with another request is a 409. The key of a save is journaled; it stands for "
+        "the checkpoint while that is live and is current or an ancestor of it. Other "
+        "answers are kept in memory, the last 1,024, until the server ends."
     ),
 ]
 
