@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from journal import delta, state_codec, state_proof
 from journal.delta import Link
-from journal.errors import NewerFormat, UnreadableState
+from journal.errors import (
+    MissingKey,
+    NewerFormat,
+    PlaintextRefused,
+    UnreadableState,
+)
 from journal.event_codec import peek
 
 if TYPE_CHECKING:
@@ -109,3 +114,18 @@ def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
         kind = data["state_type"][:80]
         raise NewerFormat(f"state {seq} is {kind!r}, which this version cannot read")
     return state_proof.opened(parts, raw)
+
+
+def problem_of(seq: int, read: Callable[[int], Member]) -> UnreadableState | None:
+    """Return why save `seq` does not restore; None if nothing is known to be wrong.
+
+    A state that needs another key or a newer version is intact by its checksum; it is
+    not judged here.
+    """
+    try:
+        open_state(seq, read)
+    except (MissingKey, PlaintextRefused, NewerFormat):
+        return None
+    except UnreadableState as exc:
+        return exc
+    return None

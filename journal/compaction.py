@@ -11,7 +11,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal import chain, delta, state_body, state_codec, state_proof
-from journal.errors import NewerFormat, UnreadableState
+from journal.errors import (
+    MissingKey,
+    NewerFormat,
+    PlaintextRefused,
+    UnreadableState,
+)
 from journal.event_codec import STATE_MISSING
 
 if TYPE_CHECKING:
@@ -126,8 +131,8 @@ class Compactor:
         """Return what becomes of the lines of save `seq`: state line and event line.
 
         Raises:
-            UnreadableState: the state of a live one has to be told anew, and cannot be
-                read.
+            UnreadableState: the state must be encoded anew and cannot be read, though
+                it can be restored: by a live checkpoint, or by who has its key.
         """
         state_line, event_line = lines.split(b"\n", 1)
         if not event_line:
@@ -137,10 +142,11 @@ class Compactor:
             return event_line
         try:
             return self._kept(seq, state_line) + b"\n" + event_line
-        except (UnreadableState, NewerFormat):
-            if seq in self._live:
+        except (UnreadableState, NewerFormat) as exc:
+            # Who has the key can undelete it; without its base it would be lost.
+            if seq in self._live or isinstance(exc, (MissingKey, PlaintextRefused)):
                 raise
-            return lines  # nobody could bring it back before, either
+            return lines  # damaged: it cannot come back
 
     def _kept(self, seq: int, state_line: bytes) -> bytes:
         parts = state_codec.read_line(state_line, seq=seq)

@@ -140,13 +140,16 @@ class JobForgottenData(TypedDict):
 class JobCompactedData(TypedDict):
     """The journal was rewritten without the states that had to go.
 
-    Bytes are those of the journal, before and after, without this event.
+    Bytes are those of the journal, before and after, without this event.  `erased` are
+    runs of events, first and last: the checkpoints saved in them that are deleted by
+    now have no state any more, and cannot come back.
     """
 
     dropped: int
     retold: int
     bytes_before: int
     bytes_after: int
+    erased: NotRequired[list[list[int]]]
     side_files: NotRequired[list[str]]
 
 

@@ -14,14 +14,12 @@ from journal import head as head_codec
 from journal.diagnosis import Condition, Diagnosis, Facts, Judgement, judge, required
 from journal.errors import (
     MilepostError,
-    MissingKey,
     NewerFormat,
-    PlaintextRefused,
     UnreadableState,
 )
 from journal.event_codec import STATE_MISSING, BadLine, peek, span_of
 from journal.head import Extent, Head
-from journal.index import JobView, Misfit
+from journal.index import MALFORMED, JobView
 from journal.recovery import Action
 from journal.repair import counted
 from journal.side_files import name_of
@@ -37,8 +35,6 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 1024 * 1024
 _FIRST_LINE_BYTES = 8192
-# What folding a line can raise that has the right hash and makes no sense.
-_MALFORMED = (Misfit, AttributeError, KeyError, TypeError, ValueError)
 
 
 class Found(NamedTuple):
@@ -149,7 +145,7 @@ class _Examination:
                         return
         except BadLine as exc:
             self._problem = exc
-        except _MALFORMED as exc:
+        except MALFORMED as exc:
             self._problem = BadLine(write[0][1], "an event that follows", str(exc))
             if len(write) > 1:  # half a write is folded: once more, without it
                 self._again(self._proven.seq)
@@ -249,12 +245,9 @@ class _Examination:
         if seq in self._view.faults:
             return False
         try:
-            chain.open_state(seq, self._member)
-        except (MissingKey, PlaintextRefused, NewerFormat):
-            pass  # intact by its checksum, and not ours to judge
-        except (UnreadableState, KeyError):
+            return chain.problem_of(seq, self._member) is None
+        except KeyError:  # its base is no save
             return False
-        return True
 
     def _count_keys(self) -> None:
         """Count the states that are encrypted, by the key they need."""
@@ -414,7 +407,7 @@ def _message(
         "R15": "a recovery has yet to be told, or a file to be cleared away",
         "R18": f"the states of {counted(unreadable, 'checkpoint')} are damaged; its "
         "events are fine",
-        "R20": "a newer Milepost wrote to it",
+        "R20": index.newer_reason(view),
         "R21": "its head is older than the repair that replaced the journal",
     }
     return texts.get(ruling.row, "nothing was acknowledged yet")

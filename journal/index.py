@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from journal.envelope import Site
@@ -18,7 +18,7 @@ from journal.events import (
 from journal.lineage import Lineage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 # Every so many events the place of one is remembered, so that reading history from the
 # middle need not begin at the start.
@@ -27,6 +27,13 @@ MARK_EVERY = 512
 
 class Misfit(Exception):
     """An event that does not follow from those before it; the view is unchanged."""
+
+
+# What folding an event can raise that has the right hash and makes no sense.
+MALFORMED = (
+    *(Misfit, AttributeError, KeyError, TypeError, ValueError),
+    *(IndexError, OverflowError, RecursionError),
+)
 
 
 class Labels(NamedTuple):
@@ -100,7 +107,7 @@ class Places:
 
 
 class Trashed(NamedTuple):
-    """A deleted checkpoint: it can come back until its state is compacted away."""
+    """A deleted checkpoint: it can come back until an event says it is erased."""
 
     entry: Entry
     at: str
@@ -153,6 +160,7 @@ class JobView:
         "lineage",
         "losses",
         "marks",
+        "misfit",
         "newer_seq",
         "pinned",
         "places",
@@ -183,11 +191,15 @@ class JobView:
         # Idempotency key -> the checkpoint that was saved with it last.
         self.keys: dict[str, str] = {}
         self.lineage = Lineage()
-        self.faults: dict[int, str] = {}  # seq of a state line that rotted -> how
+        # What is wrong with the state line of a save, by seq.  About the bytes stored
+        # now, which may have been compacted since the events were written: `apply`
+        # notes it, and never asks for it.
+        self.faults: dict[int, str] = {}
         # Named by a job.repaired -> when; "" if it is to go with the next compaction.
         self.side_files: dict[str, str] = {}
         self.losses: list[tuple[int, int]] = []  # seq of a job.repaired, events lost
-        self.newer_seq = 0  # the first event in a schema newer than ours
+        self.newer_seq = 0  # the first event that this version cannot fold
+        self.misfit = ""  # why not, if it is not for its newer schema
         self.saved = self.deleted = self.restored = 0
         self.created_at: str | None = None
         self.completed_at: str | None = None  # nothing was saved or restored since
@@ -219,8 +231,12 @@ def apply(
 ) -> None:
     """Fold one event into `view`.
 
-    Deterministic: no clock, no I/O, no randomness.  Updates in place, because copying
-    the view for every event would make replay quadratic.  Checks first, then changes.
+    Deterministic: no clock, no I/O, no randomness, and nothing that depends on which
+    states are stored now (I5).  Updates in place, because copying the view for every
+    event would make replay quadratic.  Checks first, then changes.
+
+    An intact event that does not follow from those before it ends the fold, not the
+    journal: from there on events are only chained, as behind a newer schema.
 
     Args:
         view: what the events before amount to.
@@ -230,7 +246,8 @@ def apply(
         fault: what is wrong with its state line.
 
     Raises:
-        Misfit: the event does not follow; the view is unchanged.
+        Misfit: the event is not the next one, or the first is of another journal; the
+            view is unchanged.
     """
     seq = event["seq"]
     if seq != view.seq + 1:
@@ -238,11 +255,18 @@ def apply(
     if view.newer_seq or event["v"] != SCHEMA_VERSION:
         # What follows may build on what we cannot read, so all of it is only chained.
         view.newer_seq = view.newer_seq or seq
-    elif event["type"] == "checkpoint.saved":
-        _save(view, event, offset, size)
-    elif event["type"] in EVENT_TYPES:
-        _apply_rare(view, event)
-    # An unknown type is kept and chained, and means nothing here.
+    else:
+        try:
+            if event["type"] == "checkpoint.saved":
+                _save(view, event, offset, size)
+            elif event["type"] in EVENT_TYPES:
+                _apply_rare(view, event)
+            # An unknown type is kept and chained, and means nothing here.
+        except MALFORMED as exc:
+            if seq == 1:
+                raise
+            name = "" if isinstance(exc, Misfit) else f"{type(exc).__name__}: "
+            view.newer_seq, view.misfit = seq, f"{name}{exc}"
     if fault is not None:
         view.faults[seq] = fault
     view.seq = seq
@@ -413,7 +437,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
             _purge(view, reason, event["at"], event["actor"])
         case "job.compacted":
-            _forget_the_dropped(view)
+            _erase(view, event["data"].get("erased", []))
             for name in event["data"].get("side_files", ()):
                 view.side_files.pop(name, None)
         case "checkpoint.saved":
@@ -442,15 +466,34 @@ def _purge(view: JobView, purged: dict[str, str], at: str, actor: str) -> None:
     view.side_files = dict.fromkeys(view.side_files, "")
 
 
-def _forget_the_dropped(view: JobView) -> None:
-    """Let go of deleted checkpoints whose state is no more: they cannot come back.
+def erased_runs(view: JobView, gone: Collection[int]) -> list[list[int]]:
+    """Return the saves `gone`, all of them deleted, as runs from first to last seq.
 
-    Those that descend from them descend, from now on, from what led to them.
+    A run may span live checkpoints: it is about deleted ones alone, and so stays short.
     """
+    runs: list[list[int]] = []
+    is_run = False
+    for seq in sorted(trashed.entry.seq for trashed in view.trash.values()):
+        if seq in gone and is_run:
+            runs[-1][1] = seq
+        elif seq in gone:
+            runs.append([seq, seq])
+        is_run = seq in gone
+    return runs
+
+
+def _erase(view: JobView, runs: list[list[int]]) -> None:
+    """Forget the deleted checkpoints of `runs`, as `erased_runs` returned them.
+
+    The event alone says which: a state that is missing now may have been there then,
+    and its checkpoint undeleted since.  Descendants of what is erased descend, from now
+    on, from what led to it.
+    """
+    firsts, lasts = [first for first, _ in runs], [0, *(last for _, last in runs)]
     gone = {
         checkpoint_id: trashed.entry.parent_id
         for checkpoint_id, trashed in view.trash.items()
-        if view.faults.get(trashed.entry.seq) == STATE_MISSING
+        if trashed.entry.seq <= lasts[bisect_right(firsts, trashed.entry.seq)]
     }
     kept = (t.entry for t in view.trash.values() if t.entry.checkpoint_id not in gone)
     for entry in itertools.chain(view.checkpoints.values(), kept):
@@ -464,8 +507,33 @@ def _forget_the_dropped(view: JobView) -> None:
         )
     view.chosen = chosen
     for checkpoint_id in gone:
-        del view.faults[view.trash.pop(checkpoint_id).entry.seq]
+        view.faults.pop(view.trash.pop(checkpoint_id).entry.seq, None)
         view.held.pop(checkpoint_id, None)
+
+
+def newer_reason(view: JobView) -> str:
+    """Return why a job's events end in some that this version cannot fold."""
+    if not view.misfit:
+        return f"event {view.newer_seq} was written by a newer Milepost"
+    return (
+        f"event {view.newer_seq} is intact, but does not follow from those before it "
+        f"({view.misfit}): another version of Milepost wrote it"
+    )
+
+
+def parent_of(view: JobView, entry: Entry) -> str | None:
+    """Return the nearest ancestor of `entry` whose state was not erased.
+
+    Compactions of earlier versions do not say what they erased.  What they left is a
+    deleted checkpoint without a state line: it stays in the trash until a compaction
+    that says so, and is passed over here.
+    """
+    found = entry.parent_id
+    while (trashed := view.trash.get(found or "")) is not None:
+        if view.faults.get(trashed.entry.seq) != STATE_MISSING:
+            break
+        found = trashed.entry.parent_id
+    return found
 
 
 def _undelete(view: JobView, checkpoint_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 
-from journal import chain, ids, state_codec, state_json, state_proof
+from journal import chain, ids, index, state_codec, state_json, state_proof
 from journal.clock import moment, utc_now
 from journal.content import Content, fields_of
 from journal.errors import (
@@ -320,7 +320,7 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         labels.workflow_name,
         metadata,
         entry.seq,
-        entry.parent_id,
+        index.parent_of(view, entry),
         labels.tags,
         entry.checkpoint_id in view.pinned,
         view.places[entry.seq].size,

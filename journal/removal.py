@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from journal import ids
+from journal import chain, ids
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.erasure import Erasure
@@ -16,11 +16,13 @@ from journal.errors import (
     InvalidArgument,
     Protected,
     StalePlan,
+    UnreadableState,
 )
+from journal.event_codec import STATE_MISSING
 from journal.protection import refuse_held
 
 if TYPE_CHECKING:
-    from journal.index import JobView
+    from journal.index import Entry, JobView
     from journal.plans import JobPlan, Plan
     from journal.retention import Verdict
 
@@ -99,7 +101,9 @@ class Removal(Erasure):
         """Bring a deleted checkpoint back; return False if it was not deleted.
 
         Raises:
-            Conflict: its trash period has ended, or `expected_seq` is stale.
+            Conflict: its trash period has ended, it was purged or its state is erased;
+                or `expected_seq` is stale.
+            UnreadableState: its state is damaged.
             DamagedJournal, StorageFailed: as `save`.
         """
 
@@ -118,11 +122,45 @@ class Removal(Erasure):
                     f"checkpoint {checkpoint_id!r} was deleted at {trashed.at}; its "
                     f"trash period ended at {stamp(end)}"
                 )
+            self._refuse_stateless(batch.view, trashed.entry)
             data = {"checkpoint_id": checkpoint_id}
             batch.add("checkpoint.undeleted", self._who(actor), data)
             return True
 
+        self._answer(job_id, partial(self._refuse_erased, checkpoint_id))
         return self._change(job_id, request)
+
+    def _refuse_stateless(self, view: JobView, entry: Entry) -> None:
+        """Refuse to undelete what would not restore: it would only stop the job.
+
+        Raises:
+            Conflict: its state is not on the disk any more.
+            UnreadableState: its state is damaged.
+        """
+        fault = view.faults.get(entry.seq)
+        if fault == STATE_MISSING:
+            raise _gone(entry.checkpoint_id)
+        problem = (
+            chain.problem_of(entry.seq, partial(self._read, view))
+            if fault is None
+            else UnreadableState(fault)
+        )
+        if problem is not None:
+            raise self._unreadable(view, entry, problem)
+
+    def _refuse_erased(self, checkpoint_id: str, view: JobView) -> None:
+        """Refuse to undelete what only the history knows any more.
+
+        Raises:
+            Conflict: its state was erased.
+        """
+        if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
+            return
+        for event in self._store.history(view, 0):
+            if event["type"] != "checkpoint.saved":
+                continue
+            if event["data"]["checkpoint_id"] == checkpoint_id:
+                raise _gone(checkpoint_id)
 
     def cleanup(
         self,
@@ -253,6 +291,13 @@ class Removal(Erasure):
             if plan.waits:
                 data["approved"] = True
             batch.add("checkpoints.cleaned", actor, data)
+
+
+def _gone(checkpoint_id: str) -> Conflict:
+    return Conflict(
+        f"checkpoint {checkpoint_id!r} was deleted, and its state is erased; it cannot "
+        "come back"
+    )
 
 
 def _refuse_stale(view: JobView, job: JobPlan, plan_id: str) -> None:

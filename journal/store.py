@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from journal import event_codec, ids
 from journal.batch import Batch
 from journal.compaction import Compaction, Compactor
-from journal.errors import DamagedJournal, NewerFormat
-from journal.event_codec import BadLine
+from journal.errors import DamagedJournal
+from journal.event_codec import STATE_MISSING, BadLine
 from journal.head import Extent
-from journal.index import JobView
+from journal.index import JobView, erased_runs
 from journal.known_job import Cursor, KnownJob
 from journal.storage import Busy
-from journal.views import READ_BYTES, OnPiece, Views
+from journal.views import READ_BYTES, OnPiece, Views, refuse_newer
 from journal.write_queue import Request, Waiter
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ class Store(Views):
 
     def _prepare(self, job: KnownJob, held: Held) -> None:
         """Catch up under the lock; refuse what must not be written to."""
-        job_id = job.view.job_id
         stamp = held.stamp
         try:
             if stamp is None or stamp != job.stamp:
@@ -79,12 +78,7 @@ class Store(Views):
             raise
         job.error = None
         view = job.view
-        if view.newer_seq:
-            raise NewerFormat(
-                f"event {view.newer_seq} of job {job_id!r} was written by a newer "
-                "Milepost; nothing was written",
-                hint="upgrade",
-            )
+        refuse_newer(view, "nothing was written")
         if view.faults:
             self._refuse_faults(view)
 
@@ -194,7 +188,11 @@ class Store(Views):
                 if job.view is not view or not drop <= due(view):
                     raise Busy  # rewritten by a recovery, or one was undeleted
                 self._copy_lines(at, held.extent.size, copy)
-                return self._place(job, compactor, copy, held, expired(view), actor)
+                missing = {s for s, f in view.faults.items() if f == STATE_MISSING}
+                erased = erased_runs(view, drop | missing)
+                return self._place(
+                    job, compactor, copy, held, expired(view), actor, erased
+                )
 
     def _copy_states(
         self,
@@ -240,6 +238,7 @@ class Store(Views):
         held: Held,
         side_files: list[str],
         actor: str,
+        erased: list[list[int]],
     ) -> Compaction:
         view = job.view
         before, after = held.extent.size, copy.size
@@ -249,6 +248,8 @@ class Store(Views):
             "bytes_before": before,
             "bytes_after": after,
         }
+        if erased:
+            data["erased"] = erased
         if side_files:
             data["side_files"] = side_files
         batch = Batch(view, self._clock())

@@ -19,7 +19,7 @@ from journal.errors import (
 )
 from journal.event_codec import BadLine
 from journal.head import Extent
-from journal.index import Entry, JobView, Misfit
+from journal.index import MALFORMED, Entry, JobView
 from journal.known_job import Cursor, KnownJob
 from journal.storage import Busy
 
@@ -36,8 +36,6 @@ READ_BYTES = 1024 * 1024
 _ALL = sys.maxsize
 # Told how many bytes were read since the last call; what it raises ends the reading.
 OnPiece = Callable[[int], object]
-# What folding a line can raise that has the right hash and makes no sense.
-_MALFORMED = (Misfit, AttributeError, KeyError, TypeError, ValueError)
 _LARGE_BYTES = 256 * 1024
 
 
@@ -111,18 +109,13 @@ class Views:
             return [*view.checkpoints.values()]
 
     def readable(self, job_id: str) -> JobView:
-        """Return `view`, unless a newer Milepost wrote what this one cannot fold.
+        """Return `view`, if this version can fold all of it.
 
         Raises:
-            NewerFormat: so it is.  And as `view`.
+            NewerFormat: it can only show the history.  And as `view`.
         """
         view = self.view(job_id)
-        if view.newer_seq:
-            raise NewerFormat(
-                f"event {view.newer_seq} of job {job_id!r} was written by a newer "
-                "Milepost; this one can only show its history",
-                hint="upgrade",
-            )
+        refuse_newer(view, "this one can only show its history")
         return view
 
     def _catch_up(self, job: KnownJob) -> None:
@@ -264,7 +257,7 @@ class Views:
                     apply(view, event, offset, size, fault)
             except BadLine as exc:
                 raise self._damage(view.job_id, exc) from exc
-            except _MALFORMED as exc:
+            except MALFORMED as exc:
                 problem = BadLine(view.end, "an event that follows", str(exc))
                 raise self._damage(view.job_id, problem) from exc
 
@@ -399,3 +392,14 @@ class Views:
             job.seen = extent
             stamp = job.stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
+
+
+def refuse_newer(view: JobView, consequence: str) -> None:
+    """Refuse a job with an event that this version cannot fold.
+
+    Raises:
+        NewerFormat: it has one.
+    """
+    if view.newer_seq:
+        reason = f"job {view.job_id!r}: {index.newer_reason(view)}"
+        raise NewerFormat(f"{reason}; {consequence}", hint="upgrade")

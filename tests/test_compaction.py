@@ -168,7 +168,8 @@ def test_what_was_purged_is_on_record_and_never_comes_back(
     assert manager.delete(JOB, ids[1], purge=True, reason="asked to")
     with pytest.raises(UnknownCheckpoint):
         manager.get(JOB, ids[1])
-    assert manager.undelete(JOB, ids[1]) is False
+    with pytest.raises(Conflict, match="state is erased"):
+        manager.undelete(JOB, ids[1])
     assert manager.history(JOB, types=["checkpoint.purged"])[0]["data"] == {
         "checkpoint_id": ids[1],
         "reason": "asked to",
@@ -219,7 +220,8 @@ def test_what_was_deleted_can_come_back_until_its_trash_period_ends(
     assert done.dropped == 1
     assert manager.undelete(JOB, ids[3])
     assert manager.get(JOB, ids[3]).state == state_of(3)
-    assert manager.undelete(JOB, ids[1]) is False
+    with pytest.raises(Conflict, match="state is erased"):
+        manager.undelete(JOB, ids[1])
 
 
 def test_children_of_what_is_gone_descend_from_what_led_to_it(
