@@ -54,6 +54,7 @@ def plan_fields(
             "job_id": job.job_id,
             "policy": policy_fields(job.policy),
             "head_seq": job.head_seq,
+            "head_hash": job.head_hash,
             **_counts(job.keep, job.remove),
             "waits": list(job.waits),
             "remove": [verdict_fields(v) for v in islice(remove, len(job.remove))],

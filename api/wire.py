@@ -206,6 +206,7 @@ class PlannedJob(BaseModel):
     job_id: str
     policy: dict[str, Any]
     head_seq: int
+    head_hash: str
     keep_count: int
     keep_bytes: int
     remove_count: int
@@ -216,7 +217,7 @@ class PlannedJob(BaseModel):
 
 
 class JobProblem(BaseModel):
-    """A job that could not be planned for, and why."""
+    """A job that was left out of a plan or of its application, and why."""
 
     job_id: str
     code: str
@@ -252,12 +253,14 @@ class AppliedJob(BaseModel):
 
 
 class ApplyAnswer(BaseModel):
-    """A plan was carried out, exactly."""
+    """A plan was carried out, but for the jobs that were `skipped`."""
 
     plan_id: str
     deleted_count: int
     job_count: int
     jobs: list[AppliedJob]
+    skipped_count: int
+    skipped: list[JobProblem]
     timestamp: datetime
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from journal.events import Event
     from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
     from journal.keys import Key, KeyRing
-    from journal.plans import JobPlan, Plan
+    from journal.plans import Applied, JobPlan, Plan
     from journal.policies import Match, Policies
     from journal.policy import Best, Policy
     from journal.repair import Repair
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from journal.storage import MemoryStorage
 
 __all__ = [
+    "Applied",
     "Best",
     "Change",
     "Checkpoint",
@@ -67,7 +68,7 @@ _NAMES_OF = {
     "events": ("Event",),
     "info": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),
     "keys": ("Key", "KeyRing"),
-    "plans": ("JobPlan", "Plan"),
+    "plans": ("Applied", "JobPlan", "Plan"),
     "policies": ("Match", "Policies"),
     "policy": ("Best", "Policy"),
     "repair": ("Repair",),

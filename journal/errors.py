@@ -99,23 +99,12 @@ class Conflict(MilepostError, ValueError):
 
 
 class StalePlan(Conflict):
-    """A job moved on since the plan was made; unless it says so, nothing was removed.
-
-    Attributes:
-        removed: how many checkpoints of other jobs went before that was seen.
-    """
+    """A job moved on since the plan was made; nothing of it was removed."""
 
     code = "stale_plan"
 
-    def __init__(self, message: str, *, removed: int = 0) -> None:
-        if removed:
-            message += f"; {removed} checkpoints of jobs before it were removed"
+    def __init__(self, message: str) -> None:
         super().__init__(message, hint="plan again")
-        self.removed = removed
-
-    def after_removing(self, removed: int) -> StalePlan:
-        """Return the same, with what was removed before it was seen."""
-        return StalePlan(self.message, removed=removed)
 
 
 class ApprovalNeeded(Conflict):

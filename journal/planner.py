@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ReadMetadata = Callable[[JobView, Entry], dict[str, Any]]
 
-OVER_LIMIT = "over the limit of one run"
+OVER_LIMIT = ("over the limit of one run",)
 
 
 def candidates(
@@ -94,7 +94,7 @@ def job_plan(
         waits = ()
     if limit is not None and len(remove) > limit:
         spared = len(remove) - limit
-        later = (v._replace(reasons=(OVER_LIMIT,)) for v in remove[:spared])
+        later = (v._replace(reasons=OVER_LIMIT) for v in remove[:spared])
         keep = tuple(sorted((*keep, *later), key=attrgetter("seq"), reverse=True))
         remove = remove[spared:]
     if not remove:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import orjson
 
@@ -22,7 +22,7 @@ class JobPlan(NamedTuple):
     """What a policy would do to one job, as of one event of it.
 
     Attributes:
-        head_seq: the job's last event when it was planned; another one makes it stale.
+        head_seq: the job's last event when it was planned.
         head_hash: that event's hash.
         waits: why somebody should approve it first; empty if nobody need.
     """
@@ -34,6 +34,24 @@ class JobPlan(NamedTuple):
     keep: tuple[Verdict, ...]
     remove: tuple[Verdict, ...]
     waits: tuple[str, ...] = ()
+
+
+class Applied(int):
+    """How many checkpoints a plan removed, and which of its jobs were skipped.
+
+    Attributes:
+        skipped: these jobs, and why: most often they moved on (`StalePlan`).
+    """
+
+    skipped: tuple[tuple[str, MilepostError], ...]
+
+    def __new__(
+        cls, removed: int, skipped: Iterable[tuple[str, MilepostError]] = ()
+    ) -> Self:
+        """Return `removed` as an `int` that also says what was skipped."""
+        made = super().__new__(cls, removed)
+        made.skipped = tuple(skipped)
+        return made
 
 
 class Plan(NamedTuple):

@@ -14,6 +14,7 @@ from journal.errors import (
     ApprovalNeeded,
     Conflict,
     InvalidArgument,
+    MilepostError,
     Protected,
     StalePlan,
     UnreadableState,
@@ -23,7 +24,7 @@ from journal.protection import refuse_held
 
 if TYPE_CHECKING:
     from journal.index import Entry, JobView
-    from journal.plans import JobPlan, Plan
+    from journal.plans import Applied, JobPlan, Plan
     from journal.retention import Verdict
 
 # An event line is for ever, so that one of many removals stays readable.
@@ -200,11 +201,13 @@ class Removal(Erasure):
 
     def apply(
         self, plan: Plan, *, actor: str | None = None, approve: bool = False
-    ) -> int:
-        """Carry out exactly `plan`; return how many checkpoints were removed.
+    ) -> Applied:
+        """Remove what `plan` shows; return how many checkpoints that were.
 
-        Each job's part lands whole or not at all.  If a job moves on just then, the
-        jobs before it have been cleaned; the error says how many checkpoints went.
+        A plan holds per job, and each job's part lands whole or not at all.  A job that
+        moved on is decided again: where all that was shown would still stay or go as
+        shown, just that goes; else the job is skipped.  `Applied.skipped` says which
+        jobs were, and why.
 
         Args:
             plan: as `plan` made it.
@@ -213,11 +216,11 @@ class Removal(Erasure):
                 From then on plans of the same policy, of any job, do not wait.
 
         Raises:
-            StalePlan: a job moved on since.
             ApprovalNeeded: it waits for approval; nothing was removed.
-            OnHold: it would remove what is held; nothing was removed.
             InvalidArgument: this is no plan that `plan` made.
-            DamagedJournal, StorageFailed: as `save`.
+            StalePlan: no job could be cleaned, the first because it moved on.
+            OnHold: so, because the plan would remove what is held.
+            DamagedJournal, StorageFailed: so, as `save`.
         """
         from journal import plans
 
@@ -231,25 +234,54 @@ class Removal(Erasure):
                 f"plan {plan.plan_id} waits for approval: {plan.waits[0]}",
                 hint="look at what would go, then approve it",
             )
-        losing = [job for job in plan.jobs if job.remove]
-        for job in losing:
-            _refuse_stale(self._view(job.job_id), job, plan.plan_id)
         removed = 0
-        for job in losing:
+        skipped: list[tuple[str, MilepostError]] = []
+        for job in plan.jobs:
             try:
-                removed += self._store.write(
-                    job.job_id,
-                    partial(self._apply, job, plan.plan_id, self._who(actor)),
-                )
-            except StalePlan as exc:
-                raise exc.after_removing(removed) from exc
+                removed += self._apply_to(job, plan.plan_id, self._who(actor))
+            except MilepostError as exc:
+                skipped.append((job.job_id, exc))  # I10
+        if skipped and not removed:
+            raise skipped[0][1]
+        return plans.Applied(removed, skipped)
+
+    def _apply_to(self, job: JobPlan, plan_id: str, actor: str) -> int:
+        if not job.remove:
+            return 0
+        if (view := self._view(job.job_id)).seq == 0:
+            raise _stale(view, job, plan_id)  # a write would make the job
+        removed: int = self._store.write(
+            job.job_id, partial(self._apply, job, plan_id, actor)
+        )
         return removed
 
     def _apply(self, job: JobPlan, plan_id: str, actor: str, batch: Batch) -> int:
-        _refuse_stale(batch.view, job, plan_id)
+        if (batch.view.seq, batch.view.hash or "") != (job.head_seq, job.head_hash):
+            job = self._renewed(batch, job, plan_id)
         self._refuse_shielded(batch.view, job, plan_id)
         self._add_cleaned(batch, job, actor, plan_id=plan_id)
         return len(job.remove)
+
+    def _renewed(self, batch: Batch, job: JobPlan, plan_id: str) -> JobPlan:
+        """Return the plan of a job that moved on, if what was shown still holds.
+
+        Raises:
+            StalePlan: it does not.
+        """
+        from journal import planner, retention
+
+        view, policy = batch.view, job.policy
+        found = self._candidates(view, policy)
+        decision = retention.decide(found, policy, batch.now)
+        going = {verdict.checkpoint_id: verdict for verdict in decision.remove}
+        staying = {verdict.checkpoint_id for verdict in decision.keep}
+        shown = [verdict.checkpoint_id for verdict in job.remove]
+        kept = {v.checkpoint_id for v in job.keep if v.reasons != planner.OVER_LIMIT}
+        if not (going.keys() >= set(shown) and staying >= kept):
+            raise _stale(view, job, plan_id)
+        remove = tuple(going.pop(checkpoint_id) for checkpoint_id in shown)
+        keep = (*decision.keep, *going.values())
+        return job._replace(keep=keep, remove=remove)
 
     @staticmethod
     def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
@@ -300,12 +332,11 @@ def _gone(checkpoint_id: str) -> Conflict:
     )
 
 
-def _refuse_stale(view: JobView, job: JobPlan, plan_id: str) -> None:
-    if (view.seq, view.hash or "") != (job.head_seq, job.head_hash):
-        raise StalePlan(
-            f"plan {plan_id} was made at event {job.head_seq} of job {job.job_id!r}, "
-            f"which is at {view.seq} now"
-        )
+def _stale(view: JobView, job: JobPlan, plan_id: str) -> StalePlan:
+    return StalePlan(
+        f"plan {plan_id} was made at event {job.head_seq} of job {job.job_id!r}, "
+        f"which is at {view.seq} now, and what it shows is no longer so"
+    )
 
 
 def _text(verdict: Verdict) -> str:

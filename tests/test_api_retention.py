@@ -192,6 +192,8 @@ def test_a_plan_is_carried_out_exactly_and_on_the_record(
         "deleted_count": 4,
         "job_count": 1,
         "jobs": [{"job_id": "etl", "deleted_count": 4, "kept_count": 8}],
+        "skipped_count": 0,
+        "skipped": [],
         "timestamp": AT,
     }
     assert answer.headers["etag"] == '"14"'
@@ -200,6 +202,24 @@ def test_a_plan_is_carried_out_exactly_and_on_the_record(
     assert event["data"]["removed"].keys() == {
         verdict["checkpoint_id"] for verdict in shown["jobs"][0]["remove"]
     }
+
+
+def test_a_job_that_moved_on_is_skipped_and_said_and_the_others_are_cleaned(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    for name in ("busy", "idle"):
+        saved(manager, 12, name)
+    manager.policies = KEEP_8
+    shown = client.post("/api/retention/preview", json={"match": "*"}).json()
+    saved(manager, 1, "busy")
+    answer = apply(client, shown["plan_id"])
+    found = answer.json()
+    assert (answer.status_code, found["deleted_count"]) == (200, 4)
+    assert [job["job_id"] for job in found["jobs"]] == ["idle"]
+    (skipped,) = found["skipped"]
+    assert (skipped["job_id"], skipped["code"]) == ("busy", "stale_plan")
+    assert (found["job_count"], found["skipped_count"]) == (1, 1)
+    assert len(manager.list("busy")) == 13
 
 
 def test_a_stale_plan_is_409_and_removes_nothing(

@@ -260,6 +260,48 @@ def test_explain_says_what_every_rule_means_for_one_checkpoint(jobs: Path) -> No
 # -- plans and approval -------------------------------------------------------------
 
 
+def test_a_plan_of_many_jobs_holds_for_those_that_rest(jobs: Path) -> None:
+    call("fork", f"{JOB}@2", "etl-busy")
+    for _ in range(9):
+        call("save", "etl-busy", "--step", "load", stdin="{}")
+    planned = plan_id_of()
+    call("save", "etl-busy", "--step", "more", stdin="{}")
+
+    done = call("cleanup", "--plan", planned, "--json")
+
+    assert (done.code, done.json["error"]["code"]) == (3, "partly_done")
+    assert [job["job_id"] for job in done.json["data"]["jobs"]] == [JOB]
+    (problem,) = done.json["data"]["problems"]
+    assert (problem["job_id"], problem["code"]) == ("etl-busy", "stale_plan")
+    assert len(ids_of(jobs, "etl-busy")) == 11
+    assert call("cleanup", "--plan", planned).code == 5  # nothing is left of it
+
+
+def test_a_plan_of_an_edited_policy_or_of_another_job_is_stale(jobs: Path) -> None:
+    call("fork", f"{JOB}@2", "other-job")
+    planned = plan_id_of(JOB)
+
+    assert call("cleanup", "other-job", "--plan", planned).code == 5
+    configure(jobs.parent, keep_last=7)
+    edited = call("cleanup", JOB, "--plan", planned)
+    assert edited.code == 5
+    assert "the policy of job" in edited.err
+    assert len(ids_of(jobs)) == 12
+
+
+def test_only_the_plans_that_were_shown_last_are_kept(jobs: Path) -> None:
+    shown = [(call("complete", JOB), plan_id_of(JOB))[1] for _ in range(66)]
+
+    kept = {path.stem for path in (jobs / "worker/plans").iterdir()}
+    assert kept == set(shown[2:])
+
+
+@pytest.mark.parametrize("name", ["../../x", "0" * 16, "", "*"])
+def test_a_plan_that_was_never_shown_is_stale(jobs: Path, name: str) -> None:
+    assert call("cleanup", JOB, f"--plan={name}").code == 5
+    assert len(ids_of(jobs)) == 12
+
+
 def test_a_plan_is_carried_out_exactly_or_not_at_all(jobs: Path) -> None:
     planned = plan_id_of(JOB)
     call("save", JOB, "--step", "more", stdin="{}")

@@ -399,7 +399,7 @@ class Histories(RuleBasedStateMachine):
             assert plan.jobs[0].head_seq != len(model.types)
             return
         if doomed:
-            assert plan.jobs[0].head_seq == len(model.types)
+            assert set(doomed) <= set(model.doomed(plan.jobs[0].policy.keep_last))
             model.remove(doomed, self.clock.now, "checkpoints.cleaned")
 
     @rule(by=WHO, id_=known)

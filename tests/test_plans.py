@@ -110,12 +110,16 @@ def test_a_plan_is_carried_out_once(manager: CheckpointManager) -> None:
     assert manager.seq("job") == 8
 
 
-def test_a_plan_is_stale_as_soon_as_anything_happened(
+def test_a_plan_is_stale_as_soon_as_what_it_shows_is_no_longer_so(
     manager: CheckpointManager,
 ) -> None:
-    for change in (manager.pin, manager.restore, manager.delete):
+    for change, step in (
+        (manager.pin, "b"),
+        (manager.restore, "c"),
+        (manager.delete, "d"),
+    ):
         plan = manager.plan("job", Policy(keep_last=1))
-        change("job", id_of(manager, "d" if change == manager.delete else "b"))
+        change("job", id_of(manager, step))
         with pytest.raises(errors.StalePlan):
             manager.apply(plan)
     assert steps(manager) == "abcef"

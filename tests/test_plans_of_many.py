@@ -12,6 +12,7 @@ from journal.ids import file_name
 from journal.retention import GUARD_FROM
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -142,18 +143,77 @@ def test_a_damaged_job_is_a_problem_and_no_end(
     assert [c.step_name for c in jobs.list("a")] == ["s2"]
 
 
-def test_a_plan_is_stale_as_a_whole_if_one_of_its_jobs_moved_on(
+def test_a_job_that_moved_on_is_skipped_and_those_that_rest_are_cleaned(
     jobs: CheckpointManager,
 ) -> None:
     plan = jobs.plan("*", KEEP_ONE)
     jobs.save("etl-1", "s3", {})
-    with pytest.raises(errors.StalePlan, match=r"of job 'etl-1'") as caught:
+    applied = jobs.apply(plan)
+    assert applied == 6
+    ((job, problem),) = applied.skipped
+    assert (job, problem.code) == ("etl-1", "stale_plan")
+    assert "of job 'etl-1'" in str(problem)
+    assert left(jobs) == {"a": "2", "b": "2", "etl-*": "2", "etl-1": "0123"}
+    with pytest.raises(errors.StalePlan, match="of job 'a'"):
+        jobs.apply(plan)  # nothing is left of it
+
+
+@pytest.mark.parametrize(
+    ("change", "is_carried_out"),
+    [
+        (lambda m, ids: m.pin("a", ids[2]), True),
+        (lambda m, ids: m.restore("a", ids[2]), True),
+        (lambda m, _: m.complete("a"), True),
+        (lambda m, _: m.save("a", "s3", {}), False),
+        (lambda m, ids: m.pin("a", ids[0]), False),
+        (lambda m, ids: m.hold("a", ids[1]), False),
+        (lambda m, ids: m.restore("a", ids[0]), False),
+        (lambda m, ids: m.delete("a", ids[0]), False),
+    ],
+    ids=range(8),
+)
+def test_a_job_that_moved_on_is_cleaned_if_all_that_was_shown_is_still_so(
+    jobs: CheckpointManager,
+    change: Callable[[CheckpointManager, list[str]], object],
+    is_carried_out: bool,
+) -> None:
+    ids = [info.checkpoint_id for info in jobs.list("a")]
+    plan = jobs.plan("a", KEEP_ONE)
+    change(jobs, ids)
+    before = left(jobs)["a"]
+    if is_carried_out:
+        assert jobs.apply(plan) == 2
+        event = jobs.history("a")[-1]
+        assert event["data"]["removed"].keys() == {*ids[:2]}
+        assert event["data"]["plan_id"] == plan.plan_id
+    else:
+        with pytest.raises(errors.StalePlan):
+            jobs.apply(plan)
+        assert left(jobs)["a"] == before
+
+
+def test_a_limited_plan_holds_for_a_job_that_moved_on(jobs: CheckpointManager) -> None:
+    plan = jobs.plan("a", KEEP_ONE, limit=1)
+    jobs.complete("a")
+    assert jobs.apply(plan) == 1
+    assert left(jobs)["a"] == "12"
+
+
+def test_a_checkpoint_that_was_not_shown_stays(jobs: CheckpointManager) -> None:
+    policy = Policy(keep_last=3, keep_failed=0)
+    failed = jobs.save("a", "failed", {}, failed=True)
+    jobs.restore("a", jobs.list("a")[2].checkpoint_id)
+    jobs.save("a", "failed", {}, failed=True)
+    plan = jobs.plan("a", policy)
+    assert [v.checkpoint_id for v in plan.remove] == [failed]
+    late = jobs.save("a", "failed-late", {}, failed=True)
+    jobs.restore("a", jobs.list("a")[2].checkpoint_id)
+    with pytest.raises(errors.StalePlan):  # the newest that was shown would go by now
         jobs.apply(plan)
-    assert caught.value.removed == 0
-    assert left(jobs) == {"a": "012", "b": "012", "etl-*": "012", "etl-1": "0123"}
+    assert late in {info.checkpoint_id for info in jobs.list("a")}
 
 
-def test_a_job_that_moves_on_while_a_plan_is_carried_out_ends_it_there(
+def test_a_job_that_moves_on_while_a_plan_is_carried_out_ends_no_other(
     jobs: CheckpointManager, root: Path
 ) -> None:
     meddling: list[str] = []
@@ -166,10 +226,9 @@ def test_a_job_that_moves_on_while_a_plan_is_carried_out_ends_it_there(
     with CheckpointManager(root, clock=clock) as manager:
         plan = manager.plan("*", KEEP_ONE)
         meddling.append("etl-*")
-        with pytest.raises(errors.StalePlan, match="; 4 checkpoints of jobs") as caught:
-            manager.apply(plan)
-    assert caught.value.removed == 4
-    assert left(jobs) == {"a": "2", "b": "2", "etl-*": "0123", "etl-1": "012"}
+        applied = manager.apply(plan)
+    assert (applied, [job for job, _ in applied.skipped]) == (6, ["etl-*"])
+    assert left(jobs) == {"a": "2", "b": "2", "etl-*": "0123", "etl-1": "2"}
 
 
 def test_a_plan_that_removes_much_waits_until_somebody_approves_it(

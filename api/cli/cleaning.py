@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from api.cli import shown_plans
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
 from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
@@ -81,7 +82,8 @@ def cleanup_verb(
     come back with `undelete` until its trash period ends.
 
     A policy that would remove much of a job waits for --approve (exit 6).  --plan ID
-    does just what the dry run with that plan showed, or nothing (exit 5).
+    does just what the dry run with that plan showed.  A job that moved on since, so
+    that this is no longer so, is skipped (exit 3; exit 5 if no job is left).
     """
     asked = Asked(job, match, is_all, keep_last, limit, utc_now())
     if explain is None:
@@ -97,10 +99,12 @@ def cleanup_verb(
         if keep_last is not None and not (dry_run or plan_id or limit):
             answer, removed = _keep_last(manager, asked, expect_seq)
         else:
-            plan = asked.plan(manager)
-            _refuse_other(plan, plan_id, expect_seq)
+            _refuse_moved(manager, asked, expect_seq)
+            plan = _planned(manager, asked, plan_id)
             if dry_run:
                 answer, removed = previewed(asked, plan), len(plan.remove)
+                if manager.root is not None:
+                    shown_plans.remember(manager.root, plan)
             else:
                 is_exact = plan_id is not None
                 answer, removed = _apply(
@@ -150,20 +154,32 @@ def _keep_last(
     return Answer(data, None, (note,)), removed
 
 
-def _refuse_other(plan: Plan, plan_id: str | None, expect_seq: int | None) -> None:
-    """Refuse a plan that is not the one that was seen.
+def _refuse_moved(
+    manager: CheckpointManager, asked: Asked, expect_seq: int | None
+) -> None:
+    if expect_seq is not None and asked.job is not None:
+        require_job(manager, Target(asked.job, None))
+        if (seq := manager.seq(asked.job)) != expect_seq:
+            raise StalePlan(f"expected seq {expect_seq}, the job is at {seq}")
+
+
+def _planned(manager: CheckpointManager, asked: Asked, plan_id: str | None) -> Plan:
+    """Return the plan with that id, as it was shown; without one, plan now.
 
     Raises:
-        StalePlan: so it is.
+        StalePlan: there is no such plan any more.
     """
+    if plan_id is not None:
+        shown = shown_plans.recall(manager, plan_id, asked.policy)
+        if shown is not None and all(asked.means(job.job_id) for job in shown.jobs):
+            return shown
+    plan = asked.plan(manager)
     if plan_id not in {None, plan.plan_id}:
         raise StalePlan(
             f"plan {plan_id!r:.60} is stale, nothing was deleted: by now it would be "
             f"{plan.plan_id}"
         )
-    seqs = {job.head_seq for job in plan.jobs}
-    if expect_seq is not None and seqs != {expect_seq}:
-        raise StalePlan(f"expected seq {expect_seq}, the job is at {max(seqs)}")
+    return plan
 
 
 def _apply(
@@ -174,7 +190,7 @@ def _apply(
     approve: bool,
     is_exact: bool,
 ) -> tuple[Answer, int]:
-    """Carry a plan out: exactly as it is, or else job by job, as far as it goes.
+    """Carry a plan out: just what it shows, or else job by job, as far as it goes.
 
     Raises:
         Failure: approval_needed.
@@ -184,10 +200,12 @@ def _apply(
     done: list[tuple[JobPlan, int]] = []
     if is_exact or asked.job is not None:
         try:
-            manager.apply(plan, approve=approve)
+            applied = manager.apply(plan, approve=approve)
         except ApprovalNeeded as exc:
             raise Failure(exc.code, str(exc), _HOW_TO_APPROVE) from exc
-        done = [(job, len(job.remove)) for job in plan.jobs]
+        skipped = dict(applied.skipped)
+        problems += applied.skipped
+        done = [(j, len(j.remove)) for j in plan.jobs if j.job_id not in skipped]
     else:
         with Progress() as progress:
             progress.begin("cleaning up", len(plan.jobs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from fnmatch import fnmatchcase
 from shlex import quote
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -63,6 +64,12 @@ class Asked(NamedTuple):
                 max_bytes=None if self.match else self.budget,
                 on_progress=progress.reach,
             )
+
+    def means(self, job_id: str) -> bool:
+        """Whether a job is among those that were asked for; all are if none was."""
+        if self.job is not None:
+            return job_id == self.job
+        return self.match is None or fnmatchcase(job_id, self.match)
 
     @property
     def words(self) -> str:

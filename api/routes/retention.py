@@ -23,7 +23,7 @@ from api.wire import (
     PoliciesAnswer,
     PreviewRequest,
 )
-from journal import Plan, Policy
+from journal import Applied, Plan, Policy
 from journal.plans import glob_only, plan_of
 
 router = APIRouter(prefix="/api/retention", tags=["retention"])
@@ -62,11 +62,13 @@ def apply_plan(
     caller: Caller,
     body: ApplyRequest,
 ) -> Response:
-    """Carry out exactly the plan that a preview showed, or nothing.
+    """Carry out just what a preview showed.
 
-    404 `not_found`: this server has not shown it, or too long ago.  409 `stale_plan`: a
-    job has moved on since; preview again.  409 `approval_needed`: it removes so much
-    that somebody has to say `approve`, which takes the scope admin.
+    A job that has moved on since, so that what was shown is no longer so, is skipped;
+    `skipped` says which and why.  404 `not_found`: this server has not shown the plan,
+    or too long ago.  409 `stale_plan`: no job is left; preview again.  409
+    `approval_needed`: it removes so much that somebody has to say `approve`, which
+    takes the scope admin.
     """
 
     def compute() -> JsonAnswer:
@@ -77,7 +79,7 @@ def apply_plan(
             plan, actor=repeatable.actor, approve=body.approve
         )
         tag = {}
-        if len(plan.jobs) == 1:
+        if len(plan.jobs) == 1 and not removed.skipped:
             tag["ETag"] = etag(services.manager.seq(plan.jobs[0].job_id))
         return JsonAnswer(_applied(services, plan, removed), headers=tag)
 
@@ -135,19 +137,27 @@ def _shown(services: Services, plan: Plan, limit: int | None) -> Response:
     return JsonAnswer({**content, "timestamp": services.now()}, headers=tag)
 
 
-def _applied(services: Services, plan: Plan, removed: int) -> dict[str, Any]:
+def _applied(services: Services, plan: Plan, applied: Applied) -> dict[str, Any]:
+    most = services.settings.api.max_page
+    skipped = dict(applied.skipped)
+    cleaned = [job for job in plan.jobs if job.job_id not in skipped]
     jobs = [
         {
             "job_id": job.job_id,
             "deleted_count": len(job.remove),
             "kept_count": len(job.keep),
         }
-        for job in plan.jobs[: services.settings.api.max_page]
+        for job in cleaned[:most]
     ]
     return {
         "plan_id": plan.plan_id,
-        "deleted_count": removed,
-        "job_count": len(plan.jobs),
+        "deleted_count": int(applied),
+        "job_count": len(cleaned),
         "jobs": jobs,
+        "skipped_count": len(skipped),
+        "skipped": [
+            {"job_id": job_id, "code": problem.code, "detail": str(problem)}
+            for job_id, problem in applied.skipped[:most]
+        ],
         "timestamp": services.now(),
     }

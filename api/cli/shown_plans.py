@@ -1,0 +1,116 @@
+"""Plans that a dry run showed, kept in the store until somebody wants one carried out.
+
+`<root>/worker/plans/<plan id>.json` holds what the dry run printed.  A plan that is not
+there (too many were shown since, the store is read-only) is made again, and has the
+same id only if nothing at all has happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from api.previews import plan_fields
+from journal.clock import moment
+from journal.errors import StalePlan
+from journal.plans import JobPlan, Plan, plan_id, plan_of
+from journal.policy import policy_hash
+from journal.retention import Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from journal import CheckpointManager, Policy
+
+_PLANS_MAX = 64
+_VERDICTS_MAX = 100_000
+_PLAN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def remember(root: Path, plan: Plan) -> None:
+    """Keep `plan` for `recall`, if it removes anything and the store can be written."""
+    size = len(plan.keep) + len(plan.remove)
+    if not plan.remove or size > _VERDICTS_MAX:
+        return
+    folder = root / "worker" / "plans"
+    path = folder / f"{plan.plan_id}.json"
+    draft = folder / f".{plan.plan_id}.{os.urandom(4).hex()}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(orjson.dumps(plan_fields(plan)))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _forget_oldest(folder)
+
+
+def recall(
+    manager: CheckpointManager, wanted: str, policy: Policy | None
+) -> Plan | None:
+    """Return the plan that a dry run showed under this id, None if none is kept.
+
+    Args:
+        manager: of the store.
+        wanted: the id.
+        policy: the caller's own; None for each job's.
+
+    Raises:
+        StalePlan: the policy of one of its jobs is another by now.
+    """
+    fields = _read(manager, wanted)
+    if fields is None:
+        return None
+    jobs = tuple(_job_plan(manager, policy, job) for job in fields["jobs"])
+    # A file that somebody edited is no plan that was shown.
+    return plan_of(jobs) if plan_id(jobs) == wanted else None
+
+
+def _read(manager: CheckpointManager, wanted: str) -> dict[str, Any] | None:
+    if manager.root is None or not _PLAN_ID.fullmatch(wanted):
+        return None
+    path = manager.root / "worker" / "plans" / f"{wanted}.json"
+    with contextlib.suppress(OSError, ValueError):
+        fields = orjson.loads(path.read_bytes())
+        return fields if isinstance(fields, dict) else None
+    return None
+
+
+def _job_plan(
+    manager: CheckpointManager, policy: Policy | None, job: dict[str, Any]
+) -> JobPlan:
+    job_id = job["job_id"]
+    found = manager.job(job_id)
+    is_completed = found is not None and found.completed_at is not None
+    own = policy or manager.policies.policy_of(job_id, is_completed=is_completed)
+    if policy_hash(own) != job["policy"]["hash"]:
+        raise StalePlan(f"the policy of job {job_id!r} was another when it was planned")
+    return JobPlan(
+        job_id,
+        own,
+        job["head_seq"],
+        job["head_hash"],
+        tuple(map(_verdict, job["keep"])),
+        tuple(map(_verdict, job["remove"])),
+        tuple(job["waits"]),
+    )
+
+
+def _verdict(fields: dict[str, Any]) -> Verdict:
+    return Verdict(
+        fields["checkpoint_id"],
+        fields["seq"],
+        tuple(fields["reasons"]),
+        moment(fields["timestamp"]),
+        fields["stored_bytes"],
+    )
+
+
+def _forget_oldest(folder: Path) -> None:
+    plans = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    for path in plans[:-_PLANS_MAX]:
+        path.unlink(missing_ok=True)
