@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+import anyio
+import anyio.to_thread
 from fastapi import FastAPI
-from starlette.concurrency import run_in_threadpool
 
 from api import failures
 from api.body import BodyLimits
@@ -49,7 +50,7 @@ def create_app(
     settings: Settings | None = None,
     worker: Worker | None = None,
     clock: Callable[[], datetime] = utc_now,
-    body_timeout_seconds: float = 30.0,
+    body_timeout_seconds: float | None = None,
 ) -> FastAPI:
     """Return the HTTP application.  Nothing is opened or started before it serves.
 
@@ -62,7 +63,8 @@ def create_app(
         settings: hosts, tokens, limits; the defaults unless given.
         worker: only reported on by ``/readyz``; whoever made it starts and stops it.
         clock: the time in answers.
-        body_timeout_seconds: how long a request body may take to arrive.
+        body_timeout_seconds: how long a request body may take to arrive, if not what
+            `settings` say.
 
     Raises:
         ExecutorUnusable: the executor that `settings` name cannot be used.
@@ -76,7 +78,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(services.close)
+        # Not with the threads of requests, which may all hang.
+        await anyio.to_thread.run_sync(
+            services.close, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+        )
 
     app = FastAPI(
         title="Milepost",
@@ -109,7 +114,7 @@ def create_app(
         limits=BodyLimits(
             size_bytes=settings.api.max_body_bytes,
             depth=min(settings.store.max_depth + _DEPTH_AROUND_STATE, _DEPTH_MAX),
-            timeout_seconds=body_timeout_seconds,
+            timeout_seconds=body_timeout_seconds or settings.api.body_timeout_seconds,
         ),
     )
     return app

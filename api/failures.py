@@ -47,9 +47,12 @@ STATUS_OF = {
     "no_space": 507,
     "read_only": 503,
     "locked": 503,
+    "busy": 503,
     "unsupported_folder": 503,
 }
-_RETRY_AFTER_SECONDS = {"locked": "1", "storage_failed": "30"}
+_RETRY_AFTER_SECONDS = {"locked": "1", "busy": "1", "storage_failed": "30"}
+# They pass, and a traceback would say no more than the line.
+_PASSING = frozenset({"locked", "busy"})
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
 _SHOWN = 80
 
@@ -85,7 +88,9 @@ async def _of_milepost(request: Request, exc: Exception) -> JsonAnswer:
     status = STATUS_OF.get(exc.code, 500)
     if isinstance(exc, PreconditionFailed):
         status = 412
-    if status >= 500:  # noqa: PLR2004 - from here on it is the server's fault
+    if exc.code in _PASSING:
+        logger.warning("%s %r: %s", request.method, request.url.path, exc)
+    elif status >= 500:  # noqa: PLR2004 - from here on it is the server's fault
         logger.error("%s %r: %s", request.method, request.url.path, exc, exc_info=exc)
     detail = f"{exc} ({exc.hint})" if exc.hint else str(exc)
     retry = _RETRY_AFTER_SECONDS.get(exc.code)

@@ -11,14 +11,20 @@ from fastapi import Depends, Request
 from api.access import EVERYONE, Principal
 from api.executors import CommandExecutor, Executor, load_executor
 from api.idempotency import AnswerCache
+from api.readiness import Readiness
 from api.resuming import Resumer
 from api.shelf import PlanShelf
+from api.turns import Sizes, connections_max
 from journal import CheckpointManager
 from journal.clock import stamp
 from worker.settings import Settings, open_manager
 
 if TYPE_CHECKING:
     from worker.service import Worker
+
+
+# A server has 10 s to end, and its requests come first.
+STOP_SECONDS = 2.0
 
 
 class Services:
@@ -40,7 +46,12 @@ class Services:
         self.worker = worker
         self.answers = AnswerCache()
         self.shelf = PlanShelf()
-        self.refreshing = threading.Lock()
+        self.readiness = Readiness(lambda: self.manager, worker)
+        sizes = Sizes(connections_max(settings.api.max_connections))
+        # Longer than a lock is waited for, so that its holder is who is named.
+        patience = settings.store.lock_timeout_seconds + 1
+        self.readers = sizes.readers(patience)
+        self.writers = sizes.writers(patience)
         self._clock = clock
         self._manager = manager
         self._is_manager_ours = manager is None
@@ -70,13 +81,15 @@ class Services:
         """The clock of the answers."""
         return self._clock
 
-    def close(self) -> None:
+    def close(self, timeout_seconds: float = STOP_SECONDS) -> None:
         """Stop the jobs that our own executor started, then close our own manager.
+
+        The jobs have `timeout_seconds` to end.
 
         The next request would make a new one, so an application can be started again.
         """
         if isinstance(self._own_executor, CommandExecutor):
-            self._own_executor.stop_all()
+            self._own_executor.stop_all(timeout_seconds)
         with self._lock:
             if self._is_manager_ours and self._manager is not None:
                 self._manager.close()

@@ -293,12 +293,15 @@ def test_answers_have_the_fields_that_openapi_says(
 ) -> None:
     checkpoint_id, _ = saved(manager, 2)
     document = client.get("/openapi.json").json()
-    responses = document["paths"][shape.path][shape.method]["responses"]
-    schema = responses[shape.status]["content"]["application/json"]["schema"]
+    operation = document["paths"][shape.path][shape.method]
+    schema = operation["responses"][shape.status]["content"]["application/json"][
+        "schema"
+    ]
+    known = {each["name"] for each in operation.get("parameters", ())}
     answer = client.request(
         shape.method,
         shape.path.format(checkpoint_id=checkpoint_id),
-        params={"job_id": "etl"},
+        params={"job_id": "etl"} if "job_id" in known else {},
         json=shape.body,
     )
     assert str(answer.status_code) == shape.status

@@ -56,7 +56,7 @@ class Server:
 
     def wait(self) -> int:
         _, rest = self.child.communicate(timeout=DEADLINE_SECONDS)
-        self.said += rest
+        self.said += rest or ""
         return self.child.returncode
 
 

@@ -166,6 +166,19 @@ class ApiSettings(Table):
         default=1024 * 1024, validation_alias="max_body"
     )
     max_page: int = Field(default=500, ge=1, le=10_000)
+    max_connections: int = Field(default=512, ge=16, le=100_000)
+    head_timeout_seconds: Annotated[float, quantity(seconds, "100ms", "1h")] = Field(
+        default=10.0, validation_alias="head_timeout"
+    )
+    body_timeout_seconds: Annotated[float, quantity(seconds, "100ms", "1h")] = Field(
+        default=30.0, validation_alias="body_timeout"
+    )
+    idle_timeout_seconds: Annotated[float, quantity(seconds, "100ms", "1h")] = Field(
+        default=5.0, validation_alias="idle_timeout"
+    )
+    send_timeout_seconds: Annotated[float, quantity(seconds, "100ms", "1h")] = Field(
+        default=30.0, validation_alias="send_timeout"
+    )
     tokens: list[TokenSettings] = Field(default_factory=list)
 
     @field_validator("tokens")

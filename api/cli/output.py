@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from itertools import compress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -91,9 +92,10 @@ def one_line(problem: Problem) -> str:
 
 
 def say(text: str) -> None:
-    """Say one line to the person, on stderr."""
+    """Say one line to the person, on stderr; where that is impossible, to nobody."""
     if sys.stderr is not None:
-        _write(sys.stderr, visible(text) + "\n")
+        with suppress(OSError):
+            _write(sys.stderr, visible(text) + "\n")
 
 
 def is_terminal() -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from api.app import create_app
+from api.cli.connections import Bounds, Connection
 from api.cli.exits import Failure
-from api.cli.output import say
 from api.cli.stores import actor
 from api.security import check_bind
+from api.turns import connections_max
 from worker.service import Worker
 from worker.settings import open_manager
 
@@ -23,16 +25,20 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.cli.waiting import Stop
-    from worker.settings import Settings
+    from worker.settings import ApiSettings, Settings
 
 # Together with what the worker then gets, less than 10 s: whoever stops services kills
 # what takes longer.
-_GRACE_SECONDS = 6
-_WORKER_SECONDS = 2
+_GRACE_SECONDS = 4
+_WORKER_SECONDS = 1.5
+# Connections that asyncio accepts at once, before the first of them is counted.
+_BACKLOG = 128
 
 
-def serve(settings: Settings, stop: Stop) -> None:
+def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> None:
     """Serve until `stop`; then finish the requests, the worker's task, and close.
+
+    `greet` is told in a line where, once requests are answered; it must not block.
 
     Raises:
         UnsafeBind: others could reach it and there is no token.
@@ -55,13 +61,25 @@ def serve(settings: Settings, stop: Stop) -> None:
         greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
         # At the signal, not when the last request is answered: both end side by side.
         on_leave = (lambda: None) if worker is None else worker.ask_to_stop
-        server = _Server(_config(app), greeting, stop, on_leave)
+        config = _config(app, settings.api)
+        server = _Server(config, partial(greet, greeting), stop, on_leave)
         server.run(sockets=[listener])
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
+def _config(app: FastAPI, settings: ApiSettings) -> uvicorn.Config:
+    bounds = Bounds(
+        connections=connections_max(settings.max_connections),
+        head_seconds=settings.head_timeout_seconds,
+        body_seconds=settings.body_timeout_seconds,
+        send_seconds=settings.send_timeout_seconds,
+    )
+    # Uvicorn calls it to make a protocol, as it would call the class.
+    protocol: Any = partial(Connection, bounds=bounds)
     return uvicorn.Config(
         app,
+        http=protocol,
+        timeout_keep_alive=settings.idle_timeout_seconds,  # type: ignore[arg-type] # any number
+        backlog=_BACKLOG,
         log_config=None,
         access_log=False,
         lifespan="on",
@@ -83,12 +101,12 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        greeting: str,
+        greet: Callable[[], None],
         stop: Stop,
         on_leave: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._greeting = greeting
+        self._greet = greet
         self._stop = stop
         self._on_leave = on_leave
 
@@ -117,7 +135,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            say(self._greeting)
+            self._greet()
 
 
 @contextmanager

@@ -33,6 +33,6 @@ def serve_verb(frame: Frame, *, host: str | None, port: int | None) -> Answer:
         from api.cli.logs import log_to_stderr
         from api.cli.server import serve
 
-        log_to_stderr()
-        serve(settings, stop)
+        lines = log_to_stderr()
+        serve(settings, stop, greet=lines.say)
     return stopped(stop)

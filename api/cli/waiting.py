@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -81,3 +82,5 @@ def until_stopped() -> Iterator[Stop]:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            for log in logging.getLogger().handlers:
+                log.flush()

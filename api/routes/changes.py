@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from fastapi import APIRouter, Response
 
 from api.answers import JsonAnswer, etag
+from api.resource import Resource
 from api.resuming import restored
 from api.routes.fields import (
     CheckpointId,
@@ -19,7 +20,9 @@ from api.routes.repeats import UseRepeatable
 from api.services import UseServices
 from api.wire import CleanupAnswer, CleanupRequest, RestoreAnswer, RestoreRequest
 
-router = APIRouter(prefix="/api/checkpoints", tags=["checkpoints"])
+router = APIRouter(
+    prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource
+)
 
 
 @router.post(

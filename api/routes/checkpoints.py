@@ -9,6 +9,7 @@ from typing import Annotated, NamedTuple
 from fastapi import APIRouter, Query, Response
 
 from api.answers import JsonAnswer, etag
+from api.resource import Resource
 from api.routes.fields import (
     CheckpointId,
     IfMatch,
@@ -33,7 +34,9 @@ from journal import CheckpointManager
 from journal.clock import stamp
 from journal.errors import InvalidArgument, UnknownCheckpoint
 
-router = APIRouter(prefix="/api/checkpoints", tags=["checkpoints"])
+router = APIRouter(
+    prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource
+)
 
 
 class Saved(NamedTuple):

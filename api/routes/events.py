@@ -6,13 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.answers import JsonAnswer, etag
+from api.resource import Resource
 from api.routes.fields import JobIdQuery, Limit, failing, page_size
 from api.services import UseServices
 from api.wire import EventList
 from journal.errors import InvalidArgument
 from journal.events import EVENT_TYPES
 
-router = APIRouter(prefix="/api/events", tags=["events"])
+router = APIRouter(prefix="/api/events", tags=["events"], route_class=Resource)
 
 _PAGE = 100
 

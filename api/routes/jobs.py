@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.answers import JsonAnswer, etag
+from api.resource import Resource
 from api.routes.fields import (
     IfMatch,
     Limit,
@@ -19,7 +20,7 @@ from api.services import UseServices
 from api.wire import CompleteAnswer, CompleteRequest, JobList, job
 from journal.errors import MilepostError
 
-router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+router = APIRouter(prefix="/api/jobs", tags=["jobs"], route_class=Resource)
 
 _PAGE = 100
 IdOrGlob = Annotated[str | None, Query(min_length=1, max_length=512)]

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from api.answers import JsonAnswer, etag
+from api.resource import Resource
 from api.routes.fields import (
     CheckpointId,
     IfMatch,
@@ -21,7 +22,9 @@ from api.services import Services, UseServices
 from api.wire import MarkAnswer, MarkRequest, UndeleteRequest, protection
 from journal import CheckpointManager
 
-router = APIRouter(prefix="/api/checkpoints", tags=["checkpoints"])
+router = APIRouter(
+    prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource
+)
 _ANSWERS: dict[str, Any] = {  # as FastAPI's own arguments
     "response_model": MarkAnswer,
     "responses": failing(404, 409, 412),

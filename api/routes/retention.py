@@ -13,6 +13,7 @@ from api.previews import (
     policies_in_force,
     policy_in_force,
 )
+from api.resource import Resource
 from api.routes.fields import JobIdQuery, Limit, failing, page_size
 from api.routes.repeats import UseRepeatable
 from api.services import Caller, Services, UseServices
@@ -26,7 +27,7 @@ from api.wire import (
 from journal import Applied, Plan, Policy
 from journal.plans import glob_only, plan_of
 
-router = APIRouter(prefix="/api/retention", tags=["retention"])
+router = APIRouter(prefix="/api/retention", tags=["retention"], route_class=Resource)
 
 _PAGE = 100
 

@@ -3,12 +3,13 @@
 from fastapi import APIRouter, Response
 
 from api.answers import JsonAnswer
+from api.resource import Resource
 from api.routes.fields import failing
 from api.services import UseServices
 from api.wire import WorkerAnswer
 from api.worker_fields import stored_fields, worker_fields
 
-router = APIRouter(tags=["worker"])
+router = APIRouter(tags=["worker"], route_class=Resource)
 
 
 @router.get("/api/worker", response_model=WorkerAnswer, responses=failing())
