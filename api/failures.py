@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from api.answers import JsonAnswer
+    from journal.info import ErrorInfo
 
 logger = logging.getLogger("milepost.api")
 
@@ -67,7 +68,7 @@ class Unsearchable(MilepostError):
     A client that is told "not found" may start its job from the beginning.
     """
 
-    def __init__(self, checkpoint_id: str, damage: MilepostError) -> None:
+    def __init__(self, checkpoint_id: str, damage: ErrorInfo) -> None:
         super().__init__(
             f"checkpoint {checkpoint_id!r} is in no job that can be read: {damage}",
             hint=damage.hint,

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from journal import CheckpointInfo, JobInfo
-from journal.clock import stamp
 from worker.retention_settings import CompletedRule
 
 Count = Annotated[int, Field(ge=0)]
@@ -115,7 +114,7 @@ class ListedCheckpoint(BaseModel):
     job_id: str
     step_name: str
     timestamp: datetime
-    workflow_version: str | None
+    workflow_version: str
     workflow_name: str | None
     metadata: dict[str, Any]
     metadata_problem: Damage | None = None
@@ -462,7 +461,7 @@ def listed(info: CheckpointInfo) -> dict[str, Any]:
         "checkpoint_id": info.checkpoint_id,
         "job_id": info.job_id,
         "step_name": info.step_name,
-        "timestamp": stamp(info.timestamp),
+        "timestamp": info.timestamp,
         "workflow_version": info.workflow_version,
         "workflow_name": info.workflow_name,
         "metadata": info.metadata,
@@ -475,7 +474,7 @@ def protection(info: CheckpointInfo) -> dict[str, Any]:
     held = info.held
     return {
         "pinned": info.pinned,
-        "held": held and {**held._asdict(), "since": stamp(held.since)},
+        "held": held and held._asdict(),
     }
 
 
@@ -489,15 +488,11 @@ def job(info: JobInfo) -> dict[str, Any]:
         "saved": info.saved,
         "deleted": info.deleted,
         "restored": info.restored,
-        "created_at": _stamp(info.created_at),
-        "last_activity": _stamp(info.last_activity),
-        "completed_at": _stamp(info.completed_at),
+        "created_at": info.created_at,
+        "last_activity": info.last_activity,
+        "completed_at": info.completed_at,
         "current_checkpoint_id": info.current_id,
         "latest_checkpoint_id": info.latest_id,
         "size_bytes": info.size_bytes,
         "damage": damage and {"code": damage.code, "detail": str(damage)},
     }
-
-
-def _stamp(moment: datetime | None) -> str | None:
-    return None if moment is None else stamp(moment)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from journal import ids
 from journal.errors import MilepostError, MissingKey
 from journal.event_codec import STATE_MISSING
-from journal.info import JobReport
+from journal.info import ErrorInfo, JobReport
 from journal.inquiry import Inquiry
 from journal.repair import counted
 
@@ -53,7 +53,7 @@ class Audit(Inquiry):
         try:
             view, locked = self._answer(job_id, ask, self._store.view)
         except MilepostError as exc:
-            return JobReport(job_id, False, 0, 0, None, exc, ())
+            return JobReport(job_id, False, 0, 0, None, ErrorInfo.of(exc), ())
         notes: list[str] = []
         notes += (
             f"a repair gave up {counted(lost, 'event')}, as event {seq} says"

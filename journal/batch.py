@@ -37,6 +37,8 @@ class Batch:
         self.now = now
         self.seq = self._preamble = view.seq
         self.current = 0 if view.current is None else view.current.seq
+        self._current_id = None if view.current is None else view.current.checkpoint_id
+        self._removed: set[str] = set()
         self.keys: dict[str, tuple[str, Content]] = {}
         self.ids: set[str] = set()
         self.size_bytes = 0
@@ -61,6 +63,47 @@ class Batch:
         if sealed is not None:
             self.size_bytes += len(sealed.rest)
         return self.seq
+
+    def remove(
+        self,
+        type_: str,
+        actor: str,
+        data: Mapping[str, object],
+        checkpoint_ids: Iterable[str],
+    ) -> None:
+        """Add an event that removes checkpoints; it says what is current then.
+
+        Args:
+            type_: of the event.
+            actor: who removes them.
+            data: the event's own.
+            checkpoint_ids: which; a purge names one that was deleted before.
+
+        Raises:
+            Misfit: as `add`.
+        """
+        self._removed |= self.view.checkpoints.keys() & set(checkpoint_ids)
+        current = index.current_without(self.view, self._removed)
+        self._add_moving(type_, actor, data, current)
+
+    def undelete(
+        self, actor: str, data: Mapping[str, object], checkpoint_id: str
+    ) -> None:
+        """Add an event that brings a checkpoint back; it says what is current then.
+
+        Raises:
+            Misfit: as `add`.
+        """
+        current = index.current_without(self.view, (), checkpoint_id)
+        self._add_moving("checkpoint.undeleted", actor, data, current)
+
+    def _add_moving(
+        self, type_: str, actor: str, data: Mapping[str, object], current: str | None
+    ) -> None:
+        if current != self._current_id:
+            data = {**data, "current": current}
+        self._current_id = current
+        self.add(type_, actor, data)
 
     def open(self, store_id: str) -> None:
         """Add the first event of a journal."""

@@ -10,6 +10,7 @@ from journal.batch import Batch
 from journal.content import Content, fields_of
 from journal.delta import Link
 from journal.errors import Conflict, InvalidArgument
+from journal.events import DEFAULT_WORKFLOW_VERSION
 from journal.protection import Protection
 from journal.removal import Removal
 
@@ -61,7 +62,7 @@ class CheckpointManager(Protection, Removal):
             pinned: no policy removes it.
             failed: the step did not end well; policies judge it apart.
             workflow_name: recorded.
-            workflow_version: recorded.
+            workflow_version: recorded; ``"1.0"`` unless given.
             actor: who saves, if not the manager's.
             idempotency_key: names this save within its job.  The key stands for its
                 checkpoint as long as that is live and is `current` or one of its
@@ -343,8 +344,9 @@ def _labels(
     labels: dict[str, Any] = {}
     if name is not None:
         labels["workflow_name"] = ids.check_label("workflow_name", name)
-    if version is not None:
-        labels["workflow_version"] = ids.check_label("workflow_version", version)
+    if version is None:
+        version = DEFAULT_WORKFLOW_VERSION
+    labels["workflow_version"] = ids.check_label("workflow_version", version)
     if key is not None:
         labels["key"] = ids.check_label("key", key)
     if len(tags) > _MAX_TAGS:

@@ -1,10 +1,12 @@
-"""The wall clock, read in this one place; and times as events tell them."""
+"""The wall clock, read in this one place; and the one text form of a time."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from journal.errors import UnreadableState
+
+_STAMP = "2026-11-23T05:00:00.123456+00:00"
 
 
 def utc_now() -> datetime:
@@ -13,12 +15,23 @@ def utc_now() -> datetime:
 
 
 def stamp(moment: datetime) -> str:
-    """Return `moment` as it stands in events: ``2026-11-23T05:00:00.123456Z``."""
+    """Return `moment` as text: ``2026-11-23T05:00:00.123456+00:00``."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % (  # noqa: UP031 - half the price
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06d+00:00" % (  # noqa: UP031 - half the price
         *(utc.year, utc.month, utc.day),
         *(utc.hour, utc.minute, utc.second, utc.microsecond),
     )
+
+
+def stamped(at: str) -> str:
+    """Return the time of an event, a text, as `stamp` writes it.
+
+    Raises:
+        UnreadableState: it is no time, or has no time zone.
+    """
+    if isinstance(at, str) and len(at) == len(_STAMP) and at.endswith("+00:00"):
+        return at
+    return stamp(moment(at))
 
 
 def moment(at: str) -> datetime:

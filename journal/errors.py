@@ -287,7 +287,7 @@ class NoMigration(MilepostError, ValueError):
 
     Attributes:
         workflow: whose state.
-        version: what it was saved with, None if with none.
+        version: what it was saved with.
         known: the versions that the workflow's migrations know.
         checkpoint_id: whose state.
     """
@@ -299,14 +299,14 @@ class NoMigration(MilepostError, ValueError):
     def __init__(
         self,
         workflow: str,
-        version: str | None,
+        version: str,
         known: Sequence[str],
         checkpoint_id: str,
     ) -> None:
-        saved = "without a version" if version is None else f"as version {version!r}"
         super().__init__(
-            f"checkpoint {checkpoint_id!r} of workflow {workflow!r} was saved {saved}: "
-            f"{self._problem}; known are {', '.join(map(repr, known))}",
+            f"checkpoint {checkpoint_id!r} of workflow {workflow!r} was saved as "
+            f"version {version!r}: {self._problem}; known are "
+            + ", ".join(map(repr, known)),
             hint=self._hint,
         )
         self.workflow = workflow

@@ -16,6 +16,8 @@ else:  # pydantic cannot look into the standard library's before 3.12
     from typing_extensions import TypedDict
 
 SCHEMA_VERSION = 1
+# Recorded by `save` unless told otherwise, and meant by an event without a version.
+DEFAULT_WORKFLOW_VERSION = "1.0"
 
 
 class Envelope(TypedDict):
@@ -104,16 +106,30 @@ class CheckpointRestoredData(TypedDict):
 
 
 class CheckpointChangedData(TypedDict):
-    """One checkpoint was deleted, undeleted, purged, pinned, held, or let go of."""
+    """One checkpoint was pinned, unpinned, held or released."""
 
     checkpoint_id: str
     reason: NotRequired[str]
 
 
+class CheckpointRemovedData(TypedDict):
+    """One checkpoint was deleted, undeleted or purged.
+
+    `current` is there if another checkpoint became current by that: its id, or null if
+    none is left.
+    """
+
+    checkpoint_id: str
+    reason: NotRequired[str]
+    current: NotRequired[str | None]
+
+
 class CheckpointsCleanedData(TypedDict):
     """A policy, or a caller's cleanup, removed checkpoints: a reason for each.
 
-    `approved` says that it waited for somebody's word, and the actor gave it.
+    `approved` says that it waited for approval, and the actor gave it.  `current` is
+    there if the current checkpoint is among the removed: the id of the new one, or null
+    if none is left.
     """
 
     removed: dict[str, str]
@@ -122,6 +138,7 @@ class CheckpointsCleanedData(TypedDict):
     plan_id: NotRequired[str]
     approved: NotRequired[bool]
     trash_until: str
+    current: NotRequired[str | None]
 
 
 class JobCompletedData(TypedDict):
@@ -185,14 +202,14 @@ class CheckpointDeleted(Envelope):
     """A checkpoint left the lists; its state follows after the trash period."""
 
     type: Literal["checkpoint.deleted"]
-    data: CheckpointChangedData
+    data: CheckpointRemovedData
 
 
 class CheckpointUndeleted(Envelope):
     """A deleted checkpoint came back."""
 
     type: Literal["checkpoint.undeleted"]
-    data: CheckpointChangedData
+    data: CheckpointRemovedData
 
 
 class CheckpointPinned(Envelope):
@@ -227,7 +244,7 @@ class CheckpointPurged(Envelope):
     """Its state goes at the next compaction, trash period or not."""
 
     type: Literal["checkpoint.purged"]
-    data: CheckpointChangedData
+    data: CheckpointRemovedData
 
 
 class JobCompleted(Envelope):

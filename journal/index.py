@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 from journal.envelope import Site
 from journal.event_codec import STATE_MISSING
 from journal.events import (
+    DEFAULT_WORKFLOW_VERSION,
     EVENT_TYPES,
     SCHEMA_VERSION,
     CheckpointSaved,
@@ -40,7 +41,7 @@ class Labels(NamedTuple):
     """What checkpoints of one workflow have in common; shared between entries."""
 
     workflow_name: str | None = None
-    workflow_version: str | None = None
+    workflow_version: str = DEFAULT_WORKFLOW_VERSION
     tags: tuple[str, ...] = ()
     has_metadata: bool = False
     is_failed: bool = False
@@ -223,7 +224,7 @@ class JobView:
 
 
 NO_LABELS = Labels()
-_PLAIN_FIELDS = 5  # a saved event with no more fields than these has no labels
+_PLAIN_FIELDS = 5  # of every saved event; a plain one has its version besides
 
 
 def apply(
@@ -283,10 +284,11 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
     if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
         check(view, "checkpoint.saved", data)  # raises
     labels = NO_LABELS
-    if len(data) > _PLAIN_FIELDS:
+    version = data.get("workflow_version")
+    if len(data) > _PLAIN_FIELDS + (version == DEFAULT_WORKFLOW_VERSION):
         labels = Labels(
             data.get("workflow_name"),
-            data.get("workflow_version"),
+            DEFAULT_WORKFLOW_VERSION if version is None else version,
             tuple(data.get("tags", ())),
             data.get("has_metadata", False),
             data.get("failed", False),
@@ -413,9 +415,9 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
         case "checkpoint.unpinned":
             view.pinned.discard(event["data"]["checkpoint_id"])
         case "checkpoint.held":
-            data = event["data"]
-            holding = Holding(event["actor"], event["at"], data.get("reason"))
-            view.held[data["checkpoint_id"]] = holding
+            why_held = event["data"].get("reason")
+            holding = Holding(event["actor"], event["at"], why_held)
+            view.held[event["data"]["checkpoint_id"]] = holding
         case "checkpoint.released":
             view.held.pop(event["data"]["checkpoint_id"], None)
         case "job.opened":
@@ -548,12 +550,40 @@ def _undelete(view: JobView, checkpoint_id: str) -> None:
 
 
 def _settle_current(view: JobView) -> None:
-    """Current is the chosen one, else what is left of those that led to it.
-
-    A rule about what is there now, not about the order in which it went or came back.
-    """
     view.latest = next(reversed(view.checkpoints.values()), None)
+    found = current_without(view, ())
+    view.current = None if found is None else view.checkpoints[found]
+
+
+def current_without(
+    view: JobView, removed: Collection[str], undeleted: str | None = None
+) -> str | None:
+    """Return the id of the current checkpoint once `removed` are gone, if one is left.
+
+    It is the last one saved or restored, else its nearest ancestor that is left, else
+    the newest.  This depends on what is there, not on the order in which it went or
+    came back.
+
+    Args:
+        view: the job.
+        removed: ids of live checkpoints that go.
+        undeleted: the id of a deleted one that comes back.
+    """
     found = None if view.chosen is None else view.chosen.checkpoint_id
-    while found in view.trash:
-        found = view.trash[found].entry.parent_id
-    view.current = view.latest if found is None else view.checkpoints[found]
+    while found is not None and found != undeleted:
+        if found in view.trash:
+            found = view.trash[found].entry.parent_id
+        elif found in removed:
+            found = view.checkpoints[found].parent_id
+        else:
+            break
+    if found is not None:
+        return found
+    left = (c for c in reversed(view.checkpoints) if c not in removed)
+    newest = next(left, None)
+    if undeleted is None or (
+        newest is not None
+        and view.checkpoints[newest].seq > view.trash[undeleted].entry.seq
+    ):
+        return newest
+    return undeleted

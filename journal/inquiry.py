@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import orjson
 
 from journal import chain, ids, index, state_codec, state_json, state_proof
-from journal.clock import moment, utc_now
+from journal.clock import stamped, utc_now
 from journal.content import Content, fields_of
 from journal.errors import (
     DamagedJournal,
@@ -26,7 +26,7 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.event_codec import peek
-from journal.info import CheckpointInfo, Hold
+from journal.info import CheckpointInfo, ErrorInfo, Hold
 from journal.migrations import Migrated, Migrations
 from journal.packer import Codec, Packer
 from journal.state_codec import Header
@@ -274,7 +274,7 @@ class Inquiry:
         try:
             return _info(view, entry, self._metadata(view, entry))
         except (MissingKey, PlaintextRefused) as exc:
-            return _info(view, entry, {})._replace(metadata_problem=exc)
+            return _info(view, entry, {})._replace(metadata_problem=ErrorInfo.of(exc))
 
     def _metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
         if not entry.labels.has_metadata:
@@ -315,7 +315,7 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         entry.checkpoint_id,
         view.job_id,
         entry.step_name,
-        moment(entry.at),
+        stamped(entry.at),
         labels.workflow_version,
         labels.workflow_name,
         metadata,
@@ -331,7 +331,7 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
 
 def _hold(view: JobView, entry: Entry) -> Hold | None:
     held = view.held.get(entry.checkpoint_id)
-    return held and Hold(held.actor, moment(held.at), held.reason)
+    return held and Hold(held.actor, stamped(held.at), held.reason)
 
 
 def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
@@ -342,7 +342,7 @@ def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
     return UnknownCheckpoint(
         checkpoint_id,
         job_id=view.job_id,
-        deleted_at=trashed.at,
+        deleted_at=stamped(trashed.at),
         deleted_by=trashed.actor,
     )
 

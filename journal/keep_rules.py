@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from journal.policy import Best, Count
 
 
+CURRENT = "current"  # the shield of the current checkpoint
+
+
 class Candidate(NamedTuple):
     """What the rules look at.
 
@@ -86,7 +89,7 @@ def rules_for(
     """Return the rules that `policy` sets, ready to walk over `newest_first`."""
     rules: list[KeepRule] = []
     if policy.keep_last is not None:
-        rules.append(_Last("keep_last", policy.keep_last))
+        rules.append(Newest("keep_last", policy.keep_last))
     counts = {name: getattr(policy, f"keep_{name}") for name in _PERIODS}
     rules += [_Bucket(n, count) for n, count in counts.items() if count is not None]
     windows = _windows(policy, newest_first, now, zone)
@@ -127,7 +130,7 @@ def rules_for_failed(
 ) -> list[KeepRule]:
     """As `rules_for`, for those that were saved as failed."""
     if policy.keep_failed is not None:
-        return [_Last("keep_failed", policy.keep_failed)]
+        return [Newest("keep_failed", policy.keep_failed)]
     return [_OfFailed(rule) for rule in rules_for(policy, newest_first, now, zone)]
 
 
@@ -148,7 +151,7 @@ class _OfFailed:
 _EVER = datetime.min.replace(tzinfo=UTC)
 
 
-class _Last:
+class Newest:
     """The newest so many."""
 
     def __init__(self, name: str, count: Count) -> None:
@@ -158,11 +161,13 @@ class _Last:
         self._word = "last" if name == "keep_last" else "last failed"
 
     def keeps(self, item: Item) -> str | None:
+        """Say why it stays, if it does."""
         if item.position <= self._count:
             return f"{self._word} #{item.position}"
         return None
 
     def missed(self, item: Item) -> str:
+        """Say why it does not stay."""
         return f"{ordinal(item.position)} newest; {self._name} = {self._text}"
 
 

@@ -122,7 +122,7 @@ class Mender:
             data = {"checkpoint_id": checkpoint_id, "reason": "its state is damaged"}
             if checkpoint_id in batch.view.held:
                 batch.add("checkpoint.released", self._actor, data)
-            batch.add("checkpoint.deleted", self._actor, data)
+            batch.remove("checkpoint.deleted", self._actor, data, [checkpoint_id])
 
     # -- something is --------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class Migrations:
         state: dict[str, Any],
         *,
         workflow: str | None,
-        version: str | None,
+        version: str,
         checkpoint_id: str,
     ) -> Migrated:
         """Return `state` as the newest version of its workflow has it.
@@ -109,7 +109,7 @@ class Migrations:
         (newest,) = _ends(steps)
         if version == newest:
             return Migrated(state)
-        if version is None or version not in steps:
+        if version not in steps:
             raise _no_way(workflow, version, steps, checkpoint_id)
         at = version
         while (step := steps.get(at)) is not None:
@@ -149,12 +149,12 @@ def _run(
 
 
 def _no_way(
-    workflow: str, version: str | None, steps: Mapping[str, Step], checkpoint_id: str
+    workflow: str, version: str, steps: Mapping[str, Step], checkpoint_id: str
 ) -> NewerState | NoMigration:
     known = _in_order({*steps, *(step.to_version for step in steps.values())})
     numbers = [number for name in known if (number := _number(name)) is not None]
-    own = None if version is None else _number(version)
-    if version is not None and own is not None and numbers and own > max(numbers):
+    own = _number(version)
+    if own is not None and numbers and own > max(numbers):
         return NewerState(workflow, version, known, checkpoint_id)
     return NoMigration(workflow, version, known, checkpoint_id)
 

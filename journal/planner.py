@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from journal import retention
 from journal.clock import moment
 from journal.errors import UnreadableState
-from journal.keep_rules import Candidate
+from journal.keep_rules import CURRENT, Candidate
 from journal.plans import JobPlan
 from journal.policy import policy_hash
 
@@ -46,7 +46,7 @@ def candidates(
         if entry.checkpoint_id in pinned:
             shields.append("pinned")
         if entry is current:
-            shields.append("current")
+            shields.append(CURRENT)
         metric = None
         if best is not None:
             try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from journal import collector
 from journal.errors import InvalidArgument, MilepostError
+from journal.info import ErrorInfo
 from journal.inquiry import Inquiry, check_limit
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from journal.index import JobView
     from journal.keep_rules import Candidate
-    from journal.plans import Plan
+    from journal.plans import JobPlan, Plan
     from journal.policy import Policy
     from journal.retention import Decision, Ruling
 
@@ -34,6 +35,17 @@ class _Decided(NamedTuple):
     view: JobView
     decision: Decision
     policy: Policy
+
+
+def cleanup_policy(keep_last: object) -> Policy:
+    """Return a caller's cleanup as plans and events describe it.
+
+    Raises:
+        InvalidArgument: `keep_last` is not a whole number of at least 1.
+    """
+    from journal.policy import Policy, check_keep_last
+
+    return Policy(name="cleanup", keep_last=check_keep_last(keep_last))
 
 
 class Planning(Inquiry):
@@ -74,7 +86,7 @@ class Planning(Inquiry):
         if max_bytes is not None and max_bytes < 0:
             raise InvalidArgument(f"max_bytes must not be negative, got {max_bytes}")
         now = now or self._clock()
-        problems: list[tuple[str, MilepostError]] = []
+        problems: list[tuple[str, ErrorInfo]] = []
         with collector.at_rest():
             if self._view(jobs).seq:
                 found = [(jobs, self._decided(jobs, policy, now))]
@@ -101,6 +113,41 @@ class Planning(Inquiry):
                 limit = None if limit is None else limit - len(plan.remove)
         return plan_of(planned, problems)
 
+    def plan_cleanup(
+        self, job_id: str, keep_last: int = 10, *, limit: int | None = None
+    ) -> Plan:
+        """Return what `cleanup` would remove, with reasons; change nothing.
+
+        `apply` takes the plan, too, and refuses it once the job has moved on.
+
+        Args:
+            job_id: an unknown job has an empty plan.
+            keep_last: as `cleanup` takes it.
+            limit: remove at most so many, the oldest.
+
+        Raises:
+            InvalidArgument: `keep_last` is not a whole number of at least 1, or `limit`
+                is negative.
+            DamagedJournal: the job is quarantined.
+        """
+        from journal.plans import plan_of
+
+        check_limit(limit)
+        policy = cleanup_policy(keep_last)
+        view = self._view(job_id)
+        return plan_of([self._cleanup_plan(view, policy, limit)] if view.seq else [])
+
+    def _cleanup_plan(
+        self, view: JobView, policy: Policy, limit: int | None = None
+    ) -> JobPlan:
+        from journal import planner, retention
+
+        assert isinstance(policy.keep_last, int)
+        decision = retention.newest(self._candidates(view, policy), policy.keep_last)
+        plan = planner.job_plan(view, decision, policy, limit)
+        # A caller who names a number needs nobody's approval.
+        return plan._replace(is_callers=True, waits=())
+
     def _decide_all(
         self,
         glob: str,
@@ -109,7 +156,7 @@ class Planning(Inquiry):
         on_progress: Callable[[int, int], None],
         *,
         wants_all: bool,
-    ) -> tuple[list[tuple[str, _Decided]], list[tuple[str, MilepostError]]]:
+    ) -> tuple[list[tuple[str, _Decided]], list[tuple[str, ErrorInfo]]]:
         """Decide about all jobs that fit `glob`; return what could not be, too.
 
         Args:
@@ -135,7 +182,7 @@ class Planning(Inquiry):
                     if wants_all or decided.decision.remove:
                         found.append((job, decided))
             except MilepostError as exc:
-                problems.append((job, exc))
+                problems.append((job, ErrorInfo.of(exc)))
         return found, problems
 
     def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:

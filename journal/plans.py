@@ -13,7 +13,7 @@ from journal.policy import describe
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from journal.errors import MilepostError
+    from journal.info import ErrorInfo
     from journal.policy import Policy
     from journal.retention import Verdict
 
@@ -24,7 +24,9 @@ class JobPlan(NamedTuple):
     Attributes:
         head_seq: the job's last event when it was planned.
         head_hash: that event's hash.
-        waits: why somebody should approve it first; empty if nobody need.
+        waits: why it needs approval first; empty if it needs none.
+        is_callers: it is a caller's cleanup, not a policy's, and may remove the current
+            checkpoint.
     """
 
     job_id: str
@@ -34,6 +36,7 @@ class JobPlan(NamedTuple):
     keep: tuple[Verdict, ...]
     remove: tuple[Verdict, ...]
     waits: tuple[str, ...] = ()
+    is_callers: bool = False
 
 
 class Applied(int):
@@ -65,7 +68,7 @@ class Plan(NamedTuple):
 
     plan_id: str
     jobs: tuple[JobPlan, ...]
-    problems: tuple[tuple[str, MilepostError], ...] = ()
+    problems: tuple[tuple[str, ErrorInfo], ...] = ()
 
     @property
     def keep(self) -> tuple[Verdict, ...]:
@@ -101,7 +104,7 @@ def glob_only(glob: str, job: Callable[[str], object]) -> str:
 
 
 def plan_of(
-    jobs: Iterable[JobPlan], problems: Iterable[tuple[str, MilepostError]] = ()
+    jobs: Iterable[JobPlan], problems: Iterable[tuple[str, ErrorInfo]] = ()
 ) -> Plan:
     """Return the plan for `jobs`, with its id."""
     jobs = tuple(jobs)
@@ -117,6 +120,7 @@ def plan_id(jobs: Iterable[JobPlan]) -> str:
             job.head_seq,
             job.head_hash,
             sorted(verdict.checkpoint_id for verdict in job.remove),
+            *(["cleanup"] if job.is_callers else ()),
         ]
         for job in jobs
     ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from journal import ids
 from journal.batch import Batch
+from journal.clock import stamped
 from journal.errors import OnHold
 from journal.writer import Writer
 
@@ -144,5 +145,8 @@ def refuse_held(view: JobView, checkpoint_id: str) -> None:
     """
     if (held := view.held.get(checkpoint_id)) is not None:
         raise OnHold(
-            checkpoint_id, held_by=held.actor, held_since=held.at, reason=held.reason
+            checkpoint_id,
+            held_by=held.actor,
+            held_since=stamped(held.at),
+            reason=held.reason,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-from datetime import datetime
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from journal import collector, ids
 from journal import diff as state_diff
 from journal.audit import Audit
-from journal.clock import moment
+from journal.clock import stamped
 from journal.errors import InvalidArgument, MilepostError, UnknownCheckpoint
-from journal.info import Checkpoint, CheckpointInfo, JobInfo
+from journal.info import Checkpoint, CheckpointInfo, ErrorInfo, JobInfo
 from journal.inquiry import check_limit, unknown
 from journal.planning import Planning
 
@@ -181,7 +180,7 @@ class CheckpointReader(Audit, Planning):
             view = self._store.readable(job_id)
             return None if view.seq == 0 else _job_info(view)
         except MilepostError as exc:
-            return JobInfo(job_id, damage=exc)
+            return JobInfo(job_id, damage=ErrorInfo.of(exc))
 
     def history(
         self,
@@ -209,7 +208,7 @@ class CheckpointReader(Audit, Planning):
         read = self._store.newest_first if reverse else self._store.history
 
         def ask(view: JobView) -> builtins.list[Event]:
-            events = read(view, after_seq)
+            events = map(_shown, read(view, after_seq))
             wanted = (e for e in events if types is None or e["type"] in types)
             return [*islice(wanted, limit)]
 
@@ -264,8 +263,18 @@ class CheckpointReader(Audit, Planning):
         return moved
 
 
-def _moment_if(at: str | None) -> datetime | None:
-    return None if at is None else moment(at)
+def _stamped_if(at: str | None) -> str | None:
+    return None if at is None else stamped(at)
+
+
+def _shown(event: Event) -> Event:
+    """Return an event, which nobody else holds, with its time in today's form.
+
+    Development versions before the first release wrote ``Z`` for ``+00:00``.
+    """
+    if isinstance(at := event["at"], str) and at.endswith("Z"):
+        event["at"] = f"{at[:-1]}+00:00"
+    return event
 
 
 def _job_info(view: JobView) -> JobInfo:
@@ -276,10 +285,10 @@ def _job_info(view: JobView) -> JobInfo:
         view.saved,
         view.deleted,
         view.restored,
-        _moment_if(view.created_at),
-        _moment_if(view.last_at),
+        _stamped_if(view.created_at),
+        _stamped_if(view.last_at),
         None if view.current is None else view.current.checkpoint_id,
         None if view.latest is None else view.latest.checkpoint_id,
         view.end,
-        completed_at=_moment_if(view.completed_at),
+        completed_at=_stamped_if(view.completed_at),
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from journal import chain, ids
 from journal.batch import Batch
-from journal.clock import stamp
+from journal.clock import stamp, stamped
 from journal.erasure import Erasure
 from journal.errors import (
     ApprovalNeeded,
@@ -20,6 +20,7 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.event_codec import STATE_MISSING
+from journal.planning import cleanup_policy
 from journal.protection import refuse_held
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Removal(Erasure):
         """Delete a checkpoint; return False if there is none.
 
         It leaves the lists at once and can be undeleted until the trash period ends.
-        The record that it existed stays.
+        The record that it existed stays.  If it is the current one, its nearest
+        ancestor that is left becomes current, or else the newest checkpoint; the event
+        says which.
 
         Args:
             job_id: whose.
@@ -83,7 +86,7 @@ class Removal(Erasure):
             if reason is not None:
                 data["reason"] = ids.check_label("reason", reason)
             type_ = "checkpoint.purged" if purge else "checkpoint.deleted"
-            batch.add(type_, self._who(actor), data)
+            batch.remove(type_, self._who(actor), data, [checkpoint_id])
             return True
 
         is_done = self._change(job_id, request)
@@ -120,12 +123,12 @@ class Removal(Erasure):
             )
             if batch.now >= end:
                 raise Conflict(
-                    f"checkpoint {checkpoint_id!r} was deleted at {trashed.at}; its "
-                    f"trash period ended at {stamp(end)}"
+                    f"checkpoint {checkpoint_id!r} was deleted at "
+                    f"{stamped(trashed.at)}; its trash period ended at {stamp(end)}"
                 )
             self._refuse_stateless(batch.view, trashed.entry)
             data = {"checkpoint_id": checkpoint_id}
-            batch.add("checkpoint.undeleted", self._who(actor), data)
+            batch.undelete(self._who(actor), data, checkpoint_id)
             return True
 
         self._answer(job_id, partial(self._refuse_erased, checkpoint_id))
@@ -173,24 +176,21 @@ class Removal(Erasure):
     ) -> int:
         """Delete all but the newest `keep_last`; return how many were deleted.
 
-        Held and pinned checkpoints and the current one stay besides.  Those saved as
-        failed are counted apart, so that they take no place of the others.
+        Exactly so many stay of those that are neither pinned nor held, failed ones
+        counted like the others; pinned and held ones stay besides.  If the current one
+        goes, its nearest ancestor that is left becomes current, or else the newest
+        checkpoint; the event says which.  `plan_cleanup` shows what would go.
 
         Raises:
             InvalidArgument: `keep_last` is not a whole number of at least 1.
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        from journal import planner, retention  # as in `journal.planning`
-        from journal.policy import Policy, check_keep_last
-
-        policy = Policy(name="cleanup", keep_last=check_keep_last(keep_last))
+        policy = cleanup_policy(keep_last)
 
         def request(batch: Batch) -> int:
             batch.check_seq(expected_seq)
-            found = self._candidates(batch.view, policy)
-            decision = retention.decide(found, policy, batch.now)
-            plan = planner.job_plan(batch.view, decision, policy)._replace(waits=())
+            plan = self._cleanup_plan(batch.view, policy)
             self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
             return len(plan.remove)
 
@@ -285,9 +285,9 @@ class Removal(Erasure):
 
     @staticmethod
     def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
-        """No policy removes these, whoever made the plan (I6)."""
+        """No policy removes these (I6); a caller may remove the current one."""
         shielded = {*view.pinned}
-        for entry in (view.current, view.latest):
+        for entry in () if plan.is_callers else (view.current, view.latest):
             if entry is not None:
                 shielded.add(entry.checkpoint_id)
         for verdict in plan.remove:
@@ -322,7 +322,8 @@ class Removal(Erasure):
                 data["plan_id"] = plan_id
             if plan.waits:
                 data["approved"] = True
-            batch.add("checkpoints.cleaned", actor, data)
+            removed = (verdict.checkpoint_id for verdict in part)
+            batch.remove("checkpoints.cleaned", actor, data, removed)
 
 
 def _gone(checkpoint_id: str) -> Conflict:

@@ -19,9 +19,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal.keep_rules import (
+    CURRENT,
     Candidate,
     Item,
     KeepRule,
+    Newest,
     counted_from,
     how_long,
     rules_for,
@@ -102,6 +104,29 @@ def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> De
     kept.sort(key=_by_seq, reverse=True)
     kept, capped = _cap(kept, policy, now)
     gone = sorted([*gone, *capped], key=_by_seq, reverse=True)
+    return Decision(tuple(kept), tuple(gone))
+
+
+def newest(candidates: Sequence[Candidate], keep_last: int) -> Decision:
+    """Return what a caller's cleanup keeps: the newest, and besides what is protected.
+
+    Current, newest and failed ones are treated like any other.
+    """
+    rule = Newest("keep_last", keep_last)
+    kept: list[Verdict] = []
+    gone: list[Verdict] = []
+    position = 0
+    for candidate in sorted(candidates, key=_by_seq, reverse=True):
+        protected = tuple(s for s in candidate.shields if s != CURRENT)
+        if protected:
+            kept.append(_verdict(candidate, protected, is_firm=True))
+            continue
+        position += 1
+        item = Item(candidate, position, is_oldest=False, local=candidate.at)
+        if (reason := rule.keeps(item)) is not None:
+            kept.append(_verdict(candidate, (reason,)))
+        else:
+            gone.append(_verdict(candidate, (rule.missed(item),)))
     return Decision(tuple(kept), tuple(gone))
 
 

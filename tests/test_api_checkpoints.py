@@ -51,7 +51,7 @@ def test_listing_answers_exactly_these_fields(
             dict(
                 zip(
                     LISTED,
-                    (first, "etl", "load", AT, None, None, {"rows": 7}),
+                    (first, "etl", "load", AT, "1.0", None, {"rows": 7}),
                     strict=True,
                 )
             ),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 NOW = datetime(2026, 11, 23, 5, 0, 0, 120000, tzinfo=UTC)
-AT = "2026-11-23T05:00:00.120000Z"
+AT = "2026-11-23T05:00:00.120000+00:00"
 
 
 class Executor:

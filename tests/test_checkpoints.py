@@ -156,7 +156,7 @@ def test_a_listed_checkpoint_says_all_that_was_saved_but_its_state(
         checkpoint_id=second,
         job_id="job",
         step_name="b",
-        timestamp=NOW,
+        timestamp="2026-11-23T05:00:00.123456+00:00",
         workflow_version="1.4",
         workflow_name="etl",
         metadata={"by": ["me"]},
@@ -166,13 +166,16 @@ def test_a_listed_checkpoint_says_all_that_was_saved_but_its_state(
         pinned=True,
         stored_bytes=info.stored_bytes,
     )
-    assert info.timestamp.utcoffset() == timedelta(0)
+    assert info.saved_at == NOW
+    assert info.saved_at.utcoffset() == timedelta(0)
 
 
 def test_a_plain_checkpoint_has_none_of_the_extras(manager: CheckpointManager) -> None:
     save(manager, "a")
     (info,) = manager.list("job")
-    assert info.workflow_name is info.workflow_version is info.parent_id is None
+    assert info.workflow_name is info.parent_id is None
+    assert info.workflow_version == "1.0"
+    assert manager.history("job")[1]["data"].get("workflow_version") == "1.0"
     assert (info.metadata, info.tags, info.pinned) == ({}, (), False)
 
 
@@ -246,7 +249,7 @@ def test_a_deleted_checkpoint_says_when_and_by_whom(manager: CheckpointManager) 
     for ask in (manager.restore, manager.get):
         with pytest.raises(errors.UnknownCheckpoint, match=r"not found.*deleted") as e:
             ask("job", first)
-        assert e.value.deleted_at == "2026-11-23T05:00:00.123456Z"
+        assert e.value.deleted_at == "2026-11-23T05:00:00.123456+00:00"
         assert e.value.deleted_by == "token:ops"
 
 
@@ -311,14 +314,19 @@ def test_a_cleanup_with_nothing_to_do_leaves_no_event(
     assert manager.seq("job") == 3
 
 
-def test_a_cleanup_spares_what_is_pinned_and_what_is_current(
+def test_a_cleanup_leaves_the_newest_besides_what_is_pinned_or_held(
     manager: CheckpointManager,
 ) -> None:
     ids = save(manager, *"abcdef")
     manager.pin("job", ids[0])
+    manager.hold("job", ids[5])
     manager.restore("job", ids[2])
-    assert manager.cleanup("job", 1) == 3
-    assert steps(manager) == ["a", "c", "f"]  # I6
+    manager.save("job", "g", {}, failed=True)
+    assert manager.cleanup("job", 2) == 3
+    assert steps(manager) == ["a", "e", "f", "g"]
+    last = manager.history("job")[-1]
+    assert last["type"] == "checkpoints.cleaned"
+    assert last["data"]["kept"] == 4
 
 
 @pytest.mark.parametrize("keep_last", [0, -1, True, "3", 2.0, None], ids=repr)
@@ -851,7 +859,8 @@ def test_one_damaged_job_neither_hides_nor_stops_the_others(tmp_path: Path) -> N
     with CheckpointManager(tmp_path) as manager:
         bad, good = manager.jobs()  # I10
         assert (bad.job_id, good.damage) == ("bad", None)
-        assert isinstance(bad.damage, errors.DamagedJournal)
+        assert bad.damage is not None
+        assert bad.damage.code == "damaged"
         for ask in (manager.list, manager.latest, manager.current, manager.history):
             with pytest.raises(ValueError, match="'bad' is damaged at line"):
                 ask("bad")
@@ -895,8 +904,8 @@ def test_a_job_counts_over_its_whole_history(
         *(6, 2, 3, 1, 1),
     )
     assert (job.current_id, job.latest_id, job.damage) == (second, third, None)
-    assert job.created_at == NOW
-    assert job.last_activity == NOW + timedelta(seconds=60)
+    assert job.created_at == "2026-11-23T05:00:00.123456+00:00"
+    assert job.last_activity == "2026-11-23T05:01:00.123456+00:00"
     assert job.size_bytes > 0
     assert manager.jobs() == [job]
 

@@ -91,8 +91,8 @@ def test_a_keep_last_is_the_callers_own_rule_and_waits_for_nobody(jobs: Path) ->
     done = call("cleanup", JOB, "--keep-last", "1", "--json")
 
     assert "waits" not in dry.err
-    assert done.json["data"] == {"job_id": JOB, "deleted_count": 10, "kept_count": 2}
-    assert len(ids_of(jobs)) == 2
+    assert done.json["data"] == {"job_id": JOB, "deleted_count": 11, "kept_count": 1}
+    assert len(ids_of(jobs)) == 1
 
 
 def test_the_dry_run_of_a_keep_last_has_the_fields_it_always_had(jobs: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_dry_run_of_a_keep_last_has_the_fields_it_always_had(jobs: Path) -> 
 
     assert data.keys() == {"job_id", "plan_id", "would_delete", "would_keep"}
     gone = [found["checkpoint_id"] for found in data["would_delete"]]
-    assert gone == ids_of(jobs)[2::-1]
+    assert gone == ids_of(jobs)[3::-1]
     assert data["would_delete"][0].keys() >= {"checkpoint_id", "seq", "reasons"}
 
 

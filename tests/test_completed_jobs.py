@@ -16,6 +16,7 @@ from journal import (
     Policy,
     errors,
 )
+from journal.clock import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ def test_a_completed_job_has_the_policy_for_completed_ones(
         assert policy_in_force(reopened) == "done"
         info = reopened.job("job")
         assert info is not None
-        assert info.completed_at == manager._clock()
+        assert info.completed_at == stamp(manager._clock())
         assert reopened.apply(reopened.plan("job")) == 2
         assert policy_in_force(reopened) == "done"
     (event,) = (e for e in manager.history("job") if e["type"] == "job.completed")

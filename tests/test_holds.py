@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import NOW
 from test_api_harness import client_of
 from test_cli_harness import JOB, call, folder, store, types_of
 from test_events import Draft, append_as_newer
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["folder", "store"]  # fixtures
 
 BY = "token:legal"
+AT = "2026-11-23T05:00:00.123456+00:00"
 REMOVALS: dict[str, Callable[[CheckpointManager, str], object]] = {
     "delete": lambda m, c: m.delete("job", c),
     "delete with force": lambda m, c: m.delete("job", c, force=True),
@@ -59,7 +59,7 @@ def test_nobody_removes_what_is_held_and_is_told_who_holds_it(
     assert caught.value.details == {
         "checkpoint_id": ids[1],
         "held_by": BY,
-        "held_since": "2026-11-23T05:00:00.123456Z",
+        "held_since": "2026-11-23T05:00:00.123456+00:00",
         "reason": "case 4711",
     }
     assert str(caught.value).endswith(": case 4711")
@@ -71,8 +71,8 @@ def test_a_hold_is_on_record_once_and_lists_say_who_since_when_and_why(
 ) -> None:
     clock.turn(seconds=60)
     assert manager.hold("job", ids[1], reason="again", actor="me") is False
-    assert manager.list("job")[1].held == Hold(BY, NOW, "case 4711")
-    assert manager.get("job", ids[1]).info.held == Hold(BY, NOW, "case 4711")
+    assert manager.list("job")[1].held == Hold(BY, AT, "case 4711")
+    assert manager.get("job", ids[1]).info.held == Hold(BY, AT, "case 4711")
     assert manager.list("job")[0].held is None
     (event,) = manager.history("job", types={"checkpoint.held"})
     assert event["data"] == {"checkpoint_id": ids[1], "reason": "case 4711"}
@@ -131,7 +131,7 @@ def test_a_hold_survives_a_restart_and_a_compaction(
     clock.turn(days=8)
     assert manager.compact("job") is not None
     with CheckpointManager(root, clock=clock) as fresh:
-        assert fresh.list("job")[0].held == Hold(BY, NOW, "case 4711")
+        assert fresh.list("job")[0].held == Hold(BY, AT, "case 4711")
         with pytest.raises(errors.OnHold):
             fresh.delete("job", ids[1], force=True)
 
@@ -158,7 +158,7 @@ def test_undeleted_it_is_held_as_before(
     append_as_newer(root, Draft("checkpoint.deleted", data={"checkpoint_id": ids[1]}))
     clock.now = clock.now.replace(year=2030, month=1, day=1)
     assert manager.undelete("job", ids[1]) is True
-    assert manager.list("job")[1].held == Hold(BY, NOW, "case 4711")
+    assert manager.list("job")[1].held == Hold(BY, AT, "case 4711")
 
 
 def test_a_hold_ends_with_the_state_that_a_version_without_holds_deleted(
@@ -189,7 +189,7 @@ def test_deleting_what_is_held_is_409_and_says_who_holds_it(
     assert answer.json()["details"] == {
         "checkpoint_id": ids[1],
         "held_by": BY,
-        "held_since": "2026-11-23T05:00:00.123456Z",
+        "held_since": "2026-11-23T05:00:00.123456+00:00",
         "reason": "case 4711",
     }
     body = {"job_id": "job", "keep_last": 1}

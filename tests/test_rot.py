@@ -36,6 +36,12 @@ def fresh(root: Path) -> CheckpointManager:
     )
 
 
+def damage_of(manager: CheckpointManager) -> str | None:
+    """Return the code of the first job's damage."""
+    damage = manager.jobs()[0].damage
+    return damage and damage.code
+
+
 def ask(question: Callable[[], Any]) -> Any:
     """Return an answer, or the kind of refusal; anything else is a crash."""
     try:
@@ -210,7 +216,7 @@ def test_a_store_that_lost_its_journals_has_no_new_jobs(small: Small) -> None:
         ):
             with pytest.raises(DamagedJournal, match="no journal"):
                 question()
-        assert isinstance(fresh(small.root).jobs()[0].damage, DamagedJournal)
+        assert damage_of(fresh(small.root)) == "damaged"
     finally:
         (small.root / "elsewhere").rename(journals)
 
@@ -249,7 +255,7 @@ def test_a_journal_cut_at_any_acknowledged_byte_is_damage(
             manager.list(JOB)
         with pytest.raises(DamagedJournal):
             manager.save(JOB, "four", {})
-        assert isinstance(manager.jobs()[0].damage, DamagedJournal)
+        assert damage_of(manager) == "damaged"
         assert small.unchanged(data)
     put(small.files[0], small.journal)
     tally("journals cut short", len(small.journal))
@@ -451,8 +457,8 @@ def test_one_damaged_job_never_stops_another(
     reader.refresh()
     damage = {info.job_id: info.damage for info in reader.jobs()}
     assert damage.pop("good") is None
-    assert [*map(type, damage.values())] != []  # neither forgotten nor a new job
-    assert all(isinstance(problem, MilepostError) for problem in damage.values())
+    assert damage  # neither forgotten nor a new job
+    assert None not in damage.values()
     assert [report.ok for report in reader.verify()].count(False) == 1
     assert isinstance(ask(lambda: reader.list(job_id)), type)
     assert isinstance(ask(lambda: reader.save(job_id, "two", {})), type)

@@ -165,7 +165,7 @@ def test_the_api_tells_of_each_task(worker: Worker, manager: CheckpointManager) 
     assert retention["last"]["line"] == "3 removed, 1 jobs"
     assert retention["last"]["counts"]["removed"] == 3
     assert retention["last"]["outcome"] == "ok"
-    assert retention["next_run"] == "2026-11-24T03:00:00.000000Z"
+    assert retention["next_run"] == "2026-11-24T03:00:00.000000+00:00"
     assert (answer["leader"], answer["leader_pid"]) == (False, None)
     assert answer["clock_jump"] is answer["problem"] is None
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from journal.errors import DamagedJournal, UnreadableState
+from journal.errors import (
+    DamagedJournal,
+    MissingKey,
+    PlaintextRefused,
+    UnreadableState,
+)
+from journal.info import ErrorInfo
 
 MAX_PROBLEMS = 100
+_DAMAGE = frozenset(
+    e.code for e in (DamagedJournal, UnreadableState, MissingKey, PlaintextRefused)
+)
 
 Outcome = Literal["ok", "partly", "failed", "stopped", "waiting"]
 
@@ -98,14 +107,14 @@ class Tally:
         for word, count in counts.items():
             self.counts[word] += count
 
-    def leave_out(self, job_id: str, error: Exception) -> None:
+    def leave_out(self, job_id: str, error: Exception | ErrorInfo) -> None:
         """Count a job that the run could not do its work on."""
-        if isinstance(error, (DamagedJournal, UnreadableState)):
+        code = getattr(error, "code", "error")
+        if code in _DAMAGE:
             self.damaged += 1
         else:
             self.failed += 1
         if len(self.problems) < MAX_PROBLEMS:
-            code = getattr(error, "code", "error")
             message = str(error) or type(error).__name__
             self.problems.append(JobProblem(job_id, code, message))
 

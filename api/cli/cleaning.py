@@ -15,6 +15,7 @@ from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
 from journal.clock import utc_now
 from journal.errors import ApprovalNeeded, MilepostError, StalePlan
+from journal.info import ErrorInfo
 from journal.plans import plan_of
 
 if TYPE_CHECKING:
@@ -76,10 +77,12 @@ def cleanup_verb(
 
     The policy is the one that config.toml has for the job, which the worker applies on
     schedule; `milepost policy show` prints it.  Where none is set, everything stays.
-    With --keep-last N all but the N newest go instead, at once.
+    With --keep-last N all but the N newest are deleted instead.
 
-    Held and pinned ones, the current one and the newest always stay.  What went can
-    come back with `undelete` until its trash period ends.
+    A policy never removes the current checkpoint or the newest.  --keep-last N may
+    remove the current one; then its nearest ancestor that is left becomes current, or
+    else the newest.  Held and pinned checkpoints always stay.  `undelete` brings back
+    what was deleted, until its trash period ends.
 
     A policy that would remove much of a job waits for --approve (exit 6).  --plan ID
     does just what the dry run with that plan showed.  A job that moved on since, so
@@ -88,8 +91,9 @@ def cleanup_verb(
     asked = Asked(job, match, is_all, keep_last, limit, utc_now())
     if explain is None:
         _check(asked, is_safe=dry_run or plan_id is not None, expect_seq=expect_seq)
-    elif job or match or is_all or plan_id:
-        raise Failure("usage", "--explain is about the one checkpoint that it names")
+    elif job or match or is_all or plan_id or keep_last is not None:
+        msg = "--explain is about the policy of the one checkpoint that it names"
+        raise Failure("usage", msg)
     manager, settings = frame.open_with_settings()
     if settings is not None:
         asked = asked._replace(budget=settings.retention.max_store_bytes)
@@ -214,7 +218,7 @@ def _apply(
                     done.append((job, _clean(manager, job, approve=approve)))
                 except MilepostError as exc:
                     # I10: what holds one job up must not hold up the others.
-                    problems.append((job.job_id, exc))
+                    problems.append((job.job_id, ErrorInfo.of(exc)))
                 progress.job()
     removed = sum(count for _, count in done)
     jobs = [
@@ -262,12 +266,10 @@ def _by_job(jobs: list[dict[str, Any]]) -> Table:
     return Table(columns, [tuple(job[name] for name in columns) for job in jobs])
 
 
-def _why_not_all(
-    problems: list[tuple[str, MilepostError]], removed: int
-) -> Problem | None:
+def _why_not_all(problems: list[tuple[str, ErrorInfo]], removed: int) -> Problem | None:
     if not problems:
         return None
-    waiting = sum(isinstance(problem, ApprovalNeeded) for _, problem in problems)
+    waiting = sum(problem.code == ApprovalNeeded.code for _, problem in problems)
     if waiting == len(problems) and not removed:
         return Problem(
             "approval_needed",

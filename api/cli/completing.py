@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from api.cli.answers import Answer
-from api.cli.fields import stamp_or_none
 from api.cli.frame import Frame, expect_seq_option, verb
 from api.cli.targets import Target, job_argument, require_job
 
@@ -32,7 +31,7 @@ def complete_verb(
         require_job(manager, Target(job, None))
         manager.complete(job, failed=failed, reason=reason, expected_seq=expect_seq)
         info: JobInfo | None = manager.job(job)
-    completed_at = stamp_or_none(info and info.completed_at)
+    completed_at = info and info.completed_at
     data = {"job_id": job, "completed_at": completed_at, "failed": failed}
     word = "failed" if failed else "complete"
     return Answer(data, None, (f"job {job} is {word}",))

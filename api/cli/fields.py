@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from journal.clock import stamp
-
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from journal import CheckpointInfo, JobInfo
     from journal.errors import MilepostError
+    from journal.info import ErrorInfo
 
 _KIBI = 1024
 
@@ -21,10 +18,9 @@ def checkpoint_fields(info: CheckpointInfo) -> dict[str, Any]:
     problem = error_fields(fields.pop("metadata_problem"))
     return {
         **fields,
-        "timestamp": stamp(info.timestamp),
         "tags": list(info.tags),
         **({"metadata_problem": problem} if problem else {}),
-        "held": info.held and {**info.held._asdict(), "since": stamp(info.held.since)},
+        "held": info.held and info.held._asdict(),
     }
 
 
@@ -36,23 +32,15 @@ def job_fields(info: JobInfo) -> dict[str, Any]:
         "current_checkpoint_id": fields.pop("current_id"),
         "latest_checkpoint_id": fields.pop("latest_id"),
         **fields,
-        "created_at": stamp_or_none(info.created_at),
-        "last_activity": stamp_or_none(info.last_activity),
-        "completed_at": stamp_or_none(info.completed_at),
         "damage": damage and {"code": damage.code, "detail": str(damage)},
     }
 
 
-def error_fields(error: MilepostError | None) -> dict[str, Any] | None:
+def error_fields(error: ErrorInfo | MilepostError | None) -> dict[str, Any] | None:
     """Return an error as it stands beside data."""
     if error is None:
         return None
-    return {"code": error.code, "message": str(error), "hint": error.hint}
-
-
-def stamp_or_none(moment: datetime | None) -> str | None:
-    """Return an instant as ISO 8601 UTC, or None."""
-    return None if moment is None else stamp(moment)
+    return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
 def size_text(size_bytes: int) -> str:

@@ -12,10 +12,9 @@ import click
 
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
-from api.cli.fields import checkpoint_fields, error_fields, job_fields, stamp_or_none
+from api.cli.fields import checkpoint_fields, error_fields, job_fields
 from api.cli.frame import Frame, fail_if_empty_option, verb
 from api.cli.targets import Target, complete_job, require_job
-from journal.clock import stamp
 from journal.errors import MilepostError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class _Listed(NamedTuple):
             info.seq,
             info.checkpoint_id,
             info.step_name,
-            stamp(info.timestamp),
+            info.timestamp,
             info.stored_bytes,
             ",".join(info.tags),
             info.pinned,
@@ -87,10 +86,10 @@ def jobs_verb(
             job.job_id,
             job.checkpoints,
             job.seq,
-            stamp_or_none(job.last_activity),
+            job.last_activity,
             job.current_id,
             job.size_bytes,
-            stamp_or_none(job.completed_at),
+            job.completed_at,
             job.damage and job.damage.code,
         )
         for job in jobs

@@ -17,7 +17,6 @@ from api.previews import plan_fields, policy_fields, verdict_fields
 from journal.errors import StalePlan
 from journal.keep_rules import how_long
 from journal.plans import glob_only
-from journal.policy import Policy, check_keep_last
 
 if TYPE_CHECKING:
     from journal import CheckpointManager, JobPlan, Plan, Ruling, Verdict
@@ -37,15 +36,6 @@ class Asked(NamedTuple):
     now: datetime
     budget: int | None = None
 
-    @property
-    def policy(self) -> Policy | None:
-        """The caller's own rule; None for each job's policy."""
-        if self.keep_last is None:
-            return None
-        keep_last = check_keep_last(self.keep_last)
-        # Whoever names a number has said yes to it.
-        return Policy(name="cleanup", keep_last=keep_last, max_remove_fraction=1.0)
-
     def plan(self, manager: CheckpointManager) -> Plan:
         """Plan for these jobs.
 
@@ -54,7 +44,9 @@ class Asked(NamedTuple):
         """
         if self.job is not None:
             require_job(manager, Target(self.job, None))
-            return manager.plan(self.job, self.policy, now=self.now, limit=self.limit)
+            if self.keep_last is not None:
+                return manager.plan_cleanup(self.job, self.keep_last, limit=self.limit)
+            return manager.plan(self.job, now=self.now, limit=self.limit)
         with Progress() as progress:
             progress.begin("planning")
             return manager.plan(
@@ -176,10 +168,8 @@ def _partly(plan: Plan) -> Problem | None:
 def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
     """Return what every single rule says about the checkpoint that `word` names."""
     info = resolve(manager, parse_target(word))
-    plan = manager.plan(info.job_id, asked.policy, now=asked.now)
-    rulings = manager.explain(
-        info.job_id, info.checkpoint_id, asked.policy, now=asked.now
-    )
+    plan = manager.plan(info.job_id, now=asked.now)
+    rulings = manager.explain(info.job_id, info.checkpoint_id, now=asked.now)
     (job,) = plan.jobs
     is_kept, verdict = _verdict_on(job, info.checkpoint_id)
     says = [(_word_for(each), each.text) for each in rulings]

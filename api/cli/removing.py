@@ -11,7 +11,6 @@ from api.cli.exits import Failure
 from api.cli.frame import Frame, expect_seq_option, verb
 from api.cli.selectors import AtSeq, WithId, parse_selector, resolve
 from api.cli.targets import Target, require_job, target_argument
-from journal.clock import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +82,7 @@ def _refuse_protected(info: CheckpointInfo, *, force: bool) -> None:
         raise OnHold(
             info.checkpoint_id,
             held_by=hold.actor,
-            held_since=stamp(hold.since),
+            held_since=hold.since,
             reason=hold.reason,
         )
     if info.pinned and not force:

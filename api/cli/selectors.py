@@ -163,7 +163,7 @@ def _among(
         case Tagged(tag):
             return next((c for c in reversed(checkpoints) if tag in c.tags), None)
         case AsOf(instant):
-            early = (c for c in reversed(checkpoints) if c.timestamp <= instant)
+            early = (c for c in reversed(checkpoints) if c.saved_at <= instant)
             return next(early, None)
         case _:
             raise AssertionError(selector)

@@ -10,7 +10,6 @@ from api.cli.frame import Frame, verb
 from api.cli.paths import value_at
 from api.cli.selectors import resolve
 from api.cli.targets import Target, target_argument
-from journal.clock import stamp
 
 
 @verb(
@@ -37,6 +36,6 @@ def show_verb(frame: Frame, target: Target, path: str | None) -> Answer:
         data = {**checkpoint_fields(info), "path": path, "value": value}
     note = (
         f"job {info.job_id}, seq {info.seq}, {info.checkpoint_id}, "
-        f"step {info.step_name}, {stamp(info.timestamp)}{', failed' * info.failed}"
+        f"step {info.step_name}, {info.timestamp}{', failed' * info.failed}"
     )
     return Answer(data, Document(value), (note,))

@@ -31,7 +31,6 @@ from api.wire import (
     listed,
 )
 from journal import CheckpointManager
-from journal.clock import stamp
 from journal.errors import InvalidArgument, UnknownCheckpoint
 
 router = APIRouter(
@@ -126,7 +125,7 @@ def _saved(manager: CheckpointManager, job_id: str, checkpoint_id: str) -> Saved
     """Return seq and time of a save, even if its checkpoint was deleted since."""
     latest = manager.latest(job_id)
     if latest is not None and latest.checkpoint_id == checkpoint_id:
-        return Saved(latest.seq, stamp(latest.timestamp))
+        return Saved(latest.seq, latest.timestamp)
     # Others saved right behind, or this repeats an old save: look back, further and
     # further, since the first few events answer almost always.
     for limit in (64, 4096, None):

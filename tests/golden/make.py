@@ -114,7 +114,7 @@ def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> 
         manager.save("orders", "load", {"rows": rows})
     manager.save("orders", "publish", {"tried": 3}, failed=True)
     manager.complete("orders", failed=True, reason="no publisher")
-    manager.cleanup("orders", 3)
+    manager.cleanup("orders", 4)
     manager.apply(manager.plan("orders", Policy(name="nightly", keep_last=2)))
 
 
@@ -134,6 +134,7 @@ def _grow(manager: CheckpointManager) -> None:
         for n in range(8)
     ]
     manager.delete("growing", ids[1])
+    manager.delete("growing", ids[-1])  # the current one
     manager.delete("growing", ids[2], purge=True, reason="asked to")
 
 
