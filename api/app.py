@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from api import failures
 from api.body import BodyLimits
-from api.hosts import HostList
+from api.hosts import HostList, check_names
 from api.routes import (
     changes,
     checkpoints,
@@ -68,9 +68,12 @@ def create_app(
 
     Raises:
         ExecutorUnusable: the executor that `settings` name cannot be used.
-        InvalidArgument: a host or a token in `settings` is malformed.
+        InvalidArgument: a host or a token in `settings` is malformed, or every host is
+            allowed without a token.
     """
     settings = settings or Settings()
+    hosts = HostList(settings.api.host, settings.api.allowed_hosts)
+    check_names(hosts, settings.api.tokens)
     services = Services(
         manager, executor, settings=settings, worker=worker, clock=clock
     )
@@ -109,7 +112,7 @@ def create_app(
     failures.install(app)
     app.add_middleware(
         SecurityMiddleware,
-        hosts=HostList(settings.api.host, settings.api.allowed_hosts),
+        hosts=hosts,
         tokens=TokenBook(settings.api.tokens),
         limits=BodyLimits(
             size_bytes=settings.api.max_body_bytes,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
 
 from api.answers import error_answer, writable
 from journal.errors import Conflict, MilepostError
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("milepost.api")
 
+_OPERATOR = "whoever runs the server"
 # By the `code` of an error.  What is missing here is our fault: 500.
 STATUS_OF = {
     "invalid_argument": 422,
@@ -58,6 +62,26 @@ _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
 _SHOWN = 80
 
 
+# What a client of this API can do about it.  The hint of an error is for the program
+# that calls the library; where it names a call or a command, the words here replace it.
+ADVICE = {
+    "protected": "POST to its /unpin first, or DELETE it with ?force=true",
+    "held": "nothing removes it until a POST to its /release",
+    "invalid_state": "send plain JSON: null or text for what JSON has no number for",
+    "state_too_large": "send less, or keep large data elsewhere; store.max_state and "
+    "store.max_depth of the server say how much",
+    "stale_plan": "preview again",
+    "approval_needed": "preview it, then apply it with approve = true (scope admin)",
+    "damaged": f"other jobs go on; {_OPERATOR} can say what is safe and repair it",
+    "unreadable": "no older checkpoint is given instead; choose one yourself",
+    "missing_key": f"{_OPERATOR} has to add the key",
+    "plaintext_refused": f"{_OPERATOR} has to allow it: store.allow_plaintext",
+    "unusable_keys": f"{_OPERATOR} has to correct the key file",
+    "cannot_repair": f"{_OPERATOR} has to look at it",
+    "loss_not_accepted": f"{_OPERATOR} has to decide",
+}
+
+
 class PreconditionFailed(Conflict):
     """The job is not where ``If-Match`` says; nothing was done."""
 
@@ -93,7 +117,8 @@ async def _of_milepost(request: Request, exc: Exception) -> JsonAnswer:
         logger.warning("%s %r: %s", request.method, request.url.path, exc)
     elif status >= 500:  # noqa: PLR2004 - from here on it is the server's fault
         logger.error("%s %r: %s", request.method, request.url.path, exc, exc_info=exc)
-    detail = f"{exc} ({exc.hint})" if exc.hint else str(exc)
+    hint = ADVICE.get(exc.code, exc.hint)
+    detail = f"{exc} ({hint})" if hint else str(exc)
     retry = _RETRY_AFTER_SECONDS.get(exc.code)
     headers = {"Retry-After": retry} if retry else None
     return error_answer(status, exc.code, detail, details=exc.details, headers=headers)
@@ -106,11 +131,31 @@ async def _of_validation(_request: Request, exc: Exception) -> JsonAnswer:
     return error_answer(422, "invalid_argument", detail, errors=errors)
 
 
-async def _of_http(request: Request, exc: Exception) -> JsonAnswer:
+async def _of_http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
+    headers = exc.headers
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette tells the methods of the first route; several share a path.
+        headers = {"Allow": ", ".join(_methods_of(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
     code = _CODE_OF_STATUS.get(exc.status_code, "invalid_request")
     detail = f"{request.method} {request.url.path[:_SHOWN]}: {exc.detail.lower()}"
-    return error_answer(exc.status_code, code, detail, headers=exc.headers)
+    return error_answer(exc.status_code, code, detail, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of what is at the path of a request, whichever routes it has."""
+    scopes = {
+        name: {**request.scope, "method": "GET" if name == "HEAD" else name}
+        for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    }
+    found = [
+        name
+        for name, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return [*found, "OPTIONS"]
 
 
 def _plain(error: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 A page of a stranger can make a visitor's browser talk to 127.0.0.1.  Two things give it
 away: the name that the browser asked for (DNS rebinding keeps the stranger's name in
-`Host`), and the page's own origin on everything that changes something.
+`Host`), and the page's own origin on everything that changes something.  An address in
+`Host` comes from no DNS, so a server that listens on all addresses answers to each.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING
 
@@ -21,20 +23,29 @@ if TYPE_CHECKING:
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _WILDCARDS = frozenset({"", "0.0.0.0", "::", "[::]"})  # noqa: S104 - not bound here
+ANY = "*"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class HostList:
     """The names that this server answers to; ``*.example.org`` names all below it.
 
+    ``*`` is every name.  It is safe only where requests need a token, which a page of a
+    stranger has not; see `check_names`.
+
+    Attributes:
+        is_open: every name is one of ours.
+
     Raises:
-        InvalidArgument: a name is no host name; ``*`` alone would allow every page of
-            a stranger in, so it is none either.
+        InvalidArgument: a name is no host name.
     """
 
     def __init__(self, bound: str, allowed: Iterable[str] = ()) -> None:
-        names = {_normal(name) for name in allowed}
-        if bound not in _WILDCARDS:
+        given = set(allowed)
+        self.is_open = ANY in given
+        names = {_normal(name) for name in given - {ANY}}
+        self._has_any_address = bound in _WILDCARDS
+        if not self._has_any_address:
             names.add(_normal(bound))
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
         self._names = _LOOPBACK | {name for name in names if not name.startswith("*")}
@@ -45,7 +56,31 @@ class HostList:
         if matched is None:
             return False
         name = matched[1].lower().removesuffix(".")
-        return name in self._names or name.endswith(self._suffixes)
+        if self.is_open or name in self._names or name.endswith(self._suffixes):
+            return True
+        return self._has_any_address and _is_address(name)
+
+
+def check_names(hosts: HostList, tokens: object) -> None:
+    """Return if a server may answer to `hosts`; `tokens` is true if it asks for one.
+
+    Raises:
+        InvalidArgument: it answers to every name, and there is no token.
+    """
+    if hosts.is_open and not tokens:
+        raise InvalidArgument(
+            f"api.allowed_hosts: {ANY!r} needs a token: without one, any web page that "
+            "somebody on this machine visits could read and change jobs",
+            hint="name the hosts, or add a [[api.tokens]] entry to config.toml",
+        )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        # 0.0.0.0 reaches this machine from any page, in some browsers.
+        return not ipaddress.ip_address(name.strip("[]")).is_unspecified
+    except ValueError:
+        return False
 
 
 def _normal(name: str) -> str:

@@ -2,7 +2,7 @@
 
 | asked in this order | refused with |
 |---|---|
-| does the request call this server by a name of its own? | 400 bad_host |
+| does the request, unless a probe, call this server by a name of its own? | 400 bad_host |
 | if it changes something: does it come from no foreign page? | 403 cross_site |
 | are path and query valid UTF-8? | 422 invalid_request |
 | if tokens are configured: is there one, and may it do this? | 401, 403 |
@@ -38,6 +38,9 @@ logger = logging.getLogger("milepost.api")
 
 # Everything else asks for a token, if tokens are configured.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+# Asked by address: a kubelet's Host is the address of the pod.  They tell a page of a
+# stranger no more than that there is a server.
+PROBE_PATHS = frozenset({"/healthz", "/readyz"})
 _HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
@@ -94,7 +97,10 @@ class SecurityMiddleware:
         headers = Headers(scope=scope)
         method: str = scope["method"]
         client = scope.get("client") or ("",)
-        host = check_host(headers, self._hosts, is_in_process=client[0] == "testclient")
+        host = ""
+        if scope["path"] not in PROBE_PATHS:
+            is_in_process = client[0] == "testclient"
+            host = check_host(headers, self._hosts, is_in_process=is_in_process)
         check_origin(method, headers, host)
         _check_utf8(scope)
         principal = self._admit(headers)
@@ -110,6 +116,9 @@ class SecurityMiddleware:
                 await anyio.to_thread.run_sync(check_shape, body, self._limits)
             else:
                 check_shape(body, self._limits)
+        if method == "HEAD":
+            # The same as GET; the server leaves out the body by its own scope.
+            scope = {**scope, "method": "GET"}
         await self._app(scope, _replay(body, receive), send)
 
     def _admit(self, headers: Headers) -> Principal | None:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ from api import create_app
 from api.access import hash_token
 from api.executors import ExecutorUnusable
 from journal import CheckpointManager
+from journal.errors import InvalidArgument
 from worker.settings import (
     ApiSettings,
     ExecutorSettings,
@@ -189,7 +190,17 @@ def test_the_hosts_in_the_settings_are_answered_to(manager: CheckpointManager) -
     api = ApiSettings(host="milepost.lan", allowed_hosts=["jobs.example"])
     client = client_of(create_app(manager, settings=Settings(api=api)))
     for host, status in (("milepost.lan", 200), ("jobs.example", 200), ("x.lan", 400)):
-        assert client.get("/healthz", headers={"Host": host}).status_code == status
+        assert client.get("/api/jobs", headers={"Host": host}).status_code == status
+
+
+def test_every_host_may_be_allowed_where_a_token_is_asked_for(
+    manager: CheckpointManager,
+) -> None:
+    token = TokenSettings(name="ops", sha256="0" * 64, scopes=["read"])
+    for tokens, is_allowed in (([], False), ([token], True)):
+        api = ApiSettings(allowed_hosts=["*"], tokens=tokens)
+        with nullcontext() if is_allowed else pytest.raises(InvalidArgument):
+            create_app(manager, settings=Settings(api=api))
 
 
 def test_a_body_may_not_be_much_deeper_than_the_states_in_the_settings(
@@ -325,10 +336,93 @@ def test_there_is_nothing_else(path: str, client: TestClient) -> None:
     assert "not found" in answer.json()["detail"]
 
 
-def test_another_method_is_405_and_says_which_are_allowed(client: TestClient) -> None:
-    answer = client.put("/api/jobs")
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/", "GET, HEAD, OPTIONS"),
+        ("/healthz", "GET, HEAD, OPTIONS"),
+        ("/openapi.json", "GET, HEAD, OPTIONS"),
+        ("/api/jobs", "GET, HEAD, OPTIONS"),
+        ("/api/checkpoints", "GET, HEAD, POST, OPTIONS"),
+        ("/api/checkpoints/x", "GET, HEAD, DELETE, OPTIONS"),
+        ("/api/checkpoints/x/pin", "POST, OPTIONS"),
+        ("/api/retention/preview", "GET, HEAD, POST, OPTIONS"),
+    ],
+)
+def test_the_methods_of_a_path_are_told_whichever_routes_it_has(
+    path: str, methods: str, client: TestClient
+) -> None:
+    answer = client.put(path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == methods
+    answer = client.options(path)
+    assert (answer.status_code, answer.headers["allow"]) == (204, methods)
+    assert answer.content == b""
+
+
+def test_head_is_get_without_the_body_on_every_path(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    (checkpoint_id,) = saved(manager)
+    document = client.get("/openapi.json").json()
+    paths = [path for path, known in document["paths"].items() if "get" in known]
+    for path in ("/", "/openapi.json", *paths):
+        known = document["paths"].get(path, {}).get("get", {}).get("parameters", ())
+        query = (
+            {"job_id": "etl"} if "job_id" in {each["name"] for each in known} else {}
+        )
+        at = path.format(checkpoint_id=checkpoint_id)
+        got, head = client.get(at, params=query), client.head(at, params=query)
+        assert (head.status_code, head.headers) == (200, got.headers)
+        assert head.content == b""
+    assert client.head("/api/checkpoints/x").status_code == 404
+    assert client.head("/api/jobs/complete").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "said"),
+    [
+        ("GET", "/api/checkpoints", {"job_id": "q", "tag": "a"}, "tag"),
+        ("GET", "/api/checkpoints", {"job_id": "q", "limt": 1}, "did you mean limit?"),
+        ("GET", "/api/checkpoints", {"job_id": ["q", "q"]}, "given once"),
+        ("GET", "/api/jobs", {"mtach": "nope*"}, "did you mean match?"),
+        ("GET", "/api/events", {"job_id": "q", "types": "x"}, "did you mean type?"),
+        ("GET", "/api/worker", {"x": 1}, "there are none"),
+        ("GET", "/api/checkpoints/x", {"state": "no"}, "state"),
+        ("DELETE", "/api/checkpoints/x", {"forced": "true"}, "did you mean force?"),
+        ("POST", "/api/checkpoints/x/restore", {"resume": "true"}, "resume"),
+        ("POST", "/api/checkpoints/cleanup", {"keep_last": 3}, "keep_last"),
+        ("POST", "/api/retention/preview", {"limi": 3}, "did you mean limit?"),
+    ],
+)
+def test_a_query_parameter_that_is_not_known_is_refused(
+    method: str, path: str, query: dict[str, Any], said: str, client: TestClient
+) -> None:
+    answer = client.request(method, path, params=query)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_argument")
+    assert said in answer.json()["detail"]
+
+
+def test_a_parameter_that_takes_several_values_takes_several(
+    client: TestClient,
+) -> None:
+    query = {"job_id": "etl", "type": ["job.opened", "checkpoint.saved"]}
+    assert client.get("/api/events", params=query).status_code == 200
+
+
+def test_probes_do_not_mind_a_query(client: TestClient) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert client.get(path, params={"from": "monitor"}).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8097", "http://jobs.lan"])
+def test_the_page_names_the_address_that_it_was_asked_under(
+    address: str, manager: CheckpointManager
+) -> None:
+    api = ApiSettings(allowed_hosts=["jobs.lan"])
+    client = client_of(create_app(manager, settings=Settings(api=api)))
+    text = client.get(f"{address}/").text
+    assert {*re.findall(r"http://[^/ ]+", text)} == {address}
 
 
 def test_the_page_loads_nothing_from_anywhere(client: TestClient) -> None:

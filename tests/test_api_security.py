@@ -14,7 +14,7 @@ from test_api_harness import ask, client_of, read_answer, send_raw, serving
 
 from api.access import UnsafeBind, hash_token
 from api.body import Refused
-from api.hosts import HostList, check_host
+from api.hosts import HostList, check_host, check_names
 from api.security import BodyLimits, SecurityMiddleware, TokenBook, check_bind
 from journal.errors import InvalidArgument
 
@@ -119,13 +119,19 @@ def asking(token_server: Served) -> Served:
 # Host
 
 
-@pytest.mark.parametrize("path", ["/", "/api/x", "/healthz", "/openapi.json", "/no"])
+@pytest.mark.parametrize("path", ["/", "/api/x", "/healthz/", "/openapi.json", "/no"])
 def test_a_foreign_host_is_refused_on_every_path(path: str, served: Served) -> None:
     for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example"):
         answer = ask(served.port, f"GET {path}", host=host)
         assert (answer.status, answer.json["code"]) == (400, "bad_host")
         assert host in answer.json["detail"]
     assert served.echo.calls == 0
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("host", ["10.42.0.17:8080", "[fd00::1]", "pod", "any thing"])
+def test_probes_ask_by_any_address(host: str, path: str, served: Served) -> None:
+    assert ask(served.port, f"GET {path}", host=host).status == 200
 
 
 @pytest.mark.parametrize(
@@ -170,9 +176,25 @@ def test_listening_everywhere_makes_no_name_ours() -> None:
     for bound in ("0.0.0.0", "::"):
         assert bound not in HostList(bound)
         assert "localhost" in HostList(bound)
+        assert "pod.example" not in HostList(bound)
 
 
-@pytest.mark.parametrize("name", ["*", "a b", "http://x", "*.", "x/y"])
+def test_listening_everywhere_makes_every_address_ours() -> None:
+    for host in ("10.42.0.17:8080", "10.42.0.17", "[fd00::8]:80"):
+        assert host in HostList("0.0.0.0")
+        assert host not in HostList("127.0.0.1")
+
+
+def test_every_name_is_ours_only_where_a_token_is_asked_for() -> None:
+    every = HostList("0.0.0.0", ["*"])
+    assert "pod.example:8080" in every
+    assert "no name/" not in every
+    check_names(every, TokenBook(TOKENS))
+    with pytest.raises(InvalidArgument, match="needs a token"):
+        check_names(every, TokenBook())
+
+
+@pytest.mark.parametrize("name", ["a b", "http://x", "*.", "x/y"])
 def test_an_allowed_host_that_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgument, match="allowed_hosts"):
         HostList("127.0.0.1", [name])

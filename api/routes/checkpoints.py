@@ -158,14 +158,21 @@ def delete_checkpoint(
     services: UseServices,
     actor: Actor,
     checkpoint_id: CheckpointId,
+    force: Annotated[
+        bool, Query(description="Delete it even if it is pinned.")
+    ] = False,
     if_match: IfMatch = None,
 ) -> Response:
-    """Delete one checkpoint; its state goes when the trash period ends."""
+    """Delete one checkpoint; its state goes when the trash period ends.
+
+    409 `protected`: it is pinned; `force` deletes it all the same.  409 `held`: it is
+    held, and stays until it is released.
+    """
     manager, expected = services.manager, seq_of(if_match)
     job_id = job_of(manager, checkpoint_id)
     with precondition(manager, job_id, expected):
         found = manager.delete(
-            job_id, checkpoint_id, actor=actor, expected_seq=expected
+            job_id, checkpoint_id, actor=actor, force=force, expected_seq=expected
         )
     if not found:
         raise UnknownCheckpoint(checkpoint_id, job_id=job_id)

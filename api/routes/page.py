@@ -2,14 +2,16 @@
 
 import base64
 import hashlib
+import html
 import re
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 router = APIRouter()
 
 _PAGE = (Path(__file__).parents[1] / "static" / "index.html").read_bytes()
+_ADDRESS = b"http://127.0.0.1:8080"
 
 
 def _policy() -> str:
@@ -26,6 +28,10 @@ _HEADERS = {"Content-Security-Policy": _policy()}
 
 
 @router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """Show the page."""
-    return Response(_PAGE, media_type="text/html", headers=_HEADERS)
+async def page(request: Request) -> Response:
+    """Show the page, with the address that it was asked under."""
+    # The gate lets only what can be a host name through; an app that is mounted
+    # elsewhere has its path in it.
+    address = html.escape(str(request.base_url).rstrip("/")).encode()
+    content = _PAGE.replace(_ADDRESS, address)
+    return Response(content, media_type="text/html", headers=_HEADERS)
