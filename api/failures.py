@@ -145,7 +145,7 @@ async def _of_http(request: Request, exc: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> list[str]:
-    """Return the methods of what is at the path of a request, whichever routes it has."""
+    """Return the methods of all that is at the path of a request."""
     scopes = {
         name: {**request.scope, "method": "GET" if name == "HEAD" else name}
         for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

@@ -2,7 +2,7 @@
 
 | asked in this order | refused with |
 |---|---|
-| does the request, unless a probe, call this server by a name of its own? | 400 bad_host |
+| unless it is a probe: does it call this server by a name of its own? | 400 bad_host |
 | if it changes something: does it come from no foreign page? | 403 cross_site |
 | are path and query valid UTF-8? | 422 invalid_request |
 | if tokens are configured: is there one, and may it do this? | 401, 403 |

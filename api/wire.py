@@ -104,10 +104,20 @@ class Damage(BaseModel):
     detail: str
 
 
+class Holding(BaseModel):
+    """Who keeps a checkpoint from being removed, since when and why."""
+
+    actor: str
+    since: datetime
+    reason: str | None
+
+
 class ListedCheckpoint(BaseModel):
     """A checkpoint without its state.
 
-    `metadata_problem` is there only if `metadata` cannot be shown.
+    `held` is null unless it is held.  `failed`: it was saved as such.  `parent_id`: the
+    checkpoint that it continued from.  `metadata_problem` is there only if `metadata`
+    cannot be shown.
     """
 
     checkpoint_id: str
@@ -117,6 +127,13 @@ class ListedCheckpoint(BaseModel):
     workflow_version: str
     workflow_name: str | None
     metadata: dict[str, Any]
+    seq: int
+    parent_id: str | None
+    tags: list[str]
+    pinned: bool
+    held: Holding | None
+    failed: bool
+    stored_bytes: int
     metadata_problem: Damage | None = None
 
 
@@ -158,14 +175,6 @@ class CleanupAnswer(BaseModel):
     deleted_count: int
     kept_count: int
     timestamp: datetime
-
-
-class Holding(BaseModel):
-    """Who keeps a checkpoint from being removed, since when and why."""
-
-    actor: str
-    since: datetime
-    reason: str | None
 
 
 class MarkAnswer(BaseModel):
@@ -299,7 +308,10 @@ class CompleteAnswer(BaseModel):
 
 
 class Job(BaseModel):
-    """A job: live checkpoints, counters over its whole history, where it stands."""
+    """A job: live checkpoints, counters over its whole history, where it stands.
+
+    `failed` and `reason` tell how it was completed, if it is.
+    """
 
     job_id: str
     seq: int
@@ -314,6 +326,8 @@ class Job(BaseModel):
     latest_checkpoint_id: str | None
     size_bytes: int
     damage: Damage | None
+    failed: bool
+    reason: str | None
 
 
 class JobList(BaseModel):
@@ -453,8 +467,11 @@ class ErrorAnswer(BaseModel):
     details: dict[str, str | None] | None = None
 
 
-def listed(info: CheckpointInfo) -> dict[str, Any]:
-    """Return a checkpoint as `ListedCheckpoint` describes it."""
+def listed(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
+    """Return a checkpoint as `ListedCheckpoint` has it, with its `state` if given.
+
+    The fields that callers have always had come first.
+    """
     problem = info.metadata_problem
     shown = {"code": problem.code, "detail": str(problem)} if problem else None
     return {
@@ -465,6 +482,13 @@ def listed(info: CheckpointInfo) -> dict[str, Any]:
         "workflow_version": info.workflow_version,
         "workflow_name": info.workflow_name,
         "metadata": info.metadata,
+        **state,
+        "seq": info.seq,
+        "parent_id": info.parent_id,
+        "tags": info.tags,
+        **protection(info),
+        "failed": info.failed,
+        "stored_bytes": info.stored_bytes,
         **({"metadata_problem": shown} if shown else {}),
     }
 
@@ -495,4 +519,6 @@ def job(info: JobInfo) -> dict[str, Any]:
         "latest_checkpoint_id": info.latest_id,
         "size_bytes": info.size_bytes,
         "damage": damage and {"code": damage.code, "detail": str(damage)},
+        "failed": info.failed,
+        "reason": info.reason,
     }

@@ -132,5 +132,5 @@ class Erasure(Writer):
         raise Conflict(
             f"job {job_id!r}: the checkpoints are gone, but their states are still on "
             "the disk, since somebody else has been compacting it all the time",
-            hint="they go with the next one: `milepost compact`, or the worker's",
+            hint="they go with the next compaction",
         )

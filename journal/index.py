@@ -118,6 +118,14 @@ class Trashed(NamedTuple):
     is_purged: bool = False  # no way back, even within the trash period
 
 
+class Completion(NamedTuple):
+    """When a job was said to be complete, whether it had failed, and why."""
+
+    at: str
+    failed: bool
+    reason: str | None
+
+
 class Holding(NamedTuple):
     """Who holds a checkpoint, since when and why.
 
@@ -145,7 +153,7 @@ class JobView:
         "approved",
         "checkpoints",
         "chosen",
-        "completed_at",
+        "completion",
         "created_at",
         "current",
         "deleted",
@@ -203,7 +211,7 @@ class JobView:
         self.misfit = ""  # why not, if it is not for its newer schema
         self.saved = self.deleted = self.restored = 0
         self.created_at: str | None = None
-        self.completed_at: str | None = None  # nothing was saved or restored since
+        self.completion: Completion | None = None  # no save or restore since
         self.last_at: str | None = None
         self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
@@ -319,7 +327,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
     view.places.add(seq, offset, size)
     view.checkpoints[checkpoint_id] = view.latest = entry
     view.current = view.chosen = entry
-    view.completed_at = None
+    view.completion = None
     view.saved += 1
 
 
@@ -398,7 +406,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
         case "checkpoint.restored":
             view.current = view.checkpoints[event["data"]["checkpoint_id"]]
             view.chosen = view.current
-            view.completed_at = None
+            view.completion = None
             view.restored += 1
         case "checkpoint.deleted":
             data = event["data"]
@@ -433,7 +441,10 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             reason = {data["checkpoint_id"]: data.get("reason", "purged")}
             _purge(view, reason, event["at"], event["actor"])
         case "job.completed":
-            view.completed_at = event["at"]
+            end = event["data"]
+            view.completion = Completion(
+                event["at"], end.get("failed", False), end.get("reason")
+            )
         case "job.forgotten":
             why = event["data"].get("reason", "forgotten")
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)

@@ -85,8 +85,8 @@ class JobInfo(NamedTuple):
 
     Every field is plain JSON; times are ISO 8601 text.  `checkpoints` counts live ones;
     `saved`, `deleted` and `restored` count over the whole history.  `completed_at` is
-    when the job was completed, unless it continued since.  `damage` says why a job is
-    quarantined; then the other fields are empty.
+    when the job was completed, unless it continued since; `failed` and `reason` say how
+    and why.  `damage` says why a job is quarantined; then the other fields are empty.
     """
 
     job_id: str
@@ -102,6 +102,8 @@ class JobInfo(NamedTuple):
     size_bytes: int = 0
     damage: ErrorInfo | None = None
     completed_at: str | None = None
+    failed: bool = False
+    reason: str | None = None
 
 
 class JobReport(NamedTuple):

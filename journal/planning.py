@@ -194,7 +194,7 @@ class Planning(Inquiry):
         return _Decided(view, decision, policy)
 
     def _policy_of(self, view: JobView) -> Policy:
-        is_completed = view.completed_at is not None
+        is_completed = view.completion is not None
         return self.policies.policy_of(view.job_id, is_completed=is_completed)
 
     def _candidates(self, view: JobView, policy: Policy) -> list[Candidate]:

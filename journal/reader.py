@@ -278,6 +278,7 @@ def _shown(event: Event) -> Event:
 
 
 def _job_info(view: JobView) -> JobInfo:
+    end = view.completion
     return JobInfo(
         view.job_id,
         view.seq,
@@ -290,5 +291,7 @@ def _job_info(view: JobView) -> JobInfo:
         None if view.current is None else view.current.checkpoint_id,
         None if view.latest is None else view.latest.checkpoint_id,
         view.end,
-        completed_at=_stamped_if(view.completed_at),
+        completed_at=_stamped_if(end and end.at),
+        failed=end is not None and end.failed,
+        reason=end and end.reason,
     )

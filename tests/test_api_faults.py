@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import os
+import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +20,12 @@ from test_api_harness import (
 )
 
 from api import create_app
-from api.failures import STATUS_OF
+from api.failures import ADVICE, STATUS_OF
 from journal import CheckpointManager, MemoryStorage, errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from test_api_harness import TestClient
 
@@ -72,8 +74,8 @@ def test_each_failure_of_a_write_has_its_status_and_the_next_write_its_chance(
     calls = [
         ("POST", "", SAVE, 201),
         ("POST", f"/{checkpoint_id}/restore", {}, 200),
-        ("POST", "/cleanup", {"job_id": "etl", "keep_last": 1}, 200),
         ("DELETE", f"/{checkpoint_id}", None, 204),
+        ("POST", "/cleanup", {"job_id": "etl", "keep_last": 1}, 200),
     ]
     for method, path, body, good in calls:
         storage.error = error
@@ -234,3 +236,39 @@ def test_a_state_that_cannot_be_trusted_is_500_and_no_older_one_is_given(
     assert fresh.get(f"/api/checkpoints/{older}").status_code == 200
     listed = fresh.get("/api/checkpoints", params={"job_id": "etl"}).json()
     assert listed["total"] == 2
+
+
+# -- advice fits the channel -----------------------------------------------------------
+
+# What only a program that calls the library, or a person at a terminal, can do.
+OF_ANOTHER_CHANNEL = re.compile(r"`|\bmilepost |--\w|\bNone\b|\w\(|'value'|with force")
+
+
+def hints_in(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield each hint that a module gives, with the name of the error."""
+    tree = ast.parse(path.read_text())
+    owners = {
+        child: each.name
+        for each in ast.walk(tree)
+        if isinstance(each, ast.ClassDef)
+        for child in ast.walk(each)
+    }
+    for node in ast.walk(tree):
+        for keyword in node.keywords if isinstance(node, ast.Call) else ():
+            if keyword.arg == "hint":
+                assert isinstance(node, ast.Call)
+                is_named = isinstance(node.func, ast.Name)
+                name = ast.unparse(node.func) if is_named else owners.get(node, "")
+                text = ast.unparse(keyword.value)
+                yield name, text.removeprefix("f").strip("'\"")
+
+
+def test_no_error_over_http_advises_a_call_or_a_command() -> None:
+    top, checked = Path(errors.__file__).parents[1], 0
+    for path in [*top.glob("journal/*.py"), *top.glob("api/*.py")]:
+        for name, hint in hints_in(path):
+            code = getattr(getattr(errors, name, None), "code", None)
+            said = ADVICE.get(code, hint) if code else ""
+            assert not OF_ANOTHER_CHANNEL.search(said), f"{path.name}: {name}: {said}"
+            checked += code is not None
+    assert checked > 20

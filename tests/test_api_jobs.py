@@ -50,8 +50,31 @@ def test_a_job_answers_exactly_these_fields(
         "current_checkpoint_id": second,
         "latest_checkpoint_id": third,
         "damage": None,
+        "failed": False,
+        "reason": None,
     }
     assert list(answer.json()) == ["jobs", "next_cursor", "timestamp"]
+
+
+def test_a_job_tells_how_it_was_completed_until_it_goes_on(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    def told() -> tuple[bool, str | None]:
+        (job,) = client.get("/api/jobs").json()["jobs"]
+        (info,) = manager.jobs()
+        assert (job["failed"], job["reason"]) == (info.failed, info.reason)
+        return info.failed, info.reason
+
+    body = {"job_id": "etl", "failed": True, "reason": "out of memory"}
+    saved(manager)
+    assert told() == (False, None)
+    client.post("/api/jobs/complete", json=body)
+    assert told() == (True, "out of memory")
+    client.post("/api/jobs/complete", json={"job_id": "etl"})
+    assert told() == (False, None)
+    client.post("/api/jobs/complete", json=body)
+    saved(manager)
+    assert told() == (False, None)
 
 
 def test_an_empty_store_has_no_jobs(client: TestClient) -> None:

@@ -118,3 +118,21 @@ def test_only_what_is_known_can_be_said_about_what_is_there(
     target = f"/api/checkpoints/{checkpoint_id}/{verb}"
     assert client.post(target, json={"resaon": "typo"}).status_code == 422
     assert events_of(manager) == ["job.opened", "checkpoint.saved"]
+
+
+def test_a_pinned_checkpoint_is_deleted_with_force_and_a_held_one_is_not(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    pinned, held, free = saved(manager, 3)
+    manager.pin("etl", pinned)
+    manager.hold("etl", held)
+
+    answer = client.delete(f"/api/checkpoints/{pinned}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "protected")
+    assert "?force=true" in answer.json()["detail"]
+    forced = {"force": "true"}
+    assert client.delete(f"/api/checkpoints/{pinned}", params=forced).status_code == 204
+    assert client.delete(f"/api/checkpoints/{free}", params=forced).status_code == 204
+    answer = client.delete(f"/api/checkpoints/{held}", params=forced)
+    assert (answer.status_code, answer.json()["code"]) == (409, "held")
+    assert [info.checkpoint_id for info in manager.list("etl")] == [held]

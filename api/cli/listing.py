@@ -57,7 +57,9 @@ _LIST_COLUMNS = (
     "failed",
 )
 # At a terminal: what most checkpoints are not, and what there is no room for.
-_QUIET = frozenset({"tags", "pinned", "held", "failed", "completed_at", "damage"})
+_QUIET = frozenset(
+    {"tags", "pinned", "held", "failed", "completed_at", "reason", "damage"}
+)
 _SPARE = frozenset({"stored_bytes", "size_bytes"})
 _JOB_COLUMNS = (
     "job_id",
@@ -67,6 +69,8 @@ _JOB_COLUMNS = (
     "current_checkpoint_id",
     "size_bytes",
     "completed_at",
+    "failed",
+    "reason",
     "damage",
 )
 
@@ -90,6 +94,8 @@ def jobs_verb(
             job.current_id,
             job.size_bytes,
             job.completed_at,
+            job.failed,
+            job.reason,
             job.damage and job.damage.code,
         )
         for job in jobs

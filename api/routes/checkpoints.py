@@ -149,7 +149,7 @@ def read_checkpoint(services: UseServices, checkpoint_id: CheckpointId) -> Respo
     job_id = job_of(manager, checkpoint_id)
     seq = manager.seq(job_id)
     checkpoint = manager.get(job_id, checkpoint_id)
-    content = listed(checkpoint.info) | {"state_snapshot": checkpoint.state}
+    content = listed(checkpoint.info, state_snapshot=checkpoint.state)
     return JsonAnswer(content, headers={"ETag": etag(seq)})
 
 
