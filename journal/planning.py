@@ -140,10 +140,9 @@ class Planning(Inquiry):
     def _cleanup_plan(
         self, view: JobView, policy: Policy, limit: int | None = None
     ) -> JobPlan:
-        from journal import planner, retention
+        from journal import planner
 
-        assert isinstance(policy.keep_last, int)
-        decision = retention.newest(self._candidates(view, policy), policy.keep_last)
+        decision = self._decision(view, policy, self._clock(), is_callers=True)
         plan = planner.job_plan(view, decision, policy, limit)
         # A caller who names a number needs nobody's approval.
         return plan._replace(is_callers=True, waits=())
@@ -186,12 +185,21 @@ class Planning(Inquiry):
         return found, problems
 
     def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:
-        from journal import retention
-
         view = self._view(job_id)
         policy = policy or self._policy_of(view)
-        decision = retention.decide(self._candidates(view, policy), policy, now)
-        return _Decided(view, decision, policy)
+        return _Decided(view, self._decision(view, policy, now), policy)
+
+    def _decision(
+        self, view: JobView, policy: Policy, now: datetime, *, is_callers: bool = False
+    ) -> Decision:
+        """Return what a policy, or a caller's cleanup, keeps and removes of a job."""
+        from journal import retention
+
+        found = self._candidates(view, policy)
+        if not is_callers:
+            return retention.decide(found, policy, now)
+        assert isinstance(policy.keep_last, int)
+        return retention.newest(found, policy.keep_last)
 
     def _policy_of(self, view: JobView) -> Policy:
         is_completed = view.completion is not None

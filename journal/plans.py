@@ -46,10 +46,10 @@ class Applied(int):
         skipped: these jobs, and why: most often they moved on (`StalePlan`).
     """
 
-    skipped: tuple[tuple[str, MilepostError], ...]
+    skipped: tuple[tuple[str, ErrorInfo], ...]
 
     def __new__(
-        cls, removed: int, skipped: Iterable[tuple[str, MilepostError]] = ()
+        cls, removed: int, skipped: Iterable[tuple[str, ErrorInfo]] = ()
     ) -> Self:
         """Return `removed` as an `int` that also says what was skipped."""
         made = super().__new__(cls, removed)

@@ -20,6 +20,7 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.event_codec import STATE_MISSING
+from journal.info import ErrorInfo
 from journal.planning import cleanup_policy
 from journal.protection import refuse_held
 
@@ -235,14 +236,16 @@ class Removal(Erasure):
                 hint="look at what would go, then approve it",
             )
         removed = 0
-        skipped: list[tuple[str, MilepostError]] = []
+        skipped: list[tuple[str, ErrorInfo]] = []
+        first: MilepostError | None = None
         for job in plan.jobs:
             try:
                 removed += self._apply_to(job, plan.plan_id, self._who(actor))
             except MilepostError as exc:
-                skipped.append((job.job_id, exc))  # I10
-        if skipped and not removed:
-            raise skipped[0][1]
+                first = first or exc
+                skipped.append((job.job_id, ErrorInfo.of(exc)))  # I10
+        if first is not None and not removed:
+            raise first
         return plans.Applied(removed, skipped)
 
     def _apply_to(self, job: JobPlan, plan_id: str, actor: str) -> int:
@@ -268,11 +271,10 @@ class Removal(Erasure):
         Raises:
             StalePlan: it does not.
         """
-        from journal import planner, retention
+        from journal import planner
 
         view, policy = batch.view, job.policy
-        found = self._candidates(view, policy)
-        decision = retention.decide(found, policy, batch.now)
+        decision = self._decision(view, policy, batch.now, is_callers=job.is_callers)
         going = {verdict.checkpoint_id: verdict for verdict in decision.remove}
         staying = {verdict.checkpoint_id for verdict in decision.keep}
         shown = [verdict.checkpoint_id for verdict in job.remove]

@@ -95,6 +95,23 @@ def test_a_keep_last_is_the_callers_own_rule_and_waits_for_nobody(jobs: Path) ->
     assert len(ids_of(jobs)) == 1
 
 
+def test_the_plan_of_a_keep_last_removes_the_current_one_as_it_showed(
+    jobs: Path,
+) -> None:
+    ids = ids_of(jobs)
+    call("restore", f"{JOB}@first")
+    dry = call("cleanup", JOB, "--keep-last", "1", "--dry-run", "--json")
+    plan = dry.json["data"]["plan_id"]
+
+    call("pin", f"{JOB}@latest")  # moves the job on, and the plan no longer fits
+    stale = call("cleanup", JOB, "--keep-last", "1", "--plan", plan)
+    call("unpin", f"{JOB}@latest")
+    done = call("cleanup", JOB, "--keep-last", "1", "--plan", plan)
+
+    assert (stale.code, done.code) == (5, 0)
+    assert ids_of(jobs) == ids[-1:]
+
+
 def test_the_dry_run_of_a_keep_last_has_the_fields_it_always_had(jobs: Path) -> None:
     data = call("cleanup", JOB, "--keep-last=8", "--dry-run", "--json").json["data"]
 

@@ -174,7 +174,7 @@ def _planned(manager: CheckpointManager, asked: Asked, plan_id: str | None) -> P
         StalePlan: there is no such plan any more.
     """
     if plan_id is not None:
-        shown = shown_plans.recall(manager, plan_id, asked.policy)
+        shown = shown_plans.recall(manager, plan_id, asked.keep_last)
         if shown is not None and all(asked.means(job.job_id) for job in shown.jobs):
             return shown
     plan = asked.plan(manager)

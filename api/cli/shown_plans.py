@@ -17,6 +17,7 @@ import orjson
 from api.previews import plan_fields
 from journal.clock import moment
 from journal.errors import StalePlan
+from journal.planning import cleanup_policy
 from journal.plans import JobPlan, Plan, plan_id, plan_of
 from journal.policy import policy_hash
 from journal.retention import Verdict
@@ -24,7 +25,7 @@ from journal.retention import Verdict
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal import CheckpointManager, Policy
+    from journal import CheckpointManager
 
 _PLANS_MAX = 64
 _VERDICTS_MAX = 100_000
@@ -50,14 +51,14 @@ def remember(root: Path, plan: Plan) -> None:
 
 
 def recall(
-    manager: CheckpointManager, wanted: str, policy: Policy | None
+    manager: CheckpointManager, wanted: str, keep_last: int | None
 ) -> Plan | None:
     """Return the plan that a dry run showed under this id, None if none is kept.
 
     Args:
         manager: of the store.
         wanted: the id.
-        policy: the caller's own; None for each job's.
+        keep_last: of a caller's cleanup; None for each job's policy.
 
     Raises:
         StalePlan: the policy of one of its jobs is another by now.
@@ -65,7 +66,7 @@ def recall(
     fields = _read(manager, wanted)
     if fields is None:
         return None
-    jobs = tuple(_job_plan(manager, policy, job) for job in fields["jobs"])
+    jobs = tuple(_job_plan(manager, keep_last, job) for job in fields["jobs"])
     # A file that somebody edited is no plan that was shown.
     return plan_of(jobs) if plan_id(jobs) == wanted else None
 
@@ -81,12 +82,15 @@ def _read(manager: CheckpointManager, wanted: str) -> dict[str, Any] | None:
 
 
 def _job_plan(
-    manager: CheckpointManager, policy: Policy | None, job: dict[str, Any]
+    manager: CheckpointManager, keep_last: int | None, job: dict[str, Any]
 ) -> JobPlan:
     job_id = job["job_id"]
-    found = manager.job(job_id)
-    is_completed = found is not None and found.completed_at is not None
-    own = policy or manager.policies.policy_of(job_id, is_completed=is_completed)
+    if keep_last is not None:
+        own = cleanup_policy(keep_last)
+    else:
+        found = manager.job(job_id)
+        is_completed = found is not None and found.completed_at is not None
+        own = manager.policies.policy_of(job_id, is_completed=is_completed)
     if policy_hash(own) != job["policy"]["hash"]:
         raise StalePlan(f"the policy of job {job_id!r} was another when it was planned")
     return JobPlan(
@@ -97,6 +101,7 @@ def _job_plan(
         tuple(map(_verdict, job["keep"])),
         tuple(map(_verdict, job["remove"])),
         tuple(job["waits"]),
+        is_callers=keep_last is not None,
     )
 
 
