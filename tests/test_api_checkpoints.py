@@ -61,8 +61,12 @@ def test_no_field_of_a_checkpoint_is_hidden(
     client: TestClient, manager: CheckpointManager
 ) -> None:
     body = {
-        "job_id": "etl", "step_name": "s", "state": {}, "tags": ["prod"],
-        "pinned": True, "failed": True,
+        "job_id": "etl",
+        "step_name": "s",
+        "state": {},
+        "tags": ["prod"],
+        "pinned": True,
+        "failed": True,
     }
     first = client.post("/api/checkpoints", json=body).json()["checkpoint_id"]
     second = client.post("/api/checkpoints", json=body).json()["checkpoint_id"]
@@ -75,7 +79,10 @@ def test_no_field_of_a_checkpoint_is_hidden(
     assert set(listed) == set(info._fields) - {"metadata_problem"}
     assert listed["stored_bytes"] == info.stored_bytes
     assert {name: listed[name] for name in ("seq", "parent_id", "tags", "pinned")} == {
-        "seq": 3, "parent_id": first, "tags": ["prod"], "pinned": True
+        "seq": 3,
+        "parent_id": first,
+        "tags": ["prod"],
+        "pinned": True,
     }
     assert listed["failed"] is True
     assert listed["held"] == {"actor": "api", "since": AT, "reason": "case 1"}

@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,7 +26,7 @@ from test_cli_harness import DEADLINE_SECONDS, clean_environ, folder
 from test_cli_serving import SERVING, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["folder"]  # a fixture
 
@@ -80,7 +81,12 @@ class Running(NamedTuple):
 
 @contextmanager
 def serving(
-    folder: Path, *, stderr: Any = subprocess.PIPE, more: str = "", **api: object
+    folder: Path,
+    *,
+    stderr: Any = subprocess.PIPE,
+    more: str = "",
+    become: Sequence[str] = (),
+    **api: object,
 ) -> Iterator[Running]:
     """Run a server with these settings, and the usual limit of open files."""
     lines = [f"{name} = {json.dumps(value)}" for name, value in api.items()]
@@ -88,7 +94,7 @@ def serving(
     text = "\n".join(["[api]", "port = 0", *lines, *store, more])
     (folder / "config.toml").write_text(text)
     child = subprocess.Popen(
-        ["sh", "-c", "ulimit -n 1024; exec milepost serve"],
+        [*become, "sh", "-c", "ulimit -n 1024; exec milepost serve"],
         stderr=stderr,
         text=True,
         env=clean_environ(),
@@ -388,3 +394,48 @@ def test_sigterm_ends_the_server_whatever_hangs(
         hangs(running, folder, held)
         # The promise is 10 s; on a busy machine a test can't tell them from 20.
         assert running.server.stop(signal.SIGTERM) == 0
+
+
+# -- what jobs leave behind ------------------------------------------------------------
+
+LEAVING = """\
+[executor]
+command = ["sh", "-c", "sh -c 'echo $$ >orphan; read a <go' & read a <end; exit 7"]
+"""
+
+
+# A program that asks for orphans, as process 1 of a container has them anyway, and then
+# becomes another.
+INHERITING = """\
+import ctypes, os, sys
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+INHERITS = (sys.executable, "-c", INHERITING)
+
+
+def test_an_orphan_of_a_job_is_reaped_and_the_job_keeps_its_status(
+    folder: Path,
+) -> None:
+    for name in ("orphan", "go", "end"):
+        os.mkfifo(folder / name)
+    with serving(folder, more=LEAVING, become=INHERITS) as running:
+        _, saved = running.ask("POST", "/api/checkpoints", SAVE)
+        path = f"/api/checkpoints/{saved['checkpoint_id']}/restore"
+        assert running.ask("POST", path, {"resume": True})[0] == 200
+        orphan = Path("/proc", (folder / "orphan").read_text().strip())
+        (folder / "end").write_text("\n")
+        assert running.server.wait_for(r"process \d+ ended, 7$")
+        assert orphan.exists()
+
+        (folder / "go").write_text("\n")
+
+        until(lambda: not orphan.exists())
+        running.is_well()
+        assert running.server.stop(signal.SIGTERM) == 0
+
+
+def test_ctrl_c_ends_a_server_that_inherits_orphans_once(folder: Path) -> None:
+    with serving(folder, become=INHERITS) as running:
+        assert running.server.stop(signal.SIGINT) == 130
+        assert running.server.said.endswith("stopped by Ctrl-C\n")

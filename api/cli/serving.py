@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from api.cli.frame import Frame, verb
+from api.cli.orphans import leave_orphans_to_parent
 from api.cli.waiting import stopped, until_stopped
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def serve_verb(frame: Frame, *, host: str | None, port: int | None) -> Answer:
 
     Until Ctrl-C or SIGTERM.
     """
+    leave_orphans_to_parent()
     with until_stopped() as stop:
         settings = frame.settings(
             MILEPOST_API_HOST=host,
