@@ -255,10 +255,11 @@ def _shields(
     if newest.is_failed and not groups[0][0].is_failed:
         found.setdefault(groups[0][0].seq, []).append("newest that did not fail")
     for group in groups if policy.windows else ():
-        # If it is not the newest, a clock jumped.  Were it let go, the windows would
-        # move, and the next run would remove more.
+        # If it is not the newest, a clock jumped.  If a cap removed either, the windows
+        # would move, and the next run would remove more.
         start = counted_from(group, now)
         if start is not None and start is not group[0]:
+            found.setdefault(group[0].seq, ["saved when the clock was ahead"])
             found.setdefault(start.seq, []).append("windows count from it")
     min_age = as_span(policy.min_age)
     if any(min_age):

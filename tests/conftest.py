@@ -72,7 +72,7 @@ def crash_seed(request: pytest.FixtureRequest) -> int:
 
 
 # Of a slow test, on a machine that has much else to do.
-_SLOW_SECONDS = 900
+_SLOW_SECONDS = 2400
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

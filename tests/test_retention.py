@@ -52,6 +52,13 @@ def test_the_order_they_are_given_in_does_not_matter_and_is_left_alone(
     aged(2000 * DAY, 1800, DAY, 8.5 * DAY, -400 * DAY, shields={4: "pinned"}),
     Policy(keep_within_yearly="8d"),
 )
+@example(
+    [
+        c._replace(is_failed=c.seq < 3)
+        for c in aged(60, -400 * DAY, -400 * DAY, -400 * DAY)
+    ],
+    Policy(keep_within="1s", keep_yearly=1, max_count=1),
+)
 def test_deciding_again_about_what_was_kept_removes_nothing_more(
     candidates: list[Candidate], policy: Policy
 ) -> None:

@@ -561,7 +561,7 @@ def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
         began = time.monotonic()
         child.send_signal(signal.SIGTERM)
         assert child.wait(DEADLINE_SECONDS) == 0
-        assert seconds <= time.monotonic() - began < 10
+        assert time.monotonic() - began < 10
         assert b"verification" in last_runs.read_bytes()
 
 

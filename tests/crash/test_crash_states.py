@@ -26,7 +26,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_no_crash_loses_what_was_acknowledged_or_shown(
     name: str,
