@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from journal import compaction, ids
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.compaction import Compaction, Threshold
-from journal.errors import Conflict
+from journal.errors import Conflict, NoSpace, ReadOnlyStore, StorageFailed
 from journal.protection import refuse_held
 from journal.storage import Busy
 from journal.writer import Writer
@@ -123,14 +122,26 @@ class Erasure(Writer):
         """Compact, after whoever is at it, so that what was purged leaves the disk.
 
         Raises:
-            Conflict: he took too long.
+            Conflict: another compaction took too long.
+            StorageFailed: it failed; what was purged stays purged.
         """
+        why = "somebody else has been compacting it all the time"
         for pause in _PAUSES_SECONDS:
-            with suppress(Conflict):
+            try:
                 return self.compact(job_id, actor=actor)
-            time.sleep(pause)  # his began before ours was due
-        raise Conflict(
-            f"job {job_id!r}: the checkpoints are gone, but their states are still on "
-            "the disk, since somebody else has been compacting it all the time",
-            hint="they go with the next compaction",
-        )
+            except (NoSpace, ReadOnlyStore) as exc:
+                # Not as it is: it would say that nothing was written.
+                raise StorageFailed(_left(job_id, exc), hint=_LATER) from exc
+            except Conflict:
+                time.sleep(pause)  # the other one began before ours was due
+        raise Conflict(_left(job_id, why), hint=_LATER)
+
+
+_LATER = "they go with the next compaction"
+
+
+def _left(job_id: str, why: object) -> str:
+    return (
+        f"job {job_id!r}: the checkpoints are gone, but their states are still on the "
+        f"disk: {why}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -25,7 +26,7 @@ from faults import (
 
 from journal import CheckpointManager, Key, KeyRing, erasure
 from journal.compaction import Threshold
-from journal.errors import Conflict, UnknownCheckpoint
+from journal.errors import Conflict, NoSpace, StorageFailed, UnknownCheckpoint
 from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
@@ -499,3 +500,20 @@ def test_a_rewritten_journal_with_the_old_ones_inode_number_is_folded_anew(
     assert [info.checkpoint_id for info in manager.list(JOB)] == ids[1:]
     assert manager.get(JOB, ids[1]).state == state_of(1)
     assert manager.verify(JOB, deep=True)[0].ok
+
+
+@pytest.mark.parametrize("erased", ["purged", "forgotten"])
+def test_an_erasure_without_room_says_what_is_gone_and_what_is_still_there(
+    root: Path, clock: Clock, erased: str
+) -> None:
+    disk = FaultyDisk(root)
+    with CheckpointManager(storage=FileStorage(root, disk=disk)) as manager:
+        one = manager.save(JOB, "one", {"n": 1})
+        disk.set(Fault("append", on="etl.copy", error=errno.ENOSPC))
+        with pytest.raises(StorageFailed, match="gone, but their states are") as failed:
+            ERASURES[erased](manager, clock, one)
+        assert not isinstance(failed.value, NoSpace)  # which says: nothing was written
+        assert manager.list(JOB) == []
+        done = manager.compact(JOB)
+        assert done is not None
+        assert done.dropped == 1  # I9

@@ -6,7 +6,7 @@ import errno
 import gc
 import shutil
 import tempfile
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,9 @@ from hypothesis.stateful import (
 from test_fuzz_journal import STATES
 
 from journal import CheckpointManager, Policy
+from journal.diagnosis import Condition
 from journal.errors import (
+    ApprovalNeeded,
     Conflict,
     NoSpace,
     Protected,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 JOB = "etl"
 TRASH = timedelta(seconds=60)
+GUARDED = 11  # live checkpoints, from which on a plan that takes over half waits
 WHO = st.integers(0, 1)
 
 
@@ -87,6 +90,7 @@ class Model:
         self.saved: dict[str, Saved] = {}  # every id ever, oldest first
         self.live: set[str] = set()
         self.gone: dict[str, datetime] = {}  # deleted, when
+        self.purged: set[str] = set()  # of these, what cannot come back
         self.erased: set[str] = set()  # deleted, and no way back
         self.pinned: set[str] = set()
         self.pinned_when_deleted: set[str] = set()
@@ -95,6 +99,7 @@ class Model:
         self.current: str | None = None
         self.keys: dict[str, tuple[str, list[object]]] = {}  # id and content
         self.side_files: list[datetime] = []  # torn bytes kept aside, since when
+        self.approved: set[int] = set()  # `keep_last` of plans
         self.types: list[str] = []  # of all events
 
     @property
@@ -137,6 +142,14 @@ class Model:
         self.settle()
         self.told(type_)
 
+    def purge(self, ids: list[str], now: datetime, type_: str) -> None:
+        self.remove([id_ for id_ in ids if id_ in self.live], now, type_)
+        self.purged.update(ids)
+        self.side_files = [datetime.min.replace(tzinfo=UTC) for _ in self.side_files]
+
+    def forget(self, now: datetime) -> None:
+        self.purge([*self.order, *self.gone], now, "job.forgotten")
+
     def undelete(self, id_: str) -> None:
         del self.gone[id_]
         self.live.add(id_)
@@ -153,6 +166,12 @@ class Model:
             found = self.saved[found].parent
         self.current = found or (self.order[-1] if self.order else None)
 
+    @property
+    def unprotected(self) -> list[str]:
+        """What a person's cleanup counts, oldest first."""
+        protected = self.pinned | self.held
+        return [id_ for id_ in self.order if id_ not in protected]
+
     def doomed(self, keep_last: int) -> list[str]:
         """What a policy that keeps the newest removes: never what is shielded."""
         shielded = {*self.order[-keep_last:], *self.pinned, *self.held, self.current}
@@ -164,7 +183,8 @@ class Model:
 
     def due(self, now: datetime) -> set[str]:
         """Which states a compaction erases."""
-        return {id_ for id_, at in self.gone.items() if at <= now - TRASH}
+        due = {id_ for id_, at in self.gone.items() if at <= now - TRASH}
+        return due | self.purged
 
     def has_to_compact(self, now: datetime) -> bool:
         return bool(self.due(now)) or any(at <= now - TRASH for at in self.side_files)
@@ -176,6 +196,7 @@ class Model:
         for id_ in due:
             del self.gone[id_]
             self.pinned_when_deleted.discard(id_)
+        self.purged.clear()
         self.erased |= due
         for id_, saved in self.saved.items():
             parent = saved.parent
@@ -198,6 +219,12 @@ class Model:
                 self.remove([data["checkpoint_id"]], now, type_)
             case "checkpoints.cleaned":
                 self.remove([*data["removed"]], now, type_)
+            case "checkpoint.undeleted":
+                self.undelete(data["checkpoint_id"])
+            case "checkpoint.purged":
+                self.purge([data["checkpoint_id"]], now, type_)
+            case "job.forgotten":
+                self.forget(now)
             case "job.compacted":
                 self.erase(now)
             case "job.repaired":
@@ -258,9 +285,25 @@ WORK: dict[str, Callable[[CheckpointManager, str], Any]] = {
     "restore": lambda manager, id_: manager.restore(JOB, id_),
     "delete": lambda manager, id_: manager.delete(JOB, id_, force=True),
     "cleanup": lambda manager, _: manager.cleanup(JOB, keep_last=1),
+    "undelete": lambda manager, id_: manager.undelete(JOB, id_),
+    "purge": lambda manager, id_: manager.delete(JOB, id_, force=True, purge=True),
+    "forget": lambda manager, _: manager.forget(JOB),
     "compact": lambda manager, _: manager.compact(JOB),
     "list": lambda manager, _: manager.list(JOB),
 }
+
+
+TURNS = st.lists(
+    st.tuples(
+        WHO,
+        st.sampled_from(
+            ["delete", "undelete"] * 2 + ["purge", "purge another", "compact", "save"]
+        ),
+        st.integers(0, 70),
+    ),
+    min_size=3,
+    max_size=9,
+)
 
 
 class Histories(RuleBasedStateMachine):
@@ -275,7 +318,7 @@ class Histories(RuleBasedStateMachine):
         self.model = Model()
         self.medium = Medium()
         self.forks: dict[str, Saved] = {}
-        self.plans: list[Plan] = []
+        self.plans: list[tuple[int, Plan]] = []
         self.disks: list[MortalDisk] = []
         self.handles: list[CheckpointManager] = []
         for by in range(2):
@@ -286,8 +329,8 @@ class Histories(RuleBasedStateMachine):
         self.model.save(saved, {})
         return saved
 
-    def take(self, by: int) -> None:
-        """Open a new handle."""
+    def opened(self) -> tuple[MortalDisk, CheckpointManager]:
+        """Return a process that knows nothing yet, and the disk it dies with."""
         # Nothing but processes dies here, so nothing has to reach the medium.
         disk = MortalDisk(self.root, syncs=False, medium=self.medium)
         manager = CheckpointManager(
@@ -295,11 +338,22 @@ class Histories(RuleBasedStateMachine):
             trash_seconds=TRASH.total_seconds(),
             clock=self.clock,
         )
+        return disk, manager
+
+    def take(self, by: int) -> None:
+        """Open a new handle."""
+        disk, manager = self.opened()
         self.disks[by : by + 1], self.handles[by : by + 1] = [disk], [manager]
 
     def teardown(self) -> None:
-        if hasattr(self, "root"):
-            shutil.rmtree(self.root.parent)
+        if not hasattr(self, "root"):
+            return
+        _, fresh = self.opened()
+        for report in fresh.verify(deep=True):
+            assert report.ok, report
+        for found in fresh.diagnose(deep=True):
+            assert found.verdict is Condition.SOUND, found
+        shutil.rmtree(self.root.parent)
 
     @rule(
         target=known,
@@ -349,6 +403,14 @@ class Histories(RuleBasedStateMachine):
             model.keys[key] = (new, content)
         return new
 
+    @rule(target=known, by=WHO)
+    def save_many(self, by: int) -> Any:
+        """As many as it takes for a plan to wait for approval."""
+        saved = [self.handles[by].save(JOB, f"m{n}", {"n": n}) for n in range(GUARDED)]
+        for n, id_ in enumerate(saved):
+            self.model.save(id_, {"n": n})
+        return multiple(*saved)
+
     @rule(by=WHO, id_=known)
     def restore(self, by: int, id_: str) -> None:
         try:
@@ -375,7 +437,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(by=WHO, keep_last=st.integers(1, 4))
     def cleanup(self, by: int, keep_last: int) -> None:
-        doomed = self.model.doomed(keep_last)
+        doomed = self.model.unprotected[:-keep_last]
         assert self.handles[by].cleanup(JOB, keep_last) == len(doomed)
         if doomed:
             self.model.remove(doomed, self.clock.now, "checkpoints.cleaned")
@@ -384,36 +446,103 @@ class Histories(RuleBasedStateMachine):
     def plan(self, by: int, keep_last: int) -> None:
         plan = self.handles[by].plan(JOB, Policy(keep_last=keep_last))
         removed = [verdict.checkpoint_id for verdict in plan.remove]
-        assert removed[::-1] == self.model.doomed(keep_last)
-        self.plans.append(plan)
+        doomed, live = self.model.doomed(keep_last), len(self.model.live)
+        assert removed[::-1] == doomed
+        is_much = live >= GUARDED and len(doomed) > live / 2
+        assert bool(plan.waits) == (is_much and keep_last not in self.model.approved)
+        self.plans.append((keep_last, plan))
 
     @precondition(lambda self: self.plans)
-    @rule(by=WHO)
-    def apply(self, by: int) -> None:
+    @rule(by=WHO, approve=st.booleans())
+    def apply(self, by: int, approve: bool) -> None:
         """Carry out the last plan, which may be stale, and was perhaps carried out."""
-        model, plan = self.model, self.plans[-1]
+        model, (keep_last, plan) = self.model, self.plans[-1]
         doomed = [verdict.checkpoint_id for verdict in plan.remove]
         try:
-            assert self.handles[by].apply(plan) == len(doomed)
+            assert self.handles[by].apply(plan, approve=approve) == len(doomed)
+        except ApprovalNeeded:
+            assert plan.waits
+            assert not approve
+            return
         except StalePlan:
             assert plan.jobs[0].head_seq != len(model.types)
             return
         if doomed:
-            assert set(doomed) <= set(model.doomed(plan.jobs[0].policy.keep_last))
+            assert set(doomed) <= set(model.doomed(keep_last))
+            assert approve or not plan.waits
             model.remove(doomed, self.clock.now, "checkpoints.cleaned")
+            model.approved |= {keep_last} if plan.waits else set()
 
     @rule(by=WHO, id_=known)
     def undelete(self, by: int, id_: str) -> None:
-        deleted_at = self.model.gone.get(id_)
+        model = self.model
         try:
             came_back = self.handles[by].undelete(JOB, id_)
         except Conflict:
-            assert deleted_at is not None
-            assert self.clock.now >= deleted_at + TRASH
+            assert id_ in model.erased | model.due(self.clock.now)
             return
-        assert came_back == (deleted_at is not None)
+        assert came_back == (id_ in model.gone)
         if came_back:
-            self.model.undelete(id_)
+            model.undelete(id_)
+
+    @rule(by=WHO, id_=known, force=st.booleans())
+    def purge(self, by: int, id_: str, force: bool) -> None:
+        model, now = self.model, self.clock.now
+        try:
+            purged = self.handles[by].delete(JOB, id_, force=force, purge=True)
+        except Protected:
+            assert id_ in model.held or (id_ in model.pinned and not force)
+            return
+        assert purged == (id_ in model.live or id_ in model.gone)
+        if purged:
+            assert force or id_ not in model.pinned
+            assert id_ not in model.held
+            model.purge([id_], now, "checkpoint.purged")
+            model.erase(now)
+
+    @rule(id_=known, other=known, turns=TURNS)
+    def come_and_go(
+        self, id_: str, other: str, turns: list[tuple[int, str, int]]
+    ) -> None:
+        """One checkpoint goes and comes back, while others leave the disk."""
+        for by, verb, seconds in turns:
+            match verb:
+                case "delete":
+                    self.delete(by, id_, force=True)
+                case "undelete":
+                    self.undelete(by, id_)
+                case "purge":
+                    self.purge(by, id_, force=True)
+                case "purge another":
+                    self.purge(by, other, force=True)
+                case "compact":
+                    self.compact(by, seconds)
+                case "save":
+                    saved = self.handles[by].save(JOB, "step", {})
+                    self.model.save(saved, {})
+            self.compare(self.opened()[1])
+
+    @rule(by=WHO)
+    def forget(self, by: int) -> None:
+        model, now = self.model, self.clock.now
+        try:
+            done = self.handles[by].forget(JOB)
+        except Protected:
+            assert model.held
+            return
+        assert (done is None) == (model.types == [])
+        if done is not None:
+            model.forget(now)
+            assert done.dropped == len(model.due(now))
+            if model.has_to_compact(now):
+                model.erase(now)
+
+    @rule(by=WHO)
+    def complete(self, by: int) -> None:
+        if self.handles[by].complete(JOB):
+            self.model.told("job.completed")
+        else:
+            assert self.model.types == []
 
     @rule(by=WHO, seconds=st.integers(0, 90))
     def compact(self, by: int, seconds: int) -> None:
@@ -503,7 +632,7 @@ class Histories(RuleBasedStateMachine):
             outcome = "refused"
         except (StorageFailed, Died):
             outcome = "unknown"
-        except (UnknownCheckpoint, Protected):
+        except (UnknownCheckpoint, Protected, Conflict):
             outcome = "impossible"
         disk._faults.clear()
         if disk.is_dead:
@@ -511,7 +640,9 @@ class Histories(RuleBasedStateMachine):
             gc.collect()  # the kernel closes what the dead had open
         happened = self.go_on(by)
         assert happened == [] or outcome in {"done", "unknown"}, (outcome, happened)
-        assert len(happened) <= 1, happened
+        # An erasure is two writes: what is gone, then the compaction.
+        is_erasure = work in {"purge", "forget"} and happened[1:] == ["job.compacted"]
+        assert len(happened) <= 1 or is_erasure, happened
         if outcome == "done" and work != "list":
             assert bool(happened) == bool(answer) or work == "restore"  # I1
 
@@ -528,8 +659,11 @@ class Histories(RuleBasedStateMachine):
         return [event["type"] for event in events[:-1] if event["type"] not in silent]
 
     @invariant()
-    def both_handles_answer_what_the_model_says(self) -> None:
-        for manager in getattr(self, "handles", []):
+    def every_process_answers_what_the_model_says(self) -> None:
+        """The two handles, and one that begins with the first byte now."""
+        if not hasattr(self, "root"):
+            return
+        for manager in (*self.handles, self.opened()[1]):
             self.compare(manager)
             for job, saved in self.forks.items():
                 (info,) = manager.list(job)
