@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from journal.errors import UnsupportedFolder
+from journal import access
+from journal.errors import StorageFailed, UnsupportedFolder
 
 # "append" and "update" differ because Linux ignores pwrite's offset under O_APPEND.
 Mode = Literal["append", "update", "read"]
@@ -23,11 +26,21 @@ _FLAGS: dict[Mode, int] = {
 }
 
 
+PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o2770
+
+
 class Stat(NamedTuple):
-    """What tells one version of a file from another."""
+    """What tells one version of a file from another, and who else may see it.
+
+    Attributes:
+        links: how many names it has; more than one may be a snapshot's.
+        mode: its permissions.
+    """
 
     inode: int
     size: int
+    links: int = 1
+    mode: int = 0o600
 
 
 class File(Protocol):
@@ -67,17 +80,32 @@ class File(Protocol):
 class Disk(Protocol):
     """Folders and names.  Every method may raise `OSError`."""
 
-    def open(self, path: Path, mode: Mode, *, create: bool = False) -> File:
-        """Open a file, never through a symbolic link; `create`: it must be new."""
+    def open(
+        self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
+    ) -> File:
+        """Open a regular file, never through a symbolic link.
+
+        Args:
+            path: which.
+            mode: what for.
+            create: it must be new.
+            like: a new file takes owner, group, permissions and ACL of this file, whose
+                place it is to take.  If that is a folder, or absent, or not given, it
+                is a file of that folder, or of its own: as open to the group as the
+                folder is, and its owner's if root makes it.
+
+        Raises:
+            ReadOnlyStore: a new file cannot be `like`; nothing was made.
+        """
 
     def stat(self, path: Path) -> Stat | None:
-        """Return inode and size of what `path` names, None if nothing."""
+        """Return what `path` names, None if nothing."""
 
     def names(self, folder: Path) -> list[str]:
         """Return the names in `folder`, in no order; none if there is no folder."""
 
-    def make_folder(self, folder: Path) -> None:
-        """Make `folder` for this user alone, if it is not there."""
+    def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
+        """Make `folder`, if it is not there, with these permissions less the umask."""
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file another name in the same folder, replacing what has it."""
@@ -105,8 +133,7 @@ class PosixFile:
 
     def stat(self) -> Stat:
         """See `File.stat`."""
-        found = os.fstat(self._fd)
-        return Stat(found.st_ino, found.st_size)
+        return _stat_of(os.fstat(self._fd))
 
     def read(self, offset: int, size: int) -> bytes:
         """See `File.read`."""
@@ -160,6 +187,22 @@ class PosixFile:
         """See `File.unlock`."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def check_regular(self, path: Path) -> None:
+        """Close it and raise `StorageFailed` if it is a FIFO or a folder."""
+        mode = os.fstat(self._fd).st_mode
+        if not stat.S_ISREG(mode):
+            self.close()
+            raise _no_file(path, mode)
+        os.set_blocking(self._fd, True)
+
+    def adopt(self, old: Path | None, folder: Path | None) -> None:
+        """Make a new file like `old`, or else one of `folder`; see `Disk.open`."""
+        os.set_blocking(self._fd, True)
+        if old is not None:
+            access.take_over(self._fd, old)
+        elif folder is not None:
+            access.belong_to(self._fd, folder)
+
     def close(self) -> None:
         """See `File.close`."""
         # Forgotten first: should a Ctrl-C strike between the two, it leaks, but its
@@ -173,22 +216,57 @@ class PosixFile:
 
 
 class PosixDisk:
-    """The real disk."""
+    """The real disk.
 
-    def open(self, path: Path, mode: Mode, *, create: bool = False) -> PosixFile:
+    Args:
+        new_mode: the permissions of new files, less the umask; if not given, those that
+            their folder suggests.
+    """
+
+    def __init__(self, *, new_mode: int | None = None) -> None:
+        self._new_mode = new_mode
+
+    def open(
+        self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
+    ) -> PosixFile:
         """See `Disk.open`."""
-        flags = _FLAGS[mode] | os.O_CLOEXEC | os.O_NOFOLLOW
+        # Without O_NONBLOCK, opening a FIFO would wait for its other end.
+        flags = _FLAGS[mode] | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         if create:
-            flags |= os.O_CREAT | os.O_EXCL
-        return PosixFile(os.open(path, flags, 0o600))
+            return self._create(path, flags | os.O_CREAT | os.O_EXCL, like)
+        try:
+            file = PosixFile(os.open(path, flags))
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # which is all that is said of a socket
+                raise _no_file(path, os.lstat(path).st_mode) from exc
+            raise
+        file.check_regular(path)
+        return file
+
+    def _create(self, path: Path, flags: int, like: Path | None) -> PosixFile:
+        old = None if like is None or like.is_dir() or not _is_there(like) else like
+        folder = like if like is not None and like.is_dir() else path.parent
+        permissions = 0o600
+        if old is None and self._new_mode is not None:
+            permissions = self._new_mode
+        elif old is None:
+            permissions = access.mode_in(folder)
+        file = PosixFile(os.open(path, flags, permissions))
+        try:
+            file.adopt(old, None if self._new_mode is not None else folder)
+        except BaseException:
+            file.close()
+            with suppress(OSError):
+                path.unlink()
+            raise
+        return file
 
     def stat(self, path: Path) -> Stat | None:
         """See `Disk.stat`."""
         try:
-            found = os.stat(path, follow_symlinks=False)
+            return _stat_of(os.stat(path, follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Stat(found.st_ino, found.st_size)
 
     def names(self, folder: Path) -> list[str]:
         """See `Disk.names`."""
@@ -197,9 +275,21 @@ class PosixDisk:
         except FileNotFoundError:
             return []
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         """See `Disk.make_folder`."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=mode, parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            return
+        made = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            access.belong_to(made, folder.parent)
+            if mode & stat.S_ISGID:  # mkdir itself ignores it
+                os.fchmod(made, os.fstat(made).st_mode | stat.S_ISGID)
+        finally:
+            os.close(made)
 
     def rename(self, source: Path, target: Path) -> None:
         """See `Disk.rename`."""
@@ -232,6 +322,31 @@ class PosixDisk:
                 f"{folder} is on {kind}, where file locks and syncs are not reliable",
                 hint="keep the store on a local disk of the machine that writes it",
             )
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _stat_of(found: os.stat_result) -> Stat:
+    mode = stat.S_IMODE(found.st_mode)
+    return Stat(found.st_ino, found.st_size, found.st_nlink, mode)
+
+
+def _no_file(path: Path, mode: int) -> StorageFailed:
+    return StorageFailed(
+        f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file",
+        hint="move it away, and put the file in its place",
+    )
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)
 
 
 _REMOTE = frozenset(

@@ -2,7 +2,8 @@
 
 Each slot is one JSON line, padded to 512 bytes (a sector), ending in a CRC of its own.
 They are written in turn after each sync of the journal, so that a torn write leaves the
-other one.  The file is never renamed or removed: it is also what writers lock.
+other one.  The file is never removed, and renamed only by its lock's holder who gives
+it up (`HeadFile.lock`): it is also what writers lock.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from journal import entropy
 from journal import head as head_codec
 from journal.errors import LockTimeout
 from journal.head import Head
+from journal.journal_copy import JournalCopy
 from journal.storage import Busy
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class HeadFile:
             if file.try_lock():
                 found = self._disk.stat(self._path)
                 if found is not None and found.inode == self._inode:
+                    if found.links > 1 and self.is_writable:
+                        file = self._unshare(file)
                     if found.size < head_codec.FILE_BYTES and self.is_writable:
                         self._allocate(file, found.size)
                     return
@@ -170,6 +173,31 @@ class HeadFile:
             return self._disk.open(self._path, "update")
         self.is_new = True
         return file
+
+    def _unshare(self, shared: File) -> File:
+        """Put a locked copy in the place of a head that has other names; return it.
+
+        A copy made by hard links (``cp -al``) shares the file with the store: a slot
+        written in place would change both.  Whoever waits for the old file finds, once
+        it gets the lock, that the name is another's, and waits for the new one.
+
+        Raises:
+            OSError: it cannot be copied; the old one is still in place.
+        """
+        copy = JournalCopy(
+            self._disk, self._path.parent / f"{self._path.name}.tmp", self._path
+        )
+        try:
+            copy.write(shared.read(0, head_codec.FILE_BYTES))
+            placed = copy.place()
+        finally:
+            copy.discard()
+        # Before anything is written to it: the old one may be brought back no more.
+        self._disk.sync_folder(self._path.parent)
+        with self._opening:
+            shared.close()
+            self._file, self._inode = placed, placed.stat().inode
+        return placed
 
     @staticmethod
     def _allocate(file: File, size: int) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from journal.policies import Policies
     from journal.readable_journal import Durability
     from journal.storage import Storage
+    from journal.storage_file import Sharing
 
 _T = TypeVar("_T")
 
@@ -73,6 +74,8 @@ class Inquiry:
             as they are.  All are read, whatever this says.
         keys: encrypt states and metadata with the current one; read with any.
         allow_plaintext: with `keys`, also read states that are not encrypted.
+        shared: who may use a folder that is made here: ``private``: its owner;
+            ``group``: the group of the folder too, as far as the umask lets it.
         actor: who this is, in the journal; ``lib:<program>@<host>`` unless given.
         clock: gives the time.
 
@@ -97,6 +100,7 @@ class Inquiry:
         codec: Codec = "auto",
         keys: KeyRing | None = None,
         allow_plaintext: bool = False,
+        shared: Sharing = "private",
         actor: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -107,6 +111,8 @@ class Inquiry:
             raise InvalidArgument(
                 f"durability must be always, interval or never, got {durability!r}"
             )
+        if shared not in ("private", "group"):
+            raise InvalidArgument(f"shared must be private or group, got {shared!r}")
         if codec not in ("auto", "json", "zstd"):
             raise InvalidArgument(f"codec must be auto, json or zstd, got {codec!r}")
         if not 1 <= max_depth <= state_json.DEPTH_LIMIT:
@@ -127,6 +133,7 @@ class Inquiry:
                 durability=durability,
                 interval_seconds=interval_seconds,
                 lock_timeout_seconds=lock_timeout_seconds,
+                shared=shared,
             )
         self._store = Store(storage, clock)
         self._vault = Vault(keys, allow_plaintext)

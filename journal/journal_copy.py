@@ -1,11 +1,12 @@
-"""A journal's successor in the making, until it takes the journal's place."""
+"""A file's successor in the making, until it takes the file's place."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from journal.errors import NoSpace
 from journal.storage import Busy
+from journal.whole_file import append_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,19 +39,26 @@ def remove_leftover(disk: Disk, path: Path) -> None:
 
 
 class JournalCopy:
-    """A new file beside a journal; whoever writes it holds its lock.
+    """A new file beside one that it is to replace; whoever writes it holds its lock.
+
+    Args:
+        disk: the file operations.
+        path: of the new file, in the same folder.
+        target: whose place it is to take, if it is there.
 
     Raises:
         Busy: another process is writing one.
+        ReadOnlyStore: this user cannot make a file like `target`.
         OSError: it cannot be made.
     """
 
-    def __init__(self, disk: Disk, path: Path) -> None:
+    def __init__(self, disk: Disk, path: Path, target: Path) -> None:
         self._disk = disk
         self._path = path
+        self._target = target
         remove_leftover(disk, path)
         try:
-            self.file: File = disk.open(path, "append", create=True)
+            self.file: File = disk.open(path, "append", create=True, like=target)
         except FileExistsError:
             raise Busy from None  # another one was quicker
         self._is_placed = False
@@ -67,12 +75,8 @@ class JournalCopy:
             NoSpace: there is no room for all of it.
             OSError: it cannot be written.
         """
-        while data:  # the kernel takes at most 2 GiB in one call
-            taken = self.file.append(data)
-            if taken == 0:
-                raise NoSpace(f"no room for {self._path}; nothing was changed")
-            self.size += taken
-            data = data[taken:]
+        append_all(self.file, data, self._target)
+        self.size += len(data)
 
     def sync(self) -> None:
         """See `Copy.sync`.
@@ -82,8 +86,8 @@ class JournalCopy:
         """
         self.file.sync(metadata=True)
 
-    def place(self, target: Path) -> File:
-        """Put it, synced, in the place of `target`; return the open file.
+    def place(self) -> File:
+        """Put it, synced, in its target's place; return the open file, still locked.
 
         The name is not on the medium until the folder is synced.
 
@@ -91,13 +95,13 @@ class JournalCopy:
             OSError: it is not in place.
         """
         self.file.sync(metadata=True)
-        self._disk.rename(self._path, target)
+        self._disk.rename(self._path, self._target)
         self._is_placed = True
-        self.file.unlock()
         return self.file
 
     def discard(self) -> None:
         """Remove it, unless it was placed."""
         if not self._is_placed:
-            self._disk.unlink(self._path)
+            with suppress(FileNotFoundError):  # a Ctrl-C struck right after the rename
+                self._disk.unlink(self._path)
             self.file.close()

@@ -202,7 +202,7 @@ class JournalFile(SettledJournal):
             raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
         is_first = shown.size == 0
         try:
-            file = self._create_journal() if is_first else self._writable_journal()
+            file = self._create_journal() if is_first else self._private_journal()
         except OSError as exc:
             if isinstance(exc, MilepostError):
                 raise
@@ -238,7 +238,7 @@ class JournalFile(SettledJournal):
     def copying(self) -> Iterator[JournalCopy]:
         """Begin a journal that is to take this one's place; removed if it does not."""
         try:
-            copy = JournalCopy(self._disk, self._copy_path)
+            copy = JournalCopy(self._disk, self._copy_path, self._path)
             try:
                 yield copy
             finally:
@@ -261,7 +261,8 @@ class JournalFile(SettledJournal):
         self._is_settled = False
         if not self._head.head.shown.seq:
             self._disk.sync_folder(self._folders.heads)  # as `_create_journal` does
-        placed = copy.place(self._path)
+        placed = copy.place()
+        placed.unlock()  # or the next rewrite would find it busy
         try:
             self._disk.sync_folder(self._folders.journals)
         except OSError as exc:
@@ -292,7 +293,11 @@ class JournalFile(SettledJournal):
         # whoever made this one may have died before its name was durable.
         self._disk.sync_folder(self._folders.heads)
         self._disk.make_folder(self._folders.journals)
-        is_left_over = self._disk.stat(self._path) is not None  # empty: R2
+        found = self._disk.stat(self._path)
+        is_left_over = found is not None  # empty: R2
+        if found is not None and found.links > 1:
+            self._disk.unlink(self._path)
+            is_left_over = False
         with self._opening:
             self._file = self._disk.open(self._path, "append", create=not is_left_over)
             self.inode = self._file.stat().inode

@@ -10,7 +10,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from journal import journal_copy, recovery
+from journal import journal_copy, recovery, whole_file
 from journal.errors import (
     ReadOnlyStore,
     StorageFailed,
@@ -19,10 +19,11 @@ from journal.event_codec import BadLine, peek
 from journal.head import Extent, Head
 from journal.readable_journal import ReadableJournal
 from journal.recovery import Action
-from journal.side_files import SideFiles, write_whole
+from journal.side_files import SideFiles
 from journal.storage import Busy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from journal.disk import File, Stat
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("milepost.journal")
 
 _FIRST_LINE_BYTES = 8192
+_PIECE_BYTES = 4 * 1024 * 1024
 
 
 class SettledJournal(ReadableJournal):
@@ -46,12 +48,14 @@ class SettledJournal(ReadableJournal):
         self._pending: list[JobRepairedData] = []
         self._may_owe_repairs = True  # until a look found none, or they were told
         self._lost_events = 0
+        self._is_shared = False  # the journal has other names, perhaps a snapshot's
 
     def _settle(self) -> Extent:
         """Bring both files into agreement, under the lock; return the extent."""
         raw = self._head.read()
         found = self._disk.stat(self._path)
         head = self._head.head
+        self._is_shared = found is not None and found.links > 1
         if (
             self._is_settled
             and raw == self._head.raw
@@ -78,8 +82,8 @@ class SettledJournal(ReadableJournal):
             file = self._open_journal()
         if not self._is_settled:
             self._remove_leftovers()
-            if head.shown.seq == 0 or head.inode != found.inode:
-                self._sync_names()
+        if head.inode != found.inode or (not self._is_settled and not head.shown.seq):
+            self._sync_names()
         if head.is_poisoned or self._is_poisoned:
             extent = self._heal(head)
         elif self._head.is_new and not has_head:
@@ -92,7 +96,7 @@ class SettledJournal(ReadableJournal):
 
     def _remove_leftovers(self) -> None:
         """Remove what a rewriter who died has left behind."""
-        for folder in (self._folders.journals, self._folders.side):
+        for folder in self._folders[1:]:
             leftover = folder / f"{self._name}.tmp"
             if self._disk.stat(leftover) is not None:
                 self._disk.unlink(leftover)
@@ -165,7 +169,7 @@ class SettledJournal(ReadableJournal):
         if verdict.action is Action.QUARANTINE:
             assert verdict.problem is not None
             raise self._damaged(verdict.problem)
-        keep, file = verdict.keep, self._writable_journal()
+        keep, file = verdict.keep, self._private_journal()
         if verdict.action is Action.FINISH_LINE:
             file.append(b"\n")
         rest = data[keep.size - base.size :]
@@ -227,8 +231,9 @@ class SettledJournal(ReadableJournal):
         size = file.stat().size
         if size > keep.size or self._lost_events:
             self._keep_aside(file.read(keep.size, size - keep.size), keep.size)
-        temporary = self._folders.journals / f"{self._name}.tmp"
-        write_whole(self._disk, temporary, self._path, file.read(0, keep.size))
+        whole_file.replace(
+            self._disk, self._temporary, self._path, [file.read(0, keep.size)]
+        )
         with self._opening:
             self._open_journal()
         self._is_poisoned = False
@@ -291,6 +296,25 @@ class SettledJournal(ReadableJournal):
             )
         return file
 
+    def _private_journal(self) -> File:
+        """Return the open journal, to be written in place: no other name shows it.
+
+        A copy made by hard links (``cp -al``) shares the file with the store.  The
+        store takes a file of its own, so that the copy stays what it is.
+
+        Raises:
+            ReadOnlyStore: this user may not write to it, or not make one like it.
+            OSError: it cannot be copied.
+        """
+        file = self._writable_journal()
+        if not self._is_shared:
+            return file
+        self._is_settled = False  # until the head speaks of the new file
+        whole_file.replace(self._disk, self._temporary, self._path, _pieces(file))
+        self._is_shared = False
+        with self._opening:
+            return self._open_journal()
+
     def _move_head(self, shown: Extent, *, synced: Extent) -> None:
         self._head.write(self._next_head(shown, synced))
 
@@ -301,3 +325,14 @@ class SettledJournal(ReadableJournal):
     @property
     def _copy_path(self) -> Path:
         return self._folders.journals / f"{self._name}.copy"
+
+    @property
+    def _temporary(self) -> Path:
+        return self._folders.journals / f"{self._name}.tmp"
+
+
+def _pieces(file: File) -> Iterator[bytes]:
+    at = 0
+    while data := file.read(at, _PIECE_BYTES):
+        yield data
+        at += len(data)

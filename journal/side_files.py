@@ -13,7 +13,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from journal.errors import NoSpace
+from journal import whole_file
+from journal.disk import PRIVATE_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,26 +39,6 @@ def name_of(
     """Return the name under which these bytes are kept; the same bytes, the same."""
     digest = hashlib.sha256(data).hexdigest()[:16]
     return f"{job}.{offset}.{lost_events}.{digest}{_DAMAGED if is_damage else ''}"
-
-
-def write_whole(disk: Disk, temporary: Path, path: Path, data: bytes) -> None:
-    """Write a whole file: temporary, sync, rename, sync the folder.
-
-    Raises:
-        NoSpace: there is no room; `path` is as it was.
-        OSError: it cannot be written.
-    """
-    if disk.stat(temporary) is not None:
-        disk.unlink(temporary)
-    file = disk.open(temporary, "append", create=True)
-    try:
-        if file.append(data) != len(data):
-            raise NoSpace(f"no room for {path}; nothing was changed")
-        file.sync(metadata=True)
-    finally:
-        file.close()
-    disk.rename(temporary, path)
-    disk.sync_folder(path.parent)
 
 
 class SideFiles:
@@ -93,10 +74,12 @@ class SideFiles:
         Returns:
             The file's name.
         """
-        self._disk.make_folder(self._folder)
+        beside = self._disk.stat(self._folder.parent / "journals")
+        mode = PRIVATE_FOLDER if beside is None else beside.mode
+        self._disk.make_folder(self._folder, mode=mode)
         self._disk.sync_folder(self._folder.parent)
         name = name_of(self._name, data, offset, lost_events, is_damage=is_damage)
-        write_whole(self._disk, self.temporary, self._folder / name, data)
+        whole_file.replace(self._disk, self.temporary, self._folder / name, [data])
         return name
 
     def repairs(self) -> list[JobRepairedData]:

@@ -9,17 +9,18 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 
 from journal import evidence, forks, ids
 from journal import head as head_codec
-from journal.disk import Disk, PosixDisk
+from journal.disk import PRIVATE_FOLDER, SHARED_FOLDER, Disk, PosixDisk
 from journal.errors import MilepostError, NewerFormat, StorageFailed
 from journal.event_codec import peek
 from journal.journal_file import JournalFile
 from journal.readable_journal import Durability, Folders, Place, failure
+from journal.whole_file import append_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from journal.storage import Copy, Held, Stamp, Unsettled
 
 _log = logging.getLogger("milepost.journal")
+
+Sharing = Literal["private", "group"]
 
 FORMAT = 1
 _MAX_OPEN_JOURNALS = 200  # two descriptors each; the usual limit is 1,024
@@ -47,6 +50,8 @@ class FileStorage:
             background; ``never`` leaves it to the operating system until `close`.
         interval_seconds: how long an answer may stay unsynced under ``interval``.
         lock_timeout_seconds: how long to wait for another process's write.
+        shared: who may use a store that is made here: ``private`` its owner,
+            ``group`` the group of its folder too.  It stays as it was made.
         disk: the file operations; a test may bring its own.
     """
 
@@ -57,9 +62,11 @@ class FileStorage:
         durability: Durability = "always",
         interval_seconds: float = 0.2,
         lock_timeout_seconds: float = 30.0,
+        shared: Sharing = "private",
         disk: Disk | None = None,
     ) -> None:
         self.root = root
+        self._folder_mode = SHARED_FOLDER if shared == "group" else PRIVATE_FOLDER
         self._folders = Folders.of(root)
         self._durability: Durability = durability
         self._interval_seconds = interval_seconds
@@ -95,8 +102,10 @@ class FileStorage:
             if known is not None and known == self._durable_id:
                 return known
             found = self._create() if known is None else known
-            self._disk.make_folder(self._folders.journals)
-            self._disk.make_folder(self._folders.heads)
+            self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
+            beside = self._disk.stat(self._folders.journals)
+            mode = self._folder_mode if beside is None else beside.mode
+            self._disk.make_folder(self._folders.heads, mode=mode)
             # Whoever made them may have died before it synced their names, and a power
             # cut may have taken them; from here on, no journal outlives `heads`.
             for folder in (self.root, self.root.parent):
@@ -110,7 +119,7 @@ class FileStorage:
 
     def _create(self) -> str:
         missing = [p for p in self._ancestors() if self._disk.stat(p) is None]
-        self._disk.make_folder(self.root)
+        self._disk.make_folder(self.root, mode=self._folder_mode)
         self._disk.check_supported(self.root)
         path = self.root / "store.json"
         if self._disk.names(self._folders.journals):
@@ -121,11 +130,15 @@ class FileStorage:
                 hint="put it back from a backup; the first line of every journal "
                 'says what stands in it: {"format":1,"store":"…"}',
             )
+        # Made first: what else the store gets is as open to others as this folder is.
+        self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
         temporary = self.root / f"store.{ids.new_nonce()}.tmp"
-        file = self._disk.open(temporary, "append", create=True)
+        file = self._disk.open(
+            temporary, "append", create=True, like=self._folders.journals
+        )
         try:
             mine = orjson.dumps({"format": FORMAT, "store": ids.new_nonce()}) + b"\n"
-            file.append(mine)
+            append_all(file, mine, path)
             file.sync(metadata=True)
             try:
                 self._disk.link(temporary, path)
@@ -159,6 +172,7 @@ class FileStorage:
             heads = self._disk.names(self._folders.heads)
         except OSError as exc:
             raise failure(exc, f"cannot list {self.root}") from exc
+        heads = [name for name in heads if "." not in name]  # one in the making
         names = {name[: -len(_SUFFIX)] for name in journals if name.endswith(_SUFFIX)}
         missing = {name for name in heads if name not in names and self._is_owed(name)}
         found = (self._job_id_of(name) for name in names | missing)

@@ -18,7 +18,7 @@ import orjson
 
 from journal import head as head_codec
 from journal import ids
-from journal.disk import Mode, PosixDisk, PosixFile, Stat
+from journal.disk import PRIVATE_FOLDER, Mode, PosixDisk, PosixFile, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,9 +151,11 @@ class FaultyDisk:
 
     # -- Disk --------------------------------------------------------------------
 
-    def open(self, path: Path, mode: Mode, *, create: bool = False) -> FaultyFile:
+    def open(
+        self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
+    ) -> FaultyFile:
         self.meet("create" if create else f"open:{mode}", path)
-        file = self._real.open(path, mode, create=create)
+        file = self._real.open(path, mode, create=create, like=like)
         if create:
             self.medium.made(file.stat())
         return FaultyFile(self, path, file)
@@ -166,9 +168,9 @@ class FaultyDisk:
         self.meet("names", folder)
         return self._real.names(folder)
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         self.meet("make_folder", folder)
-        self._real.make_folder(folder)
+        self._real.make_folder(folder, mode=mode)
 
     def rename(self, source: Path, target: Path) -> None:
         self.meet("rename", target)

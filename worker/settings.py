@@ -92,6 +92,7 @@ class StoreSettings(Table):
     )
     max_depth: int = Field(default=200, ge=1, le=DEPTH_LIMIT)
     codec: Literal["auto", "json", "zstd"] = "auto"
+    shared: Literal["private", "group"] = "private"
     key_file: KeyFile = None
     allow_plaintext: bool = False
     lock_timeout_seconds: Annotated[float, quantity(seconds, "0s", "1h")] = Field(
@@ -337,6 +338,7 @@ def open_manager(
         max_state_bytes=store.max_state_bytes,
         max_depth=store.max_depth,
         codec=store.codec,
+        shared=store.shared,
         keys=load_keys(store, environ=environ),
         allow_plaintext=store.allow_plaintext,
         lock_timeout_seconds=store.lock_timeout_seconds,

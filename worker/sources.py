@@ -30,7 +30,7 @@ TABLES = frozenset({"api", "executor", "retention", "store", "worker"})
 STORE_KEYS = frozenset(
     {
         *("allow_plaintext", "codec", "durability", "interval", "key_file"),
-        *("lock_timeout", "max_depth", "max_state", "root"),
+        *("lock_timeout", "max_depth", "max_state", "root", "shared"),
     }
 )
 

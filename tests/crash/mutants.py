@@ -10,14 +10,15 @@ from rewrite import Rewrite, rewritten
 from session import seeded
 from workloads import record
 
-from journal import event_codec, head, index, recovery
+from journal import event_codec, head, index, recovery, whole_file
 from journal.compaction import Compactor
+from journal.head_file import HeadFile
 from journal.journal_copy import JournalCopy
 from journal.journal_file import JournalFile
 from journal.mending import Mender
 from journal.reader import CheckpointReader
 from journal.settled_journal import SettledJournal
-from journal.side_files import SideFiles, write_whole
+from journal.side_files import SideFiles
 from journal.storage_file import FileStorage
 from journal.store import Store
 
@@ -90,7 +91,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 FileStorage.create,
-                "self._disk.make_folder(self._folders.heads)",
+                "self._disk.make_folder(self._folders.heads, mode=mode)",
                 _NOTHING,
             ),
         ),
@@ -147,23 +148,55 @@ MUTANTS: dict[str, Mutant] = {
         ),
         "group commit",
     ),
+    # -- files with other names
+    "a shared journal is written in place": Mutant(
+        (
+            Rewrite(
+                SettledJournal._private_journal, "if not self._is_shared:", "if True:"
+            ),
+        ),
+        "hard linked",
+    ),
+    "a shared head is written in place": Mutant(
+        (Rewrite(HeadFile.lock, "found.links > 1", "False"),),
+        "hard linked",
+    ),
+    "a private journal not synced": Mutant(
+        (Rewrite(whole_file.replace, "file.sync(metadata=True)", _NOTHING),),
+        "hard linked",
+    ),
+    "a private journal's folder not synced": Mutant(
+        (Rewrite(whole_file.replace, "disk.sync_folder(path.parent)", _NOTHING),),
+        "hard linked",
+    ),
+    "another's rename not synced": Mutant(
+        (
+            Rewrite(
+                SettledJournal._settle,
+                "if head.inode != found.inode or (",
+                "if not self._is_settled and (",
+            ),
+        ),
+        "take over a rewrite",
+    ),
     # -- recovery
     "no side file": Mutant(
         (
             Rewrite(
                 SideFiles.keep,
-                "write_whole(self._disk, self.temporary, self._folder / name, data)",
+                "whole_file.replace(self._disk, self.temporary, "
+                "self._folder / name, [data])",
                 _NOTHING,
             ),
         ),
         "save",
     ),
     "side file not synced": Mutant(
-        (Rewrite(write_whole, "file.sync(metadata=True)", _NOTHING),),
+        (Rewrite(whole_file.replace, "file.sync(metadata=True)", _NOTHING),),
         "repair",
     ),
     "side file's folder not synced": Mutant(
-        (Rewrite(write_whole, "disk.sync_folder(path.parent)", _NOTHING),),
+        (Rewrite(whole_file.replace, "disk.sync_folder(path.parent)", _NOTHING),),
         "repair",
     ),
     "cut before the side file": Mutant(

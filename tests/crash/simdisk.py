@@ -12,7 +12,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.disk import Mode, Stat
+from journal.disk import PRIVATE_FOLDER, Mode, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -375,8 +375,11 @@ class SimDisk:
         self.world = world
         self._is_read_only = is_read_only
 
-    def open(self, path: Path, mode: Mode, *, create: bool = False) -> SimFile:
-        """See `Disk.open`."""
+    def open(
+        self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
+    ) -> SimFile:
+        """See `Disk.open`; there is one user only."""
+        del like
         if mode != "read":
             self._check_writable(path)
         inode = self.world.find(str(path))
@@ -400,20 +403,22 @@ class SimDisk:
         if inode is None:
             return None
         file = self.world.files.get(inode)
-        return Stat(inode, 0 if file is None else len(file.seen))
+        assert self.world.paths is not None
+        links = sum(1 for other in self.world.paths.values() if other == inode)
+        return Stat(inode, 0 if file is None else len(file.seen), links)
 
     def names(self, folder: Path) -> list[str]:
         """See `Disk.names`."""
         inode = self.world.find(str(folder))
         return [] if inode is None else list(self.world.folders[inode].seen)
 
-    def make_folder(self, folder: Path) -> None:
+    def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         """See `Disk.make_folder`."""
         if self.world.find(str(folder)) is not None:
             return
         self._check_writable(folder)
         if folder.parent != folder:
-            self.make_folder(folder.parent)
+            self.make_folder(folder.parent, mode=mode)
         inode = self.world.next_inode
         self.world.next_inode += 1
         self.world.folders[inode] = _EMPTY_FOLDER

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from ledger import NO_PROMISE, STORE, Ledger
+from ledger import NO_PROMISE, STORE, Ledger, Violation
 from session import ROOT, Moment, Session
 from simdisk import Content, Fault, SimDisk, World
 
@@ -15,6 +16,7 @@ from journal.errors import NoSpace, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from journal import CheckpointManager
     from journal.readable_journal import Durability
@@ -383,6 +385,58 @@ def compact(session: Session) -> None:
     session.save(manager, JOB, {"n": 9, "text": text})
 
 
+def hard_linked(session: Session) -> None:
+    """A copy by hard links shares both files; two processes go on writing."""
+    manager = _begun(session)
+    other = session.open()
+    session.look(other, JOB)
+    disk, copies = SimDisk(session.world), ROOT.parent / "copies"
+    journal, head = ROOT / "journals" / "job.jsonl", ROOT / "heads" / JOB
+    disk.make_folder(copies)
+    for source in (journal, head):
+        disk.link(source, copies / source.name)
+    session.quiet()
+    before = _seen(session, copies)
+    session.save(manager, JOB, {"rows": 3})
+    session.save(other, JOB, {"rows": 4})
+    if _seen(session, copies) != before:
+        raise Violation("the copy changed")
+    disk.link(journal, copies / "again")
+    session.save(manager, JOB, {"rows": 5})
+    assert _seen(session, copies)["job.jsonl"] == before["job.jsonl"]
+
+
+def _seen(session: Session, folder: Path) -> dict[str, bytes]:
+    found = session.world.contents().items()
+    return {
+        path.rpartition("/")[2]: content
+        for path, (_, content) in found
+        if path.startswith(f"{folder}/")
+    }
+
+
+def take_over_a_rewrite(session: Session) -> None:
+    """A process dies when it has renamed a compacted journal; another one goes on."""
+    manager, other = _begun(session), session.open()
+    session.save(other, JOB, {"rows": 3})
+    manager.trash_seconds = 0
+    manager.delete(JOB, manager.list(JOB)[0].checkpoint_id)
+    session.acknowledge(manager, JOB)
+    session.quiet()
+
+    def meanwhile(done: str, path: str) -> None:
+        if done == "rename" and path.endswith(".jsonl"):
+            raise _Killed
+
+    session.meanwhile = meanwhile
+    with suppress(_Killed):
+        manager.compact(JOB)
+    session.meanwhile = None
+    session._managers.remove(manager)
+    session.world.locks.clear()
+    session.save(other, JOB, {"rows": 4})
+
+
 WORKLOADS: dict[str, Workload] = {
     "create": Workload(create),
     "save": Workload(save),
@@ -408,4 +462,6 @@ WORKLOADS: dict[str, Workload] = {
     "headless": Workload(headless),
     "rewritten": Workload(rewritten),
     "compact": Workload(compact),
+    "hard linked": Workload(hard_linked),
+    "take over a rewrite": Workload(take_over_a_rewrite),
 }
