@@ -85,6 +85,31 @@ def test_the_endpoints_named_in_the_text_answer(server: str) -> None:
             assert answer.status == 200
 
 
+@pytest.mark.slow
+def test_what_is_installed_elsewhere_runs_every_snippet(tmp_path: Path) -> None:
+    checkout = tmp_path / "milepost"
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    for name in tracked.split("\0")[:-1]:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, checkout / name, follow_symlinks=False)
+    (install,) = blocks("bash")
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    snippets = f"venv/bin/python - <<'X'\n{''.join(blocks('python'))}X\n"
+    for script, shown in ((install, "milepost, version"), (snippets, ".restored")):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (
+            "milepost, version" in done.stdout or "checkpoint.restored" in done.stdout
+        )
+
+
 def test_the_make_targets_exist() -> None:
     for line in "".join(blocks("console")).splitlines():
         target = line.split()[2]
