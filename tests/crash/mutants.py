@@ -404,6 +404,38 @@ MUTANTS: dict[str, Mutant] = {
         ),
         "compact",
     ),
+    "what has no state now is taken for erased before": Mutant(
+        (
+            Rewrite(
+                index._erase,
+                "if trashed.entry.seq <= "
+                "lasts[bisect_right(firsts, trashed.entry.seq)]",
+                "if view.faults.get(trashed.entry.seq) == STATE_MISSING",
+            ),
+        ),
+        "come and go",
+    ),
+    "what comes back is forgotten with what its compaction dropped": Mutant(
+        (
+            Rewrite(
+                index.erased_runs,
+                "    is_run = False\n    for seq",
+                "    gone = [t.entry.seq for t in view.trash.values()]\n"
+                "    is_run = False\n    for seq",
+            ),
+        ),
+        "come and go",
+    ),
+    "a compaction drops what came back meanwhile": Mutant(
+        (
+            Rewrite(
+                Store.compact,
+                "if job.view is not view or not drop <= due(view):",
+                "if job.view is not view:",
+            ),
+        ),
+        "come back during a compaction",
+    ),
     "a compaction that died leaves its file": Mutant(
         (
             Rewrite(

@@ -12,7 +12,7 @@ from ledger import NO_PROMISE, STORE, Ledger, Violation
 from session import ROOT, Moment, Session
 from simdisk import Content, Fault, SimDisk, World
 
-from journal.errors import NoSpace, StorageFailed
+from journal.errors import Conflict, NoSpace, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -437,6 +437,53 @@ def take_over_a_rewrite(session: Session) -> None:
     session.save(other, JOB, {"rows": 4})
 
 
+def come_and_go(session: Session) -> None:
+    """A checkpoint comes back behind a compaction, and leaves the disk in another."""
+    manager = _begun(session)
+    first, second = (info.checkpoint_id for info in manager.list(JOB))
+    session.save(manager, JOB, {"rows": 3})
+    for do in (
+        lambda: manager.delete(JOB, first),
+        lambda: manager.delete(JOB, second, purge=True),
+        lambda: manager.undelete(JOB, first),
+        lambda: manager.delete(JOB, first),
+        lambda: manager.delete(JOB, first, purge=True),
+    ):
+        assert do()
+        manager.list(JOB)  # it has yet to notice a compaction of its own
+        session.acknowledge(manager, JOB)
+    session.save(manager, JOB, {"rows": 4})
+
+
+def come_back_during_a_compaction(session: Session) -> None:
+    """What a compaction left out is undeleted before it commits: it gives up."""
+    manager = _begun(session)
+    first, second = (info.checkpoint_id for info in manager.list(JOB))
+    other = session.open()  # whose trash period is as long as usual
+    manager.trash_seconds = 0
+    for checkpoint_id in (first, second):
+        manager.delete(JOB, checkpoint_id)
+        session.acknowledge(manager, JOB)
+    session.quiet()
+
+    def meanwhile(kind: str, path: str) -> None:
+        if kind == "sync" and path.endswith(".copy"):
+            session.meanwhile = None
+            assert other.undelete(JOB, first)
+            session.acknowledge(other, JOB)
+
+    session.meanwhile = meanwhile
+    try:
+        manager.compact(JOB)
+    except Conflict:
+        assert session.meanwhile is None
+    session.look(manager, JOB)
+    assert manager.compact(JOB) is not None
+    manager.list(JOB)
+    session.acknowledge(manager, JOB)
+    session.save(manager, JOB, {"rows": 3})
+
+
 WORKLOADS: dict[str, Workload] = {
     "create": Workload(create),
     "save": Workload(save),
@@ -464,4 +511,6 @@ WORKLOADS: dict[str, Workload] = {
     "compact": Workload(compact),
     "hard linked": Workload(hard_linked),
     "take over a rewrite": Workload(take_over_a_rewrite),
+    "come and go": Workload(come_and_go),
+    "come back during a compaction": Workload(come_back_during_a_compaction),
 }
