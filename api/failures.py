@@ -38,6 +38,7 @@ STATUS_OF = {
     "cannot_repair": 409,
     "loss_not_accepted": 409,
     "approval_needed": 409,
+    "clock_jump": 409,
     "job_running": 409,
     "damaged": 500,
     "unreadable": 500,

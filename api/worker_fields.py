@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from journal.clock import stamp
 
 if TYPE_CHECKING:
-    from worker.clock_watch import ClockJump
+    from journal.clock_watch import ClockJump
     from worker.last_runs import LastRun
     from worker.report import RunReport
     from worker.status import StoredStatus, TaskStatus, WorkerStatus

@@ -6,6 +6,7 @@ that forgets what was not synced, so the storage must use nothing besides.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -355,6 +356,37 @@ _REMOTE = frozenset(
         *("ncpfs", "nfs", "nfs4", "smb3", "smbfs"),
     }
 )
+
+
+_SMALL_MAX_BYTES = 1 << 20
+
+
+def read_whole(path: Path) -> bytes:
+    """Return what a small file holds."""
+    file = PosixDisk().open(path, "read")
+    try:
+        return file.read(0, _SMALL_MAX_BYTES)
+    finally:
+        file.close()
+
+
+def replace_whole(path: Path, data: bytes) -> None:
+    """Make `data` what `path` holds, durably: the old content or all of the new."""
+    disk = PosixDisk()
+    if disk.stat(path.parent.parent) is not None:  # a mistyped store is not made
+        disk.make_folder(path.parent)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(draft)
+    file = disk.open(draft, "append", create=True)
+    try:
+        while data:
+            data = data[file.append(data) :]
+        file.sync(metadata=True)
+    finally:
+        file.close()
+    disk.rename(draft, path)
+    disk.sync_folder(path.parent)
 
 
 def filesystem_of(folder: Path) -> str:

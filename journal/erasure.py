@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 from journal import compaction, ids
 from journal.batch import Batch
@@ -25,6 +24,26 @@ _ALWAYS = Threshold()
 _PAUSES_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 
 
+class _Due(NamedTuple):
+    """What a compaction at `now` takes off the disk."""
+
+    now: datetime
+    trash_seconds: float
+
+    def due(self, view: JobView) -> frozenset[int]:
+        """Return the saves whose states have to go."""
+        return compaction.due(view, self.now, self.trash_seconds)
+
+    def side_files(self, view: JobView) -> list[str]:
+        """Return the side files that have to go."""
+        latest = stamp(self.now - timedelta(seconds=self.trash_seconds))
+        return sorted(name for name, at in view.side_files.items() if at <= latest)
+
+
+# By this clock nothing is old yet.
+_PURGED = _Due(datetime.min.replace(tzinfo=UTC), 0.0)
+
+
 class Erasure(Writer):
     """Takes states off the disk; what was said of them stays."""
 
@@ -35,6 +54,7 @@ class Erasure(Writer):
         actor: str | None = None,
         threshold: Threshold = _ALWAYS,
         rewrap: bool = False,
+        trust_clock: bool = False,
         on_piece: OnPiece | None = None,
     ) -> Compaction | None:
         """Rewrite the job's journal without the states that have to go.
@@ -49,6 +69,7 @@ class Erasure(Writer):
             actor: who asks for it, if not the manager.
             threshold: what makes it worth while; by default, any state that is due.
             rewrap: do it in any case, so that the current key wraps all that stays.
+            trust_clock: the clock is right, though it is far ahead of what is known.
             on_piece: called between pieces of the journal with the bytes that were read
                 since; what it raises ends the compaction, and nothing was changed.
 
@@ -56,26 +77,38 @@ class Erasure(Writer):
             What was done, None if there was nothing to do.
 
         Raises:
+            ClockJumped: something would go because it is old, and the clock jumped.
             Conflict: another compaction of the job is on its way.
             UnreadableState: a live state is not what was saved.
             DamagedJournal, StorageFailed: as `save`.
         """
-        now = self._clock()
-        latest = stamp(now - timedelta(seconds=self.trash_seconds))
-
-        def expired(view: JobView) -> list[str]:
-            return sorted(n for n, at in view.side_files.items() if at <= latest)
-
-        def is_worth(view: JobView, drop: frozenset[int]) -> bool:
-            return rewrap or threshold.is_met(view, drop, now, self.trash_seconds)
-
-        if self._view(job_id).seq == 0:
+        if (view := self._view(job_id)).seq == 0:
             return None
+        aged = self._aged()
+        if aged.due(view) - _PURGED.due(view) or aged.side_files(view):
+            self._check_clock(trust_clock=trust_clock)
+        return self._compact(job_id, actor, aged, threshold, rewrap, on_piece)
+
+    def _aged(self) -> _Due:
+        return _Due(self._clock(), self.trash_seconds)
+
+    def _compact(
+        self,
+        job_id: str,
+        actor: str | None,
+        due: _Due,
+        threshold: Threshold = _ALWAYS,
+        rewrap: bool = False,
+        on_piece: OnPiece | None = None,
+    ) -> Compaction | None:
+        def is_worth(view: JobView, drop: frozenset[int]) -> bool:
+            return rewrap or threshold.is_met(view, drop, due.now, due.trash_seconds)
+
         try:
             return self._store.compact(
                 job_id,
-                partial(compaction.due, now=now, trash_seconds=self.trash_seconds),
-                expired,
+                due.due,
+                due.side_files,
                 is_worth,
                 self._who(actor),
                 self._vault,
@@ -125,10 +158,12 @@ class Erasure(Writer):
             Conflict: another compaction took too long.
             StorageFailed: it failed; what was purged stays purged.
         """
+        # What was purged goes whatever the clock says; what is old does not.
+        jumped = self._look_at_clock() is not None
         why = "somebody else has been compacting it all the time"
         for pause in _PAUSES_SECONDS:
             try:
-                return self.compact(job_id, actor=actor)
+                return self._compact(job_id, actor, _PURGED if jumped else self._aged())
             except (NoSpace, ReadOnlyStore) as exc:
                 # Not as it is: it would say that nothing was written.
                 raise StorageFailed(_left(job_id, exc), hint=_LATER) from exc

@@ -113,6 +113,12 @@ class ApprovalNeeded(Conflict):
     code = "approval_needed"
 
 
+class ClockJumped(MilepostError):
+    """The clock is far ahead of all that is known; nothing was removed by its word."""
+
+    code = "clock_jump"
+
+
 class Protected(MilepostError, ValueError):
     """The checkpoint is pinned; nothing was removed."""
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from journal.chain import Member
+    from journal.clock_guard import ClockGuard
     from journal.events import CheckpointSaved
     from journal.index import Entry, JobView
     from journal.keys import KeyRing
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
     from journal.storage_file import Sharing
 
 _T = TypeVar("_T")
+
+# How far the clock may be ahead of where it should be, and how long the machine may
+# have been off, before nothing is removed because it is old; see `clock_guard`.
+MAX_CLOCK_JUMP_SECONDS = 3600.0
+MAX_DOWNTIME_SECONDS = 30 * 86_400.0
 
 
 class Inquiry:
@@ -121,6 +127,9 @@ class Inquiry:
             )
         self.root = Path(given[0]) if given else None
         self.trash_seconds = trash_seconds
+        self.max_clock_jump_seconds = MAX_CLOCK_JUMP_SECONDS
+        self.max_downtime_seconds = MAX_DOWNTIME_SECONDS
+        self._clock_guard: ClockGuard | None = None
         self._policies = policies
         self._limits = Limits(max_state_bytes, max_depth)
         self._actor = _default_actor() if actor is None else actor

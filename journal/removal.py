@@ -90,6 +90,7 @@ class Removal(Erasure):
             batch.remove(type_, self._who(actor), data, [checkpoint_id])
             return True
 
+        self._look_at_clock()
         is_done = self._change(job_id, request)
         if is_done and purge:
             self._erase(job_id, actor)
@@ -197,11 +198,17 @@ class Removal(Erasure):
 
         if self._view(job_id).seq == 0:
             return 0
+        self._look_at_clock()
         removed: int = self._store.write(job_id, request)
         return removed
 
     def apply(
-        self, plan: Plan, *, actor: str | None = None, approve: bool = False
+        self,
+        plan: Plan,
+        *,
+        actor: str | None = None,
+        approve: bool = False,
+        trust_clock: bool = False,
     ) -> Applied:
         """Remove what `plan` shows; return how many checkpoints that were.
 
@@ -215,9 +222,12 @@ class Removal(Erasure):
             actor: who carries it out, if not the manager's.
             approve: though it removes so much that it waits for somebody's approval.
                 From then on plans of the same policy, of any job, do not wait.
+            trust_clock: the clock is right, though it is far ahead of what is known.
 
         Raises:
             ApprovalNeeded: it waits for approval; nothing was removed.
+            ClockJumped: a policy has a `max_age`, and the clock jumped; nothing was
+                removed.
             InvalidArgument: this is no plan that `plan` made.
             StalePlan: no job could be cleaned, the first because it moved on.
             OnHold: so, because the plan would remove what is held.
@@ -235,6 +245,10 @@ class Removal(Erasure):
                 f"plan {plan.plan_id} waits for approval: {plan.waits[0]}",
                 hint="look at what would go, then approve it",
             )
+        if any(job.remove and job.policy.max_age is not None for job in plan.jobs):
+            self._check_clock(trust_clock=trust_clock)
+        else:
+            self._look_at_clock()
         removed = 0
         skipped: list[tuple[str, ErrorInfo]] = []
         first: MilepostError | None = None

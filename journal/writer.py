@@ -2,18 +2,80 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from journal import ids
 from journal.batch import Batch
+from journal.clock import moment, utc_now
+from journal.errors import ClockJumped, MilepostError
 from journal.reader import CheckpointReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from journal.clock_guard import ClockGuard
+    from journal.clock_watch import ClockJump
 
 
 class Writer(CheckpointReader):
     """Writes to jobs, on behalf of an actor."""
+
+    @property
+    def clock_guard(self) -> ClockGuard:
+        """What is asked before anything goes because it is old."""
+        if self._clock_guard is None:
+            from journal.clock_guard import ClockGuard
+            from journal.clock_memory import ClockMemory
+            from journal.clock_watch import ClockWatch
+
+            # A clock that was handed in has nothing to do with that of the machine.
+            is_own = self._clock is utc_now
+            watch = ClockWatch(self._clock) if is_own else ClockWatch(self._clock, None)
+            memory = ClockMemory(self.root if is_own else None)
+            self._clock_guard = ClockGuard(watch, memory, self.event_times, self._clock)
+        return self._clock_guard
+
+    @clock_guard.setter
+    def clock_guard(self, guard: ClockGuard) -> None:
+        self._clock_guard = guard
+
+    def _look_at_clock(self) -> ClockJump | None:
+        """Return the jump of the clock that stands, if one does.
+
+        To be asked before the event of a removal, which would vouch for a wrong clock.
+        """
+        with suppress(OSError):  # it can't be remembered, but is known all the same
+            self.clock_guard.look(
+                self.max_clock_jump_seconds,
+                self.max_downtime_seconds,
+            )
+        return self.clock_guard.jump
+
+    def event_times(self) -> Iterator[datetime]:
+        """Yield when each job was last written to, as its journal has it."""
+        for job_id in self._store.storage.job_ids():
+            with suppress(MilepostError):
+                if (at := self._view(job_id).last_at) is not None:
+                    yield moment(at)
+
+    def _check_clock(self, *, trust_clock: bool) -> None:
+        """Refuse to remove what is old by a clock that jumped.
+
+        Raises:
+            ClockJumped: so it did, and nobody said that it is right.
+        """
+        from journal.clock_guard import why_waiting
+
+        if trust_clock:
+            with suppress(OSError):
+                self.clock_guard.approve()
+        elif (jump := self._look_at_clock()) is not None:
+            raise ClockJumped(
+                why_waiting(jump),
+                hint="if the clock is right: --trust-clock, or trust_clock=True",
+            )
 
     def _who(self, actor: str | None) -> str:
         return self._actor if actor is None else ids.check_label("actor", actor)

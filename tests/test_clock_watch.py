@@ -9,9 +9,9 @@ import pytest
 from conftest import NOW, Clock
 
 from journal import CheckpointManager
-from worker.clock_guard import ClockGuard, why_waiting
-from worker.clock_watch import ClockJump, ClockWatch, jump_after, steady_seconds
-from worker.last_runs import LastRuns
+from journal.clock_guard import ClockGuard, why_waiting
+from journal.clock_memory import ClockMemory
+from journal.clock_watch import ClockJump, ClockWatch, jump_after, steady_seconds
 from worker.service import Worker
 from worker.settings import RetentionSettings, Rule, Settings
 
@@ -103,18 +103,18 @@ def test_the_steady_clock_goes_on() -> None:
 # -- the guard -------------------------------------------------------------------------
 
 
-def guard_of(clocks: Clocks, last_runs: LastRuns, boot: str = "one") -> ClockGuard:
+def guard_of(clocks: Clocks, memory: ClockMemory, boot: str = "one") -> ClockGuard:
     watch = ClockWatch(clocks.wall, clocks.steady)
-    return ClockGuard(watch, last_runs, clocks.wall, lambda: boot)
+    return ClockGuard(watch, memory, list, clocks.wall, lambda: boot)
 
 
 @pytest.fixture
-def last_runs(tmp_path: Path) -> LastRuns:
-    return LastRuns(tmp_path / "worker")
+def memory(tmp_path: Path) -> ClockMemory:
+    return ClockMemory(tmp_path)
 
 
-def test_steps_that_are_small_each_add_up(clocks: Clocks, last_runs: LastRuns) -> None:
-    guard = guard_of(clocks, last_runs)
+def test_steps_that_are_small_each_add_up(clocks: Clocks, memory: ClockMemory) -> None:
+    guard = guard_of(clocks, memory)
     for _ in range(3):
         assert guard.look(HOUR, MONTH) is None
         clocks.wall.turn(minutes=25)
@@ -122,90 +122,90 @@ def test_steps_that_are_small_each_add_up(clocks: Clocks, last_runs: LastRuns) -
 
 
 def test_a_jump_outlives_the_process_that_saw_it(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
-    guard = guard_of(clocks, last_runs)
+    guard = guard_of(clocks, memory)
     clocks.wall.turn(days=400)
     jump = guard.look(HOUR, MONTH)
     assert jump is not None
-    assert guard_of(clocks, last_runs).look(HOUR, MONTH) == jump
+    assert guard_of(clocks, memory).look(HOUR, MONTH) == jump
 
 
 def test_a_clock_that_is_set_back_needs_nobodys_word(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
-    first = guard_of(clocks, last_runs)
+    first = guard_of(clocks, memory)
     clocks.wall.turn(days=400)
     assert first.look(HOUR, MONTH)
-    second = guard_of(clocks, last_runs)
+    second = guard_of(clocks, memory)
     clocks.wall.turn(days=-400)
     assert second.look(HOUR, MONTH) is None
     assert first.look(HOUR, MONTH) is None
-    assert last_runs.clock_jump() is None
+    assert memory.jump() is None
 
 
 def test_the_word_of_another_process_is_taken_and_the_next_jump_is_another(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
-    guard = guard_of(clocks, last_runs)
+    guard = guard_of(clocks, memory)
     clocks.wall.turn(days=400)
     jump = guard.look(HOUR, MONTH)
-    assert guard_of(clocks, last_runs).approve() == jump
+    assert guard_of(clocks, memory).approve() == jump
     assert guard.look(HOUR, MONTH) is None
     clocks.wall.turn(hours=2)
     assert guard.look(HOUR, MONTH) == (clocks.wall(), 2 * HOUR)
 
 
 def test_what_happens_while_another_leads_is_left_to_it(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
-    guard = guard_of(clocks, last_runs)
+    guard = guard_of(clocks, memory)
     clocks.wall.turn(days=400)
     guard.pass_over()
     assert guard.look(HOUR, MONTH) is None
 
 
 def test_a_clock_that_was_set_while_no_worker_ran_is_noticed(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
-    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    assert guard_of(clocks, memory).look(HOUR, MONTH) is None
     clocks.run(50 * HOUR)
-    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    assert guard_of(clocks, memory).look(HOUR, MONTH) is None
     clocks.wall.turn(hours=3)
-    jump = guard_of(clocks, last_runs).look(HOUR, MONTH)
+    jump = guard_of(clocks, memory).look(HOUR, MONTH)
     assert jump == (clocks.wall(), 3 * HOUR)
 
 
 @pytest.mark.parametrize("since_start", [5.0, 1e9])
 @pytest.mark.parametrize(("days", "beyond"), [(29, 0), (31, 1), (400, 370)])
 def test_a_machine_that_was_started_since_may_have_been_off_for_so_long(
-    clocks: Clocks, last_runs: LastRuns, days: int, beyond: int, since_start: float
+    clocks: Clocks, memory: ClockMemory, days: int, beyond: int, since_start: float
 ) -> None:
-    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    assert guard_of(clocks, memory).look(HOUR, MONTH) is None
     clocks.wall.turn(days=days)
     clocks.seconds = since_start  # it counts anew
-    jump = guard_of(clocks, last_runs, "another").look(HOUR, MONTH)
+    jump = guard_of(clocks, memory, "another").look(HOUR, MONTH)
     assert jump == ((clocks.wall(), beyond * 24 * HOUR) if beyond else None)
 
 
 def test_once_trusted_a_clock_is_trusted_by_the_next_process_too(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
-    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    assert guard_of(clocks, memory).look(HOUR, MONTH) is None
     clocks.wall.turn(days=400)
-    guard_of(clocks, last_runs).approve()
-    assert guard_of(clocks, last_runs).look(HOUR, MONTH) is None
+    guard_of(clocks, memory).approve()
+    assert guard_of(clocks, memory).look(HOUR, MONTH) is None
 
 
 def test_what_the_clocks_said_is_written_down_every_ten_minutes(
-    clocks: Clocks, last_runs: LastRuns
+    clocks: Clocks, memory: ClockMemory
 ) -> None:
     clocks.seconds = 1.0
-    guard = guard_of(clocks, last_runs)
+    guard = guard_of(clocks, memory)
     seen = set()
     for _ in range(1201):
         guard.look(HOUR, MONTH)
-        seen.add(last_runs.clock_seen())
+        seen.add(memory.seen())
         clocks.run(1)
     assert len(seen) == 3
 
@@ -213,7 +213,7 @@ def test_what_the_clocks_said_is_written_down_every_ten_minutes(
 def test_a_jump_that_cannot_be_remembered_stands_all_the_same(
     clocks: Clocks, tmp_path: Path
 ) -> None:
-    guard = guard_of(clocks, LastRuns(tmp_path / "none" / "worker"))
+    guard = guard_of(clocks, ClockMemory(tmp_path / "none"))
     clocks.wall.turn(days=400)
     for _ in range(2):
         with pytest.raises(FileNotFoundError):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from journal import CheckpointManager, MemoryStorage
+from journal.clock_memory import ClockMemory
 from journal.ids import file_name
 from worker.deadline import EXIT_SECONDS
 from worker.last_runs import LastRun, LastRuns, TaskRecord
@@ -326,7 +327,7 @@ def test_a_jump_of_the_clock_holds_removals_until_it_is_trusted(
     eventually(lambda: worker._is_held)
     assert home.count("a") == 5
     if is_other_process:
-        LastRuns(home.root / "worker").write_clock_jump(None)
+        ClockMemory(home.root).write_jump(None)
     else:
         worker.trust_clock()
     eventually(lambda: home.count("a") == 2)

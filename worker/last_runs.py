@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from journal.clock import stamp
-from worker.clock_watch import ClockJump, Seen
 from worker.report import Outcome
 
 if TYPE_CHECKING:
@@ -60,12 +59,6 @@ class TaskRecord(NamedTuple):
     failures: int = 0
 
 
-class _Content(NamedTuple):
-    tasks: dict[str, TaskRecord]
-    clock_jump: ClockJump | None
-    clock_seen: Seen | None = None
-
-
 class UnreadableLastRuns(ValueError):
     """The file is there and makes no sense; nobody knows what was missed."""
 
@@ -75,7 +68,7 @@ class LastRuns:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._in_memory = _Content({}, None)
+        self._in_memory: dict[str, TaskRecord] = {}
 
     def read(self) -> dict[str, TaskRecord]:
         """Return what is known of each task; nothing in a new store.
@@ -84,23 +77,7 @@ class LastRuns:
             UnreadableLastRuns: the file is damaged.
             OSError: it can't be read.
         """
-        return dict(self._read().tasks)
-
-    def clock_jump(self) -> ClockJump | None:
-        """Return the jump of the clock that nobody has approved yet.
-
-        Raises:
-            UnreadableLastRuns, OSError: as `read`.
-        """
-        return self._read().clock_jump
-
-    def clock_seen(self) -> Seen | None:
-        """Return what a worker last saw of the clocks.
-
-        Raises:
-            UnreadableLastRuns, OSError: as `read`.
-        """
-        return self._read().clock_seen
+        return dict(self._read())
 
     def write(self, task: str, record: TaskRecord) -> None:
         """Remember `record` durably.
@@ -108,36 +85,18 @@ class LastRuns:
         Raises:
             OSError: it can't be written; what was remembered before still is.
         """
-        with self._changing() as content:
-            content.tasks[task] = record
-            self._write(content)
+        with self._changing() as tasks:
+            tasks[task] = record
+            self._write(tasks)
 
-    def write_clock_jump(self, jump: ClockJump | None) -> None:
-        """Remember durably that the clock jumped; None: that it is right again.
-
-        Raises:
-            OSError: as `write`.
-        """
-        with self._changing() as content:
-            self._write(content._replace(clock_jump=jump))
-
-    def write_clock_seen(self, seen: Seen) -> None:
-        """Remember durably what the clocks say.
-
-        Raises:
-            OSError: as `write`.
-        """
-        with self._changing() as content:
-            self._write(content._replace(clock_seen=seen))
-
-    def _read(self) -> _Content:
+    def _read(self) -> dict[str, TaskRecord]:
         if self._folder is None:
             return self._in_memory
         path = self._folder / "last-runs.json"
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
-            return _Content({}, None)
+            return {}
         try:
             return _decoded(orjson.loads(raw))
         except (
@@ -150,7 +109,7 @@ class LastRuns:
             raise UnreadableLastRuns(f"{path}: cannot be understood: {exc}") from exc
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[_Content]:
+    def _changing(self) -> Iterator[dict[str, TaskRecord]]:
         """Keep everybody else from changing the file between a read and a write.
 
         Several tasks may end at once, and a run by hand beside the worker's.
@@ -163,28 +122,25 @@ class LastRuns:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             try:
-                content = self._read()
+                tasks = self._read()
             except UnreadableLastRuns:
-                content = _Content({}, None)
-            yield content
+                tasks = {}
+            yield tasks
         finally:
             os.close(descriptor)
 
-    def _write(self, content: _Content) -> None:
+    def _write(self, tasks: Mapping[str, TaskRecord]) -> None:
         if self._folder is None:
-            self._in_memory = content
+            self._in_memory = dict(tasks)
             return
-        raw = orjson.dumps(_encoded(content), option=orjson.OPT_INDENT_2)
+        raw = orjson.dumps(_encoded(tasks), option=orjson.OPT_INDENT_2)
         _replace(self._folder / "last-runs.json", raw)
 
 
-def _encoded(content: _Content) -> dict[str, Any]:
-    jump, seen = content.clock_jump, content.clock_seen
+def _encoded(tasks: Mapping[str, TaskRecord]) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "clock_jump": jump and jump._asdict() | {"at": stamp(jump.at)},
-        "clock_seen": seen and seen._asdict() | {"wall": stamp(seen.wall)},
-        "tasks": {task: _encoded_record(each) for task, each in content.tasks.items()},
+        "tasks": {task: _encoded_record(each) for task, each in tasks.items()},
     }
 
 
@@ -198,15 +154,15 @@ def _encoded_record(record: TaskRecord) -> dict[str, Any]:
     }
 
 
-def _decoded(document: Mapping[str, Any]) -> _Content:
+def _decoded(document: Mapping[str, Any]) -> dict[str, TaskRecord]:
     match document["format"]:
         case 1:
-            last_of, jump = _last_of_format_1, None
+            last_of = _last_of_format_1
         case 2:
-            last_of, jump = _last, document["clock_jump"]
+            last_of = _last
         case other:
             raise ValueError(f"format {other!r}, not 1 or {FORMAT}")
-    tasks = {
+    return {
         task: TaskRecord(
             due_after=_moment(record["due_after"]),
             last=last_of(record["last"]) if record["last"] else None,
@@ -215,12 +171,6 @@ def _decoded(document: Mapping[str, Any]) -> _Content:
         )
         for task, record in document["tasks"].items()
     }
-    seen = document.get("clock_seen")
-    return _Content(
-        tasks,
-        jump and ClockJump(_moment(jump["at"]), jump["by_seconds"]),
-        seen and Seen(_moment(seen["wall"]), seen["steady"], seen["boot_id"]),
-    )
 
 
 def _last(last: Mapping[str, Any]) -> LastRun:

@@ -7,7 +7,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from worker.clock_guard import why_waiting
+from journal.clock_guard import why_waiting
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
 from worker.report import RunReport
 from worker.scheduler import is_overdue, read_schedule
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from journal import CheckpointManager
-    from worker.clock_guard import ClockGuard
+    from journal.clock_guard import ClockGuard
     from worker.problems import Problems
     from worker.settings import Settings, WorkerSettings
 

@@ -19,9 +19,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from journal.clock import utc_now
+from journal.clock_guard import ClockGuard
+from journal.clock_memory import ClockMemory
+from journal.clock_watch import ClockWatch, steady_seconds
 from journal.errors import MilepostError
-from worker.clock_guard import ClockGuard
-from worker.clock_watch import ClockWatch, steady_seconds
 from worker.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
 from worker.problems import Problems
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal import CheckpointManager
-    from worker.clock_watch import ClockJump
+    from journal.clock_watch import ClockJump
     from worker.report import RunReport
     from worker.settings import Settings, WorkerSettings
     from worker.tasks.task import Progress
@@ -89,7 +90,11 @@ class Worker:
         self._stop = threading.Event()
         self._bell = threading.Event()
         self._problems = Problems()
-        self._guard = ClockGuard(ClockWatch(clock, steady), self._last_runs, clock)
+        self._clock_memory = ClockMemory(manager.root)
+        self._guard = ClockGuard(
+            ClockWatch(clock, steady), self._clock_memory, manager.event_times, clock
+        )
+        manager.clock_guard = self._guard
         self._runner = Runner(
             manager,
             self._last_runs,
@@ -195,8 +200,8 @@ class Worker:
             yield status._replace(running_since=since, next_run=due or status.next_run)
 
     def _stored_jump(self) -> ClockJump | None:
-        with contextlib.suppress(UnreadableLastRuns, OSError):
-            return self._last_runs.clock_jump()
+        with contextlib.suppress(OSError):
+            return self._clock_memory.jump()
         return None
 
     # -- one run ---------------------------------------------------------------------

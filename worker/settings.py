@@ -346,5 +346,7 @@ def open_manager(
     )
     if isinstance(settings, Settings):
         manager.trash_seconds = settings.retention.trash_seconds
+        manager.max_clock_jump_seconds = settings.worker.max_clock_jump_seconds
+        manager.max_downtime_seconds = settings.worker.max_downtime_seconds
         manager.policies = settings.retention.policies
     return manager

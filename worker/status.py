@@ -6,7 +6,8 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.clock_watch import ClockJump
+from journal.clock_memory import ClockMemory
+from journal.clock_watch import ClockJump
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
 from worker.scheduler import read_schedule
@@ -95,7 +96,7 @@ def stored_status(
     records: dict[str, TaskRecord] = {}
     jump = problem = None
     try:
-        records, jump = last_runs.read(), last_runs.clock_jump()
+        records, jump = last_runs.read(), ClockMemory(root).jump()
     except (UnreadableLastRuns, OSError) as exc:
         problem = f"last runs: {exc}"
     return StoredStatus(

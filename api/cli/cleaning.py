@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,17 +10,25 @@ import click
 from api.cli import shown_plans
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
-from api.cli.frame import Frame, expect_seq_option, fail_if_empty_option, verb
+from api.cli.frame import (
+    Frame,
+    expect_seq_option,
+    fail_if_empty_option,
+    trust_clock_option,
+    verb,
+)
 from api.cli.planning import Asked, explained, nothing_goes, previewed
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
 from journal.clock import utc_now
-from journal.errors import ApprovalNeeded, MilepostError, StalePlan
+from journal.errors import ApprovalNeeded, ClockJumped, MilepostError, StalePlan
 from journal.info import ErrorInfo
 from journal.plans import plan_of
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager, JobPlan, Plan
+    from collections.abc import Callable
+
+    from journal import Applied, CheckpointManager, JobPlan, Plan
 
 _HOW_TO_APPROVE = "look with --dry-run, then add --approve"
 
@@ -56,6 +65,7 @@ _HOW_TO_APPROVE = "look with --dry-run, then add --approve"
     metavar="N",
     help="Delete at most N, of each job the oldest.",
 )
+@trust_clock_option
 @expect_seq_option
 @fail_if_empty_option
 def cleanup_verb(
@@ -71,6 +81,7 @@ def cleanup_verb(
     is_all: bool,
     dry_run: bool,
     approve: bool,
+    trust_clock: bool,
     fail_if_empty: bool,
 ) -> Answer:
     """Delete the checkpoints that the policy of JOB lets go.
@@ -111,9 +122,8 @@ def cleanup_verb(
                     shown_plans.remember(manager.root, plan)
             else:
                 is_exact = plan_id is not None
-                answer, removed = _apply(
-                    manager, asked, plan, approve=approve, is_exact=is_exact
-                )
+                do = partial(manager.apply, approve=approve, trust_clock=trust_clock)
+                answer, removed = _apply(manager, asked, plan, do, is_exact=is_exact)
     if removed or answer.problem is not None:
         return answer
     return or_nothing(
@@ -190,8 +200,8 @@ def _apply(
     manager: CheckpointManager,
     asked: Asked,
     plan: Plan,
+    do: Callable[[Plan], Applied],
     *,
-    approve: bool,
     is_exact: bool,
 ) -> tuple[Answer, int]:
     """Carry a plan out: just what it shows, or else job by job, as far as it goes.
@@ -204,7 +214,7 @@ def _apply(
     done: list[tuple[JobPlan, int]] = []
     if is_exact or asked.job is not None:
         try:
-            applied = manager.apply(plan, approve=approve)
+            applied = do(plan)
         except ApprovalNeeded as exc:
             raise Failure(exc.code, str(exc), _HOW_TO_APPROVE) from exc
         skipped = dict(applied.skipped)
@@ -215,7 +225,9 @@ def _apply(
             progress.begin("cleaning up", len(plan.jobs))
             for job in plan.jobs:
                 try:
-                    done.append((job, _clean(manager, job, approve=approve)))
+                    done.append((job, _clean(manager, job, do)))
+                except ClockJumped:
+                    raise
                 except MilepostError as exc:
                     # I10: what holds one job up must not hold up the others.
                     problems.append((job.job_id, ErrorInfo.of(exc)))
@@ -243,13 +255,14 @@ def _apply(
     ), removed
 
 
-def _clean(manager: CheckpointManager, job: JobPlan, *, approve: bool) -> int:
+def _clean(
+    manager: CheckpointManager, job: JobPlan, do: Callable[[Plan], Applied]
+) -> int:
     """Clean up one of many jobs; one that moved on meanwhile is planned once more."""
     try:
-        return manager.apply(plan_of([job]), approve=approve)
+        return do(plan_of([job]))
     except StalePlan:
-        again = manager.plan(job.job_id, job.policy, limit=len(job.remove))
-        return manager.apply(again, approve=approve)
+        return do(manager.plan(job.job_id, job.policy, limit=len(job.remove)))
 
 
 def _done_note(

@@ -8,10 +8,10 @@ import click
 
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
-from api.cli.frame import Frame, fail_if_empty_option, verb
+from api.cli.frame import Frame, fail_if_empty_option, trust_clock_option, verb
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, job_argument, require_job
-from journal.errors import MilepostError
+from journal.errors import ClockJumped, MilepostError
 
 if TYPE_CHECKING:
     from journal import Compaction
@@ -26,9 +26,15 @@ _COLUMNS = ("job_id", "dropped", "bytes_freed", "bytes")
     is_flag=True,
     help="Rewrite in any case, so that the current key wraps every state.",
 )
+@trust_clock_option
 @fail_if_empty_option
 def compact_verb(
-    frame: Frame, jobs: tuple[str, ...], *, rewrap: bool, fail_if_empty: bool
+    frame: Frame,
+    jobs: tuple[str, ...],
+    *,
+    rewrap: bool,
+    trust_clock: bool,
+    fail_if_empty: bool,
 ) -> Answer:
     """Free the space of deleted states whose trash period has ended.
 
@@ -45,9 +51,14 @@ def compact_verb(
             progress.begin("compacting", len(wanted))
             for job in wanted:
                 try:
-                    found = manager.compact(job, rewrap=rewrap, on_piece=progress.piece)
+                    found = manager.compact(
+                        job,
+                        rewrap=rewrap,
+                        trust_clock=trust_clock,
+                        on_piece=progress.piece,
+                    )
                 except MilepostError as exc:
-                    if len(wanted) == 1:
+                    if len(wanted) == 1 or isinstance(exc, ClockJumped):
                         raise
                     left_out.append((job, exc))  # the others go on
                     found = None

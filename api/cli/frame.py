@@ -98,6 +98,16 @@ def expect_seq_option(function: AnyFunction) -> AnyFunction:
     return option(function)
 
 
+def trust_clock_option(function: AnyFunction) -> AnyFunction:
+    """Add `--trust-clock`, for verbs that remove what is old."""
+    option = click.option(
+        "--trust-clock",
+        is_flag=True,
+        help="The clock is right, though it is far ahead of all that is known.",
+    )
+    return option(function)
+
+
 def fail_if_empty_option(function: AnyFunction) -> AnyFunction:
     """Add `--fail-if-empty`, for verbs that may find nothing to show or to do."""
     option = click.option(

@@ -88,7 +88,7 @@ def status_verb(frame: Frame) -> Answer:
     pid = status.leader_pid
     said = [f"process {pid} leads" if pid else "no worker is running"]
     if status.clock_jump is not None:
-        from worker.clock_guard import why_waiting
+        from journal.clock_guard import why_waiting
 
         said.append(why_waiting(status.clock_jump))
     if status.problem is not None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
+
+from journal.disk import read_whole
 
 # Less is the correction of a clock that runs a little fast or slow.
 MIN_STEP_SECONDS = 1.0
@@ -28,7 +30,7 @@ class ClockJump(NamedTuple):
 class Seen(NamedTuple):
     """What both clocks said, and since which start of the machine one of them counts.
 
-    `boot_id` is empty where that can't be known.
+    `boot_id` is empty where that can't be known, or there is no second clock.
     """
 
     wall: datetime
@@ -39,60 +41,83 @@ class Seen(NamedTuple):
 def boot_id() -> str:
     """Return what is another after each start of the machine, empty if unknown."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
+        return read_whole(Path("/proc/sys/kernel/random/boot_id")).decode().strip()
+    except (OSError, ValueError):
         return ""
 
 
 def steady_seconds() -> float:
     """Return the time since the machine was started, its sleep included."""
-    # Not `time.monotonic`, which stands still in a laptop that is closed for the night.
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    try:
+        # The kernel's own text: what fakes the clocks of a process leaves it alone.
+        return float(read_whole(Path("/proc/uptime")).split()[0])
+    except (OSError, ValueError, IndexError):
+        # Not `time.monotonic`, which stands still in a laptop that is closed.
+        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        return time.clock_gettime(clock)
 
 
 class ClockWatch:
-    """Compares `wall` with `steady`, from when it is made.  Thread-safe."""
+    """Compares `wall` with `steady`, from when it is made.  Thread-safe.
+
+    Without a `steady` clock nobody can tell a clock that was set from time that passed:
+    then a step is what lies beyond the downtime that is believed.
+    """
 
     def __init__(
         self,
         wall: Callable[[], datetime],
-        steady: Callable[[], float] = steady_seconds,
+        steady: Callable[[], float] | None = steady_seconds,
     ) -> None:
         self._wall = wall
         self._steady = steady
         self._lock = threading.Lock()
-        self._seen = wall(), steady()
+        self._seen = self._now("")
+
+    def _now(self, boot: str) -> Seen:
+        if self._steady is None:
+            return Seen(self._wall(), 0.0, "")
+        return Seen(self._wall(), self._steady(), boot)
 
     def seen(self, boot: str) -> Seen:
         """Return what both clocks say now."""
         with self._lock:
-            return Seen(self._wall(), self._steady(), boot)
+            return self._now(boot)
 
-    def resume(self, seen: Seen, boot: str, max_downtime_seconds: float) -> None:
+    def resume(self, seen: Seen, boot: str, max_downtime_seconds: float) -> float:
         """Compare from `seen` on, which another process saw, perhaps long ago.
 
         Of a machine that was started since, nobody knows how long it was off: up to
-        `max_downtime_seconds` are believed.
+        `max_downtime_seconds` are believed, and what lies beyond is returned.
         """
         with self._lock:
-            wall, steady = self._wall(), self._steady()
-            if boot and seen.boot_id == boot and seen.steady <= steady:
-                self._seen = seen.wall, seen.steady
-                return
-            off = (wall - seen.wall).total_seconds()
-            beyond = max(0.0, off - max_downtime_seconds)
-            self._seen = wall - timedelta(seconds=beyond), steady
+            now = self._now(boot)
+            if boot and seen.boot_id == now.boot_id and seen.steady <= now.steady:
+                self._seen = seen
+                return 0.0
+            off = (self._seen.wall - seen.wall).total_seconds()
+        return _beyond(off, max_downtime_seconds)
 
-    def step_seconds(self) -> float:
+    def step_seconds(self, max_downtime_seconds: float = 0.0) -> float:
         """Return by how much the clock was set since the last call, 0.0 if it was not.
 
         Negative if it was set back.
         """
         with self._lock:
-            wall, steady = self._wall(), self._steady()
-            moved = (wall - self._seen[0]).total_seconds() - (steady - self._seen[1])
-            self._seen = wall, steady
+            before, self._seen = self._seen, self._now("")
+            moved = _moved(before, self._seen)
+        if self._steady is None:
+            moved = _beyond(moved, max_downtime_seconds)
         return moved if abs(moved) >= MIN_STEP_SECONDS else 0.0
+
+
+def _moved(before: Seen, now: Seen) -> float:
+    passed = now.steady - before.steady
+    return (now.wall - before.wall).total_seconds() - passed
+
+
+def _beyond(seconds: float, believed: float) -> float:
+    return min(seconds, max(0.0, seconds - believed))
 
 
 def jump_after(
