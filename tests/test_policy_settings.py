@@ -269,6 +269,51 @@ def test_a_policy_that_keeps_less_than_an_approval_may_take_is_refused(
         loaded(text.format("4d"))
 
 
+@pytest.mark.parametrize(
+    ("rules", "is_safe"),
+    [
+        ("", True),
+        ("keep_last = 3", False),
+        ("keep_daily = 30", False),
+        ("max_count = 100", False),
+        ('max_bytes = "1GiB"', False),
+        ('max_age = "30d"', True),
+        ('max_age = "30d"\nmax_count = 9', False),
+        ('max_age = "3d"', False),
+        ('keep_last = "all"', True),
+        ('keep_within = "4d"', True),
+        ('keep_within = "3d"', False),
+        ('keep_within = "4d"\nkeep_last = 3', True),
+        ('keep_within = "4d"\nkeep_failed = 2', False),
+        ('keep_within = "4d"\nkeep_failed = "all"', True),
+        ('keep_within = "4d"\nmax_count = 9', False),
+        ('keep_last = 3\nmin_age = "4d"', True),
+        ('keep_last = 3\nmin_age = "95h"', False),
+        ('max_count = 9\nmin_age = "4d"\nkeep_failed = 0\nkeep_last = 3', True),
+    ],
+)
+def test_whatever_could_remove_before_an_approval_is_due_is_refused(
+    loaded: Callable[..., Settings], rules: str, is_safe: bool
+) -> None:
+    for table in ("[retention.default]", '[[retention.rule]]\nmatch = "a*"'):
+        text = f'[retention]\napproval_deadline = "4d"\n{table}\n{rules}'
+        if is_safe:
+            loaded(text)
+        else:
+            with pytest.raises(ConfigError, match="less than an approval may take"):
+                loaded(text)
+
+
+def test_a_budget_for_the_store_is_compared_with_the_deadline_too(
+    loaded: Callable[..., Settings],
+) -> None:
+    text = '[retention]\napproval_deadline = "4d"\nmax_store_bytes = "1GiB"\n'
+
+    with pytest.raises(ConfigError, match="max_store_bytes = 1073741824 with min_age"):
+        loaded(text)
+    loaded(text + 'min_age = "4d"\n')
+
+
 # -- as text once more ----------------------------------------------------------------
 
 

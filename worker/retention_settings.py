@@ -273,20 +273,48 @@ class RetentionSettings(Table):
         return policy, {k: v.origin for k, v in merged.items()}
 
     def _check_deadline(self, policy: Policy) -> None:
-        """Refuse a policy that may let go what somebody still has to approve.
+        """Refuse a policy that may remove what somebody still has to approve.
 
         Raises:
             InvalidArgument: so it is.
         """
-        if policy.max_age is None:
-            return
-        longest = self.approval_deadline
-        if as_span(policy.max_age).about_seconds < longest.about_seconds:
+        deadline = self.approval_deadline
+        sooner = _removes_before(policy, deadline.about_seconds)
+        if self.max_store_bytes is not None and _is_before(policy.min_age, deadline):
+            sooner.append(f"max_store_bytes = {self.max_store_bytes}")
+        if sooner:
             raise InvalidArgument(
-                f"max_age = {policy.max_age} keeps less than an approval may take, "
-                f"approval_deadline = {longest}",
-                hint="set max_age to at least that much",
+                f"{sooner[0]} with min_age = {policy.min_age} keeps less than an "
+                f"approval may take, approval_deadline = {deadline}",
+                hint="set min_age to at least that much"
+                + " and max_age too" * sooner[0].startswith("max_age"),
             )
+
+
+def _is_before(span: Span | str, deadline: Span) -> bool:
+    return as_span(span).about_seconds < deadline.about_seconds
+
+
+def _removes_before(policy: Policy, seconds: float) -> list[str]:
+    """Return the settings that could remove what is younger than `seconds`.
+
+    Nothing younger than `min_age` goes.  Else only what keeps all the younger ones is
+    safe: a `max_age` or a `keep_within` of that length, or ``keep_last = "all"``.
+    """
+
+    def is_shorter(span: Span | str | None) -> bool:
+        return span is None or as_span(span).about_seconds < seconds
+
+    if not is_shorter(policy.min_age):
+        return []
+    unsafe = {name: value for name, value in policy.caps.items() if name != "max_age"}
+    if policy.max_age is not None and is_shorter(policy.max_age):
+        unsafe = {"max_age": policy.max_age, **unsafe}
+    if is_shorter(policy.keep_within) and policy.keep_last != "all":
+        unsafe |= policy.rules
+    if policy.keep_failed not in (None, "all"):
+        unsafe["keep_failed"] = policy.keep_failed
+    return [f"{name} = {value}" for name, value in unsafe.items()]
 
 
 def _said(rule: CompletedRule, place: str) -> list[dict[str, Value]]:
