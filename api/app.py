@@ -94,6 +94,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # The gate has judged it: where there is none, no browser sent the body.
+        strict_content_type=False,
         lifespan=lifespan,
     )
     app.state.services = services

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from api.answers import error_answer, writable
-from journal.errors import Conflict, MilepostError
+from journal.errors import Conflict, MilepostError, UnreadableState
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -41,14 +41,14 @@ STATUS_OF = {
     "clock_jump": 409,
     "job_running": 409,
     "damaged": 500,
-    "unreadable": 500,
-    "missing_key": 500,
-    "plaintext_refused": 500,
+    "unreadable": 400,
+    "missing_key": 400,
+    "plaintext_refused": 400,
     "unusable_keys": 500,
     "newer_format": 500,
-    "newer_state": 500,
-    "no_migration": 500,
-    "migration_failed": 500,
+    "newer_state": 400,
+    "no_migration": 400,
+    "migration_failed": 400,
     "storage_failed": 503,
     "no_space": 507,
     "read_only": 503,
@@ -116,7 +116,7 @@ async def _of_milepost(request: Request, exc: Exception) -> JsonAnswer:
         status = 412
     if exc.code in _PASSING:
         logger.warning("%s %r: %s", request.method, request.url.path, exc)
-    elif status >= 500:  # noqa: PLR2004 - from here on it is the server's fault
+    elif status >= 500 or isinstance(exc, UnreadableState):  # noqa: PLR2004 - ours
         logger.error("%s %r: %s", request.method, request.url.path, exc, exc_info=exc)
     hint = ADVICE.get(exc.code, exc.hint)
     detail = f"{exc} ({hint})" if hint else str(exc)

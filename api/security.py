@@ -215,9 +215,15 @@ def _check_utf8(scope: Scope) -> None:
             ) from exc
 
 
+def _is_of_browser(headers: Headers) -> bool:
+    return any(name == "origin" or name.startswith("sec-fetch-") for name in headers)
+
+
 def _check_content_type(headers: Headers) -> None:
     # Only this type makes a browser ask before it sends a page's request elsewhere.
     kind = headers.get("content-type", "")
+    if not kind and not _is_of_browser(headers):
+        return  # as programs of the original system do
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise Refused(
             415,

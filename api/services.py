@@ -57,7 +57,7 @@ class Services:
         self._is_manager_ours = manager is None
         self._lock = threading.Lock()
         self._own_executor = _make_executor(settings) if executor is None else None
-        self.resumer = Resumer(executor or self._own_executor)
+        self.resumer = Resumer(self._own_executor if executor is None else executor)
 
     @property
     def settings_in_force(self) -> Settings:

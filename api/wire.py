@@ -8,7 +8,7 @@ everything else in a request.
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from journal import CheckpointInfo, JobInfo
 from worker.retention_settings import CompletedRule
@@ -23,17 +23,34 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class RestoreRequest(Asked):
-    """What to do besides restoring."""
+class AskedAsBefore(BaseModel):
+    """A body of the original endpoints: its callers rely on it being lenient.
 
-    resume: bool = False
+    Unknown fields are ignored, and values are coerced: ``"3"`` is 3, ``"true"`` is
+    true.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
 
-class CleanupRequest(Asked):
+class RestoreRequest(AskedAsBefore):
+    """What to do besides restoring; null is false."""
+
+    resume: bool | None = False
+
+
+class CleanupRequest(AskedAsBefore):
     """Which job to clean up, and how many of its newest checkpoints stay."""
 
     job_id: Label
     keep_last: int = Field(default=10, ge=1, le=100)
+
+    @field_validator("keep_last", mode="before")
+    @classmethod
+    def _is_no_boolean(cls, value: object) -> object:
+        if isinstance(value, bool):  # as a number, true would leave one checkpoint
+            raise ValueError("a boolean is no number")  # noqa: TRY004 - for pydantic
+        return value
 
 
 class MarkRequest(Asked):

@@ -30,7 +30,7 @@ class CheckpointManager(Protection, Removal):
     """Keeps the checkpoints of jobs; see `Inquiry` for its arguments.
 
     Safe for many threads, and for many processes of one machine on one folder.
-    Nothing is read or made before the first call.
+    Construction makes the folder, and nothing else before the first call.
     """
 
     def save(

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from journal.storage_file import Sharing
 
 _T = TypeVar("_T")
+DEFAULT_FOLDER = "checkpoints"
 
 # How far the clock may be ahead of where it should be, and how long the machine may
 # have been off, before nothing is removed because it is old; see `clock_guard`.
@@ -61,10 +62,12 @@ class Inquiry:
     """Answers questions about jobs in a folder, or in any other `Storage`.
 
     Safe for many threads, and for many processes of one machine on one folder.
-    Nothing is read or made before the first call.
+    Construction makes the folder if it can; if it cannot, the first write says why.
+    Nothing else is read or made before the first call.
 
     Args:
-        root: the folder.  `storage_dir` and `storage_path` mean the same.
+        root: the folder, ``./checkpoints`` unless given.  `storage_dir` means the same,
+            and so does `storage_path`, which wins if both are given.
         storage: instead of a folder.
         durability: ``always``: what was answered survives a power cut.  ``interval``:
             it does after `interval_seconds`.  ``never``: the operating system decides.
@@ -86,7 +89,8 @@ class Inquiry:
         clock: gives the time.
 
     Raises:
-        InvalidArgument: no folder or more than one, or a number out of bounds.
+        InvalidArgument: an argument is of a wrong type or out of bounds, or two of
+            them exclude each other.
     """
 
     def __init__(
@@ -110,9 +114,7 @@ class Inquiry:
         actor: str | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        given = [p for p in (root, storage_dir, storage_path) if p is not None]
-        if len(given) + (storage is not None) != 1:
-            raise InvalidArgument("give one folder, or one storage")
+        folder = _folder(root, storage_dir, storage_path, storage)
         if durability not in ("always", "interval", "never"):
             raise InvalidArgument(
                 f"durability must be always, interval or never, got {durability!r}"
@@ -125,7 +127,7 @@ class Inquiry:
             raise InvalidArgument(
                 f"max_depth must be 1 to {state_json.DEPTH_LIMIT}, got {max_depth!r}"
             )
-        self.root = Path(given[0]) if given else None
+        self.root = self.storage_dir = self.storage_path = folder
         self.trash_seconds = trash_seconds
         self.max_clock_jump_seconds = MAX_CLOCK_JUMP_SECONDS
         self.max_downtime_seconds = MAX_DOWNTIME_SECONDS
@@ -136,14 +138,15 @@ class Inquiry:
         ids.check_label("actor", self._actor)
         self._clock = clock
         if storage is None:
-            assert self.root is not None
+            assert folder is not None
             storage = FileStorage(
-                self.root,
+                folder,
                 durability=durability,
                 interval_seconds=interval_seconds,
                 lock_timeout_seconds=lock_timeout_seconds,
                 shared=shared,
             )
+            storage.make_root()
         self._store = Store(storage, clock)
         self._vault = Vault(keys, allow_plaintext)
         self._packer = Packer(codec, self._vault.key_id)
@@ -318,6 +321,36 @@ class Inquiry:
         want = min(size, 2 * state_codec.HEADER_BYTES)
         raw = self._store.storage.read(view.job_id, offset, want)
         return state_codec.read_header(raw, seq=entry.seq), raw
+
+
+def _folder(
+    root: str | Path | None,
+    storage_dir: str | Path | None,
+    storage_path: str | Path | None,
+    storage: Storage | None,
+) -> Path | None:
+    """Return the store's folder; None if there is a `storage` instead.
+
+    Raises:
+        InvalidArgument: one of them is no path, or they exclude each other.
+    """
+    given = [p for p in (storage_path, storage_dir, root) if p is not None]
+    if storage is not None:
+        if given:
+            raise InvalidArgument("give a folder or a storage, not both")
+        return None
+    if root is not None and storage_dir is not None:
+        raise InvalidArgument(
+            f"give one folder, got root {root!r:.60} and storage_dir "
+            f"{storage_dir!r:.60}"
+        )
+    for path in given:
+        if not isinstance(path, str | Path):
+            raise InvalidArgument(
+                f"a folder must be a string or a Path, got {type(path).__name__} "
+                f"{path!r:.60}"
+            )
+    return Path(given[0] if given else DEFAULT_FOLDER)
 
 
 def _default_actor() -> str:

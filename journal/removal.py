@@ -90,8 +90,10 @@ class Removal(Erasure):
             batch.remove(type_, self._who(actor), data, [checkpoint_id])
             return True
 
+        if self._view(job_id).seq == 0:
+            return False
         self._look_at_clock()
-        is_done = self._change(job_id, request)
+        is_done: bool = self._store.write(job_id, request)
         if is_done and purge:
             self._erase(job_id, actor)
         return is_done
@@ -247,7 +249,7 @@ class Removal(Erasure):
             )
         if any(job.remove and job.policy.max_age is not None for job in plan.jobs):
             self._check_clock(trust_clock=trust_clock)
-        else:
+        elif any(job.remove for job in plan.jobs):
             self._look_at_clock()
         removed = 0
         skipped: list[tuple[str, ErrorInfo]] = []

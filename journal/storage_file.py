@@ -6,7 +6,7 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -45,7 +45,7 @@ class FileStorage:
     """A `Storage` in a folder of the local disk.
 
     Args:
-        root: the folder; made by the first save, never by a read.
+        root: the folder; made by `make_root` or the first save, never by a read.
         durability: ``always`` syncs before every answer; ``interval`` syncs in the
             background; ``never`` leaves it to the operating system until `close`.
         interval_seconds: how long an answer may stay unsynced under ``interval``.
@@ -95,6 +95,17 @@ class FileStorage:
             raise failure(exc, f"cannot read {path}") from exc
         return _store_id_in(raw, path)
 
+    def make_root(self) -> None:
+        """Make the folder and sync its name; if that fails, `create` says why."""
+        with suppress(OSError):
+            self._make_root()
+
+    def _make_root(self) -> None:
+        missing = [p for p in self._ancestors() if self._disk.stat(p) is None]
+        self._disk.make_folder(self.root, mode=self._folder_mode)
+        for folder in missing:
+            self._disk.sync_folder(folder.parent)
+
     def create(self) -> str:
         """See `Storage.create`."""
         try:
@@ -118,8 +129,7 @@ class FileStorage:
         return found
 
     def _create(self) -> str:
-        missing = [p for p in self._ancestors() if self._disk.stat(p) is None]
-        self._disk.make_folder(self.root, mode=self._folder_mode)
+        self._make_root()
         self._disk.check_supported(self.root)
         path = self.root / "store.json"
         if self._disk.names(self._folders.journals):
@@ -145,8 +155,6 @@ class FileStorage:
             except FileExistsError:
                 _log.debug("another process made %s first", path)
             self._disk.sync_folder(self.root)
-            for folder in missing:
-                self._disk.sync_folder(folder.parent)
         finally:
             file.close()
             self._disk.unlink(temporary)

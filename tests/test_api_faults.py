@@ -221,7 +221,7 @@ def test_a_checkpoint_that_goes_in_between_is_not_found(method: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_a_state_that_cannot_be_trusted_is_500_and_no_older_one_is_given(
+def test_a_state_that_cannot_be_trusted_is_400_and_no_older_one_is_given(
     manager: CheckpointManager, fresh: TestClient
 ) -> None:
     older = manager.save("etl", "s", {"secret": "alpha"})
@@ -231,7 +231,7 @@ def test_a_state_that_cannot_be_trusted_is_500_and_no_older_one_is_given(
     flip(manager.root / "journals" / "etl.jsonl", b"omega")
     for method, path in (("GET", ""), ("POST", "/restore")):
         answer = fresh.request(method, f"/api/checkpoints/{newer}{path}")
-        assert (answer.status_code, answer.json()["code"]) == (500, "unreadable")
+        assert (answer.status_code, answer.json()["code"]) == (400, "unreadable")
         assert "alpha" not in answer.text
     assert fresh.get(f"/api/checkpoints/{older}").status_code == 200
     listed = fresh.get("/api/checkpoints", params={"job_id": "etl"}).json()

@@ -247,15 +247,32 @@ def test_reading_is_not_a_change(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""]
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
 )
 def test_a_body_that_is_not_declared_as_json_is_refused(
     kind: str, served: Served
 ) -> None:
-    header = {"Content_Type": kind} if kind else {}
-    answer = ask(served.port, "POST /api/x", body=b"{}", **header)
+    answer = ask(served.port, "POST /api/x", body=b"{}", Content_Type=kind)
     assert (answer.status, answer.json["code"]) == (415, "unsupported_media_type")
     assert served.echo.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("sent_by", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "http://127.0.0.1:{port}"}, 415),
+        ({"Sec_Fetch_Site": "same-origin"}, 415),
+        ({"Sec_Fetch_Mode": "no-cors"}, 415),
+    ],
+    ids=str,
+)
+def test_json_without_a_content_type_is_taken_where_no_browser_sent_it(
+    sent_by: dict[str, str], status: int, served: Served
+) -> None:
+    headers = {name: text.format(port=served.port) for name, text in sent_by.items()}
+    answer = ask(served.port, "POST /api/x", body=b"{}", **headers)
+    assert answer.status == status
 
 
 def test_json_may_name_its_charset(served: Served) -> None:

@@ -232,7 +232,7 @@ def test_a_state_that_would_not_come_back_is_refused_by_the_library(
 # -- requests --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keep_last", [b"0", b"-1", b"101", b'"3"', b"2.5", b"true"])
+@pytest.mark.parametrize("keep_last", [b"0", b"-1", b"101", b'"x"', b"2.5", b"true"])
 def test_a_keep_last_out_of_bounds_is_422(keep_last: bytes, door: Door) -> None:
     body = b'{"job_id":"etl-daily","keep_last":%b}' % keep_last
     answer = door.send(f"POST {API}/cleanup", body)

@@ -74,15 +74,16 @@ def test_three_names_for_the_folder_mean_the_same(
     with CheckpointManager(**arguments) as manager:
         save(manager, "a")
         assert manager.root == tmp_path / "store"
+        assert manager.storage_dir == manager.storage_path == manager.root
     assert steps(CheckpointManager(tmp_path / "store")) == ["a"]
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        {},
         {"root": "x", "storage_dir": "y"},
-        {"storage_dir": "x", "storage_path": "x"},
+        {"root": b"x"},
+        {"storage_path": 3},
         {"root": "x", "storage": MemoryStorage()},
         {"root": "x", "durability": "sometimes"},
         {"root": "x", "actor": ""},
@@ -96,10 +97,37 @@ def test_a_manager_without_one_clear_place_is_refused(
         CheckpointManager(**arguments)
 
 
-def test_making_and_closing_a_manager_touches_no_disk(tmp_path: Path) -> None:
-    with CheckpointManager(tmp_path / "store") as manager:
+def test_without_a_folder_it_is_checkpoints_in_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with CheckpointManager() as manager:
+        assert manager.storage_dir == manager.storage_path == Path("checkpoints")
+        assert (tmp_path / "checkpoints").is_dir()
+
+
+def test_of_two_folders_storage_path_wins(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for other in ({"storage_dir": one}, {"root": one}):
+        with CheckpointManager(**other, storage_path=str(two)) as manager:
+            assert manager.storage_dir == manager.storage_path == two
+    assert not one.exists()
+
+
+def test_making_and_closing_a_manager_makes_its_folder_and_nothing_in_it(
+    tmp_path: Path,
+) -> None:
+    with CheckpointManager(tmp_path / "a" / "store") as manager:
         manager.close()
-    assert not list(tmp_path.iterdir())
+    assert (tmp_path / "a" / "store").is_dir()
+    assert not list((tmp_path / "a" / "store").iterdir())
+
+
+def test_where_no_folder_can_be_made_the_first_write_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    manager = CheckpointManager(tmp_path / "file" / "store")
+    with pytest.raises(errors.StorageFailed, match="Not a directory"):
+        manager.save("job", "a", {})
 
 
 def test_extras_are_keyword_only_so_that_they_never_change_the_five_calls() -> None:
@@ -379,7 +407,7 @@ def test_asking_about_an_unknown_job_leaves_no_trace_on_disk(
             assert call(manager) is True
         except (errors.UnknownCheckpoint, errors.InvalidArgument) as exc:
             assert "job" in str(exc) or "not found" in str(exc)  # noqa: PT017 - either way is right
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_a_refused_first_save_leaves_no_trace_on_disk(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ router = APIRouter(
 @router.post(
     "/{checkpoint_id}/restore",
     response_model=RestoreAnswer,
-    responses=failing(404, 409, 412),
+    responses=failing(400, 404, 409, 412),
 )
 def restore_checkpoint(
     services: UseServices,

@@ -141,7 +141,7 @@ def _saved(manager: CheckpointManager, job_id: str, checkpoint_id: str) -> Saved
 
 
 @router.get(
-    "/{checkpoint_id}", response_model=CheckpointWithState, responses=failing(404)
+    "/{checkpoint_id}", response_model=CheckpointWithState, responses=failing(400, 404)
 )
 def read_checkpoint(services: UseServices, checkpoint_id: CheckpointId) -> Response:
     """Read one checkpoint and its state; nothing is restored or journaled."""
