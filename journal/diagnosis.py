@@ -1,7 +1,7 @@
-"""What is wrong with a job, and what a repair may do about it.  Pure.
+"""The one judgement of a job's files, and what may be done about it.  Pure.
 
-Rows are those of the recovery table in docs/recovery.md.  `journal.examination` finds
-the facts, `journal.mending` carries remedies out.
+Rows are those of the recovery table in docs/recovery.md.  `journal.recovery` finds the
+facts.  Readers, writers, `doctor` and `repair` all act on the ruling of `judge`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,20 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from journal.event_codec import BadLine
 from journal.head import Extent, Head
-from journal.recovery import Action
 
 if TYPE_CHECKING:
-    from journal.event_codec import BadLine
+    from journal.evidence import Evidence
+
+
+class Action(Enum):
+    """What becomes of the bytes behind the last whole write."""
+
+    NOTHING = "clean"  # R10, R11: there are none
+    FINISH_LINE = "finish it"  # R12: only the newline is missing
+    CUT = "torn"  # R14: never acknowledged; keep a copy, then cut
+    QUARANTINE = "damaged"  # R13: it was synced once, so this is rot
 
 
 class Condition(Enum):
@@ -72,6 +81,8 @@ TREATMENTS = {
     Condition.NEWER: Treatment(Remedy.UPGRADE),
     Condition.UNREADABLE: Treatment(Remedy.BY_HAND),
 }
+# Damage that takes nothing: the journal is rewritten as it was.
+_RESTORED = Treatment(Remedy.CUT)
 
 
 class Diagnosis(NamedTuple):
@@ -127,7 +138,15 @@ class Diagnosis(NamedTuple):
     @property
     def treatment(self) -> Treatment:
         """What there is to do about it."""
-        return TREATMENTS[self.verdict]
+        return _RESTORED if self.row == "R22" else TREATMENTS[self.verdict]
+
+    @property
+    def is_journaled(self) -> bool:
+        """Whether a repair that rewrites the journal says so in it.
+
+        Not where the very bytes that were written are put back.
+        """
+        return self.row != "R22" or self.cut_bytes > 0
 
     @property
     def exists(self) -> bool:
@@ -142,7 +161,7 @@ class Diagnosis(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What was found of a job.
+    """What was found of a job's files.
 
     Attributes:
         head: what its head says; None if no slot of it is valid.
@@ -154,10 +173,15 @@ class Facts(NamedTuple):
         problem: why no further.
         base: the acknowledged event, if it is among the proven ones; or the
             ``job.repaired`` that says that a person gave it up.
-        tail: what the recovery table does with the bytes behind `base`.
+        tail: what the recovery table does with the bytes behind `proven`.
         is_given_up: the latter; the head is older than that repair.
         unreadable: how many live states are not what was saved.
         owes: a side file is named by no event, or something was left over.
+        is_altered: another program wrote into the file, and no event is lost by that:
+            more is proven in its canonical text, or all of it is in other places.
+        is_short: the head file is shorter than a writer makes it before anything else.
+        shown: the last event that its head shows, if it is among the proven ones.
+        text: the bytes that all this is about: of the file, or its canonical text.
     """
 
     head: Head | None = None
@@ -172,6 +196,16 @@ class Facts(NamedTuple):
     is_given_up: bool = False
     unreadable: int = 0
     owes: bool = False
+    is_altered: bool = False
+    is_short: bool = False
+    shown: Extent | None = None
+    text: Evidence | None = None
+
+    @property
+    def lost_events(self) -> int:
+        """How many events were shown and are not proven any more."""
+        shown = Head().shown if self.head is None else self.head.shown
+        return 0 if self.is_given_up else max(shown.seq - self.proven.seq, 0)
 
 
 class Judgement(NamedTuple):
@@ -201,6 +235,38 @@ def _refusal(facts: Facts) -> Judgement | None:
     return Judgement(Condition.NEWER, "R20") if facts.newer_seq else None
 
 
+def _without_a_journal(facts: Facts) -> Judgement:
+    if required(facts.head).seq:
+        return Judgement(Condition.JOURNAL_MISSING, "R3")
+    if facts.head is not None and facts.head.shown.seq:
+        return Judgement(Condition.UNSETTLED, "R2")
+    return Judgement(Condition.SOUND, "R2")
+
+
+def _damage(facts: Facts) -> Judgement | None:
+    if not _has_acknowledgement(facts) and facts.tail is not Action.NOTHING:
+        return Judgement(Condition.DAMAGED, "R7")
+    if facts.base is None:
+        is_short = facts.proven.seq < required(facts.head).seq
+        return Judgement(Condition.DAMAGED, "R8" if is_short else "R9")
+    if facts.tail is Action.QUARANTINE:
+        return Judgement(Condition.DAMAGED, "R13")
+    return Judgement(Condition.DAMAGED, "R22") if facts.is_altered else None
+
+
+def _has_acknowledgement(facts: Facts) -> bool:
+    """Tell whether a tail can be told: behind what was acknowledged, or at creation.
+
+    A head is made in full length before its journal, and both slots are synced before
+    the first write is acknowledged.  So a head without a valid slot is of a creation
+    that was cut only while nothing is proven.
+    """
+    if facts.head is not None:
+        return True
+    is_first = facts.proven.seq == 0 or facts.tail is Action.FINISH_LINE
+    return facts.has_head and not facts.is_short and is_first
+
+
 def _mendable(facts: Facts) -> Judgement:
     if not facts.has_head:
         return Judgement(Condition.HEAD_MISSING, "R6")
@@ -211,36 +277,38 @@ def _mendable(facts: Facts) -> Judgement:
     return _settled(facts)
 
 
-def _without_a_journal(facts: Facts) -> Judgement:
-    if required(facts.head).seq:
-        return Judgement(Condition.JOURNAL_MISSING, "R3")
-    if facts.head is not None and facts.head.shown.seq:
-        return Judgement(Condition.UNSETTLED, "R2")
-    return Judgement(Condition.SOUND, "R2")
-
-
-def _damage(facts: Facts) -> Judgement | None:
-    if not facts.has_head:
-        is_whole = facts.tail is Action.NOTHING
-        return None if is_whole else Judgement(Condition.DAMAGED, "R7")
-    if facts.base is None:
-        is_short = facts.proven.seq < required(facts.head).seq
-        return Judgement(Condition.DAMAGED, "R8" if is_short else "R9")
-    if facts.tail is Action.QUARANTINE:
-        return Judgement(Condition.DAMAGED, "R13")
-    return None
-
-
 def _settled(facts: Facts) -> Judgement:
-    head = facts.head or Head()
     if facts.is_given_up:
         return Judgement(Condition.UNSETTLED, "R21")
-    if facts.tail is Action.CUT or head.shown.seq > facts.proven.seq:
+    if facts.tail is Action.CUT or facts.lost_events:
         return Judgement(Condition.UNSETTLED, "R14")
     if facts.tail is Action.FINISH_LINE:
         return Judgement(Condition.UNSETTLED, "R12")
-    if facts.proven.seq > head.shown.seq:
+    if facts.proven.seq > (facts.head or Head()).shown.seq:
         return Judgement(Condition.UNSETTLED, "R11")
     if facts.owes:
         return Judgement(Condition.UNSETTLED, "R15")
     return Judgement(Condition.SOUND, "R10")
+
+
+def problem_of(facts: Facts, ruling: Judgement) -> BadLine | None:
+    """Return where a ruling sees the first thing that is wrong; None if nowhere."""
+    head, must = facts.head or Head(), required(facts.head)
+    whole = f"{must.seq} events in {must.size} bytes"
+    match ruling.row:
+        case "R3":
+            return BadLine(0, f"a journal of {whole}", "no journal")
+        case "R8" | "R22" if facts.problem is None or _is_cut(facts, head, must):
+            return BadLine(facts.size, whole, "the end")
+        case "R9":
+            what = f"event {must.seq} with hash {must.hash}"
+            return BadLine(facts.proven.size, what, "another event of that number")
+        case "R5" | "R7" | "R8" | "R12" | "R13" | "R14" | "R22":
+            return facts.problem
+    return None
+
+
+def _is_cut(facts: Facts, head: Head, must: Extent) -> bool:
+    """Tell whether the file itself, whatever is in it, is too short."""
+    inode = None if facts.text is None else facts.text.inode
+    return inode == head.inode and facts.size < must.size

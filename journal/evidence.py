@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal import head as head_codec
+from journal.elsewhere import Neighbour
 from journal.side_files import job_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from journal.disk import Disk, File
@@ -27,6 +29,7 @@ class Evidence(NamedTuple):
         side_files: names of what was cut from it.
         leftovers: what a process that died left, for the next one to remove.
         is_still: nobody could write at that moment.
+        neighbours: returns files beside the journal that are named after it.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Evidence(NamedTuple):
     side_files: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     is_still: bool = True
+    neighbours: Callable[[], Iterable[Neighbour]] = tuple
 
 
 def _nothing(offset: int, size: int) -> bytes:
@@ -68,7 +72,7 @@ def of_files(
     try:
         is_still = is_held or head is None or head.try_lock()
         try:
-            raw = None if head is None else head.read(0, head_codec.FILE_BYTES)
+            raw = None if head is None else head.read(0, head_codec.READ_BYTES)
             journal = _open_if(disk, root / "journals" / f"{name}.jsonl")
             if journal is not None and is_held:
                 journal.drop_cache()
@@ -85,6 +89,7 @@ def of_files(
             tuple(sorted(n for n in disk.names(root / "side") if job_name(n) == name)),
             tuple(_leftovers(disk, root, name)),
             is_still,
+            partial(_neighbours, disk, root, name),
         )
     finally:
         for file in (head, journal):
@@ -97,6 +102,23 @@ def _open_if(disk: Disk, path: Path) -> File | None:
         return disk.open(path, "read")
     except FileNotFoundError:
         return None
+
+
+def _neighbours(disk: Disk, root: Path, name: str) -> Iterator[Neighbour]:
+    journal = f"{name}.jsonl"
+    for found in sorted(disk.names(root / "journals")):
+        if not found.startswith(journal) or found == journal:
+            continue
+        try:
+            file = disk.open(root / "journals" / found, "read")
+        except OSError:
+            continue  # no file of ours, or gone by now
+        try:
+            yield Neighbour(f"journals/{found}", file.stat().size, file.read)
+        except OSError:
+            continue
+        finally:
+            file.close()
 
 
 def _leftovers(disk: Disk, root: Path, name: str) -> Iterator[str]:

@@ -7,41 +7,54 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal import chain, event_codec, index, recovery, state_codec
-from journal import head as head_codec
-from journal.diagnosis import Condition, Diagnosis, Facts, Judgement, judge, required
+from journal.diagnosis import (
+    Action,
+    Condition,
+    Diagnosis,
+    Judgement,
+    judge,
+    problem_of,
+    required,
+)
+from journal.elsewhere import ways_back
 from journal.errors import (
     MilepostError,
     NewerFormat,
     UnreadableState,
 )
-from journal.event_codec import STATE_MISSING, BadLine, peek, span_of
+from journal.event_codec import STATE_MISSING, BadLine
 from journal.head import Extent, Head
 from journal.index import MALFORMED, JobView
-from journal.recovery import Action
+from journal.passage import claims, line_number, pieces, walk
 from journal.repair import counted
 from journal.side_files import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from journal.event_codec import Located
+    from journal.diagnosis import Facts
     from journal.events import Event
     from journal.evidence import Evidence
     from journal.storage import Storage
     from journal.vault import Vault
 
-_READ_BYTES = 1024 * 1024
-_FIRST_LINE_BYTES = 8192
-
 
 class Found(NamedTuple):
-    """A diagnosis, and what a repair builds on: the view of all that is proven."""
+    """A diagnosis, and what a repair builds on.
+
+    Attributes:
+        diagnosis: the diagnosis.
+        view: of all that is proven.
+        text: the bytes that it was read from: the journal's, or its canonical text.
+    """
 
     diagnosis: Diagnosis
     view: JobView
+    text: Evidence
 
 
 def diagnose(storage: Storage, job_id: str, vault: Vault, *, deep: bool) -> Diagnosis:
@@ -89,137 +102,43 @@ class _Examination:
         self._job_id = job_id
         self._store_id = store_id
         self._vault = vault
-        self._size = evidence.size or 0
-        self._head = head_codec.decode(evidence.head or b"")
-        self._must = required(self._head)
-        self._view = JobView(job_id, store_id)
-        self._proven = Extent()
-        self._base = None if self._must.seq else Extent()
-        self._problem: BadLine | None = None
-        self._is_given_up = False
+        self._facts = recovery.look(evidence, job_id, store_id)
+        self._text = self._facts.text or evidence
+        self._view = self._folded()
         self._keys: Counter[str] = Counter()
 
     def run(self, *, deep: bool) -> Found:
-        self._fold()
-        tail = self._judge_tail()
         unreadable = self._unreadable(deep=deep)
         self._count_keys()
         evidence = self._evidence
         unnamed = set(evidence.side_files) - self._view.side_files.keys()
-        facts = Facts(
-            self._head,
-            evidence.head is not None,
-            self._size,
-            self._is_foreign(),
-            self._view.newer_seq,
-            self._proven,
-            self._problem,
-            self._base,
-            tail,
-            self._is_given_up,
-            len(unreadable),
-            bool(evidence.leftovers) or not all(map(_is_given_up, unnamed)),
+        newer_seq = self._view.newer_seq or self._facts.newer_seq
+        owes = bool(evidence.leftovers) or not all(map(_is_given_up, unnamed))
+        self._facts = self._facts._replace(
+            newer_seq=newer_seq, unreadable=len(unreadable), owes=owes
         )
-        ruling = judge(facts)
+        ruling = judge(self._facts)
         if ruling.verdict is Condition.UNSETTLED and not evidence.is_still:
             ruling = Judgement(Condition.BUSY, ruling.row)
-        return Found(self._diagnosis(ruling, unreadable, unnamed), self._view)
+        diagnosis = self._diagnosis(ruling, unreadable, unnamed)
+        return Found(diagnosis, self._view, self._text)
 
-    # -- the chain -----------------------------------------------------------------
-
-    def _fold(self, until_seq: int | None = None) -> None:
-        """Fold whole writes only, as far as lines are intact and in the chain."""
-        write: list[Located] = []
+    def _folded(self) -> JobView:
+        """Return the view of what is proven."""
+        view = JobView(self._job_id, self._store_id)
+        proven = walk(self._text.read, Extent(), self._facts.proven.size)
         try:
-            for located in self._events():
-                write.append(located)
-                event, offset, _, _ = located
-                first, last = span_of(event)
-                if first != self._proven.seq + 1 or not first <= event["seq"] <= last:
-                    what = f"a write that begins at {self._proven.seq + 1}"
-                    raise BadLine(offset, what, f"one at {first}")  # noqa: TRY301
-                if event["seq"] == last:
-                    self._take(write)
-                    write = []
-                    if last == until_seq:
-                        return
-        except BadLine as exc:
-            self._problem = exc
-        except MALFORMED as exc:
-            self._problem = BadLine(write[0][1], "an event that follows", str(exc))
-            if len(write) > 1:  # half a write is folded: once more, without it
-                self._again(self._proven.seq)
-
-    def _again(self, until_seq: int) -> None:
-        """Fold anew, up to a write that is known to be whole."""
-        problem, base = self._problem, self._base
-        self._view = JobView(self._job_id, self._store_id)
-        self._proven = Extent()
-        if until_seq:
-            self._fold(until_seq)
-        self._problem, self._base = problem, base
-
-    def _take(self, write: list[Located]) -> None:
-        for event, offset, size, fault in write:
-            index.apply(self._view, event, offset, size, fault)
-        event, offset, size, _ = write[-1]
-        self._proven = Extent(event["seq"], event["hash"], offset + size)
-        for event, offset, size, _ in write:
-            is_it = (event["seq"], event["hash"]) == self._must[:2]
-            is_instead = self._base is None and recovery.gives_up(
-                event, (self._head or Head()).shown
+            for (event, offset, size, fault), _ in proven:
+                index.apply(view, event, offset, size, fault)
+        except MALFORMED as exc:  # the first event opens no job, and all hangs on it
+            self._facts = self._facts._replace(
+                proven=Extent(),
+                problem=BadLine(0, "an event that opens this job", f"{exc}"),
+                base=None if required(self._facts.head).seq else Extent(),
+                tail=Action.QUARANTINE,
             )
-            self._is_given_up |= is_instead
-            if is_it or is_instead:
-                self._base = Extent(event["seq"], event["hash"], offset + size)
-
-    def _events(self) -> Iterator[Located]:
-        """Yield verified events; raise `BadLine` where they end before the file."""
-        seq, prev, end, want = 0, None, 0, _READ_BYTES
-        while end < self._size:
-            before = end
-            data = self._evidence.read(before, min(want, self._size - before))
-            for located in event_codec.scan(data, seq=seq, prev=prev, offset=before):
-                event, offset, size, _ = located
-                seq, prev, end = event["seq"], event["hash"], offset + size
-                yield located
-            if end > before:
-                continue
-            if before + len(data) >= self._size or len(data) < want:
-                left = self._size - before
-                raise BadLine(before, "a whole write", f"{left} bytes of one")
-            want *= 2
-
-    def _judge_tail(self) -> Action:
-        """Judge what is behind the acknowledged event as the next writer would."""
-        if self._base is None:
-            return Action.NOTHING
-        head = self._head or Head()
-        verdict = recovery.judge_tail(
-            self._evidence.read(self._base.size, self._size - self._base.size),
-            self._base,
-            later_writes_prove=head.durability == "always",
-            states_may_be_gone=head.inode != self._evidence.inode,
-        )
-        if verdict.action is Action.FINISH_LINE:
-            return verdict.action
-        if verdict.keep.seq > self._proven.seq:
-            return Action.QUARANTINE  # intact lines that make no sense
-        if verdict.keep.seq < self._proven.seq:  # it reads their states, too
-            self._again(verdict.keep.seq)
-        self._problem = verdict.problem
-        return verdict.action
-
-    def _is_foreign(self) -> bool:
-        line, _, _ = self._evidence.read(0, _FIRST_LINE_BYTES).partition(b"\n")
-        event = peek(line)
-        if event is None or event["type"] != "job.opened":
-            return False
-        data: object = event["data"]
-        if not isinstance(data, dict):
-            return False
-        is_ours = self._store_id in (None, data.get("store"))
-        return data.get("job") != self._job_id or not is_ours
+            return JobView(self._job_id, self._store_id)
+        return view
 
     # -- states --------------------------------------------------------------------
 
@@ -259,14 +178,14 @@ class _Examination:
             if entry.seq in view.faults:
                 continue
             offset, size = view.places[entry.seq]
-            start = self._evidence.read(offset, min(size, state_codec.HEADER_BYTES))
+            start = self._text.read(offset, min(size, state_codec.HEADER_BYTES))
             with suppress(UnreadableState, NewerFormat):
                 key_id = state_codec.read_header(start, seq=entry.seq).key_id
                 self._keys[key_id] += 1
         del self._keys[""]
 
     def _member(self, seq: int) -> chain.Member:
-        lines = self._evidence.read(*self._view.places[seq])
+        lines = self._text.read(*self._view.places[seq])
         first, _, second = lines.rstrip(b"\n").partition(b"\n")
         pair = (first, second) if second else (b"", first)
         return chain.member(pair, self._view.site(seq), self._vault)
@@ -276,21 +195,24 @@ class _Examination:
     def _diagnosis(
         self, ruling: Judgement, unreadable: tuple[str, ...], unnamed: set[str]
     ) -> Diagnosis:
-        view, proven = self._view, self._proven
-        head = self._head or Head()
-        problem = self._shown_problem(ruling)
+        view, proven, facts = self._view, self._facts.proven, self._facts
+        head = facts.head or Head()
+        problem = problem_of(facts, ruling)
         is_damage = ruling.verdict is Condition.DAMAGED
-        rest = b""
-        if is_damage or ruling.row == "R14":
-            rest = self._evidence.read(proven.size, self._size - proven.size)
-        lost, lost_ids = self._lost(rest, ruling)
+        cut = max((self._text.size or 0) - proven.size, 0)
+        if not (is_damage or ruling.row == "R14"):
+            cut = 0
+        rest = partial(pieces, self._text.read, proven.size, proven.size + cut)
+        lost, lost_ids = self._lost(ruling, cut)
         restorable = [c for c in view.checkpoints if c not in set(unreadable)]
         return Diagnosis(
             self._job_id,
             ruling.verdict,
             ruling.row,
-            _message(ruling, head, view, len(unreadable), len(rest)),
-            self._line_of(problem),
+            _message(ruling, facts, view, cut),
+            line_number(self._evidence.read, problem.offset)
+            if problem and facts.size
+            else 0,
             problem.offset if problem else 0,
             problem.expected if problem else "",
             problem.found if problem else "",
@@ -301,74 +223,47 @@ class _Examination:
             restorable[-1] if restorable else None,
             unreadable,
             tuple(sorted(self._keys.items())),
-            len(rest),
+            cut,
             lost,
-            head.shown.hash if lost and self._base is None else "",
+            head.shown.hash if lost and facts.base is None else "",
             lost_ids,
-            name_of(self._evidence.name, rest, proven.size, lost, is_damage=is_damage)
-            if rest
+            name_of(self._text.name, rest, proven.size, lost, is_damage=is_damage)
+            if cut
             else None,
-            tuple(self._notes(unnamed)),
+            tuple(self._notes(ruling, unnamed)),
         )
 
-    def _shown_problem(self, ruling: Judgement) -> BadLine | None:
-        must, proven = self._must, self._proven
-        match ruling.row:
-            case "R8" if self._problem is None:
-                what = f"{must.seq} events in {must.size} bytes"
-                return BadLine(self._size, what, "the end of the file")
-            case "R9":
-                what = f"event {must.seq} with hash {must.hash}"
-                return BadLine(proven.size, what, "another event of that number")
-            case "R5":
-                line, _, _ = self._evidence.read(0, _FIRST_LINE_BYTES).partition(b"\n")
-                event = peek(line)
-                found = event["data"] if event else {}
-                return BadLine(0, f"job {self._job_id!r} of this store", f"{found}")
-            case "R7" | "R8" | "R12" | "R13" | "R14":
-                return self._problem
-        return None
-
-    def _line_of(self, problem: BadLine | None) -> int:
-        if problem is None:
-            return 0
-        count, at = 1, 0
-        while at < problem.offset:
-            data = self._evidence.read(at, min(_READ_BYTES, problem.offset - at))
-            count, at = count + data.count(b"\n"), at + _READ_BYTES
-        return count
-
-    def _lost(self, rest: bytes, ruling: Judgement) -> tuple[int, tuple[str, ...]]:
+    def _lost(self, ruling: Judgement, cut: int) -> tuple[int, tuple[str, ...]]:
         """Return how many acknowledged events are behind the damage, and their saves.
 
         Behind damage nothing is proven; what lines claim is the best there is.  A
         number counts if its line follows from the one before, whatever that is.
         """
-        shown = 0 if self._head is None else self._head.shown.seq
-        proven = self._proven.seq
+        shown = 0 if self._facts.head is None else self._facts.head.shown.seq
+        proven = self._facts.proven
         if ruling.row == "R14" or ruling.verdict is Condition.JOURNAL_MISSING:
-            return max(shown - proven, 0), ()
-        if ruling.verdict is not Condition.DAMAGED:
+            return self._facts.lost_events, ()
+        if ruling.verdict is not Condition.DAMAGED or ruling.row == "R22":
             return 0, ()
         last, saved, prev = shown, [], ""
-        for line in rest.split(b"\n"):
-            event = peek(line)
-            if event is None:
-                continue
+        for line, event in claims(self._text.read, proven.size, proven.size + cut):
             if event_codec.follows(line, prev):
                 last = max(last, event["seq"])
             prev = f"{event.get('hash')}"
             if event["type"] == "checkpoint.saved":
                 saved.append(_saved_id(event))
         least = 1 if ruling.row == "R9" else 0
-        return max(last - proven, least), tuple(filter(None, saved))
+        return max(last - proven.seq, least), tuple(filter(None, saved))
 
-    def _notes(self, unnamed: set[str]) -> Iterator[str]:
+    def _notes(self, ruling: Judgement, unnamed: set[str]) -> Iterator[str]:
         evidence, view = self._evidence, self._view
         for path in evidence.leftovers:
             yield f"{path} is left over from a process that died, or at work"
         for name in sorted(filter(_is_given_up, unnamed)):
             yield f"side/{name} is of a repair that was not finished"
+        is_damage = ruling.verdict in {Condition.DAMAGED, Condition.JOURNAL_MISSING}
+        if is_damage and ruling.row != "R22":
+            yield from ways_back(evidence, self._facts.proven.size)
         for seq, lost in view.losses:
             yield f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
         if not evidence.is_still:
@@ -385,17 +280,22 @@ def _saved_id(event: Event) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _message(
-    ruling: Judgement, head: Head, view: JobView, unreadable: int, rest: int
-) -> str:
+def _message(ruling: Judgement, facts: Facts, view: JobView, cut: int) -> str:
     """Return a verdict in plain words."""
+    shown = Head().shown if facts.head is None else facts.head.shown
+    if ruling.row == "R8" and not cut:
+        return (
+            f"its journal ends at event {facts.proven.seq}, but event {shown.seq} was "
+            "acknowledged: it went back to an older journal, or was copied while jobs "
+            "were saving"
+        )
     texts = {
-        "R3": f"its journal is gone; it had {head.shown.seq} acknowledged events",
+        "R3": f"its journal is gone; it had {shown.seq} acknowledged events",
         "R4": "a sync failed, so what the disk holds is unknown",
         "R5": "its file holds another job's journal, or another store's",
         "R6": "its head is missing: the journal is intact, but whether it was cut "
         "before cannot be told",
-        "R7": "its head is missing and its last lines are bad",
+        "R7": "no head says how far it is acknowledged, and its last lines are bad",
         "R8": "acknowledged events are damaged or gone",
         "R9": "its history is not the one that was acknowledged",
         "R10": f"{counted(view.seq, 'event')}, "
@@ -403,11 +303,12 @@ def _message(
         "R11": "whole events at the end are not acknowledged yet",
         "R12": "the last line lacks its end",
         "R13": "bytes rotted after they were synced",
-        "R14": f"{counted(rest, 'byte')} at the end are of a write that was cut",
+        "R14": f"{counted(cut, 'byte')} at the end are of a write that was cut",
         "R15": "a recovery has yet to be told, or a file to be cleared away",
-        "R18": f"the states of {counted(unreadable, 'checkpoint')} are damaged; its "
-        "events are fine",
+        "R18": f"the states of {counted(facts.unreadable, 'checkpoint')} are damaged; "
+        "its events are fine",
         "R20": index.newer_reason(view),
         "R21": "its head is older than the repair that replaced the journal",
+        "R22": "another program wrote into its file; every event is intact",
     }
     return texts.get(ruling.row, "nothing was acknowledged yet")

@@ -19,6 +19,7 @@ FORMAT = 1
 SLOT_BYTES = 512
 SLOTS = 2
 FILE_BYTES = SLOT_BYTES * SLOTS
+READ_BYTES = FILE_BYTES + SLOTS  # where both lines got a carriage return in a transfer
 _CRC_SUFFIX_BYTES = 18
 
 
@@ -89,6 +90,10 @@ def decode(data: bytes) -> Head | None:
 
 def decode_all(data: bytes) -> list[Head]:
     """Return all valid slots.  Raises as `decode`."""
+    return _valid(data) or _valid(data.replace(b"\r\n", b"\n"))
+
+
+def _valid(data: bytes) -> list[Head]:
     slots = (data[i * SLOT_BYTES : (i + 1) * SLOT_BYTES] for i in range(SLOTS))
     return [head for slot in slots if (head := _decode_slot(slot)) is not None]
 

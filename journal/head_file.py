@@ -91,12 +91,12 @@ class HeadFile:
                 file = self._open(lambda: False)
             except Busy:
                 return b""
-            return file.read(0, head_codec.FILE_BYTES)
+            return file.read(0, head_codec.READ_BYTES)
 
     def read(self) -> bytes:
         """Return the file's bytes; only under the lock."""
         assert self._file is not None, "only under the lock"
-        return self._file.read(0, head_codec.FILE_BYTES)
+        return self._file.read(0, head_codec.READ_BYTES)
 
     def lock(self, *, wait: bool, may_create: MayCreate) -> None:
         """Take the lock that excludes every other writer of the job.
@@ -120,9 +120,7 @@ class HeadFile:
                 found = self._disk.stat(self._path)
                 if found is not None and found.inode == self._inode:
                     if found.links > 1 and self.is_writable:
-                        file = self._unshare(file)
-                    if found.size < head_codec.FILE_BYTES and self.is_writable:
-                        self._allocate(file, found.size)
+                        self._unshare(file)
                     return
                 # Another head was put in its place: this lock excludes nobody.
                 self.close()
@@ -188,7 +186,7 @@ class HeadFile:
             self._disk, self._path.parent / f"{self._path.name}.tmp", self._path
         )
         try:
-            copy.write(shared.read(0, head_codec.FILE_BYTES))
+            copy.write(shared.read(0, head_codec.READ_BYTES))
             placed = copy.place()
         finally:
             copy.discard()
@@ -199,12 +197,21 @@ class HeadFile:
             self._file, self._inode = placed, placed.stat().inode
         return placed
 
-    @staticmethod
-    def _allocate(file: File, size: int) -> None:
-        # Its blocks exist from now on, so that moving it never meets a full disk.  Only
-        # under the lock, and only what is missing: a slot may be there already.
-        file.pwrite(bytes(head_codec.FILE_BYTES - size), size)
-        file.sync(metadata=True)
+    def allocate(self) -> None:
+        """Give the file its full length; under the lock, before the journal is made.
+
+        Its blocks exist from then on, so that moving it never meets a full disk, and a
+        head that is shorter is known for damaged.
+
+        Raises:
+            OSError: there is no room, or it cannot be synced.
+        """
+        assert self._file is not None, "only under the lock"
+        size = self._file.stat().size
+        if size < head_codec.FILE_BYTES and self.is_writable:
+            # Only what is missing: a slot may be there already.
+            self._file.pwrite(bytes(head_codec.FILE_BYTES - size), size)
+            self._file.sync(metadata=True)
 
     def take_over(self, raw: bytes) -> bool:
         """Make `raw`, which `peek` returned, what is known here; False if no head."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from journal import evidence, journal_copy
 from journal import head as head_codec
+from journal.diagnosis import judge
 from journal.errors import (
     Conflict,
     MilepostError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from journal.events import JobRepairedData
     from journal.evidence import Evidence
     from journal.readable_journal import Place
+    from journal.side_files import Data
     from journal.storage import Copy
 
 _log = logging.getLogger("milepost.journal")
@@ -72,9 +74,13 @@ class HeldJournal:
         """See `Unsettled.evidence`."""
         return self._file.evidence()
 
-    def keep_aside(self, data: bytes, offset: int, lost_events: int) -> str:
+    def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
         """See `Unsettled.keep_aside`."""
         return self._file.give_up(data, offset, lost_events)
+
+    def recall(self, seen: Extent) -> None:
+        """See `Held.recall`."""
+        self._file.recall(seen)
 
     def remove_side_files(self, names: Iterable[str]) -> None:
         """See `Held.remove_side_files`."""
@@ -175,7 +181,7 @@ class JournalFile(SettledJournal):
             # A head that was made to be locked says nothing yet.
             yield found._replace(head=None) if self._head.is_new else found
 
-    def give_up(self, data: bytes, offset: int, lost_events: int) -> str:
+    def give_up(self, data: Data, offset: int, lost_events: int) -> str:
         """Keep what a repair takes out of the journal; see `Unsettled.keep_aside`."""
         return self._side_files.keep(data, offset, lost_events, is_damage=True)
 
@@ -191,8 +197,8 @@ class JournalFile(SettledJournal):
         found = self._disk.stat(self._path)
         if found is None or found.size == 0:
             return wait
-        self._check_owner()
-        self._judge_headless(self.read(0, found.size))
+        facts = self._look(None, found)
+        self._refuse(facts, judge(facts))
         return True
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
@@ -283,6 +289,15 @@ class JournalFile(SettledJournal):
         self._owes_sync = self._is_poisoned = self._head.is_new = False
         self._is_settled = True
         return extent
+
+    def recall(self, seen: Extent) -> None:
+        """Acknowledge an event again that was shown before; see `Held.recall`."""
+        self._is_settled = False
+        if self._head.is_writable:
+            # About no file: so whoever comes looks for it in the one that is there.
+            head = self._next_head(seen, seen)._replace(inode=0)
+            self._head.write(head)
+            self._head.sync()
 
     def remove_side_files(self, names: Iterable[str]) -> None:
         """Remove bytes that were kept aside; see `Held.remove_side_files`."""

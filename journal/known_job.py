@@ -22,6 +22,7 @@ class KnownJob:
         self.view = view
         self.stamp: Stamp | None = None  # the journal's, when the view was folded
         self.seen = Extent()  # the last event that this process has shown
+        self.created_at: str | None = None  # the job that it was seen in
         self.store_id: str | None = None  # of the store in which it was seen
         self.inode: int | None = None  # of the file that the view's offsets are about
         self.error: MilepostError | None = None  # why it is quarantined

@@ -7,12 +7,15 @@ head moves.  So a crash leaves the damage as it was, or the repair in place.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from journal import examination, ids
 from journal.batch import Batch
 from journal.diagnosis import Remedy
 from journal.errors import CannotRepair, InvalidArgument, LockTimeout, LossNotAccepted
+from journal.head import Extent
+from journal.passage import pieces
 from journal.repair import REASONS, Repair, steps_of
 from journal.storage import Busy
 
@@ -25,10 +28,9 @@ if TYPE_CHECKING:
     from journal.evidence import Evidence
     from journal.index import JobView
     from journal.repair import Step
-    from journal.storage import Copy, Storage
+    from journal.storage import Storage
     from journal.vault import Vault
 
-_COPY_BYTES = 4 * 1024 * 1024
 # A tail to be settled, damage to be cut, states to be dropped, and one to spare.
 _MAX_ROUNDS = 4
 _REBUILDS = frozenset({Remedy.CUT, Remedy.RESTART})
@@ -106,7 +108,7 @@ class Mender:
         """Do what the next write would do, and drop the states that are no more."""
         with self._storage.exclusive(job_id) as held:
             with self._storage.evidence(job_id) as evidence:
-                found, view = self._examined(evidence, job_id)
+                found, view, _ = self._examined(evidence, job_id)
             batch = Batch(view, self._clock())
             if view.seq:
                 batch.add_repairs(held.repairs())
@@ -139,16 +141,21 @@ class Mender:
                 held.evidence() as evidence,
                 self._storage.copying(job_id) as copy,
             ):
-                found, view = self._examined(evidence, job_id)
+                found, view, text = self._examined(evidence, job_id)
                 if found.treatment.remedy not in _REBUILDS:
                     return ()
-                rest = evidence.read(found.proven_bytes, found.cut_bytes)
-                if rest:
+                end = found.proven_bytes + found.cut_bytes
+                if found.cut_bytes:
+                    rest = partial(pieces, text.read, found.proven_bytes, end)
                     held.keep_aside(rest, found.proven_bytes, found.lost_events)
-                _copy_proven(evidence, found, copy)
-                written = self._telling(found, view, evidence).encode()
-                copy.write(written.data)
-                held.replace(copy, written.last)
+                for piece in pieces(text.read, 0, found.proven_bytes):
+                    copy.write(piece)
+                last = Extent(view.seq, view.hash or "")
+                if found.is_journaled:
+                    written = self._telling(found, view, evidence).encode()
+                    copy.write(written.data)
+                    last = written.last
+                held.replace(copy, last)
                 return steps_of(found._replace(unreadable=()))
         except Busy:
             raise LockTimeout(
@@ -185,11 +192,3 @@ class Mender:
         return examination.examine(
             evidence, job_id, self._storage.store_id, self._vault, deep=True
         )
-
-
-def _copy_proven(evidence: Evidence, found: Diagnosis, copy: Copy) -> None:
-    at = 0
-    while at < found.proven_bytes:
-        data = evidence.read(at, min(_COPY_BYTES, found.proven_bytes - at))
-        copy.write(data)
-        at += len(data)

@@ -11,6 +11,8 @@ import threading
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from journal import head as head_codec
+from journal import recovery
+from journal.diagnosis import Action, Condition, judge, problem_of
 from journal.errors import (
     DamagedJournal,
     MilepostError,
@@ -19,22 +21,22 @@ from journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
-from journal.event_codec import BadLine, scan
-from journal.events import SCHEMA_VERSION
-from journal.head import Extent, Head
+from journal.event_codec import BadLine
+from journal.evidence import Evidence
+from journal.head import Extent
 from journal.head_file import HeadFile, open_either
-from journal.recovery import gives_up
+from journal.passage import line_number
 from journal.storage import Stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from journal.diagnosis import Facts, Judgement
     from journal.disk import Disk, File, Stat
-    from journal.events import Event
+    from journal.head import Head
 
 Durability = Literal["always", "interval", "never"]
-_SCAN_BYTES = 4 * 1024 * 1024
 
 
 class Folders(NamedTuple):
@@ -62,6 +64,7 @@ class Place(NamedTuple):
 
     Attributes:
         name: what the files are called.
+        store_id: returns the store's id; None if it cannot be told.
         lock_timeout_seconds: how long to wait for another writer.
     """
 
@@ -69,6 +72,7 @@ class Place(NamedTuple):
     folders: Folders
     name: str
     job_id: str
+    store_id: Callable[[], str | None]
     durability: Durability
     lock_timeout_seconds: float
 
@@ -102,6 +106,7 @@ class ReadableJournal:
     def __init__(self, place: Place) -> None:
         self._disk, self._folders = place.disk, place.folders
         self._name, self._job_id = place.name, place.job_id
+        self._store_id = place.store_id
         self._path = self._folders.journals / f"{place.name}.jsonl"
         head = self._folders.heads / place.name
         self._head = HeadFile(place.disk, head, place.lock_timeout_seconds)
@@ -134,95 +139,72 @@ class ReadableJournal:
         """Return what is acknowledged, without the lock and without any change.
 
         Raises:
-            DamagedJournal: the file is shorter than what was acknowledged.
+            DamagedJournal: it is not there; under the lock it shows why.
         """
         try:
-            head = head_codec.decode(self._head.peek())
+            raw = self._head.peek()
+            head = head_codec.decode(raw)
             found = self._disk.stat(self._path)
             if head is None or head.shown.seq == 0:
                 return Extent()
-            if found is None or found.size == 0:
-                raise self._gone(head.shown)
-            with self._opening:
-                self._open_journal()
-                return self._current_extent(head, found)
+            return self._current_extent(head, raw, found)
         except OSError as exc:
             if isinstance(exc, MilepostError):
                 raise
             raise failure(exc, f"cannot read {self._path}") from exc
 
-    def _current_extent(self, head: Head, found: Stat) -> Extent:
-        if head.inode != found.inode:
-            extent = self._locate(head.shown)
-            if extent.hash != head.shown.hash:
-                # A repair is on its way, or died: not yet shown, perhaps not durable.
-                raise self._damaged(_misfit(extent.size, head.shown, extent.hash))
-            return extent
-        if found.size < head.shown.size:
-            # Perhaps a power cut took what was never synced: under the lock it shows.
-            raise self._truncated(head.shown, found.size)
-        return head.shown
+    def _current_extent(self, head: Head, raw: bytes, found: Stat | None) -> Extent:
+        is_known = found is not None and head.inode == found.inode
+        if is_known and found and found.size >= head.shown.size:
+            with self._opening:
+                self._open_journal()
+            return head.shown
+        # Rewritten, copied, or less than it was.
+        facts = self._look(raw, found)
+        ruling = judge(facts)
+        # A repair that gave up what the head shows is on its way, or died: not yet
+        # shown, perhaps not durable.  Nor is what a power cut took of unsynced events.
+        if facts.shown is None or facts.is_foreign or facts.is_altered:
+            raise self._damaged(problem_of(facts, ruling) or _misfit(facts, head.shown))
+        return facts.shown
 
-    def _locate(
+    def _look(
         self,
-        shown: Extent,
+        raw: bytes | None,
+        found: Stat | None,
+        trusted: Extent | None = None,
         *,
-        for_repair: bool = False,
-        instead_of: Extent | None = None,
-    ) -> Extent:
-        """Find the acknowledged event by reading all up to it, each line verified.
+        is_poisoned: bool = False,
+    ) -> Facts:
+        """Find out what both files prove; see `recovery.look`."""
+        size, inode = (None, 0) if found is None else (found.size, found.inode)
+        evidence = Evidence(self._name, raw, size, inode, self.read)
+        return recovery.look(
+            evidence,
+            self._job_id,
+            self._store_id(),
+            trusted=trusted,
+            is_poisoned=is_poisoned,
+        )
 
-        Or the one that says that a person gave it, or `instead_of`, up.
-
-        Raises:
-            DamagedJournal: it is not there, or not with this hash.
-            NewerFormat: `for_repair`, and a newer version wrote here.
-        """
-        last, other = Extent(), None
-        if not shown.seq:
-            return last
-        try:
-            for event, last in self._events():
-                if for_repair and event["v"] != SCHEMA_VERSION:
-                    raise NewerFormat(
-                        f"event {event['seq']} of job {self._job_id!r} was written by "
-                        "a newer Milepost; only that one may repair what follows",
-                        hint="upgrade",
-                    )
-                if gives_up(event, instead_of or shown):
-                    return last  # R21: the head is older than that repair
-                if last.seq == shown.seq:
-                    if last.hash == shown.hash and not (
-                        for_repair and last.size != shown.size
-                    ):
-                        return last
-                    # Another history: that it was given up may stand further down.
-                    other = _misfit(last.size, shown, last.hash)
-        except BadLine as exc:
-            raise self._damaged(other or exc) from exc
-        if other is not None:
-            raise self._damaged(other)
-        raise self._truncated(shown, last.size)
-
-    def _events(self) -> Iterator[tuple[Event, Extent]]:
-        """Yield each event of the journal, verified, and how far it goes with it.
+    def _refuse(self, facts: Facts, ruling: Judgement) -> None:
+        """Raise if nothing may be written, nor be settled, under this ruling.
 
         Raises:
-            BadLine: a line is not next in the chain.
+            DamagedJournal: a person has to decide.
+            NewerFormat: only the version that wrote there may.
         """
-        last, want = Extent(), _SCAN_BYTES
-        while True:
-            begin = last
-            data = self.read(begin.size, want)
-            for event, start, length, _ in scan(
-                data, seq=begin.seq, prev=begin.hash or None, offset=begin.size
-            ):
-                last = Extent(event["seq"], event["hash"], start + length)
-                yield event, last
-            if len(data) < want:
-                return
-            if last is begin:
-                want *= 2
+        match ruling.verdict:
+            case Condition.NEWER if not _is_kept_as_it_is(facts):
+                raise NewerFormat(
+                    f"event {facts.newer_seq} of job {self._job_id!r} was written by a "
+                    "newer Milepost; only that one may settle what it left",
+                    hint="upgrade",
+                )
+            case Condition.JOURNAL_MISSING | Condition.DAMAGED | Condition.FOREIGN:
+                problem = problem_of(facts, ruling)
+                assert problem is not None, "damage has a place"
+                raise self._damaged(problem, is_gone=facts.size == 0)
 
     def _open_journal(self) -> File:
         """Return the open journal; opens it again if a rewrite put another in place."""
@@ -236,33 +218,28 @@ class ReadableJournal:
         self.inode = self._file.stat().inode
         return self._file
 
-    def _damaged(self, problem: BadLine) -> DamagedJournal:
+    def _damaged(self, problem: BadLine, *, is_gone: bool = False) -> DamagedJournal:
         try:
-            before = self.read(0, problem.offset)
+            line = 0 if is_gone else line_number(self.read, problem.offset)
         except StorageFailed:
-            before = b""
+            line = 0
         return DamagedJournal(
             self._job_id,
-            line=before.count(b"\n") + 1,
+            line=line,
             offset=problem.offset,
             expected=problem.expected,
             found=problem.found,
         )
 
-    def _gone(self, shown: Extent) -> DamagedJournal:
-        return DamagedJournal(
-            self._job_id,
-            line=0,
-            offset=0,
-            expected=f"a journal of {shown.seq} events, {shown.size} bytes",
-            found="no journal",
-        )
 
-    def _truncated(self, shown: Extent, size: int) -> DamagedJournal:
-        return self._damaged(
-            BadLine(size, f"{shown.seq} events in {shown.size} bytes", "the end")
-        )
+def _is_kept_as_it_is(facts: Facts) -> bool:
+    """Tell whether nothing has to be repaired, so that nothing has to be journaled."""
+    is_poisoned = facts.head is not None and facts.head.is_poisoned
+    is_whole = facts.tail is Action.NOTHING and not facts.lost_events
+    return is_whole and facts.has_head and not is_poisoned
 
 
-def _misfit(offset: int, shown: Extent, found: str) -> BadLine:
-    return BadLine(offset, f"event {shown.seq} with hash {shown.hash}", found)
+def _misfit(facts: Facts, shown: Extent) -> BadLine:
+    what = f"event {shown.seq} with hash {shown.hash}"
+    found = f"event {facts.proven.seq} with hash {facts.proven.hash} as the last"
+    return BadLine(facts.proven.size, what, found)

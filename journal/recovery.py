@@ -1,79 +1,203 @@
-"""What to do with the bytes behind the last acknowledged event.  Pure.
+"""What a job's files prove, and what the bytes behind that are.  Changes nothing.
 
-Rows are those of the recovery table in docs/recovery.md.  This module judges bytes; it
-reads and changes no file.  `journal.storage_file` carries the verdict out, under the
-job's lock.
+`journal.diagnosis` judges what is found here.  Rows are those of the recovery table in
+docs/recovery.md.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from copy import copy
+from typing import TYPE_CHECKING
 
+from journal import head as head_codec
 from journal import state_codec, state_proof
+from journal.canonical import Canonical
+from journal.diagnosis import Action, Facts, required
 from journal.errors import NewerFormat, UnreadableState
-from journal.event_codec import STATE_MISSING, BadLine, peek, scan, span_of
+from journal.event_codec import STATE_MISSING, BadLine, peek, span_of
 from journal.events import SCHEMA_VERSION
-from journal.head import Extent
+from journal.head import Extent, Head
+from journal.passage import claims, walk
 
 if TYPE_CHECKING:
+    from journal.event_codec import Located
     from journal.events import Event
+    from journal.evidence import Evidence
+    from journal.passage import Read
+
+_FIRST_LINE_BYTES = 8192
+# A larger state behind the head is proved by the checksum of its line alone.
+_MAX_INFLATED_BYTES = 16 * 1024 * 1024
 
 
-class Action(Enum):
-    """What becomes of the bytes after `TailVerdict.keep`."""
-
-    NOTHING = "clean"  # R10, R11: there are none
-    FINISH_LINE = "finish it"  # R12: only the newline is missing
-    CUT = "torn"  # R14: never acknowledged; keep a copy, then cut
-    QUARANTINE = "damaged"  # R13: it was synced once, so this is rot
-
-
-class TailVerdict(NamedTuple):
-    """The verdict on a tail.
-
-    Attributes:
-        keep: the last whole write; all up to it stays.
-        action: for what follows `keep`.
-        problem: the first bad line, with its offset in the journal.
-    """
-
-    keep: Extent
-    action: Action
-    problem: BadLine | None = None
-
-
-def judge_tail(
-    data: bytes,
-    acknowledged: Extent,
+def look(
+    evidence: Evidence,
+    job_id: str,
+    store_id: str | None,
     *,
-    later_writes_prove: bool = True,
-    states_may_be_gone: bool = False,
-) -> TailVerdict:
-    """Judge `data`, the bytes that follow `acknowledged` in a journal.
+    trusted: Extent | None = None,
+    is_poisoned: bool = False,
+) -> Facts:
+    """Find out what a job's files prove, in one pass over its events.
 
     Args:
-        data: all bytes from `acknowledged.size` to the end of the file.
-        acknowledged: what certainly was there before.
-        later_writes_prove: each write began after the one before was synced, so an
-            intact later write behind damage means rot.  Not so unless durability is
-            ``always``.
-        states_may_be_gone: `data` may have been compacted, so a save without its state
-            line is for the fold to judge.
+        evidence: the files.
+        job_id: whose they must be.
+        store_id: of the store, None if it is not known.
+        trusted: an acknowledged event that is where the head says, so that nothing
+            before it is read.
+        is_poisoned: a sync failed, whatever the head says.
+
+    Raises:
+        NewerFormat: a newer version wrote the head.
+        OSError, StorageFailed: the journal cannot be read.
     """
-    may_miss = states_may_be_gone
-    keep, problem = _whole_writes(data, acknowledged, may_miss=may_miss)
-    rest = data[keep.size - acknowledged.size :]
-    if not rest:
-        return TailVerdict(keep, Action.NOTHING)
-    problem = problem or BadLine(keep.size, "a whole write", f"{len(rest)} bytes of it")
-    if not rest.endswith(b"\n"):
-        finished, _ = _whole_writes(rest + b"\n", keep, may_miss=may_miss)
-        if finished.size == keep.size + len(rest) + 1:
-            return TailVerdict(finished, Action.FINISH_LINE)
-    if later_writes_prove and _has_later_write(rest, keep.seq + 1):
-        return TailVerdict(keep, Action.QUARANTINE, problem)
-    return TailVerdict(keep, Action.CUT, problem)
+    raw = evidence.head
+    head = head_codec.decode(raw or b"")
+    if is_poisoned:
+        head = (head or Head())._replace(is_poisoned=True)
+    size = evidence.size or 0
+    facts = Facts(
+        head,
+        raw is not None,
+        size,
+        is_short=head is None and len(raw or b"") < head_codec.FILE_BYTES,
+        text=evidence,
+    )
+    if size == 0:
+        return facts
+    writes = _Writes(head, trusted, states_may_be_gone=_is_other(head, evidence))
+    writes.follow(evidence.read, size)
+    tail, problem = Action.NOTHING, writes.problem
+    if writes.keep.size < size:
+        text = Canonical(evidence.read, writes.keep.size, size)
+        more = writes.further(text) if text.is_other else writes
+        # Behind what is acknowledged, or at creation, that is what a crash leaves.
+        is_finished = text.size == size + 1 == more.keep.size
+        is_finished &= facts.has_head and not facts.is_short
+        is_finished &= writes.base is not None
+        shown = Head().shown if head is None else head.shown
+        is_unseen = head is not None and writes.base and shown.seq <= writes.keep.seq
+        if more.keep.seq > writes.keep.seq and (is_finished or not is_unseen):
+            tail = (
+                Action.FINISH_LINE if is_finished else more.tail(text.read, text.size)
+            )
+            canonical = evidence._replace(read=text.read, size=text.size)
+            facts = facts._replace(is_altered=not is_finished, text=canonical)
+            writes = more
+        else:
+            tail = writes.tail(evidence.read, size)
+    if moved := _moved(head, evidence, writes.base):
+        facts = facts._replace(is_altered=True)
+        problem = problem or moved
+    foreign = None if trusted else _foreign(facts, job_id, store_id)
+    return facts._replace(
+        is_foreign=foreign is not None,
+        newer_seq=writes.newer_seq,
+        proven=writes.keep,
+        problem=foreign or problem,
+        base=writes.base,
+        tail=tail,
+        is_given_up=writes.is_given_up,
+        shown=writes.shown,
+    )
+
+
+def _is_other(head: Head | None, evidence: Evidence) -> bool:
+    """Tell whether the head is about another file: then this one may be compacted."""
+    return head is None or head.inode != evidence.inode
+
+
+def _moved(
+    head: Head | None, evidence: Evidence, base: Extent | None
+) -> BadLine | None:
+    """Return what shows that another program wrote into this very file; else None."""
+    must = required(head)
+    if _is_other(head, evidence) or base is None or base[:2] != must[:2]:
+        return None
+    if base.size == must.size:
+        return None
+    what = f"{must.seq} events in {must.size} bytes"
+    return BadLine(base.size, what, f"{must.seq} events in {base.size} bytes")
+
+
+class _Writes:
+    """Whole writes, one after another: how far they go, and what is among them."""
+
+    def __init__(
+        self, head: Head | None, trusted: Extent | None, *, states_may_be_gone: bool
+    ) -> None:
+        self._must = required(head)
+        self._shown = (head or Head()).shown
+        self._durability = (head or Head()).durability
+        self._may_miss = states_may_be_gone
+        begin = None if self._must.seq else Extent()
+        self.base = begin if trusted is None else trusted
+        self.keep = trusted or Extent()
+        self.shown = self.keep if self.keep.hash == self._shown.hash else None
+        self.is_given_up = False
+        self.newer_seq = 0
+        self.problem: BadLine | None = None
+
+    def further(self, text: Canonical) -> _Writes:
+        """Return these, and what follows them in a canonical text."""
+        more = copy(self)
+        more.follow(text.read, text.size)
+        return more
+
+    def follow(self, read: Read, size: int) -> None:
+        """Take all that follows, as far as it is intact."""
+        self.problem = None
+        write: list[Located] = []
+        try:
+            for located, lines in walk(read, self.keep, size):
+                write.append(located)
+                event, offset, _, fault = located
+                if self.base is not None:
+                    self._check_state(event, lines, offset, fault)
+                start = self.keep.seq + 1
+                first, last = span_of(event)
+                if first != start or not first <= event["seq"] <= last:
+                    what = f"a write that begins at {start}"
+                    raise BadLine(offset, what, f"one at {first}")  # noqa: TRY301
+                if event["seq"] == last:
+                    self._take(write)
+                    write = []
+        except BadLine as exc:
+            self.problem = exc
+
+    def _take(self, write: list[Located]) -> None:
+        """Take a write that is whole."""
+        for event, offset, size, _ in write:
+            at = Extent(event["seq"], event["hash"], offset + size)
+            if event["v"] != SCHEMA_VERSION:
+                self.newer_seq = self.newer_seq or at.seq
+            if at[:2] == self._shown[:2]:
+                self.shown = at
+            if gives_up(event, self._shown):
+                self.base, self.is_given_up = at, True
+            elif self.base is None and at[:2] == self._must[:2]:
+                self.base = at
+            self.keep = at
+
+    def _check_state(
+        self, event: Event, lines: bytes, offset: int, fault: str | None
+    ) -> None:
+        """Beyond the watermark a state must decode and give its event's digest."""
+        if self._may_miss and fault == STATE_MISSING:
+            return  # for the fold to judge
+        check_pair(event, lines, offset, fault)
+
+    def tail(self, read: Read, size: int) -> Action:
+        """Judge the bytes behind the last whole write."""
+        if self.keep.size == size:
+            return Action.NOTHING
+        # Each write begins after the one before was synced, so an intact later write
+        # behind damage means rot.  Not so unless durability is ``always``.
+        proves = self._durability == "always"
+        if proves and _has_later_write(read, self.keep, size):
+            return Action.QUARANTINE
+        return Action.CUT
 
 
 def gives_up(event: Event, acknowledged: Extent) -> bool:
@@ -81,38 +205,18 @@ def gives_up(event: Event, acknowledged: Extent) -> bool:
 
     Then a head that still acknowledges it is older than that repair (R21).
     """
-    return (
-        event["type"] == "job.repaired"
-        and event["data"].get("lost_hash") == acknowledged.hash
-    )
+    data: object = event["data"]
+    if event["type"] != "job.repaired" or not isinstance(data, dict):
+        return False
+    return data.get("lost_hash") == acknowledged.hash
 
 
-def _whole_writes(
-    data: bytes, before: Extent, *, may_miss: bool
-) -> tuple[Extent, BadLine | None]:
-    """Return how far `data` holds whole intact writes, and why no further."""
-    keep = before
-    start = before.seq + 1  # where the write in hand began
-    located = scan(data, seq=before.seq, prev=before.hash or None, offset=before.size)
-    try:
-        for event, offset, size, fault in located:
-            if not (may_miss and fault == STATE_MISSING):
-                _check_pair(event, data[offset - before.size :], offset, fault)
-            first, last = span_of(event)
-            if first != start or not first <= event["seq"] <= last:
-                return keep, BadLine(
-                    offset, f"a write that begins at {start}", f"one at {first}"
-                )
-            if event["seq"] == last:
-                keep = Extent(last, event["hash"], offset + size)
-                start = last + 1
-    except BadLine as exc:
-        return keep, exc
-    return keep, None
+def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> None:
+    """Refuse an event whose state line is not what it binds.
 
-
-def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> None:
-    """Beyond the watermark a state must decode and give its event's digest."""
+    Raises:
+        BadLine: it is not.
+    """
     if event["v"] != SCHEMA_VERSION:
         return  # a newer version's; intact by its hash, and not ours to judge
     if fault is not None:
@@ -125,7 +229,8 @@ def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> N
         parts = state_codec.read_line(line, seq=event["seq"])
         # What a delta differs from is not at hand, and neither is a key; the line's
         # checksum has to do.
-        if not (parts.base or parts.wrapped):
+        is_small = data["state_bytes"] <= _MAX_INFLATED_BYTES
+        if is_small and not (parts.base or parts.wrapped):
             raw = state_codec.raw_of(parts, data["state_bytes"])
             state_proof.prove(parts, raw, data["state_sha256"])
     except NewerFormat:
@@ -134,17 +239,31 @@ def _check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> N
         raise BadLine(offset, "a state with its digest", str(exc)) from exc
 
 
-def _has_later_write(rest: bytes, missing: int) -> bool:
-    """Tell whether a line behind the damage belongs to a write after event `missing`.
+def _has_later_write(read: Read, keep: Extent, size: int) -> bool:
+    """Tell whether a line behind the damage belongs to a write after the missing event.
 
     Its hash cannot always be checked (it needs the hash of the event before, which may
     be what is damaged), so an event line in form is enough.  That errs towards
     quarantine, never towards cutting what was acknowledged.
     """
-    for line in rest.split(b"\n")[:-1]:
-        event = peek(line)
-        if event is not None:
-            first, _ = span_of(event)
-            if first > missing:
-                return True
-    return False
+    found = (span_of(event)[0] for _, event in claims(read, keep.size, size))
+    return any(first > keep.seq + 1 for first in found)
+
+
+def _foreign(facts: Facts, job_id: str, store_id: str | None) -> BadLine | None:
+    """Return what shows that the journal is another job's; None if nothing does."""
+    assert facts.text is not None
+    line, _, _ = facts.text.read(0, _FIRST_LINE_BYTES).partition(b"\n")
+    event = peek(line)
+    if event is None or event["type"] != "job.opened":
+        return None
+    data: object = event["data"]
+    if not isinstance(data, dict):
+        return None
+    job, store = data.get("job"), data.get("store")
+    if job != job_id:
+        return BadLine(0, f"job {job_id!r}", f"the journal of job {job!r}")
+    if store_id not in (None, store):
+        found = f"this journal belongs to store {store}, not {store_id}"
+        return BadLine(0, f"job {job_id!r} of this store", found)
+    return None

@@ -97,6 +97,12 @@ def _settle(found: Diagnosis) -> Iterator[Step]:
 
 def _cut(found: Diagnosis) -> Iterator[Step]:
     yield from _keep(found)
+    if found.row == "R22":
+        what = f"the journal as it was written, up to event {found.proven_seq}"
+        yield Step("rewrite", "rewrote", what)
+        if found.is_journaled:
+            yield _told("damaged")
+        return
     yield from _give_up(found)
     if found.proven_seq == 0:
         yield Step("begin", "began", "the journal anew: no event of it is proven")

@@ -17,11 +17,13 @@ from journal import whole_file
 from journal.disk import PRIVATE_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from journal.disk import Disk
     from journal.events import JobRepairedData
+
+    Data = bytes | Callable[[], Iterable[bytes]]
 
 _DAMAGED = ".damaged"
 _NAME = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}(\.damaged)?", re.ASCII)
@@ -34,11 +36,18 @@ def job_name(name: str) -> str | None:
 
 
 def name_of(
-    job: str, data: bytes, offset: int, lost_events: int, *, is_damage: bool = False
+    job: str, data: Data, offset: int, lost_events: int, *, is_damage: bool = False
 ) -> str:
     """Return the name under which these bytes are kept; the same bytes, the same."""
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    return f"{job}.{offset}.{lost_events}.{digest}{_DAMAGED if is_damage else ''}"
+    digest = hashlib.sha256()
+    for piece in _pieces_of(data):
+        digest.update(piece)
+    ending = f"{digest.hexdigest()[:16]}{_DAMAGED if is_damage else ''}"
+    return f"{job}.{offset}.{lost_events}.{ending}"
+
+
+def _pieces_of(data: Data) -> Iterable[bytes]:
+    return (data,) if isinstance(data, bytes) else data()
 
 
 class SideFiles:
@@ -61,12 +70,12 @@ class SideFiles:
         return self._folder / f"{self._name}.tmp"
 
     def keep(
-        self, data: bytes, offset: int, lost_events: int, *, is_damage: bool = False
+        self, data: Data, offset: int, lost_events: int, *, is_damage: bool = False
     ) -> str:
         """Make the bytes that will be cut durable in a file of their own.
 
         Args:
-            data: the bytes.
+            data: the bytes, or what returns them in pieces.
             offset: where they begin in the journal.
             lost_events: how many acknowledged events go with them.
             is_damage: a person gives them up; they are not torn.
@@ -79,7 +88,8 @@ class SideFiles:
         self._disk.make_folder(self._folder, mode=mode)
         self._disk.sync_folder(self._folder.parent)
         name = name_of(self._name, data, offset, lost_events, is_damage=is_damage)
-        whole_file.replace(self._disk, self.temporary, self._folder / name, [data])
+        pieces = _pieces_of(data)
+        whole_file.replace(self._disk, self.temporary, self._folder / name, pieces)
         return name
 
     def repairs(self) -> list[JobRepairedData]:

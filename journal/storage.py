@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from journal.events import JobRepairedData
+    from journal.side_files import Data
 
 
 class Stamp(NamedTuple):
@@ -79,6 +80,12 @@ class Held(Protocol):
             StorageFailed: it may be in place or not; either way nothing is lost.
         """
 
+    def recall(self, seen: Extent) -> None:
+        """Acknowledge again what was shown before and is not there any more.
+
+        Somebody put older files back.  From then on every process finds that out.
+        """
+
     def remove_side_files(self, names: Iterable[str]) -> None:
         """Remove bytes that a recovery kept aside; names that are gone are no error."""
 
@@ -89,11 +96,11 @@ class Unsettled(Protocol):
     def evidence(self) -> AbstractContextManager[Evidence]:
         """As `Storage.evidence`, from the medium, while nobody else can write."""
 
-    def keep_aside(self, data: bytes, offset: int, lost_events: int) -> str:
+    def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
         """Keep bytes that will be given up, durably; return under which name.
 
         Args:
-            data: the bytes.
+            data: the bytes, or what returns them in pieces.
             offset: where they begin in the journal.
             lost_events: how many acknowledged events go with them.
         """
@@ -237,7 +244,7 @@ class _MemoryJournal:
         """Return `size` bytes from `offset`."""
         return bytes(self.data[offset : offset + size])
 
-    def keep_aside(self, data: bytes, offset: int, lost_events: int) -> str:
+    def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
         """See `Unsettled.keep_aside`: nothing outlasts the process, this neither."""
         return name_of(self._job_id, data, offset, lost_events, is_damage=True)
 
@@ -257,6 +264,9 @@ class _MemoryJournal:
     def repairs(self) -> list[JobRepairedData]:
         """See `Held.repairs`."""
         return []
+
+    def recall(self, seen: Extent) -> None:
+        """See `Held.recall`: memory is not put back."""
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
         """See `Held.replace`."""

@@ -72,7 +72,7 @@ class Store(Views):
         stamp = held.stamp
         try:
             if stamp is None or stamp != job.stamp:
-                self._fold_to(job, held.extent, stamp)
+                self._fold_to(job, held.extent, stamp, held)
         except DamagedJournal as exc:
             self._quarantine(job, exc)
             raise

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from journal import collector, event_codec, forks, index
@@ -21,6 +22,7 @@ from journal.event_codec import BadLine
 from journal.head import Extent
 from journal.index import MALFORMED, Entry, JobView
 from journal.known_job import Cursor, KnownJob
+from journal.passage import line_number
 from journal.storage import Busy
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ class Views:
         """Settle what somebody left behind; False if that is not ours to do now."""
         try:
             with self.storage.exclusive(job.view.job_id, wait=False) as held:
-                self._fold_to(job, held.extent, held.stamp)
+                self._fold_to(job, held.extent, held.stamp, held)
                 batch = Batch(job.view, self._clock())
                 if job.view.seq and batch.add_repairs(held.repairs()):
                     self._append(job, batch, held)
@@ -171,7 +173,13 @@ class Views:
             return False
         return True
 
-    def _fold_to(self, job: KnownJob, extent: Extent, stamp: Stamp | None) -> None:
+    def _fold_to(
+        self,
+        job: KnownJob,
+        extent: Extent,
+        stamp: Stamp | None,
+        held: Held | None = None,
+    ) -> None:
         view = job.view
         is_ahead = view.seq > extent.seq
         # Compacted or replaced: same events, other offsets.
@@ -188,7 +196,7 @@ class Views:
                     f"event {view.seq} with hash {view.hash}",
                 ),
             )
-        self._check_seen(job, view)
+        self._check_seen(job, view, held)
         job.view = view
         job.inode = None if stamp is None else stamp.inode
         job.stamp = stamp if stamp is not None and stamp.size == view.end else None
@@ -208,27 +216,42 @@ class Views:
             return False  # told again, if a look from the start says so too
         return view.end == extent.size
 
-    def _check_seen(self, job: KnownJob, view: JobView) -> None:
-        """Refuse a journal that lost what this process has already shown."""
-        seen = job.seen
+    def _check_seen(self, job: KnownJob, view: JobView, held: Held | None) -> None:
+        """Refuse a journal that lost what this process has already shown.
+
+        Under the lock the head is told, so that every process judges alike.
+        """
         if view.store_id != job.store_id and view.store_id is not None:
             # The folder was removed, and another store was made in its place.
-            job.store_id, seen = view.store_id, Extent()
-        is_older = view.seq < seen.seq
-        if is_older or (view.seq == seen.seq and (view.hash or "") != seen.hash):
+            job.store_id, job.seen = view.store_id, Extent()
+        seen = job.seen
+        if not self._has(view, seen, is_same=view is job.view):
             repairs = self.storage.repairs(view.job_id)
             is_owned_up_to = any(repair.get("lost_events") for repair in repairs) or (
                 # A person gave it up; what says so took the place of the first lost.
                 any(told_at <= seen.seq for told_at, _ in view.losses)
             )
             if not is_owned_up_to:
+                if held is not None and view.created_at == job.created_at:
+                    held.recall(seen)
                 problem = BadLine(
                     view.end,
                     f"event {seen.seq} with hash {seen.hash}, seen before",
-                    f"event {view.seq} with hash {view.hash} as the last",
+                    f"event {view.seq} with hash {view.hash} as the last: it went back "
+                    "to an older journal",
                 )
                 raise self._damage(view.job_id, problem)
         job.seen = Extent(view.seq, view.hash or "", view.end)
+        job.created_at = view.created_at
+
+    def _has(self, view: JobView, seen: Extent, *, is_same: bool) -> bool:
+        """Tell whether an event that was shown is still part of a job."""
+        if view.seq <= seen.seq:
+            return (view.seq, view.hash or "") == seen[:2]
+        if is_same or not seen.seq:
+            return True  # folded on from there
+        (event,) = self.history(view, seen.seq - 1, until_seq=seen.seq)
+        return event["hash"] == seen.hash
 
     def _fold(
         self,
@@ -283,12 +306,12 @@ class Views:
 
     def _damage(self, job_id: str, problem: BadLine) -> DamagedJournal:
         try:
-            before = self.storage.read(job_id, 0, problem.offset)
+            line = line_number(partial(self.storage.read, job_id), problem.offset)
         except StorageFailed:  # the file itself is gone
-            before = b""
+            line = 1
         return DamagedJournal(
             job_id,
-            line=before.count(b"\n") + 1,
+            line=line,
             offset=problem.offset,
             expected=problem.expected,
             found=problem.found,
@@ -389,7 +412,7 @@ class Views:
                     index.apply(view, *located)
             assert view.end == extent.size, "the index is not what is on the disk"
             job.view = view  # a reader may have begun another, before there was one
-            job.seen = extent
+            job.seen, job.created_at = extent, view.created_at
             stamp = job.stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
 

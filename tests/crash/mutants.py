@@ -141,7 +141,7 @@ MUTANTS: dict[str, Mutant] = {
     "write span ignored": Mutant(
         (
             Rewrite(
-                recovery._whole_writes,
+                recovery._Writes.follow,
                 "span_of(event)",
                 '(event["seq"], event["seq"])',
             ),
@@ -184,8 +184,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 SideFiles.keep,
-                "whole_file.replace(self._disk, self.temporary, "
-                "self._folder / name, [data])",
+                "whole_file.replace("
+                "self._disk, self.temporary, self._folder / name, pieces)",
                 _NOTHING,
             ),
         ),
@@ -203,9 +203,10 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 JournalFile._carry_out,
-                "self._keep_aside(rest, keep.size)",
+                "self._keep_aside(keep.size, facts)",
+                "rest = file.read(keep.size, facts.size); "
                 "file.truncate(keep.size); file.sync(); "
-                "self._keep_aside(rest, keep.size)",
+                "self._side_files.keep(rest, keep.size, facts.lost_events)",
             ),
         ),
         "repair",
@@ -227,7 +228,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(event_codec.scan, "if crc != found:", "if False:"),
             Rewrite(
-                recovery._check_pair,
+                recovery.check_pair,
                 'if event["type"] != "checkpoint.saved":',
                 "if True:",
             ),
@@ -249,7 +250,7 @@ MUTANTS: dict[str, Mutant] = {
     "event accepted without its state line": Mutant(
         (
             Rewrite(
-                recovery._check_pair,
+                recovery.check_pair,
                 "if fault is not None:",
                 "if fault is not None:\n        return\n    if False:",
             ),
@@ -301,13 +302,13 @@ MUTANTS: dict[str, Mutant] = {
     "head ignored": Mutant(
         (
             Rewrite(
-                JournalFile._settle,
-                "has_head = self._head.take_over(raw)",
-                "has_head = self._head.take_over(raw); self._head.head = Head()",
+                recovery.look,
+                'head = head_codec.decode(raw or b"")',
+                "head = Head()",
             ),
             Rewrite(
                 JournalFile.extent,
-                "head = head_codec.decode(self._head.peek())",
+                "head = head_codec.decode(raw)",
                 "head = None",
             ),
         ),
@@ -328,13 +329,13 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 JournalFile._current_extent,
-                "if head.inode != found.inode:",
-                "if False:",
+                "found is not None and head.inode == found.inode",
+                "found is not None",
             ),
             Rewrite(
-                JournalFile._settle_tail,
-                "if head.inode != found.inode and head.shown.seq:",
-                "if False:",
+                JournalFile._trusted,
+                "found is not None and head.inode == found.inode",
+                "found is not None",
             ),
         ),
         "rewritten",
@@ -450,8 +451,8 @@ MUTANTS: dict[str, Mutant] = {
     "a poison mark that came back cuts what followed": Mutant(
         (
             Rewrite(
-                JournalFile._on_the_medium,
-                "if head.inode == file.stat().inode:",
+                JournalFile._heal,
+                "if facts.head.inode == self.inode:",
                 "if True:",
             ),
         ),
@@ -489,28 +490,23 @@ MUTANTS: dict[str, Mutant] = {
     # -- a repair that gives up what was acknowledged
     "a repair cuts before the side file": Mutant(
         (
-            Rewrite(Mender._rebuild, "if rest:", "if False:"),
+            Rewrite(Mender._rebuild, "if found.cut_bytes:", "if False:"),
             Rewrite(
                 Mender._rebuild,
-                "held.replace(copy, written.last)",
-                "held.replace(copy, written.last); "
+                "held.replace(copy, last)",
+                "held.replace(copy, last); "
+                "rest = text.read(found.proven_bytes, found.cut_bytes); "
                 "held.keep_aside(rest, found.proven_bytes, found.lost_events)",
             ),
         ),
         "damaged, then repaired",
     ),
     "a repair keeps nothing": Mutant(
-        (Rewrite(Mender._rebuild, "if rest:", "if False:"),), "damaged, then repaired"
+        (Rewrite(Mender._rebuild, "if found.cut_bytes:", "if False:"),),
+        "damaged, then repaired",
     ),
     "a repair that is not journaled": Mutant(
-        (
-            Rewrite(Mender._rebuild, "copy.write(written.data)", _NOTHING),
-            Rewrite(
-                Mender._rebuild,
-                "held.replace(copy, written.last)",
-                "held.replace(copy, view)",
-            ),
-        ),
+        (Rewrite(Mender._rebuild, "if found.is_journaled:", "if False:"),),
         "damaged, then repaired",
     ),
     "a repaired journal is not synced": Mutant(
@@ -521,8 +517,9 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 JournalFile._current_extent,
-                "if extent.hash != head.shown.hash:",
-                "if False:",
+                "if facts.shown is None or facts.is_foreign or facts.is_altered:",
+                "facts = facts._replace(shown=facts.shown or facts.base)\n"
+                "    if facts.shown is None:",
             ),
         ),
         "damaged, then repaired",
@@ -532,14 +529,20 @@ MUTANTS: dict[str, Mutant] = {
         "damaged, then repaired",
     ),
     "a head that moves on to a repair is not synced": Mutant(
-        (Rewrite(JournalFile._settle_tail, "if is_given_up:", "if False:"),),
+        (
+            Rewrite(
+                JournalFile._carry_out,
+                "if facts.head is None or facts.is_given_up:",
+                "if facts.head is None:",
+            ),
+        ),
         "damaged, then repaired",
     ),
     "a head older than a repair looks like damage": Mutant(
         (
             Rewrite(
-                JournalFile._locate,
-                "if gives_up(event, instead_of or shown):",
+                recovery._Writes._take,
+                "if gives_up(event, self._shown):",
                 "if False:",
             ),
         ),
