@@ -8,9 +8,9 @@ import threading
 import time
 from typing import Self
 
-EXIT_SECONDS = 9.0
+EXIT_SECONDS = 7.0
 # What is left to do outside of the block: print a line, end the interpreter.
-LEAVE_SECONDS = 3.0
+LEAVE_SECONDS = 2.0
 _LINE = b"milepost: something hangs, leaving it: what was acknowledged is safe\n"
 _CODES: dict[int, int] = {signal.SIGTERM: 0, signal.SIGINT: 130}
 _BEGUN = b"\0"  # no signal has this number

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # Together with what the worker then gets, less than 10 s: whoever stops services kills
 # what takes longer.
-_GRACE_SECONDS = 4
+_GRACE_SECONDS = 3
 _WORKER_SECONDS = 1.5
 # Connections that asyncio accepts at once, before the first of them is counted.
 _BACKLOG = 128
