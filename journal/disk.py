@@ -373,7 +373,7 @@ def read_whole(path: Path) -> bytes:
 def replace_whole(path: Path, data: bytes) -> None:
     """Make `data` what `path` holds, durably: the old content or all of the new."""
     disk = PosixDisk()
-    if disk.stat(path.parent.parent) is not None:  # a mistyped store is not made
+    if disk.stat(path.parent.parent / "journals") is not None:  # only in a store
         disk.make_folder(path.parent)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with contextlib.suppress(FileNotFoundError):

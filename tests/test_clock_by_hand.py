@@ -198,4 +198,4 @@ def test_a_damaged_memory_of_the_clocks_is_none(tmp_path: Path, raw: bytes) -> N
 
 def test_looking_at_the_clock_makes_no_store(tmp_path: Path) -> None:
     assert not CheckpointManager(tmp_path / "typo").delete("job", "none")
-    assert [*tmp_path.iterdir()] == []
+    assert [*(tmp_path / "typo").iterdir()] == []

@@ -150,7 +150,7 @@ def test_no_id_ever_touches_anything_outside_the_folder(tmp_path: Path) -> None:
     after = inventory(tmp_path)
     assert before == {k: v for k, v in after.items() if not k.startswith("in")}
     tops = {path.partition("/")[0] for path in inventory(tmp_path / "in" / "store")}
-    assert tops == {"store.json", "journals", "heads"}
+    assert tops == {"store.json", "journals", "heads", "worker"}
 
 
 @pytest.mark.parametrize("job_id", [*BAD.values(), *UNPRINTABLE.values()], ids=repr)
@@ -161,7 +161,7 @@ def test_a_job_of_a_bad_id_is_refused_in_one_line_and_leaves_no_trace(
     with manager, pytest.raises(InvalidArgument, match="job_id") as caught:
         manager.save(job_id, "step", {})
     assert str(caught.value).isprintable()
-    assert not inventory(tmp_path)
+    assert not inventory(tmp_path / "store")
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

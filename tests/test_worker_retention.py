@@ -340,7 +340,7 @@ def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Turned) -> None:
     with CheckpointManager(tmp_path / "none", clock=clock) as manager:
         report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert (report.jobs, report.outcome) == (0, "ok")
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "none").iterdir()) == []
 
 
 def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(

@@ -150,7 +150,7 @@ class Runner:
 def has_store(manager: CheckpointManager) -> bool:
     """Return whether there is something to work on.
 
-    A mistyped folder must not get a lock file, and an unmounted disk no folder.
+    A mistyped folder must not get a lock file.
     """
     root = manager.root
     return root is None or (root / "journals").is_dir()
