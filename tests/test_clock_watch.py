@@ -110,6 +110,7 @@ def guard_of(clocks: Clocks, memory: ClockMemory, boot: str = "one") -> ClockGua
 
 @pytest.fixture
 def memory(tmp_path: Path) -> ClockMemory:
+    (tmp_path / "journals").mkdir()
     return ClockMemory(tmp_path)
 
 
