@@ -12,11 +12,13 @@ import importlib
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
+from errno import EINVAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -250,8 +252,14 @@ class CommandExecutor:
 
     def _open_raw(self, kind: str, job_id: str) -> int:
         self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._log_dir / f"{file_name(job_id)}.{kind}"
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._log_dir / f"{file_name(job_id)}.{kind}", flags, 0o600)
+        # Opening a FIFO must not wait for its other end.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(EINVAL, "is not a file", str(path))
+        return descriptor
 
 
 def load_executor(spec: str) -> Executor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from typing import TYPE_CHECKING
 
 from journal.errors import ReadOnlyStore
@@ -22,6 +23,9 @@ _USER_PREFIX = "user."
 _ABSENT = frozenset({errno.ENODATA, errno.ENOTSUP})
 _FOR_THE_GROUP = stat.S_IRGRP | stat.S_IWGRP
 _ROOT = 0
+# An ACL as Linux keeps it: a version, then entries of tag, permissions and id.
+_ACL_HEADER_BYTES, _ENTRY = 4, struct.Struct("<HHI")
+_NAMED_USER, _NAMED_GROUP, _MASK = 2, 8, 16
 
 
 def take_over(fd: int, old: Path) -> None:
@@ -107,3 +111,15 @@ def belong_to(fd: int, folder: Path) -> None:
     found = folder.stat()
     if found.st_uid != _ROOT:
         os.fchown(fd, found.st_uid, found.st_gid)
+
+
+def names_others(fd: int) -> bool:
+    """Tell whether an ACL lets users or groups use a file that its mode does not name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    acl = _attribute(fd, _ACL) or b""
+    entries = list(_ENTRY.iter_unpack(acl[_ACL_HEADER_BYTES:]))
+    mask = next((perms for tag, perms, _ in entries if tag == _MASK), 0)
+    return any(tag in (_NAMED_USER, _NAMED_GROUP) and p & mask for tag, p, _ in entries)

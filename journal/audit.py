@@ -6,10 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from journal import ids
-from journal.errors import MilepostError, MissingKey
+from journal.errors import MilepostError, MissingKey, Protected
 from journal.event_codec import STATE_MISSING
 from journal.info import ErrorInfo, JobReport
 from journal.inquiry import Inquiry
+from journal.key_record import KeyRecord, marked
 from journal.repair import counted
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Audit(Inquiry):
-    """Checks what is stored, and changes nothing."""
+    """Checks what is stored, and changes no job."""
 
     def verify(
         self,
@@ -128,6 +129,44 @@ class Audit(Inquiry):
             counts += self._answer(job, self._count_keys)
         return dict(counts)
 
+    def drop_key(self, key_id: str, *, force: bool = False) -> None:
+        """Let no process write with a key any more, whatever keys it has at hand.
+
+        States that are under it stay readable for whoever has the key.
+
+        Args:
+            key_id: which.
+            force: though states need it.
+
+        Raises:
+            Protected: states need it; it can be written with as before.
+            LockTimeout: a write that is under way takes too long; the same.
+            DamagedJournal: a job's states cannot be counted; the same.
+        """
+        storage = self._store.storage
+        if storage.store_id is None:
+            return
+        before = storage.key_record()
+        if not force:
+            self._refuse_needed(key_id)
+        storage.change_key_record(lambda r: _with_dropped(r, key_id))
+        try:
+            # Whoever asked before this was recorded has written by now.
+            storage.wait_for_writers()
+            if not force:
+                self._refuse_needed(key_id)
+        except BaseException:
+            if before is None or key_id not in before.dropped:
+                storage.change_key_record(lambda r: _without_dropped(r, key_id))
+            raise
+
+    def _refuse_needed(self, key_id: str) -> None:
+        if states := self.keys_in_use().get(key_id, 0):
+            raise Protected(
+                f"{states} states need key {key_id!r}",
+                hint="`milepost compact --rewrap` first; --force gives these states up",
+            )
+
     def _count_keys(self, view: JobView) -> Counter[str]:
         trashed = [trashed.entry for trashed in [*view.trash.values()]]
         return Counter(
@@ -135,3 +174,11 @@ class Audit(Inquiry):
             for entry in (*self._store.live(view), *trashed)
             if view.faults.get(entry.seq) != STATE_MISSING
         )
+
+
+def _with_dropped(record: KeyRecord | None, key_id: str) -> KeyRecord:
+    return KeyRecord(marked(record).dropped | {key_id})
+
+
+def _without_dropped(record: KeyRecord | None, key_id: str) -> KeyRecord:
+    return KeyRecord(marked(record).dropped - {key_id})

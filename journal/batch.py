@@ -10,7 +10,7 @@ from journal.errors import Conflict
 from journal.head import Extent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from journal.content import Content
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 class Batch:
     """One write in the making: events on top of a view that does not show them yet.
 
+    Args:
+        view: what is durable.
+        now: see below.
+        may_seal: called before a state is added; raises if none may be.
+
     Attributes:
         view: what is durable.
         now: when its events happen; one reading of the clock for all of them.
@@ -32,7 +37,13 @@ class Batch:
         ids: checkpoint ids made by this batch.
     """
 
-    def __init__(self, view: JobView, now: datetime) -> None:
+    def __init__(
+        self,
+        view: JobView,
+        now: datetime,
+        may_seal: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._may_seal = may_seal
         self.view = view
         self.now = now
         self.seq = self._preamble = view.seq
@@ -55,9 +66,12 @@ class Batch:
         """Add one event, with the state it commits; return its seq.
 
         Raises:
+            KeyNeeded, DroppedKey: no state may be written with the key at hand.
             Misfit: the journal would not open with it; nothing is added.
         """
         index.check(self.view, type_, data)
+        if sealed is not None:
+            self._may_seal()
         self.seq += 1
         self._drafts.append((type_, actor, data, sealed))
         if sealed is not None:

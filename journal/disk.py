@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -27,6 +28,7 @@ _FLAGS: dict[Mode, int] = {
 }
 
 
+_PAUSE_SECONDS = 0.005
 PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o2770
 
 
@@ -124,6 +126,22 @@ class Disk(Protocol):
         """Raise `UnsupportedFolder` if locks or syncs mean nothing there."""
 
 
+def lock_within(file: File, seconds: float) -> bool:
+    """Take a file's lock, waiting so long at most; tell whether it was to be had."""
+    deadline = time.monotonic() + seconds
+    while not file.try_lock():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE_SECONDS)
+    return True
+
+
+def make_folder_like(disk: Disk, folder: Path, sibling: Path) -> None:
+    """Make `folder` as open to the group as `sibling`; private if that is not there."""
+    found = disk.stat(sibling)
+    disk.make_folder(folder, mode=PRIVATE_FOLDER if found is None else found.mode)
+
+
 class PosixFile:
     """A `File` on a POSIX system."""
 
@@ -188,6 +206,14 @@ class PosixFile:
         """See `File.unlock`."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._fd
+
+    def status(self) -> os.stat_result:
+        """Return all that is known about it."""
+        return os.fstat(self._fd)
+
     def check_regular(self, path: Path) -> None:
         """Close it and raise `StorageFailed` if it is a FIFO or a folder."""
         mode = os.fstat(self._fd).st_mode
@@ -222,24 +248,29 @@ class PosixDisk:
     Args:
         new_mode: the permissions of new files, less the umask; if not given, those that
             their folder suggests.
+        follows_links: files that a person named may be behind symbolic links.
     """
 
-    def __init__(self, *, new_mode: int | None = None) -> None:
+    def __init__(
+        self, *, new_mode: int | None = None, follows_links: bool = False
+    ) -> None:
         self._new_mode = new_mode
+        self._flags = os.O_CLOEXEC | os.O_NONBLOCK  # or opening a FIFO would wait
+        if not follows_links:
+            self._flags |= os.O_NOFOLLOW
 
     def open(
         self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
     ) -> PosixFile:
         """See `Disk.open`."""
-        # Without O_NONBLOCK, opening a FIFO would wait for its other end.
-        flags = _FLAGS[mode] | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = _FLAGS[mode] | self._flags
         if create:
             return self._create(path, flags | os.O_CREAT | os.O_EXCL, like)
         try:
             file = PosixFile(os.open(path, flags))
         except OSError as exc:
             if exc.errno == errno.ENXIO:  # which is all that is said of a socket
-                raise _no_file(path, os.lstat(path).st_mode) from exc
+                raise _no_file(path, path.stat().st_mode) from exc
             raise
         file.check_regular(path)
         return file

@@ -235,6 +235,30 @@ class PlaintextRefused(UnreadableState):
         )
 
 
+class KeyNeeded(MilepostError, ValueError):
+    """The store is encrypted and there is no key to write with; nothing was written."""
+
+    code = "key_needed"
+
+
+class DroppedKey(MilepostError, ValueError):
+    """The key was dropped from this store: nothing is written with it any more.
+
+    Attributes:
+        key_id: that key.
+    """
+
+    code = "dropped_key"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"key {key_id!r} was dropped from this store; nothing was written",
+            hint="start this process again, with the keys that are current now "
+            "(store.key_file, MILEPOST_KEYS or keys=)",
+        )
+        self.key_id = key_id
+
+
 class UnusableKeys(MilepostError, ValueError):
     """The keys cannot be used: absent, open to others, or not keys at all."""
 

@@ -149,6 +149,7 @@ class Inquiry:
             storage.make_root()
         self._store = Store(storage, clock)
         self._vault = Vault(keys, allow_plaintext)
+        self._store.key_id = self._vault.key_id
         self._packer = Packer(codec, self._vault.key_id)
         self._migrations = Migrations()
         self._registering = threading.Lock()

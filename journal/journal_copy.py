@@ -45,6 +45,7 @@ class JournalCopy:
         disk: the file operations.
         path: of the new file, in the same folder.
         target: whose place it is to take, if it is there.
+        like: whom it is for, if not as `target` is; see `Disk.open`.
 
     Raises:
         Busy: another process is writing one.
@@ -52,13 +53,17 @@ class JournalCopy:
         OSError: it cannot be made.
     """
 
-    def __init__(self, disk: Disk, path: Path, target: Path) -> None:
+    def __init__(
+        self, disk: Disk, path: Path, target: Path, *, like: Path | None = None
+    ) -> None:
         self._disk = disk
         self._path = path
         self._target = target
         remove_leftover(disk, path)
         try:
-            self.file: File = disk.open(path, "append", create=True, like=target)
+            self.file: File = disk.open(
+                path, "append", create=True, like=like or target
+            )
         except FileExistsError:
             raise Busy from None  # another one was quicker
         self._is_placed = False

@@ -104,7 +104,7 @@ class KeyRing:
         """Return the keys in a file that nobody else may read.
 
         Raises:
-            UnusableKeys: it is not there, others may read it, or it holds no keys.
+            UnusableKeys: it is not there, others may use it, or it holds no keys.
         """
         from journal import key_file
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from journal import ids
-from journal.disk import PosixDisk, filesystem_of
+from journal.disk import PRIVATE_FOLDER, SHARED_FOLDER, PosixDisk, filesystem_of
 from journal.errors import MilepostError
 from journal.event_codec import peek
 from journal.side_files import job_name
@@ -135,16 +135,25 @@ def _access(root: Path) -> Iterator[Finding]:
                 f"this user may not write to {path}",
                 "run as the user who owns it, or make it writable",
             )
-        if mode & 0o077 and path != root:
+        if mode & ~_allowed(root) & 0o077 and path != root:
             is_fine = False
             yield Finding(
                 "open_to_others",
                 False,
                 f"{path} is open to other users (mode {stat.S_IMODE(mode):o})",
-                f"chmod 700 {path}",
+                f"chmod {_allowed(root):o} {path}",
             )
     if is_fine:
-        yield Finding("access", True, "writable, and for this user alone")
+        is_shared = _allowed(root) == SHARED_FOLDER
+        whom = "its group too" if is_shared else "this user alone"
+        yield Finding("access", True, f"writable, and for {whom}")
+
+
+def _allowed(root: Path) -> int:
+    """Return the permissions that folders of this store have: journals/ shows it."""
+    found = PosixDisk().stat(root / "journals")
+    is_shared = found is not None and found.mode & stat.S_IWGRP
+    return SHARED_FOLDER if is_shared else PRIVATE_FOLDER
 
 
 def _strays(root: Path) -> Iterator[Finding]:
@@ -180,11 +189,11 @@ _KINDS = {
 
 
 def _stray_paths(root: Path) -> Iterator[tuple[str, Path]]:
-    known = {"store.json", "worker", *_FOLDERS}
+    known = {"store.json", "keys.json", "worker", *_FOLDERS}
     for name in _names(root):
         path = root / name
         if name not in known:
-            is_ours = name.startswith("store.") and name.endswith(".tmp")
+            is_ours = name.startswith(("store.", "keys.")) and name.endswith(".tmp")
             yield ("leftover" if is_ours else "unknown_file"), path
     jobs = {
         name.removesuffix(".jsonl")
@@ -201,7 +210,7 @@ def _stray_paths(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _stray(folder: str, name: str, jobs: set[str]) -> str | None:
     stem, _, suffix = name.partition(".")
-    if suffix in {"tmp", "copy"} and folder != "heads":
+    if suffix == "tmp" or (suffix == "copy" and folder == "journals"):
         return "leftover"
     if folder == "side" and (job := job_name(name)) is not None:
         return None if job in jobs else "headless_side_file"

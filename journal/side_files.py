@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING
 
 from journal import whole_file
-from journal.disk import PRIVATE_FOLDER
+from journal.disk import make_folder_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,9 +83,8 @@ class SideFiles:
         Returns:
             The file's name.
         """
-        beside = self._disk.stat(self._folder.parent / "journals")
-        mode = PRIVATE_FOLDER if beside is None else beside.mode
-        self._disk.make_folder(self._folder, mode=mode)
+        sibling = self._folder.parent / "journals"
+        make_folder_like(self._disk, self._folder, sibling)
         self._disk.sync_folder(self._folder.parent)
         name = name_of(self._name, data, offset, lost_events, is_damage=is_damage)
         pieces = _pieces_of(data)

@@ -14,10 +14,11 @@ from journal.head import Extent, Head
 from journal.side_files import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from journal.events import JobRepairedData
+    from journal.key_record import KeyRecord
     from journal.side_files import Data
 
 
@@ -147,6 +148,34 @@ class Storage(Protocol):
 
         Raises:
             ReadOnlyStore, UnsupportedFolder, StorageFailed: it cannot be.
+        """
+
+    def key_record(self) -> KeyRecord | None:
+        """Return what is recorded of the store's keys; None: it is not encrypted.
+
+        Cheap, for it is asked at each write.
+
+        Raises:
+            NewerFormat, StorageFailed: it cannot be read.
+        """
+
+    def change_key_record(
+        self, change: Callable[[KeyRecord | None], KeyRecord]
+    ) -> KeyRecord:
+        """Record durably what `change` makes of what is recorded; return that.
+
+        No two changes happen at once, and whoever asks afterwards is told of it.
+
+        Raises:
+            LockTimeout: another change takes too long.
+            NoSpace, ReadOnlyStore, StorageFailed: it is as it was.
+        """
+
+    def wait_for_writers(self) -> None:
+        """Return once every write has ended that is under way now.
+
+        Raises:
+            LockTimeout: one takes too long.
         """
 
     def job_ids(self) -> list[str]:
@@ -305,6 +334,7 @@ class MemoryStorage:
         self._journals: dict[str, _MemoryJournal] = {}
         self._guard = threading.Lock()
         self._store_id: str | None = None
+        self._key_record: KeyRecord | None = None
 
     @property
     def store_id(self) -> str | None:
@@ -316,6 +346,24 @@ class MemoryStorage:
         if self._store_id is None:
             self._store_id = ids.new_nonce()
         return self._store_id
+
+    def key_record(self) -> KeyRecord | None:
+        """See `Storage.key_record`."""
+        return self._key_record
+
+    def change_key_record(
+        self, change: Callable[[KeyRecord | None], KeyRecord]
+    ) -> KeyRecord:
+        """See `Storage.change_key_record`."""
+        with self._guard:
+            self._key_record = changed = change(self._key_record)
+        return changed
+
+    def wait_for_writers(self) -> None:
+        """See `Storage.wait_for_writers`."""
+        for journal in [*self._journals.values()]:
+            with journal.lock:
+                pass
 
     def job_ids(self) -> list[str]:
         """See `Storage.job_ids`."""

@@ -15,20 +15,29 @@ import orjson
 
 from journal import evidence, forks, ids
 from journal import head as head_codec
-from journal.disk import PRIVATE_FOLDER, SHARED_FOLDER, Disk, PosixDisk
-from journal.errors import MilepostError, NewerFormat, StorageFailed
+from journal.disk import (
+    PRIVATE_FOLDER,
+    SHARED_FOLDER,
+    Disk,
+    PosixDisk,
+    lock_within,
+    make_folder_like,
+)
+from journal.errors import LockTimeout, MilepostError, NewerFormat, StorageFailed
 from journal.event_codec import peek
 from journal.journal_file import JournalFile
 from journal.readable_journal import Durability, Folders, Place, failure
+from journal.record_file import RecordFile
 from journal.whole_file import append_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from journal.events import JobRepairedData
     from journal.evidence import Evidence
     from journal.head import Extent
+    from journal.key_record import KeyRecord
     from journal.storage import Copy, Held, Stamp, Unsettled
 
 _log = logging.getLogger("milepost.journal")
@@ -72,6 +81,7 @@ class FileStorage:
         self._interval_seconds = interval_seconds
         self._lock_timeout_seconds = lock_timeout_seconds
         self._disk: Disk = PosixDisk() if disk is None else disk
+        self._record = RecordFile(self._disk, root, lock_timeout_seconds)
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
         self._nameless: dict[str, str] = {}
         self._guard = threading.Lock()
@@ -120,9 +130,7 @@ class FileStorage:
                 return known
             found = self._create() if known is None else known
             self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
-            beside = self._disk.stat(self._folders.journals)
-            mode = self._folder_mode if beside is None else beside.mode
-            self._disk.make_folder(self._folders.heads, mode=mode)
+            make_folder_like(self._disk, self._folders.heads, self._folders.journals)
             # Whoever made them may have died before it synced their names, and a power
             # cut may have taken them; from here on, no journal outlives `heads`.
             for folder in (self.root, self.root.parent):
@@ -178,6 +186,53 @@ class FileStorage:
     def _ancestors(self) -> list[Path]:
         root = self.root.absolute()
         return [root, *root.parents]
+
+    def key_record(self) -> KeyRecord | None:
+        """See `Storage.key_record`."""
+        try:
+            return self._record.read()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot read the keys of {self.root}") from exc
+
+    def change_key_record(
+        self, change: Callable[[KeyRecord | None], KeyRecord]
+    ) -> KeyRecord:
+        """See `Storage.change_key_record`."""
+        try:
+            return self._record.change(change)
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot record the keys of {self.root}") from exc
+
+    def wait_for_writers(self) -> None:
+        """See `Storage.wait_for_writers`."""
+        try:
+            # Heads, not jobs: the first write to a job may be under way.
+            for name in self._disk.names(self._folders.heads):
+                self._wait_for_writer(self._folders.heads / name)
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot lock the jobs of {self.root}") from exc
+
+    def _wait_for_writer(self, path: Path) -> None:
+        found = self._disk.stat(path)
+        while found is not None:
+            try:
+                file = self._disk.open(path, "read")
+            except FileNotFoundError:
+                return
+            try:
+                if not lock_within(file, self._lock_timeout_seconds):
+                    raise LockTimeout(f"{path} stayed locked by a writer")
+                found = self._disk.stat(path)
+                if found is not None and found.inode == file.stat().inode:
+                    return
+            finally:
+                file.close()
 
     def job_ids(self) -> list[str]:
         """See `Storage.job_ids`."""
@@ -346,6 +401,7 @@ class FileStorage:
     def close(self) -> None:
         """See `Storage.close`."""
         self._stop_flusher.set()
+        self._record.close()
         if self._flusher is not None:
             self._flusher.join()
             self._flusher = None

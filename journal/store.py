@@ -9,10 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from journal import event_codec, ids
+from journal import event_codec, ids, key_record
 from journal.batch import Batch
 from journal.compaction import Compaction, Compactor
-from journal.errors import DamagedJournal
+from journal.errors import DamagedJournal, DroppedKey, KeyNeeded
 from journal.event_codec import STATE_MISSING, BadLine
 from journal.head import Extent
 from journal.index import JobView, erased_runs
@@ -32,7 +32,13 @@ _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 
 class Store(Views):
-    """Journals and their views: what is written, and what is rewritten."""
+    """Journals and their views: what is written, and what is rewritten.
+
+    Attributes:
+        key_id: what new states are encrypted with; empty if they are not.
+    """
+
+    key_id = ""
 
     def write(self, job_id: str, request: Request, *, is_shared: bool = False) -> Any:
         """Let `request` add events under the job's lock; return its answer.
@@ -98,7 +104,7 @@ class Store(Views):
     def _commit_some(self, job: KnownJob, waiters: Iterable[Waiter], held: Held) -> int:
         """Write the first waiters' events; return how many were served."""
         view = job.view
-        batch = Batch(view, self._clock())
+        batch = Batch(view, self._clock(), self._check_key)
         if view.seq == 0:
             self._open(batch)
         is_owed = batch.add_repairs(held.repairs())
@@ -128,6 +134,30 @@ class Store(Views):
     def _open(self, batch: Batch) -> None:
         ids.check_new_job_id(batch.view.job_id)
         batch.open(self.storage.create())
+
+    def _check_key(self) -> None:
+        """Refuse to write a state with a key that was dropped, or without any.
+
+        Under the job's lock, so that a drop that waited for it has seen the write.
+
+        Raises:
+            KeyNeeded: the store is encrypted, and no key is at hand.
+            DroppedKey: it is this one.
+            StorageFailed: the store's record of its keys cannot be read or begun.
+        """
+        record = self.storage.key_record()
+        if self.key_id and record is None:
+            record = self.storage.change_key_record(key_record.marked)
+        if record is None:
+            return
+        if not self.key_id:
+            raise KeyNeeded(
+                "this store is encrypted, and there is no key; nothing was written",
+                hint="set store.key_file or MILEPOST_KEYS; in Python: "
+                "CheckpointManager(…, keys=…)",
+            )
+        if self.key_id in record.dropped:
+            raise DroppedKey(self.key_id)
 
     # -- compaction --------------------------------------------------------------
 
@@ -256,6 +286,8 @@ class Store(Views):
         batch.add("job.compacted", actor, data)
         written = batch.encode()
         copy.write(written.data)
+        if self.key_id:
+            self._check_key()  # data keys were wrapped with it
         job.stamp = None  # what follows is another file
         held.replace(copy, written.last)
         held.remove_side_files(side_files)

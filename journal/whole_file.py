@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from journal.errors import NoSpace
+from journal.errors import NoSpace, StorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +26,23 @@ def append_all(file: File, data: bytes, path: Path) -> None:
         if taken == 0:
             raise NoSpace(f"no room for {path}; nothing was changed")
         data = data[taken:]
+
+
+def read(disk: Disk, path: Path, max_bytes: int) -> bytes:
+    """Return the content of a small file.
+
+    Raises:
+        StorageFailed: it is larger, or no file.
+        OSError: it cannot be read.
+    """
+    file = disk.open(path, "read")
+    try:
+        data = file.read(0, max_bytes + 1)
+    finally:
+        file.close()
+    if len(data) > max_bytes:
+        raise StorageFailed(f"{path} is larger than {max_bytes} bytes")
+    return data
 
 
 def replace(

@@ -92,23 +92,23 @@ def test_a_file_is_written_and_synced_before_it_takes_its_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    fsync, replace = os.fsync, os.replace
+    fsync, rename = os.fsync, os.rename
 
     def tell_sync(handle: int) -> None:
         told.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
         fsync(handle)
 
-    def tell_replace(source: str, goal: str) -> None:
-        told.append("replace")
-        replace(source, goal)
+    def tell_rename(source: str, goal: str) -> None:
+        told.append("rename")
+        rename(source, goal)
 
     monkeypatch.setattr(os, "fsync", tell_sync)
-    monkeypatch.setattr(os, "replace", tell_replace)
+    monkeypatch.setattr(os, "rename", tell_rename)
     call("restore", f"{JOB}@3", "-o", "state.json", "--dry-run")
 
     sync, *rest = told
     assert sync.startswith("sync .state.json.")
-    assert rest == ["replace", f"sync {folder.name}"]
+    assert rest == ["rename", f"sync {folder.name}"]
 
 
 @pytest.mark.usefixtures("store")

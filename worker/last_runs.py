@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from journal import whole_file
 from journal.clock import stamp
+from journal.disk import PosixDisk
+from worker.leader import make_folder
 from worker.report import Outcome
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 2
+_MAX_BYTES = 1024 * 1024
 
 
 class LastRun(NamedTuple):
@@ -68,6 +72,7 @@ class LastRuns:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._disk = PosixDisk()
         self._in_memory: dict[str, TaskRecord] = {}
 
     def read(self) -> dict[str, TaskRecord]:
@@ -94,7 +99,7 @@ class LastRuns:
             return self._in_memory
         path = self._folder / "last-runs.json"
         try:
-            raw = path.read_bytes()
+            raw = whole_file.read(self._disk, path, _MAX_BYTES)
         except FileNotFoundError:
             return {}
         try:
@@ -117,7 +122,7 @@ class LastRuns:
         if self._folder is None:
             yield self._in_memory
             return
-        self._folder.mkdir(exist_ok=True)
+        make_folder(self._folder)
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -134,7 +139,9 @@ class LastRuns:
             self._in_memory = dict(tasks)
             return
         raw = orjson.dumps(_encoded(tasks), option=orjson.OPT_INDENT_2)
-        _replace(self._folder / "last-runs.json", raw)
+        path = self._folder / "last-runs.json"
+        temporary = path.with_name(f"{path.name}.tmp")  # whoever writes has the lock
+        whole_file.replace(self._disk, temporary, path, [raw])
 
 
 def _encoded(tasks: Mapping[str, TaskRecord]) -> dict[str, Any]:
@@ -190,24 +197,3 @@ def _last_of_format_1(last: Mapping[str, Any]) -> LastRun:
 
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _replace(path: Path, raw: bytes) -> None:
-    # The process id keeps two writers (a worker, and a pass by hand) off each other's
-    # side file; the rename decides who is last.
-    side = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(exist_ok=True)
-    try:
-        with side.open("wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        side.replace(path)
-    finally:
-        side.unlink(missing_ok=True)
-    # The new name lives in the folder: without this a crash may bring the old one back.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,8 +12,22 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from journal import whole_file
+from journal.disk import PosixDisk, PosixFile, make_folder_like
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of what a worker keeps, in a store that is there.
+
+    Raises:
+        OSError: it cannot be made, or the store is gone: a store whose disk was
+            unmounted must not come back as a folder on the disk below.
+    """
+    folder.parent.stat()
+    make_folder_like(PosixDisk(), folder, folder.parent / "journals")
 
 
 class LeaderLock:
@@ -21,7 +35,8 @@ class LeaderLock:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._descriptor: int | None = None
+        self._disk = PosixDisk()
+        self._file: PosixFile | None = None
 
     def take(self) -> bool:
         """Return whether this process leads now; never waits.
@@ -29,24 +44,25 @@ class LeaderLock:
         Raises:
             OSError: the lock file can't be made, or the store's folder is gone.
         """
-        if self._path is None or self._descriptor is not None:
+        if self._path is None or self._file is not None:
             return True
-        # Without `parents`: a store whose disk was unmounted must not come back as a
-        # folder on the disk below.
-        self._path.parent.mkdir(exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o644)
+        make_folder(self._path.parent)
+        file = self._open(self._path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, b"%d\n" % os.getpid())
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
+            if not file.try_lock():
+                file.close()
+                return False
+            if file.stat().links > 1:
+                # A copy by hard links shares it: that one is not ours to write to.
+                self._disk.unlink(self._path)
+                file.close()
+                return self.take()
+            file.truncate(0)
+            file.pwrite(b"%d\n" % os.getpid(), 0)
         except BaseException:
-            os.close(descriptor)
+            file.close()
             raise
-        self._descriptor = descriptor
+        self._file = file
         if not self.is_held():  # the file was replaced while we opened it
             self.release()
             return False
@@ -60,9 +76,9 @@ class LeaderLock:
         """
         if self._path is None:
             return True
-        if self._descriptor is None:
+        if self._file is None:
             return False
-        ours = os.fstat(self._descriptor)
+        ours = self._file.status()
         try:
             found = self._path.stat()
         except OSError:
@@ -80,29 +96,37 @@ class LeaderLock:
         Not a look at the process table: an id is given away again, in a container it
         means another process, and the kernel drops the lock with its holder.
         """
-        if self._path is None or self._descriptor is not None:
-            return os.getpid() if self._descriptor is not None else None
+        if self._path is None or self._file is not None:
+            return os.getpid() if self._file is not None else None
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            file = self._disk.open(self._path, "read")
         except OSError:
             return None  # nobody ever led
         try:
             # For a moment it is ours; whoever wants to lead then asks again soon.
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return self._written_pid()
         finally:
-            os.close(descriptor)
+            file.close()
         return None
+
+    def _open(self, path: Path) -> PosixFile:
+        try:
+            return self._disk.open(path, "update")
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                return self._disk.open(path, "update", create=True)
+            return self._disk.open(path, "update")
 
     def _written_pid(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             if self._path is not None:
-                return int(self._path.read_bytes()[:20])
+                return int(whole_file.read(self._disk, self._path, 20))
         return None
 
     def release(self) -> None:
         """Let another process lead."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -88,11 +88,16 @@ def read(path: Path) -> ConfigFile:
     """
     import tomllib
 
+    from journal.disk import PosixDisk
+
     # Taken first: an edit between this and the read makes the next look differ.
     before = signature(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
+        file = PosixDisk(follows_links=True).open(path, "read")
+        try:
+            raw = file.read(0, MAX_CONFIG_BYTES + 1)
+        finally:
+            file.close()
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
     if len(raw) > MAX_CONFIG_BYTES:

@@ -57,6 +57,8 @@ EXIT_OF_CODE = {
     "internal": Exit.ERROR,
     "unusable_keys": Exit.ERROR,
     "missing_key": Exit.ERROR,
+    "key_needed": Exit.ERROR,
+    "dropped_key": Exit.ERROR,
     "invalid_state": Exit.ERROR,
     "state_too_large": Exit.ERROR,
     "newer_format": Exit.ERROR,

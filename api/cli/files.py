@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
+from errno import EISDIR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from journal.disk import PosixDisk
+from journal.whole_file import append_all
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STDOUT = "-"
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 @contextmanager
@@ -27,6 +30,8 @@ def file_to_be(path: str | None, value: Any) -> Iterator[None]:
         yield
         return
     raw = orjson.dumps(value) + b"\n"
+    if Path(path).is_dir():
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), path)
     if Path(path).exists() and not Path(path).is_file():
         # /dev/stdout and the like are there to be written to, not to be replaced.
         yield
@@ -35,29 +40,23 @@ def file_to_be(path: str | None, value: Any) -> Iterator[None]:
     # What a link points to is replaced, not the link.
     goal = Path(os.path.realpath(path))
     draft = goal.with_name(f".{goal.name}.{os.urandom(4).hex()}")
+    # 0o666 leaves the rights to the person's umask, as with any redirection.
+    disk = PosixDisk(new_mode=0o666)
     try:
-        _write(draft, raw)
+        _write(disk, draft, goal, raw)
         yield
-        draft.replace(goal)
+        disk.rename(draft, goal)
     except BaseException:
         with suppress(FileNotFoundError):
             draft.unlink()
         raise
-    _sync_folder(goal.parent)
+    disk.sync_folder(goal.parent)
 
 
-def _write(path: Path, raw: bytes) -> None:
-    # 0o666 leaves the rights to the person's umask, as with any redirection.
-    with os.fdopen(os.open(path, _NEW, 0o666), "wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new name lives in its folder: unsynced, a crash may bring the old file back.
-    handle = os.open(folder, os.O_RDONLY)
+def _write(disk: PosixDisk, draft: Path, goal: Path, raw: bytes) -> None:
+    file = disk.open(draft, "append", create=True, like=goal)
     try:
-        os.fsync(handle)
+        append_all(file, raw, goal)
+        file.sync(metadata=True)
     finally:
-        os.close(handle)
+        file.close()

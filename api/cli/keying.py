@@ -42,7 +42,7 @@ def generate_verb(frame: Frame, file: str | None) -> Answer:
     if path is None:
         raise Failure("usage", "no FILE, and store.key_file is not set")
     key = _fresh_key()
-    key_file.write(path, KeyRing([key]).to_text(), replace=False)
+    key_file.make(path, KeyRing([key]).to_text())
     notes = [f"made {path}; keep a copy elsewhere: without it the states are lost"]
     if path != settings.store.key_file:
         notes.append(f'to use it: key_file = "{path}" under [store] in config.toml')
@@ -84,8 +84,11 @@ def rotate_verb(frame: Frame) -> Answer:
 
     path = _file(frame.settings())
     key = _fresh_key()
-    keys = KeyRing.from_file(path).with_current(key)
-    key_file.write(path, keys.to_text(), replace=True)
+
+    def added(text: str) -> str:
+        return KeyRing.from_text(text).with_current(key).to_text()
+
+    key_file.change(path, added)
     notes = (
         f"key {key.key_id!r} is current in {path}; keep a copy elsewhere",
         "restart what runs; older states keep their keys until they are compacted",
@@ -104,23 +107,38 @@ def drop_verb(frame: Frame, key_id: str, *, force: bool) -> Answer:
     from journal import KeyRing, key_file
 
     path = _file(frame.settings())
-    keys = KeyRing.from_file(path)
-    if keys.get(key_id) is None:
-        raise Failure("not_found", f"no key {key_id!r} in {path}")
-    if keys.current.key_id == key_id:
-        hint = "`milepost keys rotate` makes another one current"
-        raise Failure("protected", f"key {key_id!r} is the current one", hint)
-    states = 0 if force else _used(frame).get(key_id, 0)
-    if states:
-        hint = "`milepost compact --rewrap` first; --force gives these states up"
-        raise Failure("protected", f"{states} states need key {key_id!r}", hint)
-    key_file.write(path, keys.without(key_id).to_text(), replace=True)
+    _without(KeyRing.from_file(path), key_id, path)
+    _retire(frame, key_id, force=force)
+
+    def taken_out(text: str) -> str:
+        return _without(KeyRing.from_text(text), key_id, path).to_text()
+
+    key_file.change(path, taken_out)
     note = f"key {key_id!r} is gone from {path}; copies elsewhere are yours to erase"
     return Answer({"key_id": key_id, "path": str(path)}, None, (note,))
 
 
 for _command in (generate_verb, list_verb, rotate_verb, drop_verb):
     keys_verb.add_command(_command)
+
+
+def _without(keys: KeyRing, key_id: str, path: Path) -> KeyRing:
+    if keys.get(key_id) is None:
+        raise Failure("not_found", f"no key {key_id!r} in {path}")
+    if keys.current.key_id == key_id:
+        hint = "`milepost keys rotate` makes another one current"
+        raise Failure("protected", f"key {key_id!r} is the current one", hint)
+    return keys.without(key_id)
+
+
+def _retire(frame: Frame, key_id: str, *, force: bool) -> None:
+    """Let nobody write with the key any more; nothing to do without a store."""
+    try:
+        with frame.open() as manager:
+            manager.drop_key(key_id, force=force)
+    except Failure as exc:
+        if exc.problem.code != "no_store":
+            raise
 
 
 def _fresh_key() -> Key:

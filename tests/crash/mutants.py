@@ -91,7 +91,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 FileStorage.create,
-                "self._disk.make_folder(self._folders.heads, mode=mode)",
+                "make_folder_like(self._disk, self._folders.heads, "
+                "self._folders.journals)",
                 _NOTHING,
             ),
         ),
