@@ -225,7 +225,7 @@ def test_a_server_in_trouble_says_nothing_that_is_secret(folder: Path) -> None:
         assert [status for status, _ in told] == [201, 422, 422, 422]
         spoil(root)
         target = f"/api/checkpoints/{told[0][1]['checkpoint_id']}"
-        assert ask(port, "GET", target)[0] == 500
+        assert ask(port, "GET", target)[0] == 400
         assert server.stop(signal.SIGTERM) == 0
     assert "does not decrypt" in server.said
     files = [path.read_bytes() for path in root.rglob("*") if path.is_file()]
