@@ -7,6 +7,7 @@ object has them: ``is_running(job_id)``, asked before anything is journaled, and
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import logging
@@ -297,9 +298,10 @@ def load_executor(spec: str) -> Executor:
 
 
 def _import(module_name: str, spec: str) -> object:
-    here = str(Path.cwd())
-    if "" not in sys.path and here not in sys.path:
-        sys.path.insert(0, here)
+    with contextlib.suppress(OSError):  # a current folder that was removed
+        here = str(Path.cwd())
+        if "" not in sys.path and here not in sys.path:
+            sys.path.insert(0, here)
     try:
         return importlib.import_module(module_name)
     except Exception as exc:

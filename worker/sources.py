@@ -34,6 +34,11 @@ STORE_KEYS = frozenset(
     }
 )
 
+# One of our tables begins, in a file that is no TOML as a whole.
+_OUR_HEADER = re.compile(
+    rb"^\s*\[\[?\s*(%s)\b" % "|".join(sorted(TABLES)).encode(), re.MULTILINE
+)
+
 Signature = tuple[int, ...]
 
 
@@ -55,22 +60,85 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     """Return the config file to use, None if there is none.
 
     Order: `path`, ``MILEPOST_CONFIG``, ``./config.toml``, the user's config folder.
+    Of the last two, nobody has said that they are there for us; see `skipped`.
 
     Raises:
         ConfigError: a file that was asked for by name does not exist.
     """
+    if (named := _named(path, environ)) is not None:
+        return named
+    for candidate in _candidates(environ):
+        if _is_there(candidate) and _why_skipped(candidate) is None:
+            return candidate
+    return None
+
+
+def skipped(path: Path | None, environ: Mapping[str, str]) -> list[str]:
+    """Return a line for each file that `find` came across and passed over.
+
+    That is one that cannot be read, or that has none of our tables: many programs read
+    a ``config.toml`` from the current folder.
+    """
+    if path is not None or environ.get("MILEPOST_CONFIG"):
+        return []
+    lines = []
+    for candidate in _candidates(environ):
+        if _is_there(candidate):
+            if (why := _why_skipped(candidate)) is None:
+                break
+            lines.append(f"{candidate}: skipped: {why}; --config FILE names one to use")
+    return lines
+
+
+def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the config file that was asked for by name.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
     if path is not None:
-        if not path.exists():
+        if not _is_there(path):
             raise ConfigError(f"{path}: no such config file")
         return path
     if named := environ.get("MILEPOST_CONFIG"):
         path = _expanded(named)
-        if not path.exists():
+        if not _is_there(path):
             raise ConfigError(f"{path}: no such config file, named by MILEPOST_CONFIG")
         return path
+    return None
+
+
+def _candidates(environ: Mapping[str, str]) -> tuple[Path, Path]:
     base = _expanded(environ.get("XDG_CONFIG_HOME") or "~/.config")
-    candidates = (Path("config.toml"), base / "milepost" / "config.toml")
-    return next((found for found in candidates if found.exists()), None)
+    return Path("config.toml"), base / "milepost" / "config.toml"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True  # reading it says why not
+    return True
+
+
+def _why_skipped(path: Path) -> str | None:
+    """Return why a file that nobody named is not ours, None if it is."""
+    try:
+        if not path.is_file():  # a pipe would keep us waiting
+            return "it is no regular file"
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES)
+    except OSError as exc:
+        return f"it cannot be read: {exc.strerror or exc}"
+    try:
+        values = read(path).values
+    except ConfigError:
+        is_ours = _OUR_HEADER.search(raw) is not None
+    else:
+        is_ours = not values or any(nearest(key, TABLES, 0.8) for key in values)
+    return None if is_ours else f"it has none of the tables {', '.join(sorted(TABLES))}"
 
 
 def _expanded(text: str) -> Path:
@@ -151,11 +219,11 @@ def variable_of(key: str) -> str:
     return PREFIX + key.replace(".", "_").upper()
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
     """Return the one of `known` that `name` was probably meant to be."""
     import difflib
 
-    return next(iter(difflib.get_close_matches(name, sorted(known), 1, 0.5)), None)
+    return next(iter(difflib.get_close_matches(name, sorted(known), 1, cutoff)), None)
 
 
 def anchored(text: str, file: Path | None) -> Path:

@@ -123,9 +123,9 @@ def _report_exception(exc: Exception, frame: Frame) -> int:
 
         traceback.print_exception(exc)
     try:
-        return output.report_problem(_problem_of(exc), as_json=frame.as_json)
-    except Failure as unprintable:
-        # Stdout is gone, so the last resort is to say so on stderr.
+        as_json = frame.as_json and not isinstance(exc, output.Unwritable)
+        return output.report_problem(_problem_of(exc), as_json=as_json)
+    except output.Unwritable as unprintable:
         return output.report_problem(unprintable.problem, as_json=False)
 
 

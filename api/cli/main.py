@@ -11,6 +11,7 @@ import sys
 def main() -> None:
     """Run the command line and leave with its exit code."""
     try:
+        _open_standard_streams()
         from api.cli.group import milepost
 
         milepost.main()
@@ -18,6 +19,17 @@ def main() -> None:
         _leave(130)
     except SystemExit as done:
         _leave(done.code)
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller closed of stdin, stdout and stderr, as the null device.
+
+    A file of the store would get its number, and all that is written to a standard
+    stream, by a library or a child, would land in it.
+    """
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - stderr
+        os.set_inheritable(lowest, True)
+    os.close(lowest)
 
 
 def _leave(code: str | int | None) -> None:

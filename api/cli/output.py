@@ -30,6 +30,10 @@ _NOTHING = (None, False, "")
 _WIDE = 110
 
 
+class Unwritable(Failure):
+    """Stdout takes no answer, so the problem can only be told on stderr."""
+
+
 def visible(text: str) -> str:
     r"""Return `text` with everything unprintable as a Python escape (`\x1b`, `\n`)."""
     if text.isprintable():
@@ -222,7 +226,7 @@ def _write_data(text: str) -> None:
     """Write to stdout.
 
     Raises:
-        Failure: stdout takes no more, for another reason than a closed pipe.
+        Unwritable: stdout takes no more, for another reason than a closed pipe.
     """
     if sys.stdout is None:
         return
@@ -230,7 +234,7 @@ def _write_data(text: str) -> None:
         _write(sys.stdout, text)
     except OSError as exc:
         msg = f"can't write the answer: {exc.strerror or exc}"
-        raise Failure("io_failed", msg) from exc
+        raise Unwritable("io_failed", msg) from exc
 
 
 def _write(stream: TextIO, text: str) -> None:

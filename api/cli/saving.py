@@ -119,6 +119,8 @@ def _read(file: str) -> bytes:
         with Path(file).open("rb") as opened:
             text = opened.read(_TEXT_MAX_BYTES + 1)
     else:
+        if sys.stdin is None:
+            raise Failure("io_failed", "stdin is closed", "name a FILE with the state")
         if sys.stdin.isatty():
             say("reading a JSON object; end with Ctrl-D")
         text = sys.stdin.buffer.read(_TEXT_MAX_BYTES + 1)

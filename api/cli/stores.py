@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.cli.exits import Failure
+from api.cli.output import say
 from journal import CheckpointManager
 from worker import sources
 
@@ -39,8 +40,11 @@ def environment(store: str | None) -> Mapping[str, str]:
 
 
 def config_path(config: str | None) -> Path | None:
-    """Return `--config` as a path."""
-    return None if config is None else Path(config)
+    """Return `--config` as a path; say which files were found and are not used."""
+    path = None if config is None else Path(config)
+    for line in sources.skipped(path, os.environ):
+        say(line)
+    return path
 
 
 def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
