@@ -57,6 +57,7 @@ def plan_fields(
             "head_hash": job.head_hash,
             **_counts(job.keep, job.remove),
             "waits": list(job.waits),
+            "idle_rules": list(job.idle_rules),
             "remove": [verdict_fields(v) for v in islice(remove, len(job.remove))],
             "keep": [verdict_fields(v) for v in islice(keep, len(job.keep))],
         }

@@ -237,6 +237,7 @@ class PlannedJob(BaseModel):
     remove_count: int
     remove_bytes: int
     waits: list[str]
+    idle_rules: list[str]
     remove: list[PlannedCheckpoint]
     keep: list[PlannedCheckpoint]
 

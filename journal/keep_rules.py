@@ -42,6 +42,8 @@ class Candidate(NamedTuple):
         stored_bytes: what it takes in the journal.
         is_failed: it was saved as failed.
         metric: what `Policy.keep_best` ranks by, None if it has no such number.
+        not_a_number: what it has in place of that number: ``text``, ``a list``; None
+            if there is nothing.
     """
 
     checkpoint_id: str
@@ -53,6 +55,7 @@ class Candidate(NamedTuple):
     stored_bytes: int = 0
     is_failed: bool = False
     metric: float | None = None
+    not_a_number: str | None = None
 
 
 class Item(NamedTuple):
@@ -259,17 +262,17 @@ class _Tagged:
 
     def __init__(self, lists: Iterable[Sequence[str]]) -> None:
         self._lists = [frozenset(tags) for tags in lists]
-        self._text = " or ".join(_tag_text(tags) for tags in self._lists)
+        self._text = " or ".join(tag_text(tags) for tags in self._lists)
 
     def keeps(self, item: Item) -> str | None:
         own = item.candidate.tags
         for tags in self._lists:
             if tags.issubset(own) if tags else not own:
-                return _tag_text(tags)
+                return tag_text(tags)
         return None
 
     def missed(self, item: Item) -> str:
-        own = _tag_text(frozenset(item.candidate.tags))
+        own = tag_text(frozenset(item.candidate.tags))
         return f"{own}; keep_tags = {self._text}"
 
 
@@ -309,6 +312,8 @@ class _Best:
     def missed(self, item: Item) -> str:
         rank = self._ranks.get(item.candidate.seq)
         if rank is None:
+            if (what := item.candidate.not_a_number) is not None:
+                return f"{self._metric!r} in its metadata is {what}, not a number"
             return f"has no number {self._metric!r} in its metadata"
         return f"{ordinal(rank)} best by {self._metric}; keep_best = {self._count}"
 
@@ -359,7 +364,8 @@ _PERIODS = {
 }
 
 
-def _tag_text(tags: frozenset[str]) -> str:
+def tag_text(tags: frozenset[str]) -> str:
+    """Return a list of tags as reasons name it."""
     if not tags:
         return "no tags"
     return f"tag{'s' * (len(tags) > 1)} {', '.join(sorted(tags))}"

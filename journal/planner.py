@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     ReadMetadata = Callable[[JobView, Entry], dict[str, Any]]
 
+_WORD_FOR = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
 OVER_LIMIT = ("over the limit of one run",)
 
 
@@ -47,10 +48,10 @@ def candidates(
             shields.append("pinned")
         if entry is current:
             shields.append(CURRENT)
-        metric = None
+        metric = not_a_number = None
         if best is not None:
             try:
-                metric = _number_at(read(view, entry), best.metric)
+                metric, not_a_number = _number_at(read(view, entry), best.metric)
             except UnreadableState:
                 shields.append(f"its {best.metric!r} cannot be read")
         number, size = numbered[entry.seq]
@@ -65,6 +66,7 @@ def candidates(
                 size,
                 entry.labels.is_failed,
                 metric,
+                not_a_number,
             )
         )
     return found
@@ -102,12 +104,13 @@ def job_plan(
     return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)
 
 
-def _number_at(metadata: dict[str, Any], path: str) -> float | None:
-    """Return the number at a dotted path, None if there is none."""
+def _number_at(metadata: dict[str, Any], path: str) -> tuple[float | None, str | None]:
+    """Return the number at a dotted path, and what is there if that is none."""
     found: Any = metadata.get(path)
     if found is None:
         found = metadata
         for part in path.split("."):
             found = found.get(part) if isinstance(found, dict) else None
-    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    return float(found) if is_number else None
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return float(found), None
+    return None, None if found is None else _WORD_FOR[type(found)]

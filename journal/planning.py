@@ -35,6 +35,7 @@ class _Decided(NamedTuple):
     view: JobView
     decision: Decision
     policy: Policy
+    idle_rules: tuple[str, ...]
 
 
 def cleanup_policy(keep_last: object) -> Policy:
@@ -100,14 +101,14 @@ class Planning(Inquiry):
             )
             found = [(job, d._replace(decision=shrunk[job])) for job, d in found]
         planned = []
-        for job, (view, decision, own) in found:
+        for job, (view, decision, own, idle) in found:
             plan = planner.job_plan(
                 view,
                 decision,
                 own,
                 limit,
                 is_approved=self._store.is_approved,
-            )
+            )._replace(idle_rules=idle)
             if plan.remove or job == jobs:
                 planned.append(plan)
                 limit = None if limit is None else limit - len(plan.remove)
@@ -142,7 +143,8 @@ class Planning(Inquiry):
     ) -> JobPlan:
         from journal import planner
 
-        decision = self._decision(view, policy, self._clock(), is_callers=True)
+        found = self._candidates(view, policy)
+        decision = self._decision(found, policy, self._clock(), is_callers=True)
         plan = planner.job_plan(view, decision, policy, limit)
         # A caller who names a number needs nobody's approval.
         return plan._replace(is_callers=True, waits=())
@@ -187,15 +189,38 @@ class Planning(Inquiry):
     def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:
         view = self._view(job_id)
         policy = policy or self._policy_of(view)
-        return _Decided(view, self._decision(view, policy, now), policy)
+        from journal.idle_rules import idle_rules
 
+        found = self._candidates(view, policy)
+        decision = self._decision(found, policy, now)
+        return _Decided(view, decision, policy, idle_rules(found, policy))
+
+    def idle_rules(self, job_id: str) -> tuple[str, ...]:
+        """Return a line for each rule of the job's policy that matches no checkpoint.
+
+        Such a rule keeps nothing: a `keep_best` by a metric that is text, a `keep_tags`
+        with a tag that no checkpoint has.
+
+        Raises:
+            DamagedJournal: the job is quarantined.
+        """
+        from journal.idle_rules import idle_rules
+
+        view = self._view(job_id)
+        policy = self._policy_of(view)
+        return idle_rules(self._candidates(view, policy), policy)
+
+    @staticmethod
     def _decision(
-        self, view: JobView, policy: Policy, now: datetime, *, is_callers: bool = False
+        found: list[Candidate],
+        policy: Policy,
+        now: datetime,
+        *,
+        is_callers: bool = False,
     ) -> Decision:
         """Return what a policy, or a caller's cleanup, keeps and removes of a job."""
         from journal import retention
 
-        found = self._candidates(view, policy)
         if not is_callers:
             return retention.decide(found, policy, now)
         assert isinstance(policy.keep_last, int)

@@ -25,6 +25,7 @@ class JobPlan(NamedTuple):
         head_seq: the job's last event when it was planned.
         head_hash: that event's hash.
         waits: why it needs approval first; empty if it needs none.
+        idle_rules: the rules of the policy that match no checkpoint, each with why.
         is_callers: it is a caller's cleanup, not a policy's, and may remove the current
             checkpoint.
     """
@@ -37,6 +38,7 @@ class JobPlan(NamedTuple):
     remove: tuple[Verdict, ...]
     waits: tuple[str, ...] = ()
     is_callers: bool = False
+    idle_rules: tuple[str, ...] = ()
 
 
 class Applied(int):

@@ -290,7 +290,8 @@ class Removal(Erasure):
         from journal import planner
 
         view, policy = batch.view, job.policy
-        decision = self._decision(view, policy, batch.now, is_callers=job.is_callers)
+        found = self._candidates(view, policy)
+        decision = self._decision(found, policy, batch.now, is_callers=job.is_callers)
         going = {verdict.checkpoint_id: verdict for verdict in decision.remove}
         staying = {verdict.checkpoint_id for verdict in decision.keep}
         shown = [verdict.checkpoint_id for verdict in job.remove]

@@ -17,7 +17,7 @@ from api.cli.frame import (
     trust_clock_option,
     verb,
 )
-from api.cli.planning import Asked, explained, nothing_goes, previewed
+from api.cli.planning import Asked, explained, idle_lines, nothing_goes, previewed
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
 from journal.clock import utc_now
@@ -249,7 +249,11 @@ def _apply(
     return Answer(
         data,
         None if asked.job is not None else _by_job(jobs),
-        (_done_note(asked, plan, jobs, removed), *nothing_goes(asked, plan)),
+        (
+            _done_note(asked, plan, jobs, removed),
+            *nothing_goes(asked, plan),
+            *idle_lines(plan),
+        ),
         _why_not_all(problems, removed),
         tuple(str(problem) for _, problem in problems),
     ), removed

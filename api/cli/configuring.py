@@ -48,12 +48,23 @@ def show_verb(frame: Frame, *, origin: bool) -> Answer:
 
 @verb("check", example="milepost config check")
 def check_verb(frame: Frame) -> Answer:
-    """Say what is wrong with the settings, if anything is."""
+    """Say what is wrong with the settings, if anything is.
+
+    Does all that `serve` and `worker` do at their start, but listening: host and
+    tokens, keys, store, executor, schedules.  Then it says which retention rules match
+    no job and no checkpoint of the store.
+    """
     settings = frame.settings()
+    from api.cli.idle import idle_retention
+    from api.cli.server import prepared
+
+    with prepared(settings) as found:
+        warnings = idle_retention(found.manager, settings.retention)
     path = None if settings.file is None else str(settings.file)
     changed = sum(origin != "default" for origin in settings.origins.values())
     note = f"{path or 'no config file'}: fine, {changed} settings are not the defaults"
-    return Answer({"path": path, "changed": changed}, None, (note,))
+    data = {"path": path, "changed": changed, "warnings": warnings}
+    return Answer(data, None, (note, *warnings))
 
 
 @verb("path", example="milepost config path")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from api.cli.answers import Answer, Table
 from api.cli.exits import Problem
 from api.cli.fields import size_text
+from api.cli.idle import shown_idle
 from api.cli.progress import Progress
 from api.cli.selectors import resolve
 from api.cli.targets import Target, parse_target, require_job
@@ -97,7 +98,12 @@ def previewed(asked: Asked, plan: Plan) -> Answer:
         Table(columns, rows, frozenset({"checkpoint_id"})),
         _problems_of(plan),
         _partly(plan),
-        (_summary(asked, plan), *nothing_goes(asked, plan), *_next_step(asked, plan)),
+        (
+            _summary(asked, plan),
+            *nothing_goes(asked, plan),
+            *idle_lines(plan),
+            *_next_step(asked, plan),
+        ),
     )
 
 
@@ -144,6 +150,16 @@ def nothing_goes(asked: Asked, plan: Plan) -> tuple[str, ...]:
     return (line,)
 
 
+def idle_lines(plan: Plan) -> tuple[str, ...]:
+    """Say which rules match nothing, since what they were meant to keep may go."""
+    lines = [
+        f"policy {job.policy.name} of job {job.job_id}: {line}"
+        for job in plan.jobs
+        for line in job.idle_rules
+    ]
+    return tuple(shown_idle(lines, _SHOWN_WAITS))
+
+
 def _next_step(asked: Asked, plan: Plan) -> tuple[str, ...]:
     waits = [f"waits for approval: {why}" for why in plan.waits[:_SHOWN_WAITS]]
     if len(plan.waits) > _SHOWN_WAITS:
@@ -179,13 +195,15 @@ def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
         **verdict_fields(verdict),
         "policy": policy_fields(job.policy),
         "rules": [each._asdict() for each in rulings],
+        "idle_rules": list(job.idle_rules),
     }
     would = "keep" if is_kept else "delete"
     line = (
         f"policy {job.policy.name} would {would} {info.checkpoint_id} of job "
         f"{info.job_id}: {'; '.join(verdict.reasons)}"
     )
-    return Answer(data, Table(("rule", "why"), says), (), None, (line,))
+    closing = (line, *idle_lines(plan))
+    return Answer(data, Table(("rule", "why"), says), (), None, closing)
 
 
 def _word_for(ruling: Ruling) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvicorn
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from api.cli.waiting import Stop
+    from journal import CheckpointManager
     from worker.settings import ApiSettings, Settings
 
 # Together with what the worker then gets, less than 10 s: whoever stops services kills
@@ -33,6 +35,38 @@ _GRACE_SECONDS = 3
 _WORKER_SECONDS = 1.5
 # Connections that asyncio accepts at once, before the first of them is counted.
 _BACKLOG = 128
+
+
+class Prepared(NamedTuple):
+    """All that a server needs but its socket."""
+
+    manager: CheckpointManager
+    worker: Worker | None
+    config: uvicorn.Config
+
+
+@contextmanager
+def prepared(settings: Settings) -> Iterator[Prepared]:
+    """Make ready what is served; `config check` does so, too.
+
+    Raises:
+        UnsafeBind: others could reach it and there is no token.
+        Failure: no_store, if the store's folder is none; cannot_listen, if there is no
+            such host.
+        MilepostError: the store or the executor can't be used.
+    """
+    check_bind(settings.api.host, settings.api.tokens)
+    _address(settings.api.host, settings.api.port)
+    root = settings.store.root
+    if not root.is_dir() and os.path.lexists(root):
+        hint = "[store] root, MILEPOST_STORE_ROOT or --store name another"
+        raise Failure("no_store", f"{root} is no folder", hint)
+    with open_manager(settings, actor=actor()) as manager:
+        worker = None
+        if settings.worker.enabled:
+            worker = Worker(manager, settings, config_path=settings.file)
+        app = create_app(manager, settings=settings, worker=worker)
+        yield Prepared(manager, worker, _config(app, settings.api))
 
 
 def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> None:
@@ -46,14 +80,9 @@ def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> No
         MilepostError: the store or the executor can't be used.
     """
     host, port = settings.api.host, settings.api.port
-    check_bind(host, settings.api.tokens)
     with ExitStack() as closing:
+        _, worker, config = closing.enter_context(prepared(settings))
         listener = closing.enter_context(_listen(host, port))
-        manager = closing.enter_context(open_manager(settings, actor=actor()))
-        worker = None
-        if settings.worker.enabled:
-            worker = Worker(manager, settings, config_path=settings.file)
-        app = create_app(manager, settings=settings, worker=worker)
         if worker is not None:
             closing.callback(worker.stop, _WORKER_SECONDS)
             worker.start()
@@ -61,7 +90,6 @@ def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> No
         greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
         # At the signal, not when the last request is answered: both end side by side.
         on_leave = (lambda: None) if worker is None else worker.ask_to_stop
-        config = _config(app, settings.api)
         server = _Server(config, partial(greet, greeting), stop, on_leave)
         server.run(sockets=[listener])
 
@@ -138,6 +166,29 @@ class _Server(uvicorn.Server):
             self._greet()
 
 
+def _address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, Any]]:
+    """Return the address to listen on.
+
+    Raises:
+        Failure: cannot_listen: there is none of that name.
+    """
+    try:
+        # IPv4 first, for "localhost" has two addresses and most clients try that one.
+        found = sorted(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError) as exc:
+        hint = "api.host is a name or an address of this machine"
+        raise _cannot_listen(host, port, exc, hint) from exc
+    family, _, _, _, address = found[0]
+    return family, address[:2]
+
+
+def _cannot_listen(host: str, port: int, exc: Exception, hint: str) -> Failure:
+    # Python adds the address, which stands in our line already.
+    reason, _, _ = (getattr(exc, "strerror", None) or str(exc)).partition(" (")
+    msg = f"can't listen on {host} port {port}: {reason}"
+    return Failure("cannot_listen", msg, hint)
+
+
 @contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
     """Open the socket ourselves: uvicorn would log the failure and leave with 1.
@@ -145,16 +196,11 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
     Raises:
         Failure: cannot_listen.
     """
+    family, address = _address(host, port)
     try:
-        # IPv4 first, for "localhost" has two addresses and most clients try that one.
-        found = sorted(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        family, _, _, _, address = found[0]
-        listener = socket.create_server(address[:2], family=family)
-    except (OSError, UnicodeError) as exc:
-        # Python adds the address, which stands in our line already.
-        reason, _, _ = (getattr(exc, "strerror", None) or str(exc)).partition(" (")
-        msg = f"can't listen on {host} port {port}: {reason}"
-        raise Failure("cannot_listen", msg, "--port 0 takes a free port") from exc
+        listener = socket.create_server(address, family=family)
+    except OSError as exc:
+        raise _cannot_listen(host, port, exc, "--port 0 takes a free port") from exc
     with listener:
         # asyncio sets this only on sockets whose protocol is named, and without it an
         # answer's body waits 40 ms for the client to confirm its head.

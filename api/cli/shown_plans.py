@@ -102,6 +102,7 @@ def _job_plan(
         tuple(map(_verdict, job["remove"])),
         tuple(job["waits"]),
         is_callers=keep_last is not None,
+        idle_rules=tuple(job["idle_rules"]),
     )
 
 

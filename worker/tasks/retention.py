@@ -104,6 +104,8 @@ class _Retention:
             self._waiting.add(info.job_id)
             return
         self.tally.add(removed=removed)
+        for line in plan.jobs[0].idle_rules:
+            log.warning("retention of %r: %s", info.job_id, line)
         by_job = self.tally.removed_by_job
         by_job[info.job_id] = by_job.get(info.job_id, 0) + removed
         # Nobody waits for retention; whoever saves meanwhile waits for the same disk.
