@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import tee
 from typing import Any, NamedTuple
 
 import orjson
@@ -12,6 +15,10 @@ from journal.errors import InvalidState, StateTooLarge
 MAX_METADATA_BYTES = 64 * 1024
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _ORJSON_DEPTH = 254
+# What orjson raises for a value that JSON cannot hold.
+_REFUSALS = (TypeError, ValueError, RecursionError)
+# How often a state is encoded until it holds still; each time is decided by itself.
+_ATTEMPTS = 3
 # A few levels less than that: answers wrap a state into objects of their own.
 DEPTH_LIMIT = 250
 
@@ -36,21 +43,66 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
         )
     try:
         raw = orjson.dumps(state)
-        # Walking it would cost more than all the rest, and most have few brackets.
-        if raw.count(b"{") + raw.count(b"[") > limits.max_depth:
-            _check_depth(state, limits.max_depth)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise _explain(state, limits, str(exc), what) from exc
+    except _REFUSALS:
+        raw, back = _at_one_moment(state, limits, what)
+    else:
+        _check_size(raw, limits, what)
+        # Comparing with what a reader would get is the promise itself, at C speed.
+        back = orjson.loads(raw)
+        if back != state:
+            raw, back = _at_one_moment(state, limits, what)
+    # A walk would cost more than all the rest, and most states have few brackets.
+    if raw.count(b"{") + raw.count(b"[") > limits.max_depth:
+        try:
+            _check_depth(back, limits.max_depth)
+        except orjson.JSONEncodeError as exc:
+            raise _find(back, limits, what) or InvalidState("$", str(exc)) from exc
+    return raw
+
+
+def _check_size(raw: bytes, limits: Limits, what: str) -> None:
     if len(raw) > limits.max_bytes:
         raise StateTooLarge(
             "$",
             f"{what} has {len(raw)} bytes as JSON, more than {limits.max_bytes}",
             hint="save less, keep large data in files, or raise max_state_bytes",
         )
-    # Comparing with what a reader would get is the promise itself, at C speed.
-    if orjson.loads(raw) != state:
-        raise _explain(state, limits, "it changed while it was being saved", what)
-    return raw
+
+
+def _at_one_moment(
+    state: dict[str, Any], limits: Limits, what: str
+) -> tuple[bytes, dict[str, Any]]:
+    """Return `state` as JSON and what that reads back as, compared at one moment.
+
+    Another thread may change the state between two steps of Python code.  Here one
+    call of C code encodes, decodes and compares, and the interpreter gives no other
+    thread a turn within it.  Only objects with Python code of their own can still
+    change the state meanwhile.
+
+    Raises:
+        InvalidState, StateTooLarge: as `to_json`.
+    """
+    cause: Exception | None = None
+    for _ in range(_ATTEMPTS):
+        raws, again = tee(map(orjson.dumps, (state,)))
+        backs, compared = tee(map(orjson.loads, again))
+        same = map(operator.eq, compared, (state,))
+        try:
+            raw, back, is_same = next(zip(raws, backs, same, strict=True))
+        except _REFUSALS as exc:
+            cause = exc
+        else:
+            cause = None
+            if is_same:
+                _check_size(raw, limits, what)
+                return raw, back
+        problem = None
+        with suppress(RuntimeError):  # a container's own code found it changed
+            problem = _find(state, limits, what)
+        if problem is not None:
+            raise problem from cause
+    reason = str(cause or f"the {what} changed while it was being saved")
+    raise InvalidState("$", reason) from cause
 
 
 def _check_depth(state: object, max_depth: int) -> None:
@@ -66,10 +118,12 @@ def _check_depth(state: object, max_depth: int) -> None:
 _WRAP = "wrap it: {'value': …}"
 
 
-def _explain(
-    state: dict[str, Any], limits: Limits, otherwise: str, what: str
-) -> InvalidState:
-    """Find the first place that JSON cannot hold; `otherwise` if there is none."""
+def _find(state: dict[str, Any], limits: Limits, what: str) -> InvalidState | None:
+    """Return what is wrong with the first place that JSON cannot hold, if any is.
+
+    Another thread may change the state meanwhile, so each container is copied, in one
+    step, before it is walked.
+    """
     where = "" if what == "state" else f"in the {what}, "
     stack: list[tuple[str, object, int]] = [("$", state, 1)]
     while stack:
@@ -80,7 +134,7 @@ def _explain(
         if (problem := _problem(value)) is not None:
             return InvalidState(path, where + problem[0], hint=problem[1])
         if isinstance(value, dict):
-            for key, child in reversed(value.items()):
+            for key, child in reversed([*value.items()]):
                 if (problem := _key_problem(key)) is not None:
                     at = f"{path}.{key!r}"
                     return InvalidState(at, where + problem[0], hint=problem[1])
@@ -88,10 +142,10 @@ def _explain(
                 stack.append((f"{path}.{name}", child, depth + 1))
         elif isinstance(value, list):
             stack.extend(
-                (f"{path}[{i}]", value[i], depth + 1)
-                for i in reversed(range(len(value)))
+                (f"{path}[{i}]", child, depth + 1)
+                for i, child in reversed([*enumerate(value)])
             )
-    return InvalidState("$", where + otherwise)
+    return None
 
 
 def _key_problem(key: object) -> tuple[str, str | None] | None:

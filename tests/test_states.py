@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
+import sys
+import threading
 import uuid
 import zlib
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +31,7 @@ from journal.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LETTERS = st.text("abcdefgh", min_size=1, max_size=4)
 SCALARS = (
@@ -336,23 +340,108 @@ def test_a_state_of_100_megabytes_is_refused_in_one_line(
 
 
 class Spoiling(int):
-    """A number that changes the state it is in when it is compared."""
+    """A number that changes the state it is in when it is compared, so many times."""
 
     state: dict[str, Any]
+    left: int
 
     def __eq__(self, other: object) -> bool:
-        self.state["z"] = "changed"
+        if self.left > 0:
+            self.left -= 1
+            self.state["z"] = self.left
         return int(self) == other
 
     __hash__ = int.__hash__
 
 
-def test_a_state_that_changes_while_it_is_checked_is_refused(
+@pytest.mark.parametrize("changes", [1, 2])
+def test_a_state_that_changes_while_it_is_checked_is_saved_as_it_is_in_the_end(
+    manager: CheckpointManager, changes: int
+) -> None:
+    number = Spoiling(1)
+    number.state, number.left = {"a": number, "z": "before"}, changes
+    checkpoint_id = manager.save("job", "step", number.state)
+    assert manager.get("job", checkpoint_id).state == {"a": 1, "z": 0}
+
+
+def test_a_state_that_changes_whenever_it_is_checked_is_refused(
     manager: CheckpointManager,
 ) -> None:
     number = Spoiling(1)
-    number.state = {"a": number, "z": "before"}
+    number.state, number.left = {"a": number, "z": "before"}, 100
     assert "changed while it was being saved" in str(refusal(manager, number.state))
+
+
+CHANGES: dict[str, Callable[[dict[str, Any], int], object]] = {
+    "a value": lambda state, n: state.update(tokens=n),
+    "a key comes and goes": lambda state, n: (
+        state.pop("key") if "key" in state else state.update(key=n)
+    ),
+    "a list grows and shrinks": lambda state, n: (
+        state["turns"].append(n) if n % 2 else state["turns"].pop()
+    ),
+    "a nested dict is replaced": lambda state, n: state.update(plan={str(n): [n]}),
+    "depth": lambda state, n: state.update(deep=nested(100 + n % 90, lambda x: [x])),
+}
+
+
+@contextlib.contextmanager
+def changing(change: Callable[[int], object]) -> Iterator[threading.Event]:
+    """Have another thread call `change` as often as it gets a turn, at any bytecode."""
+    is_done, has_changed = threading.Event(), threading.Event()
+
+    def go_on() -> None:
+        for n in count():
+            change(n)
+            has_changed.set()
+            if is_done.is_set():
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other = threading.Thread(target=go_on)
+    other.start()
+    try:
+        yield has_changed
+    finally:
+        is_done.set()
+        other.join()
+        sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_a_state_that_another_thread_changes_is_saved_as_it_is_at_one_moment(
+    manager: CheckpointManager,
+    change: Callable[[dict[str, Any], int], object],
+    kind: type[dict[str, Any]],
+) -> None:
+    state = kind({"turns": [{"n": n} for n in range(1000)], "tokens": 0})
+    with changing(partial(change, state)) as has_changed:
+        for _ in range(15):
+            assert has_changed.wait(30)
+            has_changed.clear()
+            restored = manager.get("job", manager.save("job", "step", state)).state
+            assert len(restored["turns"]) >= 999
+
+
+def test_what_another_thread_makes_invalid_is_refused_or_not_in_what_is_saved(
+    manager: CheckpointManager,
+) -> None:
+    state = {"turns": [{"n": n} for n in range(500)], "plan": {"deadline": 0.0}}
+
+    def spoil(n: int) -> None:
+        state["plan"] = {"deadline": n / 0.5 if n % 2 else float("nan")}
+
+    with changing(spoil):
+        for _ in range(50):
+            try:
+                saved = manager.save("job", "step", state)
+            except InvalidState as exc:
+                assert exc.path in {"$.plan.deadline", "$"}  # noqa: PT017 - it may pass
+            else:
+                plan = manager.get("job", saved).state["plan"]
+                assert plan["deadline"] >= 0
 
 
 def test_what_changes_after_the_call_began_to_write_is_not_in_it() -> None:
