@@ -45,6 +45,7 @@ STATUS_OF = {
     "missing_key": 400,
     "plaintext_refused": 400,
     "unusable_keys": 500,
+    "nested_call": 500,
     "key_needed": 500,
     "dropped_key": 500,
     "newer_format": 500,

@@ -7,45 +7,55 @@ checkpoints each, folding took nearly twice as long.
 from __future__ import annotations
 
 import gc
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from journal import forks
+from journal.mutex import Mutex
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 
 class _Rest:
-    """How many want the collector to rest: it is one for the whole process."""
+    """Who wants the collector to rest: it is one for the whole process."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._sleepers = 0
+        self._guard = Mutex()
+        self._sleepers: set[object] = set()
 
-    def begin(self) -> bool:
-        """Switch it off; False if somebody else has, for reasons of his own."""
-        with self._guard:
-            if not self._sleepers and not gc.isenabled():
-                return False
-            self._sleepers += 1
+    def begin(self, sleeper: object) -> None:
+        """Switch it off, unless somebody else has, for reasons of their own."""
+        if self._sleepers or gc.isenabled():
+            self._sleepers.add(sleeper)
             gc.disable()
-            return True
 
-    def end(self) -> None:
-        """Switch it on again, if this was the last."""
-        with self._guard:
-            self._sleepers -= 1
-            if self._sleepers <= 0:
-                self._sleepers = 0
-                gc.enable()
+    def end(self, sleeper: object) -> None:
+        """Switch it on again, if this was the last; idempotent."""
+        if self._sleepers == {sleeper}:
+            gc.enable()
+        self._sleepers.discard(sleeper)
+
+    def during(self, work: Callable[[], _T]) -> _T:
+        """See `at_rest`."""
+        sleeper = object()
+        try:
+            try:
+                self._guard.hold(partial(self.begin, sleeper))
+                return work()
+            finally:
+                self._guard.hold(partial(self.end, sleeper))
+        finally:
+            if sleeper in self._sleepers:  # an exception came in between
+                self._guard.hold(partial(self.end, sleeper))
 
     def after_fork(self) -> None:
         """See `forks`: nobody but the thread that forked is still at work."""
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         if self._sleepers:
-            self._sleepers = 0
+            self._sleepers = set()
             gc.enable()
 
 
@@ -53,15 +63,9 @@ _rest = _Rest()
 forks.watch(_rest)
 
 
-@contextmanager
-def at_rest() -> Iterator[None]:
-    """Let the collector rest until the last of those who asked for it is through.
+def at_rest(work: Callable[[], _T]) -> _T:
+    """Return what `work` does; the collector rests until the last such work is done.
 
     If somebody else has switched it off, it stays off.
     """
-    is_mine = _rest.begin()
-    try:
-        yield
-    finally:
-        if is_mine:
-            _rest.end()
+    return _rest.during(work)

@@ -9,15 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import stat
+import struct
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from journal import access
 from journal.errors import StorageFailed, UnsupportedFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # "append" and "update" differ because Linux ignores pwrite's offset under O_APPEND.
 Mode = Literal["append", "update", "read"]
@@ -30,6 +36,12 @@ _FLAGS: dict[Mode, int] = {
 
 _PAUSE_SECONDS = 0.005
 PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o2770
+
+# Places in a queue are numbers from here on.
+_QUEUE = 1 << 62
+_LOCK = struct.Struct("hhqqi4x")  # C's `struct flock`, with 64 bits
+_HAS_QUEUES = hasattr(fcntl, "F_OFD_GETLK") and sys.maxsize > 1 << 32
+_ANYONE_QUEUED = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE, 0, 0)
 
 
 class Stat(NamedTuple):
@@ -75,6 +87,15 @@ class File(Protocol):
 
     def unlock(self) -> None:
         """Give the lock back."""
+
+    def queue_up(self, at: int) -> None:
+        """Stand in the file's queue, behind all who came before time `at`."""
+
+    def first_queued(self, before: int | None = None) -> int | None:
+        """Return since when another is queued, of those who came before; None: none."""
+
+    def leave_queue(self) -> None:
+        """Stand in it no longer; nothing if this file never did."""
 
     def close(self) -> None:
         """Close it."""
@@ -142,13 +163,22 @@ def make_folder_like(disk: Disk, folder: Path, sibling: Path) -> None:
     disk.make_folder(folder, mode=PRIVATE_FOLDER if found is None else found.mode)
 
 
+class _Descriptor(io.FileIO):
+    """A descriptor that C code closes, silently, once nothing refers to it.
+
+    A destructor in Python could be interrupted and would leave it open.  The slot keeps
+    Python's own from learning that it runs as a destructor, which is when it warns.
+    """
+
+    __slots__ = ("_finalizing",)
+
+
 class PosixFile:
-    """A `File` on a POSIX system."""
+    """A `File` on a POSIX system; closed at the latest when nothing refers to it."""
 
-    _fd = -1  # until it is open, should a Ctrl-C strike first
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, descriptor: _Descriptor) -> None:
+        self._descriptor = descriptor
+        self._fd = descriptor.fileno()
 
     def stat(self) -> Stat:
         """See `File.stat`."""
@@ -230,16 +260,38 @@ class PosixFile:
         elif folder is not None:
             access.belong_to(self._fd, folder)
 
+    # A byte lock on the place that is the time of arrival, far behind all content, is
+    # a place in the queue: it goes with whoever dies.  It belongs to the open file, as
+    # `flock` does, and neither knows of the other.
+
+    def queue_up(self, at: int) -> None:
+        """See `File.queue_up`."""
+        if _HAS_QUEUES:
+            self._byte_lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, _QUEUE + at, 1)
+
+    def first_queued(self, before: int | None = None) -> int | None:
+        """See `File.first_queued`."""
+        if not _HAS_QUEUES:
+            return None
+        asked = _ANYONE_QUEUED
+        if before is not None:
+            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE, before, 0)
+        found = _LOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))
+        return None if found[0] == fcntl.F_UNLCK else found[2] - _QUEUE
+
+    def leave_queue(self) -> None:
+        """See `File.leave_queue`."""
+        if _HAS_QUEUES:
+            self._byte_lock(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, _QUEUE, 0)
+
+    def _byte_lock(self, command: int, kind: int, start: int, size: int) -> None:
+        asked = _LOCK.pack(kind, os.SEEK_SET, start, size, 0)
+        fcntl.fcntl(self._fd, command, asked)
+
     def close(self) -> None:
         """See `File.close`."""
-        # Forgotten first: should a Ctrl-C strike between the two, it leaks, but its
-        # number, by then perhaps another file's, is never closed a second time.
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        self.close()
+        self._fd = -1  # its number may soon be another file's
+        self._descriptor.close()
 
 
 class PosixDisk:
@@ -266,8 +318,10 @@ class PosixDisk:
         flags = _FLAGS[mode] | self._flags
         if create:
             return self._create(path, flags | os.O_CREAT | os.O_EXCL, like)
+        if mode == "read" and path.is_dir():  # what `_open` would leave open
+            raise _no_file(path, os.lstat(path).st_mode)
         try:
-            file = PosixFile(os.open(path, flags))
+            file = _open(path, flags)
         except OSError as exc:
             if exc.errno == errno.ENXIO:  # which is all that is said of a socket
                 raise _no_file(path, path.stat().st_mode) from exc
@@ -283,7 +337,7 @@ class PosixDisk:
             permissions = self._new_mode
         elif old is None:
             permissions = access.mode_in(folder)
-        file = PosixFile(os.open(path, flags, permissions))
+        file = _open(path, flags, permissions)
         try:
             file.adopt(old, None if self._new_mode is not None else folder)
         except BaseException:
@@ -315,13 +369,13 @@ class PosixDisk:
             if not folder.is_dir():
                 raise
             return
-        made = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
+
+        def adopt(made: int) -> None:
             access.belong_to(made, folder.parent)
             if mode & stat.S_ISGID:  # mkdir itself ignores it
                 os.fchmod(made, os.fstat(made).st_mode | stat.S_ISGID)
-        finally:
-            os.close(made)
+
+        _with_folder(folder, adopt)
 
     def rename(self, source: Path, target: Path) -> None:
         """See `Disk.rename`."""
@@ -337,14 +391,11 @@ class PosixDisk:
 
     def sync_folder(self, folder: Path) -> None:
         """See `Disk.sync_folder`."""
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            _with_folder(folder, os.fsync)
         except OSError as exc:
             if exc.errno != errno.EINVAL:  # some file systems cannot, and need not
                 raise
-        finally:
-            os.close(fd)
 
     def check_supported(self, folder: Path) -> None:
         """See `Disk.check_supported`."""
@@ -379,6 +430,33 @@ def _no_file(path: Path, mode: int) -> StorageFailed:
 
 def _is_there(path: Path) -> bool:
     return os.path.lexists(path)
+
+
+def _open(path: Path, flags: int, permissions: int = 0) -> PosixFile:
+    # One call of C code: an exception from a signal handler cannot come between the
+    # opening and what closes it.
+    opened = map(os.open, (path,), (flags,), (permissions,))
+    return PosixFile(next(map(_Descriptor, opened, ("rb+",))))
+
+
+def _with_folder(folder: Path, work: Callable[[int], None]) -> None:
+    """Do `work` with a descriptor of `folder`."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    opened: list[int] = []
+    try:
+        try:
+            opened.extend(map(os.open, (folder,), (flags,)))  # as in `_open`
+            work(opened[0])
+        finally:
+            _close_last(opened)
+    finally:
+        _close_last(opened)  # twice, as in `journal.mutex`
+
+
+def _close_last(opened: list[int]) -> None:
+    """Take a descriptor out of the list and close it, in one call of C code."""
+    if opened:
+        any(map(os.close, map(opened.pop, (-1,))))
 
 
 _REMOTE = frozenset(

@@ -362,6 +362,26 @@ class NewerState(NoMigration):
     _hint = "upgrade the program, or restore an older checkpoint"
 
 
+class NestedCall(MilepostError, RuntimeError):
+    """A call inside another call of its thread was refused; nothing was done.
+
+    A signal handler, a destructor or a callback made it while the other one held what
+    it needs.
+    """
+
+    code = "nested_call"
+
+    @classmethod
+    def inside(cls) -> NestedCall:
+        """Return the error for a call that was made inside another one."""
+        return cls(
+            "called inside another call of the same thread, from a signal handler, "
+            "a destructor or a callback; nothing was done",
+            hint="set a flag or raise in the handler, and save in the main loop "
+            "(docs/jobs.md)",
+        )
+
+
 class StorageFailed(MilepostError, OSError):
     """The storage said no.  Unless a subclass says otherwise, stop writing."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import threading
 import time
+import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from journal import entropy
 from journal import head as head_codec
-from journal.errors import LockTimeout
+from journal.errors import LockTimeout, NestedCall
 from journal.head import Head
 from journal.journal_copy import JournalCopy
 from journal.storage import Busy
@@ -29,7 +30,9 @@ class MayCreate(Protocol):
         """Tell; `wait`: its caller will write."""
 
 
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.0002, 0.01
+# Between two looks at a lock: at first, as long as the wait is short, and later.
+_FIRST_WAIT_SECONDS, _SHORT_WAIT_SECONDS, _LONG_WAIT_SECONDS = 0.0002, 0.002, 0.01
+_EARLY_SECONDS = 0.5
 
 
 def open_either(
@@ -48,33 +51,65 @@ def open_either(
         return disk.open(path, "read"), False
 
 
+class Opened(NamedTuple):
+    """A file that is open; closed once nobody uses it.
+
+    Attributes:
+        inode: which file, whatever its path names by now.
+        is_writable: this user may write to it.
+    """
+
+    file: File
+    inode: int
+    is_writable: bool
+
+    @classmethod
+    def of(cls, disk: Disk, path: Path, mode: Literal["append", "update"]) -> Opened:
+        """Open the file at `path`, as `open_either` does."""
+        file, is_writable = open_either(disk, path, mode)
+        return cls(file, file.stat().inode, is_writable)
+
+
 class HeadFile:
     """The head file of one job, opened when first needed.
 
     Attributes:
         head: what was last read or written here.
         raw: the bytes of it; equal bytes mean that nobody else wrote since.
-        is_new: this process made the file, and nobody wrote a slot before.
-        is_writable: this user may write to it.
     """
+
+    _alive: ClassVar[weakref.WeakSet[HeadFile]] = weakref.WeakSet()
 
     def __init__(self, disk: Disk, path: Path, lock_timeout_seconds: float) -> None:
         self._disk = disk
         self._path = path
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._opening = threading.RLock()  # a reader and a writer may both come first
-        self._file: File | None = None
-        self._inode = 0  # of what is open
+        # A thread that uses a file has it in a variable of its own, so that another
+        # may open a new one, or close this one, at any time.
+        self._opened: Opened | None = None
+        self._locked: Opened | None = None  # what has the lock, or is about to
+        self._is_queued = False
+        self._holder = 0  # the thread that locks
         self.head = Head()
         self.raw = b""
-        self.is_new = False
-        self.is_writable = True
+        self._made: Opened | None = None  # if this process made the file
         self._slots: list[Head] = []  # those that were valid when it was last read
+        self._alive.add(self)
 
     @property
-    def is_open(self) -> bool:
-        """Whether a descriptor is held."""
-        return self._file is not None
+    def is_new(self) -> bool:
+        """Whether the file was made to be locked, and says nothing yet."""
+        return self._made is not None and self._made is self._locked
+
+    def begin(self) -> None:
+        """Note that from now on the file says something: it is not new any more."""
+        self._made = None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether this user may write to it, as far as is known."""
+        opened = self._locked or self._opened
+        return opened is None or opened.is_writable
 
     def peek(self) -> bytes:
         """Return the file's bytes without taking them over; none if there is no file.
@@ -82,24 +117,27 @@ class HeadFile:
         Raises:
             OSError: it cannot be opened or read.
         """
-        with self._opening:  # or it may be closed for want of room meanwhile
-            if self._file is not None:
-                found = self._disk.stat(self._path)
-                if found is None or found.inode != self._inode:
-                    self.close()  # its folder was removed, and perhaps made again
+        opened = self._opened
+        if opened is not None:
+            found = self._disk.stat(self._path)
+            if found is None or found.inode != opened.inode:
+                opened = None  # its folder was removed, and perhaps made again
+        if opened is None:
             try:
-                file = self._open(lambda: False)
-            except Busy:
+                opened = self._open()
+            except FileNotFoundError:
                 return b""
-            return file.read(0, head_codec.READ_BYTES)
+        return opened.file.read(0, head_codec.READ_BYTES)
 
     def read(self) -> bytes:
         """Return the file's bytes; only under the lock."""
-        assert self._file is not None, "only under the lock"
-        return self._file.read(0, head_codec.READ_BYTES)
+        assert self._locked is not None, "only under the lock"
+        return self._locked.file.read(0, head_codec.READ_BYTES)
 
     def lock(self, *, wait: bool, may_create: MayCreate) -> None:
         """Take the lock that excludes every other writer of the job.
+
+        Who waits is served in the order of arrival, across processes.
 
         Args:
             wait: for up to the lock timeout; else raise at once.
@@ -108,33 +146,88 @@ class HeadFile:
         Raises:
             Busy: it is held, or there is no file and none may be made.
             LockTimeout: it was held for too long.
+            NestedCall: this very thread holds it.
             OSError: the file cannot be opened or made.
         """
         if wait and not self.is_writable:
-            self.close()  # perhaps this user may write by now
-        deadline = 0.0
-        pause = _FIRST_WAIT_SECONDS
+            self._opened = None  # perhaps this user may write by now
+        self._holder = threading.get_ident()
         while True:
-            file = self._file or self._open(partial(may_create, wait=wait))
+            opened = self._opened or self._open_or_create(
+                partial(may_create, wait=wait)
+            )
+            self._locked = opened  # before it is: then `unlock` is never too little
+            self._acquire(opened, wait=wait)
+            found = self._disk.stat(self._path)
+            if found is not None and found.inode == opened.inode:
+                if found.links > 1 and opened.is_writable:
+                    opened = self._unshare(opened)
+                return
+            # Another head was put in its place: this lock excludes nobody.
+            self.unlock()
+            self._opened = None
+
+    def _acquire(self, opened: Opened, *, wait: bool) -> None:
+        file = opened.file
+        if file.try_lock():
+            if not wait or file.first_queued() is None:
+                return
+            file.unlock()  # others came before
+        elif not wait:
+            raise Busy
+        self._refuse_nested(opened)
+        self._queue_up(file)
+
+    def _queue_up(self, file: File) -> None:
+        """Wait for the lock, behind all who came before.
+
+        `flock` has no deadline and its waiters no order, so it is polled.  Whoever does
+        not come though the lock is free (a stopped process) is passed over.
+        """
+        began = time.monotonic_ns()
+        deadline = began / 1e9 + self._lock_timeout_seconds
+        passed, pause = None, _FIRST_WAIT_SECONDS
+        self._is_queued = True
+        file.queue_up(began)
+        while True:
+            ahead = file.first_queued(before=began)
             if file.try_lock():
-                found = self._disk.stat(self._path)
-                if found is not None and found.inode == self._inode:
-                    if found.links > 1 and self.is_writable:
-                        self._unshare(file)
-                    return
-                # Another head was put in its place: this lock excludes nobody.
-                self.close()
-                continue
-            if not wait:
-                raise Busy
+                if ahead is None or ahead == passed:
+                    break
+                file.unlock()
+                passed, pause = ahead, _LONG_WAIT_SECONDS
+            elif ahead is None:  # the next: it looks more often
+                pause = min(pause, _SHORT_WAIT_SECONDS / 2)
             now = time.monotonic()
-            deadline = deadline or now + self._lock_timeout_seconds
             if now > deadline:
                 raise self.late()
-            # flock has no deadline of its own and no queue; the jitter keeps waiting
-            # processes from marching in step.
+            # The jitter keeps waiting processes from marching in step.
             time.sleep(pause * (0.5 + entropy.draw(1)[0] / 256))
-            pause = min(pause * 1.5, _LONGEST_WAIT_SECONDS)
+            is_early = now < began / 1e9 + _EARLY_SECONDS
+            pause *= 1.5
+            pause = min(pause, _SHORT_WAIT_SECONDS if is_early else _LONG_WAIT_SECONDS)
+        self._leave_queue(file)
+
+    def _leave_queue(self, file: File) -> None:
+        if self._is_queued:
+            file.leave_queue()
+            self._is_queued = False
+
+    def _refuse_nested(self, opened: Opened) -> None:
+        """Refuse to wait for this very thread.
+
+        Raises:
+            NestedCall: it holds the lock through another manager.
+        """
+        for head in list(self._alive):
+            locked = head._locked  # noqa: SLF001 - one of ours
+            if (
+                head is not self
+                and locked is not None
+                and locked.inode == opened.inode
+                and head._holder == self._holder  # noqa: SLF001
+            ):
+                raise NestedCall.inside()
 
     def late(self) -> LockTimeout:
         """Return the error that says that the lock was held for too long."""
@@ -145,34 +238,32 @@ class HeadFile:
         )
 
     def unlock(self) -> None:
-        """Give the lock back."""
-        if self._file is not None:
-            self._file.unlock()
+        """Give the lock back, and the place in the queue; idempotent."""
+        locked = self._locked
+        if locked is not None:
+            self._leave_queue(locked.file)
+            locked.file.unlock()
+            self._locked = None
 
-    def _open(self, may_create: Callable[[], bool]) -> File:
-        with self._opening:
-            if self._file is None:
-                try:
-                    self._file, self.is_writable = open_either(
-                        self._disk, self._path, "update"
-                    )
-                except FileNotFoundError:
-                    if not may_create():
-                        raise Busy from None
-                    self._file = self._create()
-                self._inode = self._file.stat().inode
-            return self._file
+    def _open(self) -> Opened:
+        self._opened = opened = Opened.of(self._disk, self._path, "update")
+        return opened
 
-    def _create(self) -> File:
+    def _open_or_create(self, may_create: Callable[[], bool]) -> Opened:
+        try:
+            return self._open()
+        except FileNotFoundError:
+            if not may_create():
+                raise Busy from None
         self._disk.make_folder(self._path.parent)
         try:
             file = self._disk.open(self._path, "update", create=True)
         except FileExistsError:
-            return self._disk.open(self._path, "update")
-        self.is_new = True
-        return file
+            return self._open()
+        self._opened = self._made = made = Opened(file, file.stat().inode, True)
+        return made
 
-    def _unshare(self, shared: File) -> File:
+    def _unshare(self, shared: Opened) -> Opened:
         """Put a locked copy in the place of a head that has other names; return it.
 
         A copy made by hard links (``cp -al``) shares the file with the store: a slot
@@ -186,16 +277,16 @@ class HeadFile:
             self._disk, self._path.parent / f"{self._path.name}.tmp", self._path
         )
         try:
-            copy.write(shared.read(0, head_codec.READ_BYTES))
+            copy.write(shared.file.read(0, head_codec.READ_BYTES))
             placed = copy.place()
         finally:
             copy.discard()
         # Before anything is written to it: the old one may be brought back no more.
         self._disk.sync_folder(self._path.parent)
-        with self._opening:
-            shared.close()
-            self._file, self._inode = placed, placed.stat().inode
-        return placed
+        own = Opened(placed, placed.stat().inode, is_writable=True)
+        self._opened = self._locked = own
+        shared.file.unlock()
+        return own
 
     def allocate(self) -> None:
         """Give the file its full length; under the lock, before the journal is made.
@@ -206,12 +297,13 @@ class HeadFile:
         Raises:
             OSError: there is no room, or it cannot be synced.
         """
-        assert self._file is not None, "only under the lock"
-        size = self._file.stat().size
+        assert self._locked is not None, "only under the lock"
+        file = self._locked.file
+        size = file.stat().size
         if size < head_codec.FILE_BYTES and self.is_writable:
             # Only what is missing: a slot may be there already.
-            self._file.pwrite(bytes(head_codec.FILE_BYTES - size), size)
-            self._file.sync(metadata=True)
+            file.pwrite(bytes(head_codec.FILE_BYTES - size), size)
+            file.sync(metadata=True)
 
     def take_over(self, raw: bytes) -> bool:
         """Make `raw`, which `peek` returned, what is known here; False if no head."""
@@ -263,10 +355,10 @@ class HeadFile:
         Raises:
             OSError: it cannot be written.
         """
-        assert self._file is not None, "only under the lock"
+        assert self._locked is not None, "only under the lock"
         self.head = head
         offset = head_codec.slot_offset(head.writing)
-        self._file.pwrite(slot, offset)
+        self._locked.file.pwrite(slot, offset)
         raw = self.raw.ljust(head_codec.FILE_BYTES, b"\0")
         self.raw = b"%b%b%b" % (raw[:offset], slot, raw[offset + len(slot) :])
 
@@ -276,24 +368,22 @@ class HeadFile:
         Raises:
             OSError: it cannot be synced.
         """
-        if self._file is not None:
-            self._file.sync(metadata=True)
+        opened = self._locked or self._opened
+        if opened is not None:
+            opened.file.sync(metadata=True)
 
     def remove(self) -> None:
         """Take back a file that this process has just made and not written to."""
         self._disk.unlink(self._path)
-        self.close()
+        self._opened = None
 
     def after_fork(self) -> None:
-        """Close it, without the lock that a thread of the parent may have held."""
-        if self._file is not None:
-            self._file.close()
+        """Close it in a forked child, whoever still seems to use it."""
+        for opened in (self._opened, self._locked):
+            if opened is not None:
+                opened.file.close()
+        self._opened = self._locked = None
 
     def close(self) -> None:
-        """Close it; a lock that a parent process holds stays held."""
-        with self._opening:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            self.is_new = False
-            self.is_writable = True
+        """Close it, as soon as nobody reads it; a parent's lock stays held."""
+        self._opened = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from journal import evidence, journal_copy
@@ -17,25 +18,29 @@ from journal.diagnosis import judge
 from journal.errors import (
     Conflict,
     MilepostError,
+    NestedCall,
     NoSpace,
     StorageFailed,
 )
 from journal.head import Extent
+from journal.head_file import Opened
 from journal.journal_copy import JournalCopy
+from journal.mutex import Mutex
 from journal.readable_journal import failure
 from journal.settled_journal import SettledJournal
-from journal.storage import Busy, Stamp
+from journal.storage import Busy, Stamp, during
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from journal.disk import File
     from journal.events import JobRepairedData
     from journal.evidence import Evidence
     from journal.readable_journal import Place
     from journal.side_files import Data
-    from journal.storage import Copy
+    from journal.storage import Copy, Holding
 
 _log = logging.getLogger("milepost.journal")
 
@@ -87,39 +92,43 @@ class HeldJournal:
         self._file.remove_side_files(names)
 
 
-class _Attempt:
-    """A lock that is taken at once or not at all."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise Busy
-
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
-
-
 class _Holding:
-    """A generator as a context manager, at half of `contextmanager`'s price.
+    """One job, held for as long as a `with` lasts.
 
-    Each save takes the lock, right after a sync that left the caches cold.
+    Args:
+        file: its files.
+        take: takes hold of them.
+        what: says what fails.
     """
 
-    __slots__ = ("_steps",)
+    __slots__ = ("_file", "_is_mine", "_take", "_what")
 
-    def __init__(self, steps: Generator[HeldJournal]) -> None:
-        self._steps = steps
+    def __init__(
+        self, file: JournalFile, take: Callable[[], HeldJournal], what: str
+    ) -> None:
+        self._file = file
+        self._take = take
+        self._what = what
+        self._is_mine = False
 
     def __enter__(self) -> HeldJournal:
-        return next(self._steps)
+        self._file.refuse_nested()
+        self._is_mine = True
+        try:
+            return self._take()
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, None)
+            raise
+
+    def release(self) -> None:
+        """See `Holding.release`."""
+        if self._is_mine:
+            self._file.release()
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if exc is None:
-            next(self._steps, None)
-        else:
-            self._steps.throw(exc)
+        self.release()
+        if isinstance(exc, OSError) and not isinstance(exc, MilepostError):
+            raise failure(exc, f"{self._what} {self._file.path}") from exc
 
 
 class JournalFile(SettledJournal):
@@ -130,48 +139,70 @@ class JournalFile(SettledJournal):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._mutex = threading.Lock()
+        self._mutex = Mutex()
+        self._lock_timeout_seconds = min(
+            place.lock_timeout_seconds, threading.TIMEOUT_MAX
+        )
+        self._is_repaired = False  # it is held as it is
         self._owes_sync = False  # something was acknowledged before its sync
 
     @property
-    def is_held(self) -> bool:
-        """Whether a thread of this process writes, or is about to."""
-        return self._mutex.locked()
+    def path(self) -> Path:
+        """The journal's."""
+        return self._path
 
-    def exclusive(self, *, wait: bool) -> AbstractContextManager[HeldJournal]:
+    def exclusive(self, *, wait: bool) -> Holding[HeldJournal]:
         """Hold the job against all other writers; see `Storage.exclusive`."""
-        return _Holding(self._holding(wait=wait))
+        return _Holding(self, partial(self._settled, wait), "cannot write")
 
-    def _holding(self, *, wait: bool) -> Generator[HeldJournal]:
-        # A `with` cannot be interrupted between taking the lock and noting it.
-        with self._mutex if wait else _Attempt(self._mutex):
-            try:
-                self._head.lock(wait=wait, may_create=self._may_make_head)
-                yield HeldJournal(self, self._settle())
-            except OSError as exc:
-                if isinstance(exc, MilepostError):
-                    raise
-                raise failure(exc, f"cannot write {self._path}") from exc
-            finally:
-                self._head.unlock()
-
-    @contextmanager
-    def unsettled(self) -> Iterator[HeldJournal]:
+    def unsettled(self) -> Holding[HeldJournal]:
         """Hold the job as it is, for a repair; see `Storage.unsettled`."""
-        with self._mutex:
-            try:
-                self._head.lock(wait=True, may_create=lambda **_: True)
-                self._is_settled = False
-                self._head.take_over(self._head.read())
-                yield HeldJournal(self, Extent())
-            except OSError as exc:
-                if isinstance(exc, MilepostError):
-                    raise
-                raise failure(exc, f"cannot repair {self._path}") from exc
-            finally:
+        return _Holding(self, self._as_it_is, "cannot repair")
+
+    def _settled(self, wait: bool) -> HeldJournal:
+        self._take(wait=wait)
+        self._head.lock(wait=wait, may_create=self._may_make_head)
+        return HeldJournal(self, self._settle())
+
+    def _as_it_is(self) -> HeldJournal:
+        self._take(wait=True)
+        self._head.lock(wait=True, may_create=lambda **_: True)
+        self._is_settled = False
+        self._is_repaired = True
+        self._head.take_over(self._head.read())
+        return HeldJournal(self, Extent())
+
+    def _take(self, *, wait: bool) -> None:
+        """Take the lock that excludes the other threads of this process.
+
+        Raises:
+            Busy: one has it, and `wait` is false.
+            LockTimeout: one had it for too long.
+        """
+        if not self._mutex.acquire(self._lock_timeout_seconds if wait else 0):
+            raise self._head.late() if wait else Busy
+
+    def refuse_nested(self) -> None:
+        """Refuse to wait for this very thread.
+
+        Raises:
+            NestedCall: it holds the job.
+        """
+        if self._mutex.is_mine:
+            raise NestedCall.inside()
+
+    def release(self) -> None:
+        """Give back what this thread holds; idempotent."""
+        if not self._mutex.is_mine:
+            return
+        try:
+            if self._is_repaired:
+                self._is_repaired = False
                 if self._head.is_new:  # it would look like a creation that was cut
                     self._head.remove()
-                self._head.unlock()
+        finally:
+            self._head.unlock()
+            self._mutex.release()
 
     @contextmanager
     def evidence(self) -> Iterator[Evidence]:
@@ -215,6 +246,7 @@ class JournalFile(SettledJournal):
             raise failure(exc, f"cannot write {self._path}") from exc
         extent = Extent(last.seq, last.hash, shown.size + len(data))
         is_synced = self._durability == "always" or is_first
+        self._is_settled = False  # until it is done; an exception may come in between
         # Encoded beforehand: a thread that wakes from a sync is slow at first.
         head = self._next_head(extent, extent if is_synced else self._head.head.synced)
         slot = head_codec.encode(head)
@@ -230,7 +262,6 @@ class JournalFile(SettledJournal):
                 self._head.sync()  # both slots, so that none is ever the only one
         except OSError as exc:
             # The journal has the write, so the next look at it will show it.
-            self._is_settled = False
             raise StorageFailed(
                 f"wrote to {self._path}, but cannot move its head: {exc.strerror}; "
                 "the write will be shown once the disk works again",
@@ -238,6 +269,7 @@ class JournalFile(SettledJournal):
             ) from exc
         self._pending.clear()
         self._may_owe_repairs = False
+        self._is_settled = True
         return extent
 
     @contextmanager
@@ -273,10 +305,7 @@ class JournalFile(SettledJournal):
             self._disk.sync_folder(self._folders.journals)
         except OSError as exc:
             raise self._poison(exc, "cannot sync the folder of") from exc
-        with self._opening:
-            if self._file is not None:
-                self._file.close()
-            self._file, self.inode = placed, placed.stat().inode
+        self._opened = Opened(placed, placed.stat().inode, is_writable=True)
         extent = Extent(last.seq, last.hash, copy.size)
         try:
             self._move_head(extent, synced=extent)
@@ -286,7 +315,8 @@ class JournalFile(SettledJournal):
                 f"rewrote {self._path}, but cannot move its head: {exc.strerror}",
                 hint="look at the disk; nothing is lost",
             ) from exc
-        self._owes_sync = self._is_poisoned = self._head.is_new = False
+        self._owes_sync = self._is_poisoned = False
+        self._head.begin()
         self._is_settled = True
         return extent
 
@@ -313,10 +343,9 @@ class JournalFile(SettledJournal):
         if found is not None and found.links > 1:
             self._disk.unlink(self._path)
             is_left_over = False
-        with self._opening:
-            self._file = self._disk.open(self._path, "append", create=not is_left_over)
-            self.inode = self._file.stat().inode
-        return self._file
+        file = self._disk.open(self._path, "append", create=not is_left_over)
+        self._opened = Opened(file, file.stat().inode, is_writable=True)
+        return file
 
     def _write(self, file: File, data: bytes, size: int) -> None:
         try:
@@ -336,6 +365,7 @@ class JournalFile(SettledJournal):
         try:
             file.truncate(size)
             file.sync(metadata=True)
+            self._is_settled = True
         except OSError as exc:
             raise self._poison(exc, "cannot undo a failed write to") from exc
 
@@ -371,50 +401,55 @@ class JournalFile(SettledJournal):
         """Sync what was acknowledged here, if it is not on the disk yet."""
         if not self._owes_sync:
             return
-        with self.exclusive(wait=True) as held:
-            if self._head.head.synced != held.extent and self._file is not None:
-                self._sync(self._file, is_first=False)
-                self._move_head(held.extent, synced=held.extent)
-            self._owes_sync = False
+        during(self.exclusive(wait=True), self._flush)
+
+    def _flush(self, held: HeldJournal) -> None:
+        if self._head.head.synced != held.extent and self._opened is not None:
+            self._sync(self._opened.file, is_first=False)
+            self._move_head(held.extent, synced=held.extent)
+        self._owes_sync = False
 
     def close(self) -> None:
         """Sync the head, so that a power cut finds it fresh, and close both files.
 
         Waits for a write that is on its way.
         """
-        with self._mutex, self._opening:
-            if self._is_settled:
-                try:
-                    self._head.sync()
-                except OSError:  # the journal itself is synced; a stale head is legal
-                    _log.warning("job %r: cannot sync its head", self._job_id)
-            self._forget()
+        self._mutex.hold(self._sync_and_forget)
 
-    def retire(self) -> None:
+    def _sync_and_forget(self) -> None:
+        if self._is_settled:
+            try:
+                self._head.sync()
+            except OSError:  # the journal itself is synced; a stale head is legal
+                _log.warning("job %r: cannot sync its head", self._job_id)
+        self._forget()
+
+    def retire(self) -> bool:
         """Close both files for want of room; what must be synced is synced first.
 
         The head need not be: a stale one is legal, and whoever goes through thousands
         of jobs would sync twice for each.  A reader that still has this object opens
         them again, and its end closes them.
+
+        Returns:
+            Whether they are closed: not while another thread writes.
         """
+        if self._mutex.is_mine:
+            return False
         try:
             if self._durability == "interval":
                 self.flush()
         except MilepostError as exc:  # not the trouble of the job that needs the room
             _log.warning("job %r: not synced: %s", self._job_id, exc)
-        with self._mutex, self._opening:
-            self._forget()
+        return self._mutex.try_hold(self._forget)
 
     def _forget(self) -> None:
-        if self._file is not None:
-            self._file.close()
         self._head.close()
-        self._file = None
+        self._opened = None
         self._is_settled = False
-        self.inode = 0
 
     def after_fork(self) -> None:
         """Close descriptors without a sync or an unlock; this is of no use any more."""
-        if self._file is not None:
-            self._file.close()
+        if self._opened is not None:
+            self._opened.file.close()
         self._head.after_fork()

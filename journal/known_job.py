@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from journal.event_codec import STATE_MISSING
 from journal.head import Extent
+from journal.mutex import Mutex
 from journal.write_queue import WriteQueue
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ class KnownJob:
         self.seen = Extent()  # the last event that this process has shown
         self.created_at: str | None = None  # the job that it was seen in
         self.store_id: str | None = None  # of the store in which it was seen
-        self.inode: int | None = None  # of the file that the view's offsets are about
+        # Of the file that the view's offsets are about; None while it is being folded,
+        # and after a fold that was interrupted: then the view is no good.
+        self.inode: int | None = None
         self.error: MilepostError | None = None  # why it is quarantined
-        self.folding = threading.RLock()
+        self.folding = Mutex()
         self.queue = WriteQueue()
 
     def has_rotted(self, known: set[int]) -> bool:

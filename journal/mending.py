@@ -17,7 +17,7 @@ from journal.errors import CannotRepair, InvalidArgument, LockTimeout, LossNotAc
 from journal.head import Extent
 from journal.passage import pieces
 from journal.repair import REASONS, Repair, steps_of
-from journal.storage import Busy
+from journal.storage import Busy, during
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from journal.evidence import Evidence
     from journal.index import JobView
     from journal.repair import Step
-    from journal.storage import Storage
+    from journal.storage import Held, Storage, Unsettled
     from journal.vault import Vault
 
 # A tail to be settled, damage to be cut, states to be dropped, and one to spare.
@@ -106,7 +106,8 @@ class Mender:
 
     def _settle(self, job_id: str, *, may_drop: bool) -> None:
         """Do what the next write would do, and drop the states that are no more."""
-        with self._storage.exclusive(job_id) as held:
+
+        def settle(held: Held) -> None:
             with self._storage.evidence(job_id) as evidence:
                 found, view, _ = self._examined(evidence, job_id)
             batch = Batch(view, self._clock())
@@ -117,6 +118,8 @@ class Mender:
             if len(batch):
                 written = batch.encode()
                 held.append(written.data, after=view.seq, last=written.last)
+
+        during(self._storage.exclusive(job_id), settle)
 
     def _drop(self, batch: Batch, unreadable: tuple[str, ...]) -> None:
         """Delete what cannot be read; its line stays until the trash period ends."""
@@ -135,12 +138,9 @@ class Mender:
             What was done; nothing if somebody was quicker.
         """
         self._storage.create()
-        try:
-            with (
-                self._storage.unsettled(job_id) as held,
-                held.evidence() as evidence,
-                self._storage.copying(job_id) as copy,
-            ):
+
+        def rebuild(held: Unsettled) -> tuple[Step, ...]:
+            with held.evidence() as evidence, self._storage.copying(job_id) as copy:
                 found, view, text = self._examined(evidence, job_id)
                 if found.treatment.remedy not in _REBUILDS:
                     return ()
@@ -157,6 +157,9 @@ class Mender:
                     last = written.last
                 held.replace(copy, last)
                 return steps_of(found._replace(unreadable=()))
+
+        try:
+            return during(self._storage.unsettled(job_id), rebuild)
         except Busy:
             raise LockTimeout(
                 f"a compaction of job {job_id!r} is on its way", hint="try again"

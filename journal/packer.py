@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from journal import chain, delta, forks, state_body
 from journal.delta import Link
 from journal.errors import NewerFormat, StorageFailed, UnreadableState
+from journal.mutex import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -131,7 +132,7 @@ class Packer:
     def __init__(self, codec: Codec, key_id: str = "") -> None:
         self._codec = codec
         self._key_id = key_id
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         self._states: OrderedDict[tuple[str, str], Known] = OrderedDict()
         self._bytes = 0
         self._hints: dict[str, _Hint] = {}
@@ -199,17 +200,19 @@ class Packer:
 
     def after_fork(self) -> None:
         """Start anew in a forked child: a thread of the parent may have been at it."""
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         self._states = OrderedDict()
         self._hints = {}
         self._bytes = 0
 
     def forget(self) -> None:
         """Let go of all states."""
-        with self._guard:
-            self._states.clear()
-            self._hints.clear()
-            self._bytes = 0
+        self._guard.hold(self._clear)
+
+    def _clear(self) -> None:
+        self._states.clear()
+        self._hints.clear()
+        self._bytes = 0
 
     # -- inside ----------------------------------------------------------------
 
@@ -279,11 +282,11 @@ class Packer:
         read: Callable[[JobView, int], Member],
     ) -> Known:
         key = (view.job_id, checkpoint_id)
-        with self._guard:
-            known = self._states.get(key)
-            if known is not None:
+        known = self._states.get(key)
+        if known is not None:
+            with suppress(KeyError):  # it is just being dropped: still good
                 self._states.move_to_end(key)
-                return known
+            return known
         found = chain.unpack(seq, partial(read, view))
         # A key that goes takes its own states with it, and no others.
         if any(member.parts.key_id != self._key_id for member in found.members):
@@ -298,15 +301,19 @@ class Packer:
         # A copy: orjson's result holds on to the buffer it was written in, which is
         # about ten times as large.
         known = known._replace(raw=bytes(memoryview(known.raw)))
-        with self._guard:
-            old = self._states.pop(key, None)
-            self._bytes += _cached_bytes(known) - (
-                0 if old is None else _cached_bytes(old)
-            )
-            self._states[key] = known
-            while self._bytes > _CACHE_BYTES:
-                _, dropped = self._states.popitem(last=False)
-                self._bytes -= _cached_bytes(dropped)
+        try:
+            self._guard.hold(partial(self._put, key, known))
+        except BaseException:
+            self.forget()  # what was counted may not be what is there
+            raise
+
+    def _put(self, key: tuple[str, str], known: Known) -> None:
+        old = self._states.pop(key, None)
+        self._bytes += _cached_bytes(known) - (0 if old is None else _cached_bytes(old))
+        self._states[key] = known
+        while self._bytes > _CACHE_BYTES:
+            _, dropped = self._states.popitem(last=False)
+            self._bytes -= _cached_bytes(dropped)
 
 
 def _cached_bytes(known: Known) -> int:

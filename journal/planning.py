@@ -87,14 +87,15 @@ class Planning(Inquiry):
         if max_bytes is not None and max_bytes < 0:
             raise InvalidArgument(f"max_bytes must not be negative, got {max_bytes}")
         now = now or self._clock()
-        problems: list[tuple[str, ErrorInfo]] = []
-        with collector.at_rest():
+
+        def decide() -> tuple[list[tuple[str, _Decided]], list[tuple[str, ErrorInfo]]]:
             if self._view(jobs).seq:
-                found = [(jobs, self._decided(jobs, policy, now))]
-            else:
-                found, problems = self._decide_all(
-                    jobs, policy, now, on_progress, wants_all=max_bytes is not None
-                )
+                return [(jobs, self._decided(jobs, policy, now))], []
+            return self._decide_all(
+                jobs, policy, now, on_progress, wants_all=max_bytes is not None
+            )
+
+        found, problems = collector.at_rest(decide)
         if max_bytes is not None:
             shrunk = retention.shrink(
                 {job: decided.decision for job, decided in found}, max_bytes

@@ -7,7 +7,6 @@ that; whatever else is there is settled first, under the lock.
 from __future__ import annotations
 
 import errno
-import threading
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from journal import head as head_codec
@@ -24,7 +23,7 @@ from journal.errors import (
 from journal.event_codec import BadLine
 from journal.evidence import Evidence
 from journal.head import Extent
-from journal.head_file import HeadFile, open_either
+from journal.head_file import HeadFile, Opened
 from journal.passage import line_number
 from journal.storage import Stamp
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal.diagnosis import Facts, Judgement
-    from journal.disk import Disk, File, Stat
+    from journal.disk import Disk, Stat
     from journal.head import Head
 
 Durability = Literal["always", "interval", "never"]
@@ -97,10 +96,8 @@ def failure(exc: OSError, what: str) -> StorageFailed:
 class ReadableJournal:
     """The files of one job, opened when first needed.
 
-    Safe for threads: `_opening` guards descriptors.
-
-    Attributes:
-        inode: of the journal that is open; 0 if none is.
+    Safe for threads: each uses the file that it has found open, and a file that another
+    one puts in its place is closed when nobody uses it any more.
     """
 
     def __init__(self, place: Place) -> None:
@@ -110,10 +107,12 @@ class ReadableJournal:
         self._path = self._folders.journals / f"{place.name}.jsonl"
         head = self._folders.heads / place.name
         self._head = HeadFile(place.disk, head, place.lock_timeout_seconds)
-        self._opening = threading.RLock()
-        self._file: File | None = None
-        self.inode = 0
-        self._is_writable = True  # as far as the open journal goes
+        self._opened: Opened | None = None
+
+    @property
+    def inode(self) -> int:
+        """Which journal is open; 0 if none is."""
+        return 0 if self._opened is None else self._opened.inode
 
     def stamp(self) -> Stamp | None:
         """Return what changes whenever the journal does, None if there is none."""
@@ -130,8 +129,7 @@ class ReadableJournal:
             StorageFailed: it cannot be opened or read.
         """
         try:
-            with self._opening:
-                return self._open_journal().read(offset, size)
+            return self._open_journal().file.read(offset, size)
         except OSError as exc:
             raise failure(exc, f"cannot read {self._path}") from exc
 
@@ -156,8 +154,7 @@ class ReadableJournal:
     def _current_extent(self, head: Head, raw: bytes, found: Stat | None) -> Extent:
         is_known = found is not None and head.inode == found.inode
         if is_known and found and found.size >= head.shown.size:
-            with self._opening:
-                self._open_journal()
+            self._open_journal()
             return head.shown
         # Rewritten, copied, or less than it was.
         facts = self._look(raw, found)
@@ -206,17 +203,13 @@ class ReadableJournal:
                 assert problem is not None, "damage has a place"
                 raise self._damaged(problem, is_gone=facts.size == 0)
 
-    def _open_journal(self) -> File:
+    def _open_journal(self) -> Opened:
         """Return the open journal; opens it again if a rewrite put another in place."""
+        opened = self._opened
         found = self._disk.stat(self._path)
-        if self._file is not None and found is not None and found.inode == self.inode:
-            return self._file
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._file, self._is_writable = open_either(self._disk, self._path, "append")
-        self.inode = self._file.stat().inode
-        return self._file
+        if opened is None or found is None or found.inode != opened.inode:
+            opened = self._opened = Opened.of(self._disk, self._path, "append")
+        return opened
 
     def _damaged(self, problem: BadLine, *, is_gone: bool = False) -> DamagedJournal:
         try:

@@ -155,18 +155,22 @@ class CheckpointReader(Audit, Planning):
             limit: at most so many.
             after: only ids that sort behind this one.
         """
+        return collector.at_rest(partial(self._found, match, limit, after))
+
+    def _found(
+        self, match: str | None, limit: int | None, after: str | None
+    ) -> builtins.list[JobInfo]:
         found: builtins.list[JobInfo] = []
-        with collector.at_rest():
-            for job_id in self._store.storage.job_ids():
-                if after is not None and job_id <= after:
-                    continue
-                if match is not None and not fnmatch.fnmatchcase(job_id, match):
-                    continue
-                if limit is not None and len(found) >= limit:
-                    break
-                info = self.job(job_id)
-                if info is not None:
-                    found.append(info)
+        for job_id in self._store.storage.job_ids():
+            if after is not None and job_id <= after:
+                continue
+            if match is not None and not fnmatch.fnmatchcase(job_id, match):
+                continue
+            if limit is not None and len(found) >= limit:
+                break
+            info = self.job(job_id)
+            if info is not None:
+                found.append(info)
         return found
 
     def job(self, job_id: str) -> JobInfo | None:

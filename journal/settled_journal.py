@@ -70,7 +70,7 @@ class SettledJournal(ReadableJournal):
         known = raw if has_slot or not self._head.is_new else None
         extent = self._settle_as(known, found)
         self._head.allocate()
-        self._head.is_new = False
+        self._head.begin()
         self._is_settled = True
         return extent
 
@@ -81,8 +81,7 @@ class SettledJournal(ReadableJournal):
         if is_poisoned and found is not None and found.size:
             # The kernel may have marked pages clean that it never wrote, so a retried
             # sync proves nothing; only the medium does.
-            with self._opening:
-                self._open_journal()
+            self._open_journal()
             self._writable_journal().drop_cache()
         trusted = None if is_poisoned else self._trusted(head, found)
         facts = self._look(raw, found, trusted, is_poisoned=is_poisoned)
@@ -97,8 +96,7 @@ class SettledJournal(ReadableJournal):
                 self._head.clear()
             self._head.head = Head(writing=self._head.head.writing)
             return Extent()
-        with self._opening:
-            self._open_journal()
+        self._open_journal()
         if not self._is_settled:
             self._remove_leftovers()
         if head.inode != self.inode or (not self._is_settled and not head.shown.seq):
@@ -198,8 +196,7 @@ class SettledJournal(ReadableJournal):
             self._keep_aside(keep.size, facts)
         healed = pieces(facts.text.read, 0, keep.size)
         whole_file.replace(self._disk, self._temporary, self._path, healed)
-        with self._opening:
-            self._open_journal()
+        self._open_journal()
         self._is_poisoned = False
         self._owe({"reason": "sync_failed"})
         self._move_head(keep, synced=keep)
@@ -220,19 +217,16 @@ class SettledJournal(ReadableJournal):
         Raises:
             ReadOnlyStore: not so.
         """
-        if self._file is not None and self._is_writable and self._head.is_writable:
-            return self._file  # it was the one in place when the lock was taken
-        with self._opening:
-            if not self._is_writable and self._file is not None:
-                self._file.close()
-                self._file = None
-            file = self._open_journal()
-        if not (self._is_writable and self._head.is_writable):
+        opened = self._opened  # it was the one in place when the lock was taken
+        if opened is None or not opened.is_writable:
+            self._opened = None
+            opened = self._open_journal()
+        if not (opened.is_writable and self._head.is_writable):
             raise ReadOnlyStore(
                 f"cannot write {self._path}: this user may only read it",
                 hint="make the folder writable for this user",
             )
-        return file
+        return opened.file
 
     def _private_journal(self) -> File:
         """Return the open journal, to be written in place: no other name shows it.
@@ -251,8 +245,7 @@ class SettledJournal(ReadableJournal):
         whole = pieces(file.read, 0, file.stat().size)
         whole_file.replace(self._disk, self._temporary, self._path, whole)
         self._is_shared = False
-        with self._opening:
-            return self._open_journal()
+        return self._open_journal().file
 
     def _move_head(self, shown: Extent, *, synced: Extent) -> None:
         self._head.write(self._next_head(shown, synced))

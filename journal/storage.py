@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from journal import head as head_codec
 from journal import ids
-from journal.errors import Conflict
+from journal.errors import Conflict, NestedCall
 from journal.evidence import Evidence
 from journal.head import Extent, Head
+from journal.mutex import Mutex
 from journal.side_files import name_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from journal.events import JobRepairedData
     from journal.key_record import KeyRecord
     from journal.side_files import Data
+
+
+_T = TypeVar("_T")
+_H = TypeVar("_H")
+_H_co = TypeVar("_H_co", covariant=True)
 
 
 class Stamp(NamedTuple):
@@ -132,6 +138,28 @@ class Copy(Protocol):
         """
 
 
+class Holding(Protocol[_H_co]):
+    """What holds a job for as long as a `with` lasts; see `during`."""
+
+    def __enter__(self) -> _H_co:
+        """Take hold of it."""
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        """Give it back."""
+
+    def release(self) -> None:
+        """Give back what is still held; idempotent."""
+
+
+def during(holding: Holding[_H], work: Callable[[_H], _T]) -> _T:
+    """Return what `work` does while `holding` lasts; given back twice, as a `Mutex`."""
+    try:
+        with holding as held:
+            return work(held)
+    finally:
+        holding.release()
+
+
 class Storage(Protocol):
     """Journals as bytes.  tests/test_storage_contract.py is this text made executable.
 
@@ -194,9 +222,7 @@ class Storage(Protocol):
     def read(self, job_id: str, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, fewer at the end of the journal."""
 
-    def exclusive(
-        self, job_id: str, *, wait: bool = True
-    ) -> AbstractContextManager[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
         """Hold the job against every other writer, in this process and in others.
 
         Whatever an earlier writer left behind is settled first.
@@ -204,6 +230,7 @@ class Storage(Protocol):
         Raises:
             Busy: it is held, and `wait` is false.
             LockTimeout: it was held for too long.
+            NestedCall: this very thread holds it.
             DamagedJournal: what was left behind cannot be settled without loss.
         """
 
@@ -214,7 +241,7 @@ class Storage(Protocol):
             StorageFailed: they cannot be read.
         """
 
-    def unsettled(self, job_id: str) -> AbstractContextManager[Unsettled]:
+    def unsettled(self, job_id: str) -> Holding[Unsettled]:
         """Hold the job as `exclusive` does, but settle nothing: for a repair.
 
         Raises:
@@ -255,7 +282,7 @@ class _MemoryJournal:
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
-        self.lock = threading.RLock()
+        self.lock = Mutex()
         self.data = bytearray()
         self.extent = Extent()
         self.generation = 0
@@ -268,6 +295,16 @@ class _MemoryJournal:
         raw = head_codec.encode(head) if self.extent.seq else None
         name = ids.file_name(self._job_id)
         yield Evidence(name, raw, len(self.data), self.generation, self.read)
+
+    def begin(self, copy: _MemoryCopy) -> None:
+        """Note that `copy` is to take this one's place.
+
+        Raises:
+            Busy: so is another.
+        """
+        if self.copy is not None:
+            raise Busy
+        self.copy = copy
 
     def read(self, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`."""
@@ -286,6 +323,7 @@ class _MemoryJournal:
         """See `Held.append`."""
         if self.extent.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {self.extent.seq}, not {after}")
+        del self.data[self.extent.size :]  # of an append that was interrupted
         self.data += data
         self.extent = Extent(last.seq, last.hash, len(self.data))
         return self.extent
@@ -327,12 +365,38 @@ class _MemoryCopy:
         """See `Copy.sync`: there is no medium."""
 
 
+class _MemoryHolding:
+    """One job in memory, held against every other writer."""
+
+    def __init__(self, journal: _MemoryJournal, *, wait: bool) -> None:
+        self._journal = journal
+        self._wait = wait
+        self._is_mine = False
+
+    def __enter__(self) -> _MemoryJournal:
+        lock = self._journal.lock
+        if lock.is_mine:
+            raise NestedCall.inside()
+        self._is_mine = True
+        if not lock.acquire(-1 if self._wait else 0):
+            raise Busy
+        return self._journal
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """See `Holding.release`."""
+        if self._is_mine:
+            self._journal.lock.release()
+
+
 class MemoryStorage:
     """A `Storage` that ends with the process: the reference, and handy in tests."""
 
     def __init__(self) -> None:
         self._journals: dict[str, _MemoryJournal] = {}
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         self._store_id: str | None = None
         self._key_record: KeyRecord | None = None
 
@@ -355,15 +419,17 @@ class MemoryStorage:
         self, change: Callable[[KeyRecord | None], KeyRecord]
     ) -> KeyRecord:
         """See `Storage.change_key_record`."""
-        with self._guard:
-            self._key_record = changed = change(self._key_record)
-        return changed
+
+        def changed() -> KeyRecord:
+            self._key_record = record = change(self._key_record)
+            return record
+
+        return self._guard.hold(changed)
 
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""
         for journal in [*self._journals.values()]:
-            with journal.lock:
-                pass
+            journal.lock.hold(lambda: None)
 
     def job_ids(self) -> list[str]:
         """See `Storage.job_ids`."""
@@ -388,36 +454,26 @@ class MemoryStorage:
         found = self._journals.get(job_id)
         return (found or _MemoryJournal(job_id)).evidence()
 
-    @contextmanager
-    def unsettled(self, job_id: str) -> Iterator[Unsettled]:
+    def unsettled(self, job_id: str) -> Holding[Unsettled]:
         """See `Storage.unsettled`."""
-        with self._journals[job_id].lock:
-            yield self._journals[job_id]
+        return _MemoryHolding(self._journals[job_id], wait=True)
 
-    @contextmanager
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
         """See `Storage.exclusive`."""
-        with self._guard:
-            found = self._journals.setdefault(job_id, _MemoryJournal(job_id))
-        if not found.lock.acquire(blocking=wait):
-            raise Busy
-        try:
-            yield found
-        finally:
-            found.lock.release()
+        found = self._journals.setdefault(job_id, _MemoryJournal(job_id))
+        return _MemoryHolding(found, wait=wait)
 
     @contextmanager
     def copying(self, job_id: str) -> Iterator[Copy]:
         """See `Storage.copying`."""
         found = self._journals[job_id]
-        with self._guard:
-            if found.copy is not None:
-                raise Busy
-            found.copy = _MemoryCopy()
+        copy = _MemoryCopy()
         try:
-            yield found.copy
+            self._guard.hold(partial(found.begin, copy))
+            yield copy
         finally:
-            found.copy = None
+            if found.copy is copy:
+                found.copy = None
 
     def sweep(self, job_id: str) -> None:
         """See `Storage.sweep`: what dies takes its copy with it."""

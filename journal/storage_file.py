@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import resource
 import threading
 import weakref
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +26,7 @@ from journal.disk import (
 from journal.errors import LockTimeout, MilepostError, NewerFormat, StorageFailed
 from journal.event_codec import peek
 from journal.journal_file import JournalFile
+from journal.mutex import Mutex
 from journal.readable_journal import Durability, Folders, Place, failure
 from journal.record_file import RecordFile
 from journal.whole_file import append_all
@@ -38,14 +39,16 @@ if TYPE_CHECKING:
     from journal.evidence import Evidence
     from journal.head import Extent
     from journal.key_record import KeyRecord
-    from journal.storage import Copy, Held, Stamp, Unsettled
+    from journal.storage import Copy, Held, Holding, Stamp, Unsettled
 
 _log = logging.getLogger("milepost.journal")
 
 Sharing = Literal["private", "group"]
 
 FORMAT = 1
-_MAX_OPEN_JOURNALS = 200  # two descriptors each; the usual limit is 1,024
+# Of the descriptors that the process may have, journals keep a quarter open, two each.
+_DESCRIPTORS_PER_JOURNAL = 8
+_FEWEST_OPEN, _MOST_OPEN = 4, 1000
 _SMALL_BYTES = 8192  # enough for store.json, a head, and a first line
 _SUFFIX = ".jsonl"
 
@@ -84,7 +87,7 @@ class FileStorage:
         self._record = RecordFile(self._disk, root, lock_timeout_seconds)
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
         self._nameless: dict[str, str] = {}
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         self._durable_id: str | None = None  # of the store whose names are synced
         self._flusher: threading.Thread | None = None
         self._stop_flusher = threading.Event()
@@ -284,7 +287,7 @@ class FileStorage:
     # -- one job -----------------------------------------------------------------
 
     def file(self, job_id: str) -> JournalFile:
-        """Return the files of one job; at most 200 jobs keep theirs open."""
+        """Return the files of one job; only so many jobs keep theirs open."""
         found = self._files.get(job_id)
         if found is not None:
             try:  # noqa: SIM105 - each save comes by, and `suppress` is three calls
@@ -292,31 +295,27 @@ class FileStorage:
             except KeyError:  # it is just being taken out: still good
                 pass
             return found
-        with self._guard:
-            found = self._files.get(job_id)
-            if found is None:
-                place = Place(
-                    self._disk,
-                    self._folders,
-                    self._name(job_id),
-                    job_id,
-                    self._known_id,
-                    self._durability,
-                    self._lock_timeout_seconds,
-                )
-                found = self._files[job_id] = JournalFile(place)
-            surplus = self._take_surplus()
-        # Outside of the guard: it may sync, and wait for another process's write.
-        for file in surplus:
-            file.retire()
+        place = Place(
+            self._disk,
+            self._folders,
+            self._name(job_id),
+            job_id,
+            self._known_id,
+            self._durability,
+            self._lock_timeout_seconds,
+        )
+        found = self._files.setdefault(job_id, JournalFile(place))
+        self._make_room()
         return found
 
-    def _take_surplus(self) -> list[JournalFile]:
-        """Take out the journals that were not used for longest, beyond the bound."""
-        if len(self._files) <= _MAX_OPEN_JOURNALS:
-            return []
-        oldest = [*islice(self._files, len(self._files) - _MAX_OPEN_JOURNALS)]
-        return [self._files.pop(j) for j in oldest if not self._files[j].is_held]
+    def _make_room(self) -> None:
+        """Close the journals that were not used for longest, beyond the bound."""
+        surplus = len(self._files) - _most_open()
+        for job_id in list(self._files)[: max(surplus, 0)]:
+            file = self._files.get(job_id)
+            # It may sync, and wait for another process's write.
+            if file is not None and file.retire():
+                self._files.pop(job_id, None)
 
     def stamp(self, job_id: str) -> Stamp | None:
         """See `Storage.stamp`."""
@@ -330,9 +329,7 @@ class FileStorage:
         """See `Storage.read`."""
         return self.file(job_id).read(offset, size)
 
-    def exclusive(
-        self, job_id: str, *, wait: bool = True
-    ) -> AbstractContextManager[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
         """See `Storage.exclusive`."""
         if self._durability == "interval" and self._flusher is None:
             self._start_flusher()
@@ -349,7 +346,7 @@ class FileStorage:
                 raise
             raise failure(exc, f"cannot read the files of job {job_id!r}") from exc
 
-    def unsettled(self, job_id: str) -> AbstractContextManager[Unsettled]:
+    def unsettled(self, job_id: str) -> Holding[Unsettled]:
         """See `Storage.unsettled`."""
         return self.file(job_id).unsettled()
 
@@ -371,26 +368,23 @@ class FileStorage:
     # -- durability = interval ---------------------------------------------------
 
     def _start_flusher(self) -> None:
-        with self._guard:
-            if self._flusher is None:
-                self._flusher = threading.Thread(
-                    target=_flush_regularly,
-                    args=(
-                        weakref.ref(self),
-                        self._stop_flusher,
-                        self._interval_seconds,
-                    ),
-                    name="milepost-flusher",
-                    daemon=True,
-                )
-                self._flusher.start()
+        self._guard.hold(self._start_one_flusher)
+
+    def _start_one_flusher(self) -> None:
+        if self._flusher is None:
+            flusher = threading.Thread(
+                target=_flush_regularly,
+                args=(weakref.ref(self), self._stop_flusher, self._interval_seconds),
+                name="milepost-flusher",
+                daemon=True,
+            )
+            flusher.start()
+            self._flusher = flusher
 
     def flush(self) -> None:
         """See `Storage.flush`."""
-        with self._guard:
-            files = list(self._files.values())
         failed: MilepostError | None = None
-        for file in files:
+        for file in list(self._files.values()):
             try:
                 file.flush()
             except MilepostError as exc:  # one job's trouble is not the others'
@@ -413,11 +407,9 @@ class FileStorage:
                 raise
             _log.warning("%s: cannot sync at the end", self.root, exc_info=True)
         finally:
-            with self._guard:
-                files = list(self._files.values())
-                self._files.clear()
-            for file in files:  # outside of the guard: it waits for a write on its way
-                file.close()
+            for job_id, file in list(self._files.items()):
+                file.close()  # waits for a write on its way
+                self._files.pop(job_id, None)
 
     def after_fork(self) -> None:
         """Let go, in a forked child, of what belongs to the parent.
@@ -426,12 +418,20 @@ class FileStorage:
         would free them, so nothing is unlocked here.
         """
         files = list(self._files.values())
-        self._guard = threading.Lock()
+        self._guard = Mutex()
         self._files = OrderedDict()
         self._flusher = None
         self._stop_flusher = threading.Event()
         for file in files:
             file.after_fork()
+
+
+def _most_open() -> int:
+    """Return how many journals may stay open, by what the process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_OPEN
+    return min(max(soft // _DESCRIPTORS_PER_JOURNAL, _FEWEST_OPEN), _MOST_OPEN)
 
 
 def _store_id_in(raw: bytes, path: Path) -> str:

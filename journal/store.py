@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Any
 from journal import event_codec, ids, key_record
 from journal.batch import Batch
 from journal.compaction import Compaction, Compactor
-from journal.errors import DamagedJournal, DroppedKey, KeyNeeded
+from journal.errors import (
+    DamagedJournal,
+    DroppedKey,
+    KeyNeeded,
+    MilepostError,
+    NestedCall,
+)
 from journal.event_codec import STATE_MISSING, BadLine
 from journal.head import Extent
-from journal.index import JobView, erased_runs
+from journal.index import JobView, Misfit, erased_runs
 from journal.known_job import Cursor, KnownJob
 from journal.storage import Busy
 from journal.views import READ_BYTES, OnPiece, Views, refuse_newer
@@ -51,27 +57,30 @@ class Store(Views):
 
         Raises:
             DamagedJournal, StorageFailed, and whatever `request` raises.
+            NestedCall: another call of this thread is under way.
         """
         job = self._jobs.get(job_id)
         if job is None or job.view.seq == 0:
             if self.view(job_id).seq == 0:
                 ids.check_new_job_id(job_id)
             job = self._job(job_id)
-        return job.queue.submit(
-            request, is_shared=is_shared, commit=partial(self._commit, job)
+        return self._calls.alone(
+            partial(
+                job.queue.submit,
+                request,
+                is_shared=is_shared,
+                commit=partial(self._commit, job),
+            )
         )
 
     def _commit(self, job: KnownJob, waiters: deque[Waiter]) -> None:
-        """Serve `waiters` from the left; each leaves the queue once it is answered."""
+        """Serve `waiters` from the left, and finish each."""
         if job.view.seq == 0:
             self.storage.create()
+        commit = partial(self._commit_some, job, waiters)
         while waiters:
-            with self.storage.exclusive(job.view.job_id) as held:
-                with job.folding:
-                    self._prepare(job, held)
-                served = self._commit_some(job, waiters, held)
-            for _ in range(served):
-                waiters.popleft().is_served = True
+            for _ in range(self._exclusively(job.view.job_id, commit)):
+                waiters.popleft().finish()
 
     def _prepare(self, job: KnownJob, held: Held) -> None:
         """Catch up under the lock; refuse what must not be written to."""
@@ -102,34 +111,47 @@ class Store(Views):
                 )
 
     def _commit_some(self, job: KnownJob, waiters: Iterable[Waiter], held: Held) -> int:
-        """Write the first waiters' events; return how many were served."""
+        """Write the first waiters' events; return how many were served.
+
+        A refusal is its waiter's.  Any other exception may have come from a signal
+        handler, so it stays in this thread, and the waiters try again: those whose
+        write is in the journal by then have their answer.
+        """
+        job.folding.hold(partial(self._prepare, job, held))
         view = job.view
         batch = Batch(view, self._clock(), self._check_key)
         if view.seq == 0:
             self._open(batch)
         is_owed = batch.add_repairs(held.repairs())
         batch.begin()
-        opened, served = batch.seq, 0
-        writers: list[Waiter] = []
+        opened = batch.seq
+        served, decided = 0, list[Waiter]()
         for waiter in waiters:
-            mark = batch.mark()
+            served += 1
+            if waiter.landing is not None and self._has_landed(view, waiter.landing):
+                continue
+            decided.append(waiter)
+            mark, waiter.error = batch.mark(), None
             try:
                 waiter.answer = waiter.request(batch)
-            except Exception as exc:  # noqa: BLE001 - raised in the caller's own thread
+            except NestedCall:
+                raise  # a signal handler's
+            except (MilepostError, Misfit) as exc:
                 batch.rewind(mark)
                 waiter.error = exc
-            else:
-                writers.append(waiter)
-            served += 1
             if batch.size_bytes > _MAX_BATCH_BYTES:
                 break
         if batch.seq > opened or (is_owed and view.seq):
-            try:
-                self._append(job, batch, held)
-            except Exception as exc:  # noqa: BLE001 - the same
-                for waiter in writers:
-                    waiter.error = exc
+            written = batch.encode()
+            for waiter in decided:
+                waiter.landing = written.last
+            self._append(job, view, written, held)
         return served
+
+    def _has_landed(self, view: JobView, landing: Extent) -> bool:
+        """Tell whether an event is in the journal."""
+        events = self.history(view, landing.seq - 1, until_seq=landing.seq)
+        return any(event["hash"] == landing.hash for event in events)
 
     def _open(self, batch: Batch) -> None:
         ids.check_new_job_id(batch.view.job_id)
@@ -212,9 +234,9 @@ class Store(Views):
             copy.sync()
             while (end := self.view(job_id).end) - at.end > READ_BYTES:
                 self._copy_lines(at, end, copy)
-            with self.storage.exclusive(job_id) as held:
-                with job.folding:
-                    self._prepare(job, held)
+
+            def place(held: Held) -> Compaction:
+                job.folding.hold(partial(self._prepare, job, held))
                 if job.view is not view or not drop <= due(view):
                     raise Busy  # rewritten by a recovery, or one was undeleted
                 self._copy_lines(at, held.extent.size, copy)
@@ -223,6 +245,8 @@ class Store(Views):
                 return self._place(
                     job, compactor, copy, held, expired(view), actor, erased
                 )
+
+            return self._calls.alone(partial(self._exclusively, job_id, place))
 
     def _copy_states(
         self,
@@ -296,7 +320,11 @@ class Store(Views):
         )
 
     def close(self) -> None:
-        """Let go of every file."""
+        """Close every file.
+
+        Raises:
+            NestedCall: a call of this thread is under way.
+        """
+        self._calls.check()
         self.storage.close()
-        with self._guard:
-            self._jobs.clear()
+        self._jobs.clear()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from journal import collector, event_codec, forks, index
 from journal.batch import Batch
+from journal.calls import Calls
 from journal.errors import (
     DamagedJournal,
     NewerFormat,
@@ -23,12 +22,13 @@ from journal.head import Extent
 from journal.index import MALFORMED, Entry, JobView
 from journal.known_job import Cursor, KnownJob
 from journal.passage import line_number
-from journal.storage import Busy
+from journal.storage import Busy, during
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from journal.batch import Written
     from journal.events import Event
     from journal.storage import Held, Stamp, Storage
 
@@ -39,6 +39,8 @@ _ALL = sys.maxsize
 # Told how many bytes were read since the last call; what it raises ends the reading.
 OnPiece = Callable[[int], object]
 _LARGE_BYTES = 256 * 1024
+
+_T = TypeVar("_T")
 
 
 class Views:
@@ -53,22 +55,25 @@ class Views:
         self.storage = storage
         self._clock = clock
         self._jobs: dict[str, KnownJob] = {}
-        self._guard = threading.Lock()
+        self._calls = Calls()
         forks.watch(self)
 
     def after_fork(self) -> None:
         """Forget, in a forked child, views and queues that a thread was changing."""
         self._jobs = {}
-        self._guard = threading.Lock()
+        self._calls = Calls()
 
     def _job(self, job_id: str) -> KnownJob:
         job = self._jobs.get(job_id)
         if job is None:
-            with self._guard:
-                job = self._jobs.get(job_id)
-                if job is None:
-                    job = self._jobs[job_id] = KnownJob(JobView(job_id, None))
+            job = self._jobs.setdefault(job_id, KnownJob(JobView(job_id, None)))
         return job
+
+    def _exclusively(
+        self, job_id: str, work: Callable[[Held], _T], *, wait: bool = True
+    ) -> _T:
+        """Return what `work` does while nobody else writes to the job."""
+        return during(self.storage.exclusive(job_id, wait=wait), work)
 
     def view(self, job_id: str) -> JobView:
         """Return the job's view, caught up with every acknowledged write.
@@ -78,7 +83,9 @@ class Views:
         Raises:
             DamagedJournal: the journal is not what was written.
             StorageFailed: it cannot be read.
+            NestedCall: another call of this thread is at it.
         """
+        self._calls.check()
         job = self._jobs.get(job_id)
         stamp = self.storage.stamp(job_id)
         if job is None:
@@ -87,9 +94,11 @@ class Views:
             job = self._job(job_id)
         if job.error is None and stamp is not None and stamp == job.stamp:
             return job.view
-        with job.folding:
-            self._catch_up(job)
-            return job.view
+        return self._calls.alone(partial(job.folding.hold, partial(self._now, job)))
+
+    def _now(self, job: KnownJob) -> JobView:
+        self._catch_up(job)
+        return job.view
 
     def glance(self, job_id: str) -> JobView:
         """Return the job's view as this process last saw it, or `view` if it never did.
@@ -107,8 +116,7 @@ class Views:
         job = self._jobs.get(view.job_id)
         if job is None:
             return [*view.checkpoints.values()]
-        with job.folding:
-            return [*view.checkpoints.values()]
+        return job.folding.hold(lambda: [*view.checkpoints.values()])
 
     def readable(self, job_id: str) -> JobView:
         """Return `view`, if this version can fold all of it.
@@ -157,11 +165,9 @@ class Views:
     def _settle(self, job: KnownJob, *, is_unknown: bool) -> bool:
         """Settle what somebody left behind; False if that is not ours to do now."""
         try:
-            with self.storage.exclusive(job.view.job_id, wait=False) as held:
-                self._fold_to(job, held.extent, held.stamp, held)
-                batch = Batch(job.view, self._clock())
-                if job.view.seq and batch.add_repairs(held.repairs()):
-                    self._append(job, batch, held)
+            self._exclusively(
+                job.view.job_id, partial(self._fold_settled, job), wait=False
+            )
         except Busy:
             return False  # a write is on its way; its answer has not been given
         except (StorageFailed, NewerFormat) as exc:
@@ -172,6 +178,12 @@ class Views:
             )
             return False
         return True
+
+    def _fold_settled(self, job: KnownJob, held: Held) -> None:
+        self._fold_to(job, held.extent, held.stamp, held)
+        batch = Batch(job.view, self._clock())
+        if job.view.seq and batch.add_repairs(held.repairs()):
+            self._append(job, job.view, batch.encode(), held)
 
     def _fold_to(
         self,
@@ -184,7 +196,13 @@ class Views:
         is_ahead = view.seq > extent.seq
         # Compacted or replaced: same events, other offsets.
         is_other = stamp is not None and stamp.inode != job.inode
+        job.stamp = job.inode = None  # until it is whole
+        misfit = view.misfit
         if is_ahead or is_other or not view.seq or not self._folds_on(view, extent):
+            view, misfit = self._fresh_view(job), ""
+            self._fold(view, extent)
+        if view.misfit != misfit:
+            # A signal handler's exception looks the same, but strikes only once.
             view = self._fresh_view(job)
             self._fold(view, extent)
         if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):
@@ -263,8 +281,11 @@ class Views:
     ) -> None:
         """Fold what `extent` has beyond `view`, up to event `until_seq`."""
         is_large = extent.size - view.end > _LARGE_BYTES
-        with collector.at_rest() if is_large else nullcontext():
-            self._fold_quietly(view, extent, until_seq, on_piece)
+        fold = partial(self._fold_quietly, view, extent, until_seq, on_piece)
+        if is_large:
+            collector.at_rest(fold)
+        else:
+            fold()
 
     def _fold_quietly(
         self, view: JobView, extent: Extent, until_seq: int, on_piece: OnPiece | None
@@ -396,25 +417,32 @@ class Views:
         self._fold(view, extent, until_seq=until_seq, on_piece=on_piece)
         return view
 
-    def _append(self, job: KnownJob, batch: Batch, held: Held) -> None:
-        view = batch.view
+    def _append(
+        self, job: KnownJob, view: JobView, written: Written, held: Held
+    ) -> None:
         seq = view.seq
-        written = batch.encode()
         try:
             extent = held.append(written.data, after=seq, last=written.last)
         except BaseException:
             job.stamp = None  # look again before the next answer
             raise
-        with job.folding:
+
+        def fold() -> None:
             # From the moment the head moved, a reader may have folded it already.
             if view.seq == seq:
+                job.inode = None
                 for located in written.events:
                     index.apply(view, *located)
             assert view.end == extent.size, "the index is not what is on the disk"
             job.view = view  # a reader may have begun another, before there was one
             job.seen, job.created_at = extent, view.created_at
-            stamp = job.stamp = held.stamp
+            if view.misfit:
+                return  # as in `_fold_to`: the next look begins anew
+            stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
+            job.stamp = stamp
+
+        job.folding.hold(fold)
 
 
 def refuse_newer(view: JobView, consequence: str) -> None:

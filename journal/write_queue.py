@@ -1,62 +1,100 @@
 """Group commit: callers that write to one job at once share a write and a sync.
 
-Whoever finds nobody leading takes all that waits, commits it, and hands the lead to the
-next in line.  No thread of its own and no polling; a lone caller pays for two
-uncontended locks.
+The caller at the front of the queue leads: it commits what waits, for itself and for
+those behind it.  Nothing is handed over.  Who leads is who has the lock, who is served
+says so itself, and a caller that is gone says that; so an exception at any point leaves
+a queue that the next caller can go on with (docs/adr/0026).
 """
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from journal.batch import Batch
-from journal.errors import StorageFailed
+from journal.errors import LockTimeout
+from journal.mutex import Mutex
+
+if TYPE_CHECKING:
+    from journal.head import Extent
 
 _MAX_SHARED = 256
+# A caller looks by itself so often.  It is woken when its turn comes, unless whoever
+# had to wake it was interrupted just then.
+_LOOK_SECONDS = 0.05
 
 # What a caller wants written, decided when its turn has come: it adds events to the
-# batch and returns the caller's answer, or raises.
+# batch and returns the caller's answer, or raises.  It may be asked again if a write
+# was interrupted and is not in the journal.
 Request = Callable[[Batch], object]
 
 
 class Waiter:
-    """A caller in the queue: asleep until it is answered or has to lead."""
+    """A caller in the queue.
+
+    Attributes:
+        since: when it came.
+        answer, error: final once `is_done`.
+        landing: the last event of the write that it was put into.  After an
+            interruption, the journal tells by it whether the write is there.
+        is_gone: nobody waits for the answer any more.
+    """
 
     __slots__ = (
+        "_turn",
         "answer",
         "error",
         "is_done",
-        "is_served",
+        "is_gone",
         "is_shared",
+        "landing",
         "request",
-        "turn",
+        "since",
     )
 
     def __init__(self, request: Request, *, is_shared: bool) -> None:
         self.request = request
         self.is_shared = is_shared
-        self.is_served = False  # `answer` or `error` is final
-        self.is_done = False  # and it may go
+        self.since = time.monotonic()
         self.answer: object = None
-        self.error: BaseException | None = None
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self.error: Exception | None = None
+        self.landing: Extent | None = None
+        self.is_done = self.is_gone = False
+        self._turn = Lock()
+        self._turn.acquire()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.is_done or self.is_gone
+
+    def finish(self) -> None:
+        """Let its caller go with the answer, or the error, that it has."""
+        self.is_done = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Have its caller look whether it is served, or has to lead."""
+        if self._turn.locked():
+            self._turn.release()
+
+    def sleep(self) -> None:
+        """Wait to be woken."""
+        self._turn.acquire(timeout=_LOOK_SECONDS)
 
 
 class WriteQueue:
-    """The callers that want to write to one job, first come, first served.
-
-    A Ctrl-C can strike its thread anywhere, so who leads and whom it serves are on
-    record, and leaving is one idempotent step.
-    """
+    """The callers that want to write to one job, first come, first served."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
         self._waiting: deque[Waiter] = deque()
-        self._leader: Waiter | None = None
-        self._served: list[Waiter] = []  # by the leader, until it leaves
+        self._lead = Mutex()
 
     def submit(
         self,
@@ -70,83 +108,64 @@ class WriteQueue:
         Args:
             request: the caller's.
             is_shared: it may share a batch with its neighbours in the queue.
-            commit: carries waiters out from the left, and takes each that was served
-                off; those it leaves get the error that it raises.
+            commit: carries waiters out from the left, and finishes each.  What it
+                raises is raised here; those it leaves try by themselves.
 
         Raises:
             Exception: what the request or its commit raised.
         """
         me = Waiter(request, is_shared=is_shared)
-        interrupt: KeyboardInterrupt | None = None
         try:
-            with self._guard:
-                self._waiting.append(me)
-                if self._leader is None:
-                    self._leader = me
-                leads = self._leader is me
-            if not leads:
-                me.turn.acquire()  # until answered, or promoted to lead
-            if not me.is_done:
-                self._lead(commit)
+            self._waiting.append(me)
+            while not me.is_done:
+                if self._lead.try_hold(partial(self._serve, me, commit)):
+                    self._wake_front()
+                if not me.is_done:
+                    me.sleep()
         finally:
-            # Not in a function of its own: its very call could be interrupted.
-            while True:
-                try:
-                    self._leave(me)
-                    break
-                except KeyboardInterrupt as exc:  # not before the others can go on
-                    interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+            me.is_gone = True
+            self._wake_front()
         if me.error is not None:
             raise me.error
         return me.answer
 
-    def _lead(self, commit: Callable[[deque[Waiter]], None]) -> None:
-        """Carry out what waits at the front of the queue."""
-        with self._guard:
-            self._served = self._take()
-        unserved = deque(self._served)
+    def _serve(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> None:
+        """Commit what waits, if `me` is at the front.  Only with the lead."""
+        self._clear()
+        if not self._waiting or self._waiting[0] is not me:
+            return
+        began = time.monotonic()
         try:
-            commit(unserved)
-        except Exception as exc:  # noqa: BLE001 - raised in each caller's own thread
-            for waiter in unserved:
-                waiter.error = exc
-        except BaseException:  # Ctrl-C strikes the leader only
-            for waiter in unserved:
-                waiter.error = StorageFailed("interrupted; the outcome is unknown")
+            commit(self._next())
+        except LockTimeout as exc:
+            for waiter in self._waiting.copy():
+                if waiter.since <= began and waiter is not me:  # it waited as long
+                    waiter.error = LockTimeout(exc.message, hint=exc.hint)
+                    waiter.finish()
             raise
+        self._clear()
 
-    def _take(self) -> list[Waiter]:
-        waiters = [self._waiting.popleft()]
-        while (
-            waiters[0].is_shared
-            and self._waiting
-            and self._waiting[0].is_shared
-            and len(waiters) < _MAX_SHARED
-        ):
-            waiters.append(self._waiting.popleft())
-        return waiters
+    def _next(self) -> deque[Waiter]:
+        """Return the first waiter, and those behind it that may share its batch."""
+        first = self._waiting[0]
+        if not first.is_shared or len(self._waiting) == 1:
+            return deque((first,))
+        taken: deque[Waiter] = deque()
+        for waiter in islice(self._waiting.copy(), _MAX_SHARED):
+            if not waiter.is_shared:
+                break
+            if not waiter.is_over:
+                taken.append(waiter)
+        return taken
 
-    def _leave(self, me: Waiter) -> None:
-        """Wake those I served and pass the lead on, as far as they are mine to."""
-        if me.is_done and self._leader is not me:
-            return  # the leader who served me has taken me off the record
-        with self._guard:
-            if me in self._waiting:
-                self._waiting.remove(me)  # interrupted before anybody served me
-            if self._leader is not me:
-                return
-            for waiter in self._served:
-                if not waiter.is_served and waiter.error is None:
-                    waiter.error = StorageFailed("interrupted; the outcome is unknown")
-                waiter.is_done = True
-                if waiter.turn.locked():  # not so after an interrupt just here
-                    waiter.turn.release()
-            # From here the lead is another's; an interrupt in between leaves a leader
-            # who sleeps, so waking it comes first.
-            following = self._waiting[0] if self._waiting else None
-            if following is not None and following.turn.locked():
-                following.turn.release()
-            self._leader = following
-            self._served = []
+    def _clear(self) -> None:
+        """Drop those at the front for whom nothing is left to do."""
+        while self._waiting and self._waiting[0].is_over:
+            self._waiting.popleft()
+
+    def _wake_front(self) -> None:
+        with suppress(IndexError):
+            at = 0
+            while self._waiting[at].is_over:
+                at += 1
+            self._waiting[at].wake()

@@ -254,6 +254,16 @@ class FaultyFile:
         self._disk.meet("unlock", self._path)
         self._real.unlock()
 
+    def queue_up(self, at: int) -> None:
+        self._real.queue_up(at)
+        self._disk.meet("queue", self._path)
+
+    def first_queued(self, before: int | None = None) -> int | None:
+        return self._real.first_queued(before)
+
+    def leave_queue(self) -> None:
+        self._real.leave_queue()
+
     def close(self) -> None:
         self._real.close()
 

@@ -6,7 +6,6 @@ import ast
 import fcntl
 import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,10 @@ from journal import CheckpointManager, MemoryStorage, errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from test_api_harness import TestClient
 
-    from journal.storage import Held
+    from journal.storage import Held, Holding
 
 __all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
@@ -43,13 +41,11 @@ class FailingOnce(MemoryStorage):
         super().__init__()
         self.error: Exception | None = None
 
-    @contextmanager
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Iterator[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
         error, self.error = self.error, None
         if error is not None:
             raise error
-        with super().exclusive(job_id, wait=wait) as held:
-            yield held
+        return super().exclusive(job_id, wait=wait)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +196,7 @@ class Raced(MemoryStorage):
         super().__init__()
         self.rival: Callable[[], object] | None = None
 
-    def exclusive(
-        self, job_id: str, *, wait: bool = True
-    ) -> AbstractContextManager[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
         rival, self.rival = self.rival, None
         if rival is not None:
             rival()

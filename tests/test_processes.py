@@ -644,8 +644,19 @@ def test_a_fork_while_another_thread_packs_states_does_not_hang_the_child(
     large = {"text": "0123456789" * 1000}
     manager = CheckpointManager(root)
     saved = [manager.save(JOB, "before", large)]
-    with manager._packer._guard:
-        saved.append(in_child(lambda: manager.save(JOB, "child", large)))
+    guard = manager._packer._guard
+    holding = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        holding[0].set()
+        assert holding[1].wait(30)
+
+    packing = threading.Thread(target=lambda: guard.hold(hold))
+    packing.start()
+    assert holding[0].wait(30)
+    saved.append(in_child(lambda: manager.save(JOB, "child", large)))
+    holding[1].set()
+    packing.join()
     assert_sound(root, saved)
 
 

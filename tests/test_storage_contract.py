@@ -10,7 +10,7 @@ from faults import forged, head_of, last_hash
 
 from journal import MemoryStorage
 from journal import head as head_codec
-from journal.errors import Conflict, LockTimeout
+from journal.errors import Conflict, LockTimeout, NestedCall
 from journal.event_codec import genesis
 from journal.head import Extent
 from journal.storage import Busy, Storage
@@ -231,7 +231,47 @@ def test_another_handle_that_waits_too_long_says_so(root: Path) -> None:
     with here.exclusive(JOB):
         with pytest.raises(Busy), there.exclusive(JOB, wait=False):
             pass
-        with pytest.raises(LockTimeout, match="another writer"), there.exclusive(JOB):
+        said: list[str] = []
+
+        def wait() -> None:
+            try:
+                append(there)
+            except LockTimeout as exc:
+                said.append(str(exc))
+
+        run(wait).join(10)
+        assert "another writer" in said[0]
+    append(there)
+
+
+def test_a_thread_that_holds_a_job_is_refused_at_once_and_goes_on_holding_it(
+    storage: Storage,
+) -> None:
+    outcome: list[str] = []
+
+    def ask() -> None:
+        try:
+            with storage.exclusive(JOB, wait=False):
+                outcome.append("got")
+        except Busy:
+            outcome.append("busy")
+
+    append(storage)
+    with storage.exclusive(JOB):
+        with pytest.raises(NestedCall), storage.exclusive(JOB):
+            pass
+        run(ask).join(10)
+    run(ask).join(10)
+    assert outcome == ["busy", "got"]
+
+
+def test_a_thread_is_not_kept_waiting_for_itself_by_another_handle(root: Path) -> None:
+    here, there = FileStorage(root), FileStorage(root)
+    append(here)
+    with here.exclusive(JOB):
+        with pytest.raises(NestedCall), there.exclusive(JOB):
+            pass
+        with pytest.raises(Busy), there.exclusive(JOB, wait=False):
             pass
     append(there)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections import deque
 from contextlib import contextmanager
 from functools import cache
@@ -140,8 +141,14 @@ def test_nothing_shows_in_the_index_before_it_is_on_the_disk(root: Path) -> None
     disk = FaultyDisk(root)
     manager, seen = on(disk, root), []
     manager.save(JOB, "one", {})
-    disk.set(Fault("sync", on=LINES, action=lambda: seen.append(steps(manager))))
-    disk.set(Fault("pwrite", on=HEAD, action=lambda: seen.append(steps(manager))))
+
+    def look() -> None:  # as a thread of the same process
+        reader = threading.Thread(target=lambda: seen.append(steps(manager)))
+        reader.start()
+        reader.join(30)
+
+    disk.set(Fault("sync", on=LINES, action=look))
+    disk.set(Fault("pwrite", on=HEAD, action=look))
     manager.save(JOB, "two", {})
     assert seen == [["one"], ["one"]]  # I2
     assert steps(manager) == ["one", "two"]

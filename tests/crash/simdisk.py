@@ -347,6 +347,15 @@ class SimFile:
         if self._world.locks.get(self._inode) is self:
             del self._world.locks[self._inode]
 
+    def queue_up(self, at: int) -> None:
+        """See `File.queue_up`: nobody waits here, one handle runs at a time."""
+
+    def first_queued(self, before: int | None = None) -> int | None:
+        """See `File.first_queued`."""
+
+    def leave_queue(self) -> None:
+        """See `File.leave_queue`."""
+
     def close(self) -> None:
         """See `File.close`."""
         self.unlock()
