@@ -32,6 +32,7 @@ STATUS_OF = {
     "forbidden": 403,
     "not_found": 404,
     "conflict": 409,
+    "not_imported": 409,
     "stale_plan": 409,
     "protected": 409,
     "held": 409,

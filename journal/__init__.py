@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from journal.diagnosis import Diagnosis
     from journal.diff import Change
     from journal.events import Event
+    from journal.importing import FileNote, Imported, ImportedJob
     from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
     from journal.keys import Key, KeyRing
     from journal.plans import Applied, JobPlan, Plan
@@ -41,7 +42,10 @@ __all__ = [
     "Compaction",
     "Diagnosis",
     "Event",
+    "FileNote",
     "Hold",
+    "Imported",
+    "ImportedJob",
     "JobInfo",
     "JobPlan",
     "JobReport",
@@ -66,6 +70,7 @@ _NAMES_OF = {
     "diagnosis": ("Diagnosis",),
     "diff": ("Change",),
     "events": ("Event",),
+    "importing": ("FileNote", "Imported", "ImportedJob"),
     "info": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),
     "keys": ("Key", "KeyRing"),
     "plans": ("Applied", "JobPlan", "Plan"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journal import ids, state_codec, state_json
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from journal.events import CheckpointSaved, ForkOrigin
+    from journal.importing import Imported
     from journal.index import Entry, JobView
     from journal.packer import Packed
     from journal.repair import Repair
@@ -78,6 +80,7 @@ class CheckpointManager(Protection, Removal):
             InvalidState: the state would not come back equal; names the path.
             Conflict: `expected_seq` is stale, or `idempotency_key` stands for a
                 checkpoint with other content.
+            NotImported: the job's checkpoints are in plain files; see `import_files`.
             DamagedJournal: the job is quarantined.
             StorageFailed: the disk said no; its subclasses say what that means.
         """
@@ -85,7 +88,7 @@ class CheckpointManager(Protection, Removal):
         ids.check_step_name(step_name)
         labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
         raw = state_json.to_json(state, self._limits)
-        view = self._store.glance(job_id)
+        view = self._existing(self._store.glance(job_id))
         packed = self._packer.pack(view, raw, self._read)
         sealed = state_codec.seal(raw, metadata, packed.body, key=self._vault.key)
         data: dict[str, Any] = {
@@ -196,6 +199,7 @@ class CheckpointManager(Protection, Removal):
             InvalidArgument, DamagedJournal, StorageFailed: as `save`.
         """
         ids.check_job_id(new_job_id)
+        self._existing(self._store.glance(new_job_id))
         entry, event, opened = self._answer(
             job_id, partial(self._source, checkpoint_id)
         )
@@ -240,6 +244,43 @@ class CheckpointManager(Protection, Removal):
     ) -> tuple[Entry, CheckpointSaved, Opened]:
         entry = self._entry(view, checkpoint_id)
         return entry, self._event_of(view, entry), self._open(view, entry)
+
+    def import_files(
+        self,
+        folder: str | Path,
+        *,
+        dry_run: bool = False,
+        actor: str | None = None,
+    ) -> Imported:
+        """Take over a folder with one JSON file per checkpoint, and never change it.
+
+        The files are ``<job>/<step>_<unix seconds>_<8 characters>.json``.  Checkpoints
+        keep their ids, times, steps, workflow versions and states, and follow on each
+        other by time, so that the newest of a job is current; if the job has a current
+        checkpoint that is newer, that stays current.  It can be repeated: what is there
+        already, or was deleted since, is not imported again.
+
+        Args:
+            folder: that of all jobs, or of one; it may be the store's own folder.
+            dry_run: only say what would be imported.
+            actor: who imports, if not the manager's.
+
+        Raises:
+            InvalidArgument: `folder` is no folder.
+            StorageFailed: a write failed; do it again, nothing is imported twice.
+        """
+        from journal.importing import Importer  # most programs import nothing
+
+        importer = Importer(
+            self._store,
+            self._packer,
+            self._vault,
+            self._limits,
+            self._is_saved_as,
+            self._who(actor),
+            dry_run=dry_run,
+        )
+        return importer.run(Path(folder))
 
     def complete(
         self,

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from journal.events import DEFAULT_WORKFLOW_VERSION
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # What the journal adds to a save or derives from it; and `key`, which asks for it.
 _NOT_CONTENT = frozenset(
-    {"checkpoint_id", "parent", "state_sha256", "state_bytes", "has_metadata", "key"}
+    {
+        *("checkpoint_id", "parent", "state_sha256", "state_bytes", "has_metadata"),
+        *("key", "saved_at"),
+    }
 )
 
 
@@ -41,6 +46,7 @@ class Content(NamedTuple):
 def fields_of(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a ``checkpoint.saved``'s data is content."""
     fields = {name: data[name] for name in data if name not in _NOT_CONTENT}
+    fields.setdefault("workflow_version", DEFAULT_WORKFLOW_VERSION)
     if "tags" in fields:
         fields["tags"] = frozenset(fields["tags"])
     return fields

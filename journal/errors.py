@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+
+_MAX_NAMED = 5
 
 
 def _shown(text: str) -> str:
@@ -90,6 +94,27 @@ class UnknownCheckpoint(MilepostError, FileNotFoundError):
         self.job_id = job_id
         self.deleted_at = deleted_at
         self.deleted_by = deleted_by
+
+
+class NotImported(MilepostError, RuntimeError):
+    """Checkpoints of a job are in plain files, which have to be imported first.
+
+    On purpose none of the errors that older callers catch: they would begin anew.
+    """
+
+    code = "not_imported"
+
+    def __init__(self, job_ids: Sequence[str], root: Path) -> None:
+        more = len(job_ids) - _MAX_NAMED
+        named = ", ".join(map(repr, job_ids[:_MAX_NAMED])) + f" and {more} more" * (
+            more > 0
+        )
+        where = shlex.quote(str(root))
+        super().__init__(
+            f"{where} holds checkpoint files of job {named}, which are not in the "
+            f"store: run `milepost import files {where} --store {where}`",
+            hint="or move the folder away, if the job is to begin anew",
+        )
 
 
 class Conflict(MilepostError, ValueError):

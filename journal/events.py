@@ -75,6 +75,8 @@ class CheckpointSavedData(TypedDict):
     `parent` is the seq of the checkpoint that was current, 0 for a root.
     `state_sha256` is the salted digest of metadata and state (FORMAT.md).  `state_type`
     is there if the state is no JSON; this version writes none such, and reads none.
+    `saved_at` is there if the checkpoint was imported: when it was saved, where `at` is
+    when it was imported.
     """
 
     checkpoint_id: str
@@ -90,6 +92,7 @@ class CheckpointSavedData(TypedDict):
     has_metadata: NotRequired[bool]
     failed: NotRequired[bool]
     state_type: NotRequired[str]
+    saved_at: NotRequired[str]
 
 
 class CheckpointRestoredData(TypedDict):

@@ -291,7 +291,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
     checkpoint_id = data["checkpoint_id"]
     if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
         check(view, "checkpoint.saved", data)  # raises
-    labels = NO_LABELS
+    labels, at = NO_LABELS, event["at"]
     version = data.get("workflow_version")
     if len(data) > _PLAIN_FIELDS + (version == DEFAULT_WORKFLOW_VERSION):
         labels = Labels(
@@ -306,6 +306,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
             view.pinned.add(checkpoint_id)
         if (key := data.get("key")) is not None:
             view.keys[key] = checkpoint_id
+        at = data.get("saved_at", at)
     seq, parent = event["seq"], data["parent"]
     if parent != view.lineage.tip:
         view.lineage.branch(seq, parent)
@@ -321,7 +322,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
         view.steps.setdefault(step, step),
         seq,
         parent_id,
-        event["at"],
+        at,
         labels,
     )
     view.places.add(seq, offset, size)

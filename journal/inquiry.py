@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
 
-from journal import chain, ids, index, state_codec, state_json, state_proof
+from journal import (
+    chain,
+    checkpoint_files,
+    ids,
+    index,
+    state_codec,
+    state_json,
+    state_proof,
+)
 from journal.clock import stamped, utc_now
 from journal.content import Content, fields_of
 from journal.errors import (
@@ -20,6 +28,7 @@ from journal.errors import (
     InvalidArgument,
     MissingKey,
     NewerFormat,
+    NotImported,
     PlaintextRefused,
     StorageFailed,
     UnknownCheckpoint,
@@ -179,7 +188,22 @@ class Inquiry:
         self._packer.forget()
 
     def _view(self, job_id: str) -> JobView:
-        return self._store.readable(ids.check_job_id(job_id))
+        return self._existing(self._store.readable(ids.check_job_id(job_id)))
+
+    def _any_view(self, job_id: str) -> JobView:
+        """Return a job's view, even if only its history can be shown."""
+        return self._existing(self._store.view(ids.check_job_id(job_id)))
+
+    def _existing(self, view: JobView) -> JobView:
+        """Return `view`, unless its job is unknown because it was never imported.
+
+        Raises:
+            NotImported: so it is.
+        """
+        root = self.root
+        if view.seq or root is None or not checkpoint_files.has_job(root, view.job_id):
+            return view
+        raise NotImported([view.job_id], root)
 
     def _answer(
         self,

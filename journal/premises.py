@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from journal import ids
+from journal import checkpoint_files, ids
 from journal.disk import PRIVATE_FOLDER, SHARED_FOLDER, PosixDisk, filesystem_of
-from journal.errors import MilepostError
+from journal.errors import MilepostError, NotImported
 from journal.event_codec import peek
 from journal.side_files import job_name
 from journal.storage_file import FORMAT, FileStorage
@@ -58,8 +58,25 @@ def inspect(root: Path) -> list[Finding]:
         _file_system(root),
         _room(root),
         *_access(root),
+        *_not_imported(root),
         *_strays(root),
     ]
+
+
+def jobs_to_import(root: Path) -> list[str]:
+    """Return the jobs of which `root` holds checkpoint files, but no journal."""
+    journals = {*_names(root / "journals")}
+    return [
+        job_id
+        for job_id in checkpoint_files.jobs_beside(root, ())
+        if f"{ids.file_name(job_id)}.jsonl" not in journals
+    ]
+
+
+def _not_imported(root: Path) -> Iterator[Finding]:
+    if jobs := jobs_to_import(root):
+        error = NotImported(jobs, root)
+        yield Finding(error.code, False, str(error), error.hint)
 
 
 def _identity(root: Path) -> Finding:
@@ -190,6 +207,7 @@ _KINDS = {
 
 def _stray_paths(root: Path) -> Iterator[tuple[str, Path]]:
     known = {"store.json", "keys.json", "worker", *_FOLDERS}
+    known |= {f.path.name for f in checkpoint_files.folders(root, levels=1) if f.files}
     for name in _names(root):
         path = root / name
         if name not in known:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from journal import collector, ids
+from journal import checkpoint_files, collector, ids
 from journal import diff as state_diff
 from journal.audit import Audit
 from journal.clock import stamped
@@ -37,6 +37,8 @@ class CheckpointReader(Audit, Planning):
 
         Raises:
             InvalidArgument: `job_id` is out of bounds.
+            NotImported: the job's checkpoints are in plain files; see `import_files`.
+                So does every other call about such a job.
             DamagedJournal: the job is quarantined.
         """
         return self._answer(job_id, lambda v: self._infos(v, self._store.live(v)))
@@ -82,6 +84,7 @@ class CheckpointReader(Audit, Planning):
 
         Raises:
             UnknownCheckpoint: in none; says when and by whom if it was deleted.
+            NotImported: in none, but there are jobs that have to be imported.
         """
         deleted: UnknownCheckpoint | None = None
         for job_id in self._store.known_then_all():
@@ -93,6 +96,8 @@ class CheckpointReader(Audit, Planning):
                 return self._answer(job_id, partial(self._one, checkpoint_id))
             if checkpoint_id in view.trash:
                 deleted = unknown(view, checkpoint_id)
+        for job_id in [] if deleted else self._not_imported():
+            self._view(job_id)  # raises: it may be one of theirs
         raise deleted or UnknownCheckpoint(checkpoint_id)
 
     def latest(self, job_id: str) -> CheckpointInfo | None:
@@ -135,11 +140,20 @@ class CheckpointReader(Audit, Planning):
         Raises:
             InvalidArgument, DamagedJournal: as `list`.
         """
-        return self._store.view(ids.check_job_id(job_id)).seq
+        return self._any_view(job_id).seq
 
     def job_ids(self) -> builtins.list[str]:
-        """Return the ids of all jobs, sorted; `jobs` reads their journals besides."""
-        return self._store.storage.job_ids()
+        """Return the ids of all jobs, sorted; `jobs` reads their journals besides.
+
+        Those whose checkpoints are in plain files, not imported yet, are among them.
+        """
+        return sorted([*self._store.storage.job_ids(), *self._not_imported()])
+
+    def _not_imported(self) -> builtins.list[str]:
+        if self.root is None:
+            return []
+        known = {*self._store.storage.job_ids()}
+        return checkpoint_files.jobs_beside(self.root, known)
 
     def jobs(
         self,
@@ -148,7 +162,7 @@ class CheckpointReader(Audit, Planning):
         limit: int | None = None,
         after: str | None = None,
     ) -> builtins.list[JobInfo]:
-        """Return the jobs, sorted by id, damaged ones included.
+        """Return the jobs, sorted by id, damaged ones and not imported ones included.
 
         Args:
             match: a glob pattern for ids, upper and lower case told apart.
@@ -161,7 +175,7 @@ class CheckpointReader(Audit, Planning):
         self, match: str | None, limit: int | None, after: str | None
     ) -> builtins.list[JobInfo]:
         found: builtins.list[JobInfo] = []
-        for job_id in self._store.storage.job_ids():
+        for job_id in self.job_ids():
             if after is not None and job_id <= after:
                 continue
             if match is not None and not fnmatch.fnmatchcase(job_id, match):
@@ -181,7 +195,7 @@ class CheckpointReader(Audit, Planning):
         """
         ids.check_job_id(job_id)
         try:
-            view = self._store.readable(job_id)
+            view = self._view(job_id)
             return None if view.seq == 0 else _job_info(view)
         except MilepostError as exc:
             return JobInfo(job_id, damage=ErrorInfo.of(exc))
@@ -216,7 +230,7 @@ class CheckpointReader(Audit, Planning):
             wanted = (e for e in events if types is None or e["type"] in types)
             return [*islice(wanted, limit)]
 
-        return self._answer(job_id, ask, self._store.view)
+        return self._answer(job_id, ask, self._any_view)
 
     def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
         """Return the state that was current right after event `seq`, if there was one.

@@ -42,7 +42,9 @@ def doctor_verb(
     """
     around = surroundings.Surroundings(frame)
     root = around.root
-    if not any((root / name).exists() for name in ("journals", "heads", "store.json")):
+    names = ("journals", "heads", "store.json")
+    is_store = any((root / name).exists() for name in names)
+    if not is_store and not premises.jobs_to_import(root):
         hint = "--store DIR or MILEPOST_STORE_ROOT names one; `milepost save` makes one"
         raise Failure("no_store", f"no store in {root}", hint)
     with around.open() as manager:

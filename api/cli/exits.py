@@ -50,6 +50,7 @@ EXIT_OF_CODE = {
     "plaintext_refused": Exit.DAMAGED,
     "nothing_to_do": Exit.NOTHING,
     "no_store": Exit.NO_STORE,
+    "not_imported": Exit.NO_STORE,
     "locked": Exit.LOCKED,
     "interrupted": Exit.INTERRUPTED,
     # Plain failures, named so that nobody wonders whether they were forgotten.

@@ -40,6 +40,7 @@ _MODULE_OF_VERB = {
     "policy": "policing",
     "compact": "compacting",
     "forget": "compacting",
+    "import": "importing",
     "verify": "verifying",
     "doctor": "diagnosing",
     "repair": "repairing",

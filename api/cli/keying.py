@@ -10,6 +10,7 @@ import click
 from api.cli.answers import Answer, Table
 from api.cli.exits import Failure
 from api.cli.frame import Frame, example_text, verb, with_shared_options
+from journal.errors import NotImported
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,4 +181,6 @@ def _used(frame: Frame) -> dict[str, int]:
     except Failure as exc:
         if exc.problem.code != "no_store":
             raise
+        return {}
+    except NotImported:
         return {}

@@ -14,9 +14,12 @@ import uvicorn
 from api.app import create_app
 from api.cli.connections import Bounds, Connection
 from api.cli.exits import Failure
+from api.cli.output import say
 from api.cli.stores import actor
 from api.security import check_bind
 from api.turns import connections_max
+from journal import premises
+from journal.errors import NotImported
 from worker.service import Worker
 from worker.settings import open_manager
 
@@ -87,6 +90,8 @@ def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> No
             closing.callback(worker.stop, _WORKER_SECONDS)
             worker.start()
         url = _url(host, listener)
+        if jobs := premises.jobs_to_import(settings.store.root):
+            say(f"warning: {NotImported(jobs, settings.store.root)}")
         greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
         # At the signal, not when the last request is answered: both end side by side.
         on_leave = (lambda: None) if worker is None else worker.ask_to_stop

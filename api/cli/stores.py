@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from api.cli.exits import Failure
 from api.cli.output import say
 from journal import CheckpointManager
+from journal.errors import NotImported
 from worker import sources
 
 if TYPE_CHECKING:
@@ -108,8 +109,13 @@ def existing(root: Path) -> Path:
 
     Raises:
         Failure: no_store.  A mistyped folder must not look like an empty store.
+        NotImported: it holds checkpoint files instead.
     """
     if not (root / "journals").is_dir():
+        from journal import premises
+
+        if jobs := premises.jobs_to_import(root):
+            raise NotImported(jobs, root)
         hint = "--store DIR or MILEPOST_STORE_ROOT names one; `milepost save` makes one"
         raise Failure("no_store", f"no store in {root}", hint)
     return root
