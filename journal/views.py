@@ -22,6 +22,7 @@ from journal.head import Extent
 from journal.index import MALFORMED, Entry, JobView
 from journal.known_job import Cursor, KnownJob
 from journal.passage import line_number
+from journal.recovery import gives_up
 from journal.storage import Busy, during
 
 if TYPE_CHECKING:
@@ -243,22 +244,17 @@ class Views:
             # The folder was removed, and another store was made in its place.
             job.store_id, job.seen = view.store_id, Extent()
         seen = job.seen
-        if not self._has(view, seen, is_same=view is job.view):
-            repairs = self.storage.repairs(view.job_id)
-            is_owned_up_to = any(repair.get("lost_events") for repair in repairs) or (
-                # A person gave it up; what says so took the place of the first lost.
-                any(told_at <= seen.seq for told_at, _ in view.losses)
+        is_there = self._has(view, seen, is_same=view is job.view)
+        if not is_there and not self._is_owned_up_to(view, seen):
+            if held is not None and view.created_at == job.created_at:
+                held.recall(seen)
+            problem = BadLine(
+                view.end,
+                f"event {seen.seq} with hash {seen.hash}, seen before",
+                f"event {view.seq} with hash {view.hash} as the last: it went back "
+                "to an older journal",
             )
-            if not is_owned_up_to:
-                if held is not None and view.created_at == job.created_at:
-                    held.recall(seen)
-                problem = BadLine(
-                    view.end,
-                    f"event {seen.seq} with hash {seen.hash}, seen before",
-                    f"event {view.seq} with hash {view.hash} as the last: it went back "
-                    "to an older journal",
-                )
-                raise self._damage(view.job_id, problem)
+            raise self._damage(view.job_id, problem)
         job.seen = Extent(view.seq, view.hash or "", view.end)
         job.created_at = view.created_at
 
@@ -268,8 +264,23 @@ class Views:
             return (view.seq, view.hash or "") == seen[:2]
         if is_same or not seen.seq:
             return True  # folded on from there
-        (event,) = self.history(view, seen.seq - 1, until_seq=seen.seq)
-        return event["hash"] == seen.hash
+        return self._event(view, seen.seq)["hash"] == seen.hash
+
+    def _event(self, view: JobView, seq: int) -> Event:
+        (event,) = self.history(view, seq - 1, until_seq=seq)
+        return event
+
+    def _is_owned_up_to(self, view: JobView, seen: Extent) -> bool:
+        """Tell whether the job says, or is about to, that an event was given up."""
+        repairs = self.storage.repairs(view.job_id)
+        if any(repair.get("lost_events") for repair in repairs):
+            return True
+        # What tells of a cut took the place of the first lost event; what tells of
+        # another history stands behind it.
+        return any(
+            told_at <= seen.seq or gives_up(self._event(view, told_at), seen)
+            for told_at, _ in view.losses
+        )
 
     def _fold(
         self,

@@ -99,7 +99,7 @@ def test_r1_a_job_without_files_is_unknown_until_a_save(
 ) -> None:
     assert manager.list(JOB) == []
     assert manager.job(JOB) is None
-    assert not root.exists()  # a question leaves no trace
+    assert files(root) == {}  # a question leaves no trace
     save(manager, "one")
     assert steps(again(root)) == ["one"]
 
