@@ -6,7 +6,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from journal import ids
-from journal.errors import MilepostError, MissingKey, Protected
+from journal.errors import (
+    MilepostError,
+    MissingKey,
+    NewerFormat,
+    Protected,
+    StateOverBound,
+)
 from journal.event_codec import STATE_MISSING
 from journal.info import ErrorInfo, JobReport
 from journal.inquiry import Inquiry
@@ -64,8 +70,7 @@ class Audit(Inquiry):
             kept = counted(len(view.side_files), "run")
             notes.append(f"{kept} of bytes that were cut are in side/")
         notes += (
-            f"{count} states were not checked: their key {key_id!r} is not at hand"
-            for key_id, count in locked.items()
+            f"{count} states were not checked: {why}" for why, count in locked.items()
         )
         live = len(view.checkpoints)
         return JobReport(job_id, True, view.seq, live, view.hash, None, tuple(notes))
@@ -73,14 +78,18 @@ class Audit(Inquiry):
     def _check_states(
         self, view: JobView, deep: bool, on_piece: OnPiece | None
     ) -> Counter[str]:
-        """Check live states; return how many could not be, by the key they need."""
+        """Check live states; return how many could not be, by why not."""
         locked: Counter[str] = Counter()
         for entry in view.checkpoints.values():
             if deep or entry.seq in view.faults:
                 try:
                     self._open(view, entry)
                 except MissingKey as exc:
-                    locked[exc.key_id] += 1
+                    locked[f"their key {exc.key_id!r} is not at hand"] += 1
+                except NewerFormat:
+                    locked["a newer Milepost wrote them"] += 1
+                except StateOverBound as exc:
+                    locked[f"{exc.hint}, for they are larger"] += 1
                 if on_piece is not None:
                     on_piece(view.places[entry.seq].size)
         return locked

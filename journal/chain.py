@@ -10,6 +10,7 @@ from journal.errors import (
     MissingKey,
     NewerFormat,
     PlaintextRefused,
+    StateOverBound,
     UnreadableState,
 )
 from journal.event_codec import peek
@@ -94,8 +95,9 @@ def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
         raise UnreadableState(f"event {seq} is not there any more, or is no save")
     if not state_line:
         raise UnreadableState(f"state {seq} is gone")
-    parts = state_codec.read_line(state_line, seq=seq)
     data = event["data"]
+    vault.check(data, seq)
+    parts = state_codec.read_line(state_line, seq=seq)
     parts = vault.opened(parts, site, data["state_bytes"])
     return Member(parts, data, len(state_line))
 
@@ -119,12 +121,12 @@ def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
 def problem_of(seq: int, read: Callable[[int], Member]) -> UnreadableState | None:
     """Return why save `seq` does not restore; None if nothing is known to be wrong.
 
-    A state that needs another key or a newer version is intact by its checksum; it is
-    not judged here.
+    A state that needs another key, a higher bound or a newer version is intact by its
+    checksum; it is not judged here.
     """
     try:
         open_state(seq, read)
-    except (MissingKey, PlaintextRefused, NewerFormat):
+    except (MissingKey, PlaintextRefused, StateOverBound, NewerFormat):
         return None
     except UnreadableState as exc:
         return exc

@@ -260,6 +260,15 @@ class PlaintextRefused(UnreadableState):
         )
 
 
+class StateOverBound(UnreadableState):
+    """A stored state is larger than this process may read; none of it was."""
+
+    code = "state_over_bound"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="raise max_state_bytes ([store] max_state)")
+
+
 class KeyNeeded(MilepostError, ValueError):
     """The store is encrypted and there is no key to write with; nothing was written."""
 

@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import orjson
-
 from journal import (
     chain,
     checkpoint_files,
@@ -30,6 +28,7 @@ from journal.errors import (
     NewerFormat,
     NotImported,
     PlaintextRefused,
+    StateOverBound,
     StorageFailed,
     UnknownCheckpoint,
     UnreadableState,
@@ -81,7 +80,7 @@ class Inquiry:
         durability: ``always``: what was answered survives a power cut.  ``interval``:
             it does after `interval_seconds`.  ``never``: the operating system decides.
         interval_seconds: see `durability`.
-        max_state_bytes: of a state's JSON.
+        max_state_bytes: of a state's JSON, when it is saved and when it is read.
         max_depth: levels of nesting in a state, at most 250.
         lock_timeout_seconds: how long to wait while another process writes to a job.
         trash_seconds: how long a deleted checkpoint can be undeleted.
@@ -157,7 +156,7 @@ class Inquiry:
             )
             storage.make_root()
         self._store = Store(storage, clock)
-        self._vault = Vault(keys, allow_plaintext)
+        self._vault = Vault(keys, allow_plaintext, max_state_bytes)
         self._store.key_id = self._vault.key_id
         self._packer = Packer(codec, self._vault.key_id)
         self._migrations = Migrations()
@@ -308,6 +307,8 @@ class Inquiry:
                 return MissingKey(text, fault.key_id)
             case PlaintextRefused():
                 return PlaintextRefused(text)
+            case StateOverBound():
+                return StateOverBound(text)
         hint = "no older checkpoint is given instead; choose one yourself"
         return UnreadableState(text, hint=hint)
 
@@ -337,8 +338,10 @@ class Inquiry:
             text = self._vault.metadata(header, text, view.site(entry.seq))
         except UnreadableState as exc:
             raise self._unreadable(view, entry, exc) from exc
-        metadata: dict[str, Any] = orjson.loads(text)
-        return metadata
+        try:
+            return state_proof.json_object(text, entry.seq, "metadata")
+        except UnreadableState as exc:
+            raise self._unreadable(view, entry, exc) from exc
 
     def _header(self, view: JobView, entry: Entry) -> tuple[Header, bytes]:
         """Return the beginning of a state line, and what it says."""

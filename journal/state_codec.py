@@ -242,13 +242,13 @@ def decrypted(parts: Parts, key: Key, site: Site, raw_bytes: int) -> Parts:
 
 # Metadata may hold a key named "body", so its length says where it ends.
 _HEADER = re.compile(
-    rb'\{"state":(?P<seq>\d+),'
+    rb'\{"state":(?P<seq>\d{1,19}),'
     rb'(?:"alg":"A256GCM","key":"(?P<key>[A-Za-z0-9._-]{1,%d})",'
     rb'"wrapped":"(?P<wrapped>[A-Za-z0-9+/]{%d})",)?'
     rb'(?P<codec>"codec":"(?P<name>json|zstd|zstd-delta)")'
-    rb'(?:,"base":(?P<base>\d+),"step":(?P<step>\d+))?'
+    rb'(?:,"base":(?P<base>\d{1,19}),"step":(?P<step>\d{1,19}))?'
     rb'(?:,"salt":"(?P<salt>[0-9a-f]{32})")?'
-    rb'(?:,"metadata_bytes":(?P<metadata>\d+),"metadata":)?'
+    rb'(?:,"metadata_bytes":(?P<metadata>\d{1,19}),"metadata":)?'
     % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES)
 )
 _BODY = b',"body":'

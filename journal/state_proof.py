@@ -48,8 +48,24 @@ def prove(parts: Parts, raw: bytes, sha256: str) -> None:
 
 def opened(parts: Parts, raw: bytes) -> Opened:
     """Return what a state line holds, which was proved to be what its event bound."""
-    metadata = orjson.loads(parts.metadata) if parts.metadata else {}
-    return Opened(orjson.loads(raw), metadata)
+    text, seq = parts.metadata, parts.seq
+    metadata = json_object(text, seq, "metadata") if text else {}
+    return Opened(json_object(raw, seq, "state"), metadata)
+
+
+def json_object(text: bytes, seq: int, what: str) -> dict[str, Any]:
+    """Return what was saved as event `seq`, decoded.
+
+    Raises:
+        UnreadableState: it is no JSON object.
+    """
+    try:
+        found = orjson.loads(text)
+    except ValueError as exc:
+        raise UnreadableState(f"the {what} of event {seq} is no JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise UnreadableState(f"the {what} of event {seq} is no JSON object")
+    return found
 
 
 def same_state(parts: Parts, sha256: str, raw: bytes, metadata: bytes) -> bool:

@@ -8,23 +8,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal import state_codec
-from journal.errors import MissingKey, PlaintextRefused
+from journal.errors import (
+    MissingKey,
+    PlaintextRefused,
+    StateOverBound,
+    UnreadableState,
+)
+from journal.state_json import Limits
 
 if TYPE_CHECKING:
     from journal.envelope import Site
+    from journal.events import CheckpointSavedData
     from journal.keys import Key, KeyRing
     from journal.state_codec import Header, Parts
+
+
+_TEXTS = ("checkpoint_id", "state_sha256", "state_type")
 
 
 class Vault(NamedTuple):
     """The keys at hand, and whether states that are not encrypted are believed.
 
     Whoever may write to the folder can put a plain state there, and an event that fits.
-    So with keys, only what they authenticate is read, unless `allow_plaintext`.
+    So with keys, only what they authenticate is read, unless `allow_plaintext`.  What
+    they say of a state's size is believed up to `max_state_bytes`.
     """
 
     keys: KeyRing | None = None
     allow_plaintext: bool = False
+    max_state_bytes: int = Limits().max_bytes
 
     @property
     def key(self) -> Key | None:
@@ -35,6 +47,26 @@ class Vault(NamedTuple):
     def key_id(self) -> str:
         """The id of `key`, empty if there is none: as `Parts.key_id`."""
         return "" if self.keys is None else self.keys.current.key_id
+
+    def check(self, data: CheckpointSavedData, seq: int) -> None:
+        """Refuse an event that says of its state what cannot be, or too much.
+
+        Raises:
+            UnreadableState: it does.
+            StateOverBound: the state has more than `max_state_bytes`.
+        """
+        fields: object = data  # as they stand in the journal, whoever wrote it
+        if not isinstance(fields, dict):
+            fields = {}
+        size, texts = fields.get("state_bytes"), [fields.get(n, "") for n in _TEXTS]
+        is_text = all(isinstance(text, str) for text in texts)
+        if type(size) is not int or size < 0 or not is_text:
+            raise UnreadableState(f"event {seq} does not say what its state is")
+        if size > self.max_state_bytes:
+            most = f"{self.max_state_bytes:,}"
+            raise StateOverBound(
+                f"state {seq} has {size:,} bytes, more than the {most} that may be read"
+            )
 
     def opened(self, parts: Parts, site: Site, raw_bytes: int) -> Parts:
         """Return the parts of a state line in the clear.

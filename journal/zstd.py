@@ -55,6 +55,12 @@ def decompress(frame: bytes, size_bytes: int, base: bytes = b"") -> bytes:
     Raises:
         ValueError: it is no frame, or holds another number of bytes.
     """
+    try:
+        declared = zstd.get_frame_info(frame).decompressed_size
+    except zstd.ZstdError as exc:
+        raise ValueError(f"no Zstandard frame: {exc}") from exc
+    if size_bytes < 0 or declared not in (None, size_bytes):
+        raise ValueError(f"a frame of another size than {size_bytes} bytes")
     prefix = zstd.ZstdDict(base, is_raw=True).as_prefix if base else None
     needed = max((size_bytes + len(base)).bit_length(), _WINDOW_LOG_SMALL)
     options: dict[int, int] = {

@@ -58,6 +58,7 @@ EXIT_OF_CODE = {
     "internal": Exit.ERROR,
     "unusable_keys": Exit.ERROR,
     "missing_key": Exit.ERROR,
+    "state_over_bound": Exit.ERROR,
     "key_needed": Exit.ERROR,
     "dropped_key": Exit.ERROR,
     "invalid_state": Exit.ERROR,
