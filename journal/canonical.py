@@ -10,14 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
+from journal.event_codec import WHITE
 from journal.passage import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from journal.passage import Read
-
-_AROUND = b" \t\v\f\x1a\xef\xbb\xbf"  # blanks, the end mark of DOS, the byte order mark
 
 
 class _Part(NamedTuple):
@@ -76,11 +75,11 @@ class Canonical:
         begun, rest = [], lines.pop()
         if part.is_inside and lines:
             begun = [lines.pop(0)]  # even an empty one ends what came before
-        found = [*begun, *filter(None, (line.strip(_AROUND) for line in lines))]
+        found = [*begun, *filter(None, (line.strip(WHITE) for line in lines))]
         text = b"".join(line + b"\n" for line in found)
         if not is_last:
             return text + rest  # of a line that goes on
-        rest = rest.strip(_AROUND) if not part.is_inside or found else rest
+        rest = rest.strip(WHITE) if not part.is_inside or found else rest
         return text + rest + b"\n" if rest else text
 
     def read(self, offset: int, size: int) -> bytes:

@@ -134,8 +134,9 @@ class Compactor:
             UnreadableState: the state must be encoded anew and cannot be read, though
                 it can be restored: by a live checkpoint, or by who has its key.
         """
-        state_line, event_line = lines.split(b"\n", 1)
-        if not event_line:
+        state_line, _, event_line = lines[:-1].rpartition(b"\n")
+        event_line += b"\n"
+        if not state_line:
             return lines  # its state went with an earlier compaction
         if seq in self._drop:
             self.dropped += 1

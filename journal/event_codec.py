@@ -26,6 +26,9 @@ CRC_SUFFIX_BYTES = 18
 _FIRST_OF_EVENT = ord("v")  # the third byte of `{"v":`
 _FIRST_OF_STATE = ord("s")  # the third byte of `{"state":`
 _STATEFUL = frozenset({"checkpoint.saved"})
+# What editors and transfers put around lines: blanks, carriage returns, the end mark of
+# DOS, the byte order mark.
+WHITE = b" \t\v\f\r\x1a\xef\xbb\xbf"
 STATE_MISSING = "its state line is missing"
 
 
@@ -105,6 +108,9 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
         prev: the hash of that event; None at the start of a journal.
         offset: where `data` begins in the journal.
 
+    Lines between two events that are none are the state of the second, if it is a save:
+    whatever became of them, the chain says that the events are intact.
+
     Raises:
         BadLine: a line that is not next in the chain.  Every event before it has been
             yielded.
@@ -114,12 +120,13 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
     sha256, crc32, loads, find = hashlib.sha256, zlib.crc32, orjson.loads, data.find
     window, current = memoryview(data), SCHEMA_VERSION
     before = b"" if prev is None else prev.encode()
-    position, start, states, fault = 0, -1, 0, None
+    position, start, states, odd, fault = 0, -1, 0, -1, None
     while (end := find(b"\n", position)) >= 0:
+        start = start if start >= 0 else position
         kind = data[position + 2] if end - position > HASH_SUFFIX_BYTES else 0
         if kind == _FIRST_OF_EVENT:
             line = data[position:end]
-            before = before or _genesis_of(line, offset + position)
+            before = before or _genesis_of(data[start:end], offset + start)
             digest = sha256(before + line[:-HASH_SUFFIX_BYTES]).hexdigest()
             try:
                 event = loads(line)
@@ -130,9 +137,8 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
                 is_older = event["v"] != current
             except (ValueError, KeyError, TypeError):
                 is_next = is_stateful = is_older = False
-            if not is_next and fault is not None:
-                # A state line that lost its newline swallows the event below it.
-                raise BadLine(offset + start, "an intact state line", fault)
+            if fault is not None and not (is_next and (is_stateful or odd < 0)):
+                raise _no_state(data, start, odd, seq + 1, fault, offset)
             if not is_next:
                 raise BadLine(
                     offset + position,
@@ -142,27 +148,22 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
             if is_older:
                 event = _lifted(event, offset + position)
                 is_stateful = event["type"] in _STATEFUL
-            if start < 0:
-                start = position
             if states != is_stateful:
                 fault = _judge_states(event, states, fault, offset + position)
             yield event, offset + start, end + 1 - start, fault
             seq += 1
-            before, start, states, fault = digest.encode(), -1, 0, None
+            before, start, states, odd, fault = digest.encode(), -1, 0, -1, None
         elif kind == _FIRST_OF_STATE:
-            if start < 0:
-                start = position
             states += 1
             crc = b',"crc":"%08x"}' % crc32(window[position : end - CRC_SUFFIX_BYTES])
             found = data[end - CRC_SUFFIX_BYTES : end]
             if crc != found:
                 fault = f"its state line ends in {_excerpt(found)}, expected {crc!r}"
-        else:
-            raise BadLine(
-                offset + position,
-                f"a state line or event {seq + 1}",
-                _excerpt(data[position:end]),
-            )
+        else:  # the rotten state line of the save below, or worse
+            _refuse_white(data[position:end], offset + position, seq + 1)
+            states += 1
+            odd = odd if odd >= 0 else position
+            fault = f"its state line begins with {_excerpt(data[position:end])}"
         position = end + 1
 
 
@@ -174,7 +175,26 @@ def _judge_states(
         return fault  # a newer version's; it knows what belongs together
     if states == 0:
         return STATE_MISSING
+    if event["type"] in _STATEFUL:
+        return f"{states} lines stand where its state line must"
     raise BadLine(offset, "one state line per save", f"{states} for {event['type']}")
+
+
+def _refuse_white(line: bytes, offset: int, seq: int) -> None:
+    """Leave white space around a line to `journal.canonical`, which takes it away."""
+    if not line.strip(WHITE) or line.strip(WHITE) != line:
+        raise BadLine(offset, f"a state line or event {seq}", _excerpt(line))
+
+
+def _no_state(
+    data: bytes, start: int, odd: int, seq: int, fault: str, offset: int
+) -> BadLine:
+    """Return what is wrong with the lines from `start` that are no state of a save."""
+    if odd < 0:
+        # A state line that lost its newline swallows the event below it.
+        return BadLine(offset + start, "an intact state line", fault)
+    line = data[odd : data.find(b"\n", odd)]
+    return BadLine(offset + odd, f"a state line or event {seq}", _excerpt(line))
 
 
 def _lifted(event: Any, offset: int) -> Event:
@@ -219,7 +239,8 @@ def _lifted_if(event: Any) -> Event:
         return cast("Event", event)
 
 
-def _genesis_of(line: bytes, offset: int) -> bytes:
+def _genesis_of(lines: bytes, offset: int) -> bytes:
+    line, _, _ = lines.partition(b"\n")
     event = _decode(line, offset)
     if event["type"] != "job.opened":
         raise BadLine(offset, "a job.opened event", _excerpt(line))

@@ -186,9 +186,8 @@ class _Examination:
 
     def _member(self, seq: int) -> chain.Member:
         lines = self._text.read(*self._view.places[seq])
-        first, _, second = lines.rstrip(b"\n").partition(b"\n")
-        pair = (first, second) if second else (b"", first)
-        return chain.member(pair, self._view.site(seq), self._vault)
+        state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
+        return chain.member((state_line, event_line), self._view.site(seq), self._vault)
 
     # -- the answer ----------------------------------------------------------------
 

@@ -369,8 +369,8 @@ class Views:
         except KeyError:
             raise UnreadableState(f"event {seq} is no save") from None
         lines = self.storage.read(view.job_id, offset, size)
-        first, _, second = lines.rstrip(b"\n").partition(b"\n")
-        return (first, second) if second else (b"", first)
+        state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
+        return state_line, event_line
 
     def history(
         self, view: JobView, after_seq: int, *, until_seq: int | None = None
