@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from journal import ids, state_codec, state_json
+from journal.arguments import id_of
 from journal.batch import Batch
 from journal.content import Content, fields_of
 from journal.delta import Link
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from journal.events import CheckpointSaved, ForkOrigin
     from journal.importing import Imported
     from journal.index import Entry, JobView
+    from journal.info import CheckpointInfo
     from journal.packer import Packed
     from journal.repair import Repair
     from journal.state_proof import Opened
@@ -142,7 +144,7 @@ class CheckpointManager(Protection, Removal):
     def restore(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         actor: str | None = None,
         expected_seq: int | None = None,
@@ -163,6 +165,7 @@ class CheckpointManager(Protection, Removal):
             Conflict: `expected_seq` is stale.
             StorageFailed: it could not be recorded.
         """
+        checkpoint_id = id_of(checkpoint_id)
         info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
         migrated = self._migrated(info, opened)
 
@@ -183,7 +186,7 @@ class CheckpointManager(Protection, Removal):
     def fork(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         new_job_id: str,
         *,
         actor: str | None = None,
@@ -198,6 +201,7 @@ class CheckpointManager(Protection, Removal):
             Conflict: `new_job_id` already exists.
             InvalidArgument, DamagedJournal, StorageFailed: as `save`.
         """
+        checkpoint_id = id_of(checkpoint_id)
         ids.check_job_id(new_job_id)
         self._existing(self._store.glance(new_job_id))
         entry, event, opened = self._answer(
@@ -380,8 +384,6 @@ def _labels(
     tags: Sequence[str], name: str | None, version: str | None, key: str | None
 ) -> dict[str, Any]:
     """Return the optional fields of a saved event, checked; only those that are set."""
-    if isinstance(tags, str):
-        raise InvalidArgument(f"tags must be a list of strings, got {tags!r:.60}")
     labels: dict[str, Any] = {}
     if name is not None:
         labels["workflow_name"] = ids.check_label("workflow_name", name)

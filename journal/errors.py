@@ -7,7 +7,7 @@ is also the built-in exception that older callers already catch.
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,13 @@ _MAX_NAMED = 5
 def _shown(text: str) -> str:
     """Return `text` so that a message with it stays one line."""
     return text if text.isprintable() else repr(text)
+
+
+def _revived(kind: type[MilepostError], args: tuple[Any, ...]) -> MilepostError:
+    """Return an error as it was, for `pickle` and `copy`, without its `__init__`."""
+    made = kind.__new__(kind)
+    made.args = args
+    return made
 
 
 class MilepostError(Exception):
@@ -36,6 +43,12 @@ class MilepostError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint is not None:
+            self.add_note(f"hint: {hint}")  # a traceback shows it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Subclasses are made from other arguments than those that exceptions keep.
+        return _revived, (type(self), self.args), self.__dict__
 
     def __str__(self) -> str:
         return self.message
@@ -94,6 +107,21 @@ class UnknownCheckpoint(MilepostError, FileNotFoundError):
         self.job_id = job_id
         self.deleted_at = deleted_at
         self.deleted_by = deleted_by
+
+
+class NoCheckpoint(UnknownCheckpoint):
+    """The job has no checkpoint."""
+
+    code = "no_checkpoint"
+
+    def __init__(self, job_id: str) -> None:
+        MilepostError.__init__(
+            self,
+            f"checkpoint not found: job {job_id!r} has none",
+            hint="on the first run of a job, load its state with a default",
+        )
+        self.job_id = job_id
+        self.deleted_at = self.deleted_by = None
 
 
 class NotImported(MilepostError, RuntimeError):

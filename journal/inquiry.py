@@ -19,6 +19,7 @@ from journal import (
     state_json,
     state_proof,
 )
+from journal.arguments import check_methods, checked
 from journal.clock import stamped, utc_now
 from journal.content import Content, fields_of
 from journal.errors import (
@@ -101,6 +102,11 @@ class Inquiry:
             them exclude each other.
     """
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        check_methods(cls)
+
+    @checked
     def __init__(
         self,
         root: str | Path | None = None,
@@ -372,12 +378,6 @@ def _folder(
             f"give one folder, got root {root!r:.60} and storage_dir "
             f"{storage_dir!r:.60}"
         )
-    for path in given:
-        if not isinstance(path, str | Path):
-            raise InvalidArgument(
-                f"a folder must be a string or a Path, got {type(path).__name__} "
-                f"{path!r:.60}"
-            )
     return Path(given[0] if given else DEFAULT_FOLDER)
 
 

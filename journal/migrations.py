@@ -66,10 +66,6 @@ class Migrations:
         ids.check_label("workflow_name", workflow)
         ids.check_label("from_version", from_version)
         ids.check_label("to_version", to_version)
-        if not callable(migrate):
-            raise InvalidArgument(
-                f"a migration must be a function, got {type(migrate).__name__}"
-            )
         known = self._steps.get(workflow, {})
         what = f"migration of {workflow!r} from {from_version!r} to {to_version!r}"
         if from_version in known:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal import collector
+from journal.arguments import id_of
 from journal.errors import InvalidArgument, MilepostError
 from journal.info import ErrorInfo
 from journal.inquiry import Inquiry, check_limit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from journal.index import JobView
+    from journal.info import CheckpointInfo
     from journal.keep_rules import Candidate
     from journal.plans import JobPlan, Plan
     from journal.policy import Policy
@@ -240,7 +242,7 @@ class Planning(Inquiry):
     def explain(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         policy: Policy | None = None,
         *,
         now: datetime | None = None,
@@ -259,6 +261,7 @@ class Planning(Inquiry):
         """
         from journal import retention
 
+        checkpoint_id = id_of(checkpoint_id)
         view = self._view(job_id)
         self._entry(view, checkpoint_id)
         policy = policy or self._policy_of(view)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from journal import ids
+from journal.arguments import id_of
 from journal.batch import Batch
 from journal.clock import stamped
 from journal.errors import OnHold
@@ -12,6 +13,7 @@ from journal.writer import Writer
 
 if TYPE_CHECKING:
     from journal.index import JobView
+    from journal.info import CheckpointInfo
 
 _PINS = frozenset({"checkpoint.pinned", "checkpoint.unpinned"})
 _PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
@@ -23,7 +25,7 @@ class Protection(Writer):
     def pin(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         actor: str | None = None,
         reason: str | None = None,
@@ -36,14 +38,15 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
+        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, checkpoint_id, "checkpoint.pinned", actor, reason, expected_seq
+            job_id, marked, "checkpoint.pinned", actor, reason, expected_seq
         )
 
     def unpin(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         actor: str | None = None,
         reason: str | None = None,
@@ -56,14 +59,15 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
+        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, checkpoint_id, "checkpoint.unpinned", actor, reason, expected_seq
+            job_id, marked, "checkpoint.unpinned", actor, reason, expected_seq
         )
 
     def hold(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         reason: str | None = None,
         actor: str | None = None,
@@ -80,14 +84,15 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
+        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, checkpoint_id, "checkpoint.held", actor, reason, expected_seq
+            job_id, marked, "checkpoint.held", actor, reason, expected_seq
         )
 
     def release(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         reason: str | None = None,
         actor: str | None = None,
@@ -100,20 +105,22 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
+        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, checkpoint_id, "checkpoint.released", actor, reason, expected_seq
+            job_id, marked, "checkpoint.released", actor, reason, expected_seq
         )
 
     def _mark(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         type_: str,
         actor: str | None,
         reason: str | None,
         expected_seq: int | None,
     ) -> bool:
         """Pin, unpin, hold or release; False if that changes nothing."""
+        checkpoint_id = id_of(checkpoint_id)
         self._markable(self._view(job_id), checkpoint_id, type_)
 
         def request(batch: Batch) -> bool:

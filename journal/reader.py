@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from journal import checkpoint_files, collector, ids
 from journal import diff as state_diff
+from journal.arguments import id_of
 from journal.audit import Audit
 from journal.clock import stamped
-from journal.errors import InvalidArgument, MilepostError, UnknownCheckpoint
+from journal.errors import (
+    InvalidArgument,
+    MilepostError,
+    NoCheckpoint,
+    UnknownCheckpoint,
+)
 from journal.info import Checkpoint, CheckpointInfo, ErrorInfo, JobInfo
 from journal.inquiry import check_limit, unknown
 from journal.planning import Planning
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection
 
     from journal.diff import Change
     from journal.events import Event
-    from journal.index import JobView
+    from journal.index import Entry, JobView
     from journal.migrations import Migrate
+    from journal.state_proof import Opened
+
+_D = TypeVar("_D")
+_RAISE = object()  # no default
 
 
 class CheckpointReader(Audit, Planning):
@@ -43,7 +54,7 @@ class CheckpointReader(Audit, Planning):
         """
         return self._answer(job_id, lambda v: self._infos(v, self._store.live(v)))
 
-    def get(self, job_id: str, checkpoint_id: str) -> Checkpoint:
+    def get(self, job_id: str, checkpoint_id: str | CheckpointInfo) -> Checkpoint:
         """Return a checkpoint with its state, without moving current.
 
         The state is migrated to the newest version of its workflow, if migrations are
@@ -53,8 +64,8 @@ class CheckpointReader(Audit, Planning):
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
             NewerState, NoMigration, MigrationFailed: as `restore`.
         """
-        info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
-        return Checkpoint(info, self._migrated(info, opened).state)
+        ask = partial(self._opened, id_of(checkpoint_id))
+        return self._checkpoint(*self._answer(job_id, ask))
 
     def register_migration(
         self, workflow_name: str, from_version: str, to_version: str, migrate: Migrate
@@ -79,13 +90,14 @@ class CheckpointReader(Audit, Planning):
         with self._registering:
             self._migrations.add(workflow_name, from_version, to_version, migrate)
 
-    def find(self, checkpoint_id: str) -> CheckpointInfo:
+    def find(self, checkpoint_id: str | CheckpointInfo) -> CheckpointInfo:
         """Return the checkpoint of that id, in whichever job it is.
 
         Raises:
             UnknownCheckpoint: in none; says when and by whom if it was deleted.
             NotImported: in none, but there are jobs that have to be imported.
         """
+        checkpoint_id = id_of(checkpoint_id)
         deleted: UnknownCheckpoint | None = None
         for job_id in self._store.known_then_all():
             try:
@@ -100,16 +112,33 @@ class CheckpointReader(Audit, Planning):
             self._view(job_id)  # raises: it may be one of theirs
         raise deleted or UnknownCheckpoint(checkpoint_id)
 
-    def latest(self, job_id: str) -> CheckpointInfo | None:
+    @overload
+    def latest(self, job_id: str) -> CheckpointInfo | None: ...
+
+    @overload
+    def latest(
+        self, job_id: str, *, with_state: Literal[True]
+    ) -> Checkpoint | None: ...
+
+    def latest(
+        self, job_id: str, *, with_state: bool = False
+    ) -> CheckpointInfo | Checkpoint | None:
         """Return the newest checkpoint, None if there is none.
+
+        Args:
+            job_id: whose.
+            with_state: return a `Checkpoint`, as `get` does.
 
         Raises:
             DamagedJournal: the job is quarantined; never an older one instead.
+            UnreadableState and others: with the state, as `get`.
         """
+        if with_state:
+            return self._with_state(job_id, lambda view: view.latest)
         return self._answer(job_id, lambda view: self._info_of(view, view.latest))
 
     def current(self, job_id: str) -> CheckpointInfo | None:
-        """Return the checkpoint that a resumed job continues from.
+        """Return the checkpoint that a resumed job continues from; see `load`.
 
         A save moves it forward, a restore moves it back.
 
@@ -117,6 +146,49 @@ class CheckpointReader(Audit, Planning):
             DamagedJournal: the job is quarantined.
         """
         return self._answer(job_id, lambda view: self._info_of(view, view.current))
+
+    @overload
+    def load(self, job_id: str) -> dict[str, Any]: ...
+
+    @overload
+    def load(self, job_id: str, default: _D) -> dict[str, Any] | _D: ...
+
+    def load(self, job_id: str, default: object = _RAISE) -> object:
+        """Return the state of the current checkpoint, to continue from.
+
+        Nothing is recorded.  The state is migrated as in `restore`.
+
+        Args:
+            job_id: whose.
+            default: what to return while the job has no checkpoint; of a dict, a copy.
+
+        Raises:
+            NoCheckpoint: (a FileNotFoundError) there is none, and no `default`.
+            UnreadableState, DamagedJournal: as `restore`.
+            NewerState, NoMigration, MigrationFailed: as `restore`.
+        """
+        found = self._with_state(job_id, lambda view: view.current)
+        if found is not None:
+            return found.state
+        if default is _RAISE:
+            raise NoCheckpoint(job_id)
+        # The job changes what it gets, which must not change the caller's default.
+        return copy.deepcopy(default) if isinstance(default, dict) else default
+
+    def _with_state(
+        self, job_id: str, choose: Callable[[JobView], Entry | None]
+    ) -> Checkpoint | None:
+        """Return the chosen checkpoint with its state, both of one view."""
+
+        def ask(view: JobView) -> tuple[CheckpointInfo, Opened] | None:
+            entry = choose(view)
+            return None if entry is None else self._opened(entry.checkpoint_id, view)
+
+        found = self._answer(job_id, ask)
+        return None if found is None else self._checkpoint(*found)
+
+    def _checkpoint(self, info: CheckpointInfo, opened: Opened) -> Checkpoint:
+        return Checkpoint(info, self._migrated(info, opened).state)
 
     def page(
         self, job_id: str, *, limit: int, after_seq: int = 0
@@ -254,7 +326,9 @@ class CheckpointReader(Audit, Planning):
 
         return self._answer(job_id, ask)
 
-    def diff(self, job_id: str, a: str, b: str) -> builtins.list[Change]:
+    def diff(
+        self, job_id: str, a: str | CheckpointInfo, b: str | CheckpointInfo
+    ) -> builtins.list[Change]:
         """Return the changes that lead from checkpoint `a`'s state to `b`'s.
 
         Both as `get` returns them.
@@ -264,7 +338,7 @@ class CheckpointReader(Audit, Planning):
         """
         return state_diff.diff(self.get(job_id, a).state, self.get(job_id, b).state)
 
-    def refresh(self, job_ids: Iterable[str] | None = None) -> set[str]:
+    def refresh(self, job_ids: Collection[str] | None = None) -> set[str]:
         """Catch up with what other processes wrote; return the jobs that moved.
 
         Answers never need this, they look by themselves; it makes them prompt.

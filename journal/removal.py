@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from journal import chain, ids
+from journal.arguments import id_of
 from journal.batch import Batch
 from journal.clock import stamp, stamped
 from journal.erasure import Erasure
@@ -26,6 +27,7 @@ from journal.protection import refuse_held
 
 if TYPE_CHECKING:
     from journal.index import Entry, JobView
+    from journal.info import CheckpointInfo
     from journal.plans import Applied, JobPlan, Plan
     from journal.retention import Verdict
 
@@ -39,7 +41,7 @@ class Removal(Erasure):
     def delete(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         actor: str | None = None,
         reason: str | None = None,
@@ -70,6 +72,7 @@ class Removal(Erasure):
                 too long: the checkpoint is gone, its state goes with the next one.
             DamagedJournal, StorageFailed: as `save`.
         """
+        checkpoint_id = id_of(checkpoint_id)
 
         def request(batch: Batch) -> bool:
             view = batch.view
@@ -101,7 +104,7 @@ class Removal(Erasure):
     def undelete(
         self,
         job_id: str,
-        checkpoint_id: str,
+        checkpoint_id: str | CheckpointInfo,
         *,
         actor: str | None = None,
         expected_seq: int | None = None,
@@ -114,6 +117,7 @@ class Removal(Erasure):
             UnreadableState: its state is damaged.
             DamagedJournal, StorageFailed: as `save`.
         """
+        checkpoint_id = id_of(checkpoint_id)
 
         def request(batch: Batch) -> bool:
             trashed = batch.view.trash.get(checkpoint_id)

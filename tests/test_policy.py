@@ -21,7 +21,7 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
       for bad in (0, -1, True, 2.5, "3")),
     *(({name: 1 << 63}, f"^{name} must be at most 9223372036854775807, got")
       for name in (*COUNTS, "keep_failed", "keep_every", "max_count", "min_keep")),
-    *(({name: "0s"}, f"^{name} = 0s keeps nothing$") for name in WITHINS),
+    *(({name: "0s"}, f"^{name} = 0s keeps nothing") for name in WITHINS),
     *(({name: "5m"}, f'^{name}: expected "min" or "mo"')
       for name in (*WITHINS, "max_age", "min_age")),
     ({"keep_within": 7}, "^keep_within: expected a duration such as .*, got 7$"),
@@ -32,8 +32,8 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"keep_tags": ["a"]}, "^keep_tags must hold lists of tags, got 'a'$"),
     ({"keep_tags": [[""]]}, "a tag in keep_tags"),
     ({"keep_tags": [[5]]}, "a tag in keep_tags"),
-    ({"keep_tags": []}, "^keep_tags must hold 1 to 64 lists, got 0$"),
-    ({"keep_tags": [["a"]] * 65}, "^keep_tags must hold 1 to 64 lists, got 65$"),
+    ({"keep_tags": []}, "^keep_tags must hold 1 to 64 lists, got 0"),
+    ({"keep_tags": [["a"]] * 65}, "^keep_tags must hold 1 to 64 lists, got 65"),
     ({"keep_best": ("loss", "min")}, "^keep_best must be a Best, got"),
     ({"keep_best": Best("", "min")}, "keep_best.metric"),
     ({"keep_best": Best("loss", "least")}, "^keep_best.mode must be 'min' or 'max'"),
@@ -64,12 +64,12 @@ def test_a_value_out_of_bounds_is_refused_by_name(
             {"keep_failed": "all", "keep_tags": [[]]},
             "^keep_tags and keep_failed may match no",
         ),
-        ({"max_count": 2, "min_keep": 3}, "^max_count = 2 undoes min_keep = 3$"),
-        ({"max_count": 2, "keep_last": 3}, "^max_count = 2 undoes keep_last = 3$"),
-        ({"max_age": "1d", "min_age": "25h"}, "^max_age = 1d undoes min_age = 25h$"),
-        ({"max_age": "0s"}, "^max_age = 0s would let everything go$"),
+        ({"max_count": 2, "min_keep": 3}, "^max_count = 2 undoes min_keep = 3"),
+        ({"max_count": 2, "keep_last": 3}, "^max_count = 2 undoes keep_last = 3"),
+        ({"max_age": "1d", "min_age": "25h"}, "^max_age = 1d undoes min_age = 25h"),
+        ({"max_age": "0s"}, "^max_age = 0s would let everything go"),
         *(
-            ({"max_age": "1mo", name: "5w"}, f"^max_age = 1mo undoes {name} = 5w$")
+            ({"max_age": "1mo", name: "5w"}, f"^max_age = 1mo undoes {name} = 5w")
             for name in WITHINS
         ),
     ],

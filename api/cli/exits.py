@@ -35,6 +35,7 @@ EXIT_OF_CODE = {
     "invalid_argument": Exit.USAGE,
     "partly_done": Exit.PARTLY_DONE,
     "not_found": Exit.NOT_FOUND,
+    "no_checkpoint": Exit.NOT_FOUND,
     "conflict": Exit.CONFLICT,
     "stale_plan": Exit.CONFLICT,
     "job_running": Exit.CONFLICT,

@@ -1,0 +1,150 @@
+"""The arguments of public methods, checked by their names: a wrong type is named.
+
+Only types are checked here; bounds are checked where a value is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from journal.errors import InvalidArgument
+from journal.info import Checkpoint, CheckpointInfo
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Check = Callable[[object], bool]
+
+
+def id_of(checkpoint: str | CheckpointInfo | Checkpoint) -> str:
+    """Return the id of a checkpoint that may be given by what a list returned."""
+    if isinstance(checkpoint, Checkpoint):
+        checkpoint = checkpoint.info
+    return checkpoint if isinstance(checkpoint, str) else checkpoint.checkpoint_id
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not None
+
+
+def _is_texts(value: object) -> bool:
+    is_plain = isinstance(value, str | bytes | Mapping)
+    return isinstance(value, Collection) and not is_plain and all(map(_is_text, value))
+
+
+def _instance_of(home: str, name: str) -> _Check:
+    def check(value: object) -> bool:
+        # By name first: what nobody passes need not be imported.
+        return type(value).__name__ == name or isinstance(
+            value, getattr(import_module(home), name)
+        )
+
+    return check
+
+
+_TEXT = ("a string", _is_text)
+_FLAG = ("True or False", lambda value: isinstance(value, bool))
+_WHOLE = ("a whole number", _is_whole)
+_REAL = ("a number", _is_real)
+_CALLABLE = ("a function", callable)
+_CHECKPOINT = (
+    "a string or a CheckpointInfo",
+    lambda value: isinstance(value, str | CheckpointInfo | Checkpoint),
+)
+_PATH = ("a string or a Path", lambda value: isinstance(value, str | Path))
+_TEXTS = ("a list of strings", _is_texts)
+_CHECKS: dict[str, tuple[str, _Check]] = {
+    **dict.fromkeys(("root", "storage_dir", "storage_path", "folder"), _PATH),
+    **dict.fromkeys(
+        (
+            *("job_id", "new_job_id", "jobs", "step_name", "actor", "reason"),
+            *("workflow_name", "workflow_version", "from_version", "to_version"),
+            *("idempotency_key", "key_id", "match", "after", "durability", "codec"),
+        ),
+        _TEXT,
+    ),
+    **dict.fromkeys(("checkpoint_id", "a", "b"), _CHECKPOINT),
+    **dict.fromkeys(("tags", "types", "job_ids"), _TEXTS),
+    **dict.fromkeys(
+        (
+            *("pinned", "failed", "force", "purge", "deep", "reverse", "dry_run"),
+            *("accept_loss", "approve", "trust_clock", "rewrap", "with_state"),
+            "allow_plaintext",
+        ),
+        _FLAG,
+    ),
+    **dict.fromkeys(
+        (
+            *("limit", "seq", "after_seq", "expected_seq", "keep_last", "max_bytes"),
+            *("max_state_bytes", "max_depth"),
+        ),
+        _WHOLE,
+    ),
+    **dict.fromkeys(
+        ("interval_seconds", "lock_timeout_seconds", "trash_seconds"), _REAL
+    ),
+    **dict.fromkeys(("migrate", "on_progress", "on_piece", "clock"), _CALLABLE),
+    "now": ("a datetime with a time zone", _is_time),
+    "policy": ("a Policy", _instance_of("journal.policy", "Policy")),
+    "plan": ("a Plan", _instance_of("journal.plans", "Plan")),
+    "threshold": ("a Threshold", _instance_of("journal.compaction", "Threshold")),
+    "policies": ("Policies", _instance_of("journal.policies", "Policies")),
+    "keys": ("a KeyRing", _instance_of("journal.keys", "KeyRing")),
+}
+
+
+def checked(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return `method`, which refuses arguments of a wrong type by their names.
+
+    None is taken where it is the default.
+
+    Raises:
+        InvalidArgument: from the method, before it does anything.
+    """
+    code: Any = method.__code__
+    count = code.co_argcount
+    names = code.co_varnames[: count + code.co_kwonlyargcount]
+    defaults = method.__defaults__ or ()
+    optional = dict(zip(names[count - len(defaults) : count], defaults, strict=True))
+    optional |= method.__kwdefaults__ or {}
+    may_be_none = {name for name, default in optional.items() if default is None}
+    checks = {name: _CHECKS[name] for name in names if name in _CHECKS}
+
+    @wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for given in (zip(names, args, strict=False), kwargs.items()):
+            for name, value in given:
+                check = checks.get(name)
+                if check is None or (value is None and name in may_be_none):
+                    continue
+                if not check[1](value):
+                    raise InvalidArgument(
+                        f"{name} must be {check[0]}, got {type(value).__name__} "
+                        f"{value!r:.60}"
+                    )
+        return method(*args, **kwargs)
+
+    return call
+
+
+def check_methods(cls: type) -> None:
+    """Have every public method that `cls` itself defines refuse wrong types."""
+    for name, member in [*vars(cls).items()]:
+        if not name.startswith("_") and type(member) is type(check_methods):
+            setattr(cls, name, checked(member))
