@@ -158,6 +158,7 @@ VERBS = {
     "save": ("save", "new", "--step", "s"),
     "list": ("list", JOB),
     "show": ("show", JOB),
+    "cat": ("cat", JOB),
     "jobs": ("jobs",),
     "log": ("log", JOB),
     "diff": ("diff", f"{JOB}@first", JOB),

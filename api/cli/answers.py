@@ -44,6 +44,12 @@ class Report(NamedTuple):
     lines: tuple[str, ...]
 
 
+class JsonLines(NamedTuple):
+    """JSON values, one a line, written as they come; also with `--json`."""
+
+    values: Iterable[Any]
+
+
 class Answer(NamedTuple):
     """One verb's result.
 
@@ -53,7 +59,7 @@ class Answer(NamedTuple):
     """
 
     data: Any
-    shown: Table | Document | Report | str | None = None
+    shown: Table | Document | Report | JsonLines | str | None = None
     notes: tuple[str, ...] = ()
     problem: Problem | None = None
     closing: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ _MODULE_OF_VERB = {
     "save": "saving",
     "list": "listing",
     "show": "showing",
+    "cat": "showing",
     "jobs": "listing",
     "log": "history",
     "diff": "history",

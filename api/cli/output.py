@@ -19,7 +19,7 @@ from contextlib import suppress
 from itertools import compress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from api.cli.answers import Answer, Document, Report, Table
+from api.cli.answers import Answer, Document, JsonLines, Report, Table
 from api.cli.exits import Exit, Failure, Problem
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def report(answer: Answer, *, as_json: bool) -> Exit:
     for note in answer.notes:
         say(note)
     problem = answer.problem
-    if as_json:
+    if isinstance(answer.shown, JsonLines):
+        _write_lines(answer.shown)
+    elif as_json:
         _write_json({"ok": problem is None, "data": answer.data}, problem)
     else:
         _show(answer.shown)
@@ -121,6 +123,16 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
         else:
             reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _write_lines(lines: JsonLines) -> None:
+    """Write each value as soon as it is there, until nobody reads on."""
+    import orjson
+
+    for value in lines.values:
+        text = orjson.dumps(value).decode()
+        if not _write_data((visible_json(text) if is_terminal() else text) + "\n"):
+            return
 
 
 def _show(shown: Table | Document | Report | str | None) -> None:
@@ -222,23 +234,27 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _write_data(text: str) -> None:
-    """Write to stdout.
+def _write_data(text: str) -> bool:
+    """Write to stdout; return whether somebody may still read it.
 
     Raises:
         Unwritable: stdout takes no more, for another reason than a closed pipe.
     """
     if sys.stdout is None:
-        return
+        return False
     try:
-        _write(sys.stdout, text)
+        return _write(sys.stdout, text)
     except OSError as exc:
         msg = f"can't write the answer: {exc.strerror or exc}"
         raise Unwritable("io_failed", msg) from exc
 
 
-def _write(stream: TextIO, text: str) -> None:
-    """Write all of it.  A reader that went away (`| head -1`) is no error of ours."""
+def _write(stream: TextIO, text: str) -> bool:
+    """Write all of it; False if the reader went away (`| head -1`), which is no error.
+
+    Raises:
+        OSError: the stream takes no more for another reason.
+    """
     try:
         stream.flush()
         rest = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
@@ -253,6 +269,8 @@ def _write(stream: TextIO, text: str) -> None:
         _send_to_nowhere(stream)
         if not isinstance(exc, BrokenPipeError):
             raise
+        return False
+    return True
 
 
 def _send_to_nowhere(stream: TextIO) -> None:

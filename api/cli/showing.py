@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from api.cli.answers import Answer, Document
+from api.cli.answers import Answer, Document, JsonLines
 from api.cli.fields import checkpoint_fields
 from api.cli.frame import Frame, verb
 from api.cli.paths import value_at
 from api.cli.selectors import resolve
-from api.cli.targets import Target, target_argument
+from api.cli.targets import Target, job_argument, require_job, target_argument
+from journal.errors import UnknownCheckpoint, UnreadableState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from journal import CheckpointManager, Event
 
 
 @verb(
@@ -19,7 +27,8 @@ from api.cli.targets import Target, target_argument
 )
 @target_argument()
 @click.option("--path", metavar="a.b[0]", help="Only this value of the state.")
-def show_verb(frame: Frame, target: Target, path: str | None) -> Answer:
+@click.option("--raw", is_flag=True, help="Print one line of plain JSON.")
+def show_verb(frame: Frame, target: Target, path: str | None, *, raw: bool) -> Answer:
     """Print a checkpoint's state.
 
     The current one's, without SELECTOR: the one that a resumed job continues from.
@@ -38,4 +47,66 @@ def show_verb(frame: Frame, target: Target, path: str | None) -> Answer:
         f"job {info.job_id}, seq {info.seq}, {info.checkpoint_id}, "
         f"step {info.step_name}, {info.timestamp}{', failed' * info.failed}"
     )
+    if raw and not frame.as_json:
+        return Answer(data, JsonLines([value]), (note,))
     return Answer(data, Document(value), (note,))
+
+
+@verb(
+    "cat",
+    example="milepost cat etl-daily | jq 'select(.state) | .state.rows'\n"
+    "milepost cat etl-daily | grep checkpoint.deleted",
+)
+@job_argument
+def cat_verb(frame: Frame, job: str) -> Answer:
+    """Print a job as plain JSON, one event a line, oldest first.
+
+    Each checkpoint.saved has its `state` and `metadata`, decoded, whatever the journal
+    stores: deltas, compressed, encrypted.  Where there is no state any more, or it
+    cannot be read, `state` is null and `state_problem` says why.
+    """
+    manager = frame.open()
+    require_job(manager, Target(job, None))
+    return Answer(None, JsonLines(_lines(manager, job)))
+
+
+def _lines(manager: CheckpointManager, job: str) -> Iterator[dict[str, Any]]:
+    with manager:
+        events = manager.history(job)
+        removed = _removals(events)
+        for event in events:
+            line: dict[str, Any] = {**event}
+            if event["type"] == "checkpoint.saved":
+                checkpoint_id = event["data"]["checkpoint_id"]
+                try:
+                    info, state = manager.get(job, checkpoint_id)
+                    line |= {"state": state, "metadata": info.metadata}
+                except UnknownCheckpoint as exc:
+                    why = removed.get(checkpoint_id, str(exc))
+                    line |= {"state": None, "state_problem": why}
+                except UnreadableState as exc:
+                    line |= {"state": None, "state_problem": str(exc)}
+            yield line
+
+
+def _removals(events: Iterable[Event]) -> dict[str, str]:
+    """Return which event last removed each checkpoint, when and by whom."""
+    removed: dict[str, str] = {}
+    saved: list[str] = []
+    for event in events:
+        data: Any = event["data"]
+        match event["type"]:
+            case "checkpoint.saved":
+                saved.append(data["checkpoint_id"])
+                continue
+            case "checkpoint.deleted" | "checkpoint.purged":
+                gone = [data["checkpoint_id"]]
+            case "checkpoints.cleaned":
+                gone = [*data["removed"]]
+            case "job.forgotten":
+                gone = saved
+            case _:
+                continue
+        said = f"{event['type']} at {event['at']} by {event['actor']}"
+        removed |= dict.fromkeys(gone, said)
+    return removed
