@@ -161,7 +161,7 @@ class HeadFile:
             found = self._disk.stat(self._path)
             if found is not None and found.inode == opened.inode:
                 if found.links > 1 and opened.is_writable:
-                    opened = self._unshare(opened)
+                    self._unshare(opened)
                 return
             # Another head was put in its place: this lock excludes nobody.
             self.unlock()
@@ -263,8 +263,8 @@ class HeadFile:
         self._opened = self._made = made = Opened(file, file.stat().inode, True)
         return made
 
-    def _unshare(self, shared: Opened) -> Opened:
-        """Put a locked copy in the place of a head that has other names; return it.
+    def _unshare(self, shared: Opened) -> None:
+        """Put a locked copy in the place of a head that has other names.
 
         A copy made by hard links (``cp -al``) shares the file with the store: a slot
         written in place would change both.  Whoever waits for the old file finds, once
@@ -286,7 +286,6 @@ class HeadFile:
         own = Opened(placed, placed.stat().inode, is_writable=True)
         self._opened = self._locked = own
         shared.file.unlock()
-        return own
 
     def allocate(self) -> None:
         """Give the file its full length; under the lock, before the journal is made.

@@ -128,7 +128,8 @@ class Store(Views):
         served, decided = 0, list[Waiter]()
         for waiter in waiters:
             served += 1
-            if waiter.landing is not None and self._has_landed(view, waiter.landing):
+            landing = waiter.landing
+            if landing is not None and self._has(view, landing, is_same=False):
                 continue
             decided.append(waiter)
             mark, waiter.error = batch.mark(), None
@@ -147,11 +148,6 @@ class Store(Views):
                 waiter.landing = written.last
             self._append(job, view, written, held)
         return served
-
-    def _has_landed(self, view: JobView, landing: Extent) -> bool:
-        """Tell whether an event is in the journal."""
-        events = self.history(view, landing.seq - 1, until_seq=landing.seq)
-        return any(event["hash"] == landing.hash for event in events)
 
     def _open(self, batch: Batch) -> None:
         ids.check_new_job_id(batch.view.job_id)
