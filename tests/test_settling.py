@@ -72,7 +72,7 @@ def test_settling_reads_each_byte_a_bounded_number_of_times(
     size = journal_of(root, JOB).stat().st_size
     disk = look(root)
     # Looked at, proved again from the medium, folded.
-    assert disk.read_bytes <= 3 * size + 8 * MIB
+    assert disk.read_bytes <= 3 * size + 2 * MIB
     assert disk.longest <= MIB
 
 

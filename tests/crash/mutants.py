@@ -173,8 +173,8 @@ MUTANTS: dict[str, Mutant] = {
     "another's rename not synced": Mutant(
         (
             Rewrite(
-                SettledJournal._settle,
-                "if head.inode != found.inode or (",
+                SettledJournal._settle_as,
+                "if head.inode != self.inode or (",
                 "if not self._is_settled and (",
             ),
         ),
