@@ -78,10 +78,13 @@ ADVICE = {
     "state_too_large": "send less, or keep large data elsewhere; store.max_state and "
     "store.max_depth of the server say how much",
     "stale_plan": "preview again",
+    "clock_jump": f"{_OPERATOR} has to confirm that the clock is right",
     "approval_needed": "preview it, then apply it with approve = true (scope admin)",
     "damaged": f"other jobs go on; {_OPERATOR} can say what is safe and repair it",
     "unreadable": "no older checkpoint is given instead; choose one yourself",
     "missing_key": f"{_OPERATOR} has to add the key",
+    "key_needed": f"{_OPERATOR} has to set store.key_file",
+    "dropped_key": f"{_OPERATOR} has to restart the server with the current keys",
     "state_over_bound": f"{_OPERATOR} has to raise max_state",
     "plaintext_refused": f"{_OPERATOR} has to allow it: store.allow_plaintext",
     "unusable_keys": f"{_OPERATOR} has to correct the key file",

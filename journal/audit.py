@@ -47,8 +47,7 @@ class Audit(Inquiry):
         if job_id is not None:
             report = self._verify(ids.check_job_id(job_id), deep, on_piece)
             return [report] if report.events or not report.ok else []
-        jobs = self._store.storage.job_ids()
-        return [self._verify(job, deep, on_piece) for job in jobs]
+        return [self._verify(job, deep, on_piece) for job in self.job_ids()]
 
     def _verify(self, job_id: str, deep: bool, on_piece: OnPiece | None) -> JobReport:
         def ask(known: JobView) -> tuple[JobView, Counter[str]]:
@@ -58,7 +57,7 @@ class Audit(Inquiry):
             return view, self._check_states(view, deep, on_piece)
 
         try:
-            view, locked = self._answer(job_id, ask, self._store.view)
+            view, locked = self._answer(job_id, ask, self._any_view)
         except MilepostError as exc:
             return JobReport(job_id, False, 0, 0, None, ErrorInfo.of(exc), ())
         notes: list[str] = []

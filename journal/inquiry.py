@@ -192,6 +192,19 @@ class Inquiry:
         self._store.close()
         self._packer.forget()
 
+    def job_ids(self) -> list[str]:
+        """Return the ids of all jobs, sorted; `jobs` reads their journals besides.
+
+        Those whose checkpoints are in plain files, not imported yet, are among them.
+        """
+        return sorted([*self._store.storage.job_ids(), *self._not_imported()])
+
+    def _not_imported(self) -> list[str]:
+        if self.root is None:
+            return []
+        known = {*self._store.storage.job_ids()}
+        return checkpoint_files.jobs_beside(self.root, known)
+
     def _view(self, job_id: str) -> JobView:
         return self._existing(self._store.readable(ids.check_job_id(job_id)))
 

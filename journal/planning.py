@@ -173,7 +173,7 @@ class Planning(Inquiry):
         from journal import retention
 
         found, problems = [], []
-        jobs = self._store.storage.job_ids()
+        jobs = self.job_ids()
         for number, job in enumerate(jobs, start=1):
             on_progress(number, len(jobs))
             if not fnmatch.fnmatchcase(job, glob):

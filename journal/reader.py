@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from journal import checkpoint_files, collector, ids
+from journal import collector, ids
 from journal import diff as state_diff
 from journal.arguments import id_of
 from journal.audit import Audit
@@ -213,19 +213,6 @@ class CheckpointReader(Audit, Planning):
             InvalidArgument, DamagedJournal: as `list`.
         """
         return self._any_view(job_id).seq
-
-    def job_ids(self) -> builtins.list[str]:
-        """Return the ids of all jobs, sorted; `jobs` reads their journals besides.
-
-        Those whose checkpoints are in plain files, not imported yet, are among them.
-        """
-        return sorted([*self._store.storage.job_ids(), *self._not_imported()])
-
-    def _not_imported(self) -> builtins.list[str]:
-        if self.root is None:
-            return []
-        known = {*self._store.storage.job_ids()}
-        return checkpoint_files.jobs_beside(self.root, known)
 
     def jobs(
         self,

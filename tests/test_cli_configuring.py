@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from test_cli_harness import call, folder, store
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 __all__ = ["folder", "store"]  # fixtures
 
@@ -57,3 +56,15 @@ def test_config_check_and_path_say_what_is_in_force(folder: Path) -> None:
     (folder / "config.toml").write_text("[worker]\nclenaup = 1\n")
     assert call("config", "check").code == 1
     assert call("config", "path").code == 0
+
+
+@pytest.mark.parametrize("length", [10, 58, 59, 60, 5000])
+def test_a_long_value_is_cut_where_it_is_refused(folder: Path, length: int) -> None:
+    value = "x" * length
+    (folder / "config.toml").write_text(f'[store]\ndurability = "{value}"\n')
+
+    said = call("config", "check").err
+
+    shown = f'"{value}"' if length <= 58 else f'"{value[:59]}…'
+    assert f"store.durability = {shown}: expected" in said
+    assert said.count("\n") == 1

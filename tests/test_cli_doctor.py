@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from test_cli_harness import JOB, call, damage, folder, ids_of, reader, run, store
+from test_cli_harness import (
+    JOB,
+    START,
+    call,
+    damage,
+    folder,
+    ids_of,
+    reader,
+    run,
+    store,
+)
 from test_diagnosis import files
 
 from journal import CheckpointManager, Key, KeyRing
+from worker.last_runs import LastRun, LastRuns, TaskRecord
 from worker.leader import LeaderLock
+
+if TYPE_CHECKING:
+    from worker.report import Outcome
 
 __all__ = ["folder", "store"]  # fixtures
 
@@ -239,3 +254,55 @@ def test_the_real_command_says_what_to_type_for_odd_names(store: Path) -> None:
     (job,) = json.loads(done.out)["data"]["jobs"]
     assert job["command"] == "milepost repair --dry-run -- '-a job'"
     assert run("repair", "--", "-a job", MILEPOST_STORE_ROOT=str(store)).code == 0
+
+
+# -- what ran last, and what a repair prints -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_fine"),
+    [
+        ("ok", True),
+        ("waiting", True),
+        ("stopped", True),
+        ("partly", False),
+        ("failed", False),
+    ],
+)
+def test_doctor_says_how_each_task_last_ran(
+    store: Path, outcome: Outcome, is_fine: bool
+) -> None:
+    last = LastRun(START, outcome, line="3 removed, 1 jobs", error="no space")
+    LastRuns(store / "worker").write("retention", TaskRecord(START, last))
+    done = call("doctor", "--json")
+    (found,) = [f for f in done.json["data"]["worker"] if f["code"] == "last_run"]
+    assert found["ok"] is is_fine
+    assert found["message"] == (
+        f"retention ran at 2026-11-20 10:00:00Z: {outcome}, 3 removed, 1 jobs, no space"
+    )
+
+
+def test_a_dry_run_of_a_repair_prints_what_is_wrong_and_what_it_would_do(
+    store: Path,
+) -> None:
+    damage(store)
+    lines = call("repair", JOB, "--dry-run").out.splitlines()
+    assert lines[0].startswith(f"  WRONG  {JOB}: damaged")
+    assert not any(line.startswith("         do ") for line in lines)
+    would = [number for number, line in enumerate(lines) if line[:8] == "  would "]
+    assert would == [*range(would[0], len(lines))]
+
+
+def test_a_repair_prints_what_was_wrong_what_it_did_and_what_is_there_now(
+    store: Path,
+) -> None:
+    damage(store)
+    lines = call("repair", JOB, "--accept-loss").out.splitlines()
+    assert lines[0].startswith(f"  WRONG  {JOB}: damaged")
+    did = [line.split()[0] for line in lines if line[:2] == "  " != line[1:3]]
+    assert did == ["WRONG", "kept", "gave", "cut", "journaled", "ok"]
+    assert any(line.startswith(f"  ok     {JOB}: sound") for line in lines)
+    assert "would" not in "".join(lines)
+    sound = call("repair", JOB).out.splitlines()
+    assert sound[0].startswith(f"  ok     {JOB}: sound")
+    assert sound[-1] == "nothing to do"

@@ -171,6 +171,7 @@ VERBS = {
     "hold": ("hold", f"{JOB}@first"),
     "release": ("release", f"{JOB}@first"),
     "complete": ("complete", JOB),
+    "import": ("import", "files", "."),
     "cleanup": ("cleanup", JOB, "--keep-last", "1"),
     "policy": ("policy", "show"),
     "compact": ("compact",),

@@ -120,6 +120,23 @@ def test_jobs_lists_those_in_files_with_what_to_do(old: Path) -> None:
         assert "milepost import files" in job.damage.message
 
 
+def test_verify_reports_jobs_in_files_too(old: Path) -> None:
+    manager = CheckpointManager(old)
+    manager.save("fresh", "a", {})
+    assert [report.ok for report in manager.verify()] == [True, False, False]
+    (report,) = manager.verify(JOB)
+    assert report.problem is not None
+    assert report.problem.code == "not_imported"
+
+
+def test_a_plan_for_all_jobs_names_those_in_files(old: Path) -> None:
+    plan = CheckpointManager(old).plan("*")
+    assert [(job, why.code) for job, why in plan.problems] == [
+        (JOB, "not_imported"),
+        ("job_456", "not_imported"),
+    ]
+
+
 def test_other_jobs_of_the_folder_go_on(old: Path) -> None:
     manager = CheckpointManager(old)
     saved = manager.save("fresh", "a", {"n": 1})  # I10

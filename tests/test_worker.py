@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -441,7 +442,8 @@ def test_a_worker_waits_for_a_store_and_makes_none(tmp_path: Path) -> None:
         worker.stop()
 
 
-def test_a_store_in_memory_has_a_worker_too() -> None:
+def test_a_store_in_memory_has_a_worker_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "milepost.worker")
     settings = load(environ={"MILEPOST_WORKER_CLEANUP": "every 1s"})
     with CheckpointManager(storage=MemoryStorage()) as manager:
         worker = Worker(manager, settings)
@@ -449,7 +451,11 @@ def test_a_store_in_memory_has_a_worker_too() -> None:
         eventually(lambda: last(worker))
         assert worker.status.leader
         assert worker.status.watcher == "off"
+        first = last(worker)
+        eventually(lambda: last(worker) != first)  # it still leads
         worker.stop()
+    assert [r.message for r in caplog.records].count("leading") == 1
+    assert "was replaced" not in caplog.text
 
 
 # -- what other processes write --------------------------------------------------------

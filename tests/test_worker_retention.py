@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,15 @@ def test_a_job_that_raises_does_not_stop_the_others(
         report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert left(manager) == {"a": 2, "b": 5, "c": 2}
     assert (report.failed, report.outcome) == (1, "partly")
+    level, line = caplog.record_tuples[-1][1:]
+    assert (level, line[:17]) == (logging.WARNING, "retention partly:")
+    caplog.clear()
+    caplog.set_level(logging.INFO, "milepost.worker")
+    worker(manager, clock, KEEP_TWO).run_task("retention")
+    assert caplog.record_tuples[-1][1:] == (
+        logging.INFO,
+        "retention ok: 3 removed, 3 jobs",
+    )
     assert [(p.job_id, p.code) for p in report.problems] == [("b", "locked")]
     assert "Traceback" not in caplog.text
 

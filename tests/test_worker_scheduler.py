@@ -108,7 +108,35 @@ def test_a_late_run_still_runs_and_once_for_all_that_were_missed() -> None:
 # -- failures --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failure", [OSError("disk"), SystemExit(3)])
+def test_a_retry_that_is_pending_is_the_next_run_until_it_has_run() -> None:
+    bell = threading.Event()
+    scheduler = Scheduler(bell.set, retry_seconds=600)
+    task = Task()
+    task.failures.append(ValueError("no"))
+    scheduler.put("task", task, read_schedule("0 0 29 2 *"))
+    scheduler.start()
+    on_schedule = scheduler.next_run("task")
+    began = datetime.now(UTC)  # noqa: TID251 - a retry counts by the system's clock
+    scheduler.run_soon("task")
+    eventually(bell.is_set)
+    scheduler.tend()
+    retry = scheduler.next_run("task")
+    ended = datetime.now(UTC)  # noqa: TID251 - as above
+    assert retry is not None
+    wait, slack = timedelta(seconds=600), timedelta(seconds=1)
+    assert began + wait - slack <= retry <= ended + wait + slack
+    assert retry.tzinfo is UTC
+    scheduler.run_soon("task")
+    eventually(lambda: task.runs == 2)
+
+    def is_settled() -> bool:
+        scheduler.tend()
+        return scheduler.next_run("task") == on_schedule
+
+    eventually(is_settled)
+    scheduler.stop()
+
+
 def test_a_task_that_raised_is_retried_until_it_does_not(
     failure: BaseException, scheduler: Scheduler
 ) -> None:

@@ -56,7 +56,7 @@ def files_verb(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
 
 def _lines(done: Imported, verb: str) -> Iterator[str]:
     for job in done.jobs:
-        known = f", {job.known} known already" if job.known else ""
+        known = f", {job.known:,} known already" if job.known else ""
         yield f"{job.job_id}: {verb} {counted(job.imported, 'checkpoint')}{known}"
     for note in done.remarks:
         yield f"note     {note.path}: {note.text}"
