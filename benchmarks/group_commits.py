@@ -88,11 +88,14 @@ class SlowDisk(PosixDisk):
     """
 
     def __init__(self, seconds: float) -> None:
+        super().__init__()
         self._seconds = seconds
 
-    def open(self, path: Path, mode: Mode, *, create: bool = False) -> PosixFile:
+    def open(
+        self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
+    ) -> PosixFile:
         """See `Disk.open`."""
-        file = super().open(path, mode, create=create)
+        file = super().open(path, mode, create=create, like=like)
         file.__class__ = _SlowFile
         cast("_SlowFile", file).seconds = self._seconds
         return file

@@ -68,9 +68,11 @@ def _no_sync(*, metadata: bool = False) -> None:
 class _UnsyncedDisk(PosixDisk):
     """The real disk, but a sync does nothing."""
 
-    def open(self, path: Path, mode: Mode, *, create: bool = False) -> PosixFile:
+    def open(
+        self, path: Path, mode: Mode, *, create: bool = False, like: Path | None = None
+    ) -> PosixFile:
         """See `Disk.open`."""
-        file = super().open(path, mode, create=create)
+        file = super().open(path, mode, create=create, like=like)
         file.sync = _no_sync  # type: ignore[method-assign]  # this is its point
         return file
 

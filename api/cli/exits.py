@@ -61,6 +61,7 @@ EXIT_OF_CODE = {
     "missing_key": Exit.ERROR,
     "state_over_bound": Exit.ERROR,
     "key_needed": Exit.ERROR,
+    "nested_call": Exit.ERROR,
     "dropped_key": Exit.ERROR,
     "invalid_state": Exit.ERROR,
     "state_too_large": Exit.ERROR,
