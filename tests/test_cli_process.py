@@ -285,6 +285,7 @@ def test_every_help_ends_with_an_example(name: str) -> None:
 def test_every_example_works_as_it_stands(line: str, store: Path, folder: Path) -> None:
     (folder / "state.json").write_text('{"totals": {"rows": 7}}')
     (folder / "config.toml").write_text(CONFIG)
+    (folder / "old-checkpoints" / "job").mkdir(parents=True)
     save = "milepost save etl-daily state.json --step x --tag prod 2>/dev/null >&2;"
     undo = "milepost delete etl-daily@3 2>/dev/null;" if "undelete" in line else ""
     keys = ""

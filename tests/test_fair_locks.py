@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +18,6 @@ from journal.errors import LockTimeout
 from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from faults import Tell
 
     from journal.readable_journal import Durability
@@ -199,7 +198,7 @@ def test_more_jobs_than_descriptors_are_no_problem_under_any_limit(
         for number in range(limit // 2 + 10):
             manager.save(f"job-{number}", "one", {})
             manager.save(f"job-{number}", "two", {})
-            most = max(most, len(os.listdir("/proc/self/fd")))
+            most = max(most, len(list(Path("/proc/self/fd").iterdir())))
         return [len(manager.jobs()), most]
 
     jobs, most = in_child(work)

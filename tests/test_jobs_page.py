@@ -1,4 +1,4 @@
-"""The programs of docs/jobs.md save when they are told to stop, and go on from there."""
+"""The programs of docs/jobs.md save when told to stop, and resume from there."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def import_verb() -> None:
 @verb(
     "files",
     example="milepost import files ./checkpoints --dry-run\n"
-    "milepost import files /backup/old-checkpoints --store ./checkpoints",
+    "milepost import files old-checkpoints --store ./checkpoints",
 )
 @click.argument("folder", metavar="DIR")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")

@@ -55,7 +55,7 @@ def show_verb(frame: Frame, target: Target, path: str | None, *, raw: bool) -> A
 @verb(
     "cat",
     example="milepost cat etl-daily | jq 'select(.state) | .state.rows'\n"
-    "milepost cat etl-daily | grep checkpoint.deleted",
+    "milepost cat etl-daily | grep checkpoint.saved",
 )
 @job_argument
 def cat_verb(frame: Frame, job: str) -> Answer:
