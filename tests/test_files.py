@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes own
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for above in (tmp_path, *tmp_path.parents[:2]):
+    for above in (tmp_path, *tmp_path.parents[:3]):
         if above.stat().st_uid == os.geteuid():
             above.chmod(0o755)
     return tmp_path / "store"

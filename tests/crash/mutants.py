@@ -240,8 +240,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Store._append,
-                "    written = batch.encode()\n",
-                "    written = batch.encode()\n"
+                "    seq = view.seq\n",
+                "    seq = view.seq\n"
                 "    for located in written.events:\n"
                 "        index.apply(view, *located)\n",
             ),

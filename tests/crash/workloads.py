@@ -145,9 +145,9 @@ def group_commit(session: Session) -> None:
             threads.append(Thread(target=save_one, args=(rows,)))
             threads[-1].start()
             for _ in range(_PATIENCE_TURNS):
-                if len(queue._waiting) == len(threads):
+                if len(queue._waiting) == 1 + len(threads):
                     break
-        assert len(queue._waiting) == 2, path
+        assert len(queue._waiting) == 3, path
 
     session.meanwhile = meanwhile
     first = Thread(target=save_one, args=(3,))
