@@ -77,18 +77,19 @@ def test_a_plan_of_many_jobs_names_those_that_lose_something_and_no_others() -> 
 
 def test_the_collector_works_again_once_all_who_asked_it_to_rest_are_through() -> None:
     assert gc.isenabled()
-    with collector.at_rest():
-        with collector.at_rest():
-            assert not gc.isenabled()
-        assert not gc.isenabled()
+
+    def rest_again() -> bool:
+        assert not collector.at_rest(gc.isenabled)
+        return gc.isenabled()
+
+    assert not collector.at_rest(rest_again)
     assert gc.isenabled()
 
 
 def test_a_collector_that_somebody_switched_off_stays_off() -> None:
     gc.disable()
     try:
-        with collector.at_rest():
-            assert not gc.isenabled()
+        assert not collector.at_rest(gc.isenabled)
         assert not gc.isenabled()
     finally:
         gc.enable()

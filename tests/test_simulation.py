@@ -41,7 +41,7 @@ def really(policy: Policy) -> list[list[datetime]]:
                 manager.save("job", "step", {})
                 continue
             manager.apply(manager.plan("job", policy), approve=True)
-            left.append([info.timestamp for info in manager.list("job")])
+            left.append([info.saved_at for info in manager.list("job")])
     return left
 
 
