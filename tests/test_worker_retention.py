@@ -384,7 +384,7 @@ def test_last_runs_reach_the_disk_before_they_get_their_name(
         return noted
 
     monkeypatch.setattr(os, "fsync", note("fsync", os.fsync))
-    monkeypatch.setattr(Path, "replace", note("rename", Path.replace))
+    monkeypatch.setattr(Path, "rename", note("rename", Path.rename))
     worker(manager, clock, KEEP_TWO).run_task("retention")
     assert steps == ["fsync", "rename", "fsync"] * 2  # of the clocks, of the run
     left_over = {path.name for path in (tmp_path / "worker").iterdir()}

@@ -137,6 +137,7 @@ def test_a_retry_that_is_pending_is_the_next_run_until_it_has_run() -> None:
     scheduler.stop()
 
 
+@pytest.mark.parametrize("failure", [OSError("disk"), SystemExit(3)])
 def test_a_task_that_raised_is_retried_until_it_does_not(
     failure: BaseException, scheduler: Scheduler
 ) -> None:
