@@ -91,8 +91,8 @@ class File(Protocol):
     def queue_up(self, at: int) -> None:
         """Stand in the file's queue, behind all who came before time `at`."""
 
-    def first_queued(self, before: int | None = None) -> int | None:
-        """Return since when another is queued, of those who came before; None: none."""
+    def queued(self, start: int, end: int | None = None) -> int | None:
+        """Return a time in `[start, end)` at which another came that still waits."""
 
     def leave_queue(self) -> None:
         """Stand in it no longer; nothing if this file never did."""
@@ -269,13 +269,14 @@ class PosixFile:
         if _HAS_QUEUES:
             self._byte_lock(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, _QUEUE + at, 1)
 
-    def first_queued(self, before: int | None = None) -> int | None:
-        """See `File.first_queued`."""
-        if not _HAS_QUEUES:
+    def queued(self, start: int, end: int | None = None) -> int | None:
+        """See `File.queued`."""
+        if not _HAS_QUEUES or (end is not None and start >= end):
             return None
         asked = _ANYONE_QUEUED
-        if before is not None:
-            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE, before, 0)
+        if (start, end) != (0, None):
+            size = 0 if end is None else end - start
+            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE + start, size, 0)
         found = _LOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))
         return None if found[0] == fcntl.F_UNLCK else found[2] - _QUEUE
 

@@ -33,6 +33,9 @@ class MayCreate(Protocol):
 # Between two looks at a lock: at first, as long as the wait is short, and later.
 _FIRST_WAIT_SECONDS, _SHORT_WAIT_SECONDS, _LONG_WAIT_SECONDS = 0.0002, 0.002, 0.01
 _EARLY_SECONDS = 0.5
+# How long a free lock is left to the one whose turn it is.  Longer than any wait between
+# two looks, so that only a stopped process is passed over.
+_GRACE_SECONDS = 0.05
 
 
 def open_either(
@@ -89,6 +92,7 @@ class HeadFile:
         self._opened: Opened | None = None
         self._locked: Opened | None = None  # what has the lock, or is about to
         self._is_queued = False
+        self._passed: set[int] = set()  # the places of those that do not come
         self._holder = 0  # the thread that locks
         self.head = Head()
         self.raw = b""
@@ -170,7 +174,7 @@ class HeadFile:
     def _acquire(self, opened: Opened, *, wait: bool) -> None:
         file = opened.file
         if file.try_lock():
-            if not wait or file.first_queued() is None:
+            if not wait or self._ahead(file) is None:
                 return
             file.unlock()  # others came before
         elif not wait:
@@ -181,24 +185,31 @@ class HeadFile:
     def _queue_up(self, file: File) -> None:
         """Wait for the lock, behind all who came before.
 
-        `flock` has no deadline and its waiters no order, so it is polled.  Whoever does
-        not come though the lock is free (a stopped process) is passed over.
+        `flock` has no deadline and its waiters no order, so it is polled.  A process
+        that does not take the lock while it is free (a stopped one) is passed over.
         """
         began = time.monotonic_ns()
         deadline = began / 1e9 + self._lock_timeout_seconds
-        passed, pause = None, _FIRST_WAIT_SECONDS
+        # Who lets the lock go unused, and since when.
+        idle: tuple[int, float] | None = None
+        pause = _FIRST_WAIT_SECONDS
         self._is_queued = True
         file.queue_up(began)
         while True:
-            ahead = file.first_queued(before=began)
-            if file.try_lock():
-                if ahead is None or ahead == passed:
-                    break
-                file.unlock()
-                passed, pause = ahead, _LONG_WAIT_SECONDS
-            elif ahead is None:  # the next: it looks more often
-                pause = min(pause, _SHORT_WAIT_SECONDS / 2)
+            ahead = self._ahead(file, before=began)
             now = time.monotonic()
+            if file.try_lock():
+                if ahead is None:
+                    break
+                if idle is None or idle[0] != ahead:
+                    idle = ahead, now
+                elif now > idle[1] + _GRACE_SECONDS:
+                    self._pass_over(file, ahead)
+                file.unlock()
+            else:
+                idle = None
+                if ahead is None:  # the next: it looks more often
+                    pause = min(pause, _SHORT_WAIT_SECONDS / 2)
             if now > deadline:
                 raise self.late()
             # The jitter keeps waiting processes from marching in step.
@@ -207,6 +218,21 @@ class HeadFile:
             pause *= 1.5
             pause = min(pause, _SHORT_WAIT_SECONDS if is_early else _LONG_WAIT_SECONDS)
         self._leave_queue(file)
+
+    def _ahead(self, file: File, before: int | None = None) -> int | None:
+        """Return the place of one whose turn comes first; None: of nobody."""
+        start = 0
+        for place in sorted(self._passed):
+            end = place if before is None else min(place, before)
+            found = file.queued(start, end)
+            if found is not None:
+                return found
+            start = place + 1
+        return file.queued(start, before)
+
+    def _pass_over(self, file: File, place: int) -> None:
+        still = {p for p in self._passed if file.queued(p, p + 1) is not None}
+        self._passed = still | {place}
 
     def _leave_queue(self, file: File) -> None:
         if self._is_queued:

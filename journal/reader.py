@@ -16,6 +16,7 @@ from journal.clock import stamped
 from journal.errors import (
     InvalidArgument,
     MilepostError,
+    NestedCall,
     NoCheckpoint,
     UnknownCheckpoint,
 )
@@ -256,6 +257,8 @@ class CheckpointReader(Audit, Planning):
         try:
             view = self._view(job_id)
             return None if view.seq == 0 else _job_info(view)
+        except NestedCall:
+            raise  # says nothing about the job
         except MilepostError as exc:
             return JobInfo(job_id, damage=ErrorInfo.of(exc))
 

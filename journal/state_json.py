@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import tee
 from typing import Any, NamedTuple
 
 import orjson
 
+from journal import collector
 from journal.errors import InvalidState, StateTooLarge
 
 MAX_METADATA_BYTES = 64 * 1024
@@ -76,7 +78,8 @@ def _at_one_moment(
 
     Another thread may change the state between two steps of Python code.  Here one
     call of C code encodes, decodes and compares, and the interpreter gives no other
-    thread a turn within it.  Only objects with Python code of their own can still
+    thread a turn within it; nor does the garbage collector call anybody's code, as it
+    rests.  Only objects with Python code of their own can still
     change the state meanwhile.
 
     Raises:
@@ -88,7 +91,8 @@ def _at_one_moment(
         backs, compared = tee(map(orjson.loads, again))
         same = map(operator.eq, compared, (state,))
         try:
-            raw, back, is_same = next(zip(raws, backs, same, strict=True))
+            answers = zip(raws, backs, same, strict=True)
+            raw, back, is_same = collector.at_rest(partial(next, answers))
         except _REFUSALS as exc:
             cause = exc
         else:

@@ -258,8 +258,8 @@ class FaultyFile:
         self._real.queue_up(at)
         self._disk.meet("queue", self._path)
 
-    def first_queued(self, before: int | None = None) -> int | None:
-        return self._real.first_queued(before)
+    def queued(self, start: int, end: int | None = None) -> int | None:
+        return self._real.queued(start, end)
 
     def leave_queue(self) -> None:
         self._real.leave_queue()

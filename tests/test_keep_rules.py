@@ -179,6 +179,8 @@ def is_true(  # noqa: C901, PLR0912 - one case per reason, like a table
             truth = shield in one.shields
         case ["newest", *_]:
             truth = position == 1
+        case ["saved", "when", *_]:
+            truth = one.at > NOW and position == 1
         case ["windows", *_]:
             truth = one.at == max(c.at for c in group if c.at < NOW) and position > 1
         case ["no", "keep", "rule"]:

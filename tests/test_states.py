@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import enum
 import re
 import sys
@@ -409,6 +410,20 @@ def changing(change: Callable[[int], object]) -> Iterator[threading.Event]:
         sys.setswitchinterval(interval)
 
 
+@pytest.fixture
+def watched() -> Iterator[None]:
+    """Have the garbage collector call Python code, as tools that watch it do."""
+
+    def watch(_phase: str, _info: dict[str, int]) -> None:
+        for _ in range(200):  # in each turn of which another thread may come
+            pass
+
+    gc.callbacks.append(watch)
+    yield
+    gc.callbacks.remove(watch)
+
+
+@pytest.mark.usefixtures("watched")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
 def test_a_state_that_another_thread_changes_is_saved_as_it_is_at_one_moment(

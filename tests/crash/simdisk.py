@@ -350,8 +350,8 @@ class SimFile:
     def queue_up(self, at: int) -> None:
         """See `File.queue_up`: nobody waits here, one handle runs at a time."""
 
-    def first_queued(self, before: int | None = None) -> int | None:
-        """See `File.first_queued`."""
+    def queued(self, start: int, end: int | None = None) -> int | None:
+        """See `File.queued`."""
 
     def leave_queue(self) -> None:
         """See `File.leave_queue`."""
