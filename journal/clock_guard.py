@@ -18,13 +18,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from journal.clock import stamp
 from journal.clock_watch import ClockJump, ClockWatch, Seen, boot_id, jump_after
 from journal.keep_rules import how_long
+from journal.mutex import Mutex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -64,7 +65,7 @@ class ClockGuard:
         self._boot = boot()  # no process outlives a start of the machine
         self._has_begun = False
         self._told_at = 0.0  # when what was seen was last written down, steady
-        self._lock = threading.Lock()
+        self._mutex = Mutex()
         self._ahead_seconds = 0.0
         self._jump: ClockJump | None = None
         self._is_stored = True
@@ -88,34 +89,37 @@ class ClockGuard:
         Raises:
             OSError: it can't be remembered; this process knows it all the same.
         """
-        with self._lock:
-            known = self._known()
-            if self._has_begun:
-                step = self._watch.step_seconds(max_downtime_seconds)
-            else:
-                step = self._begin(max_downtime_seconds)
-                # Set back since another process looked: only a jump is undone by it.
-                step = step if known else max(step, 0.0)
-                self._is_stored = known is None  # else it may be of an older version
-            if known is not None:
-                self._ahead_seconds = known.by_seconds
-            elif self._jump is not None:
-                self._ahead_seconds = 0.0  # somebody said that the clock is right
-            self._ahead_seconds += step
-            found = jump_after(known, self._ahead_seconds, self._clock(), max_seconds)
-            self._jump = found
-            if found != known:
-                self._tell(found)
-            self._is_stored &= found == known
-            if not self._is_stored:
-                self._memory.write_jump(found)
-                self._is_stored = True
-            self._write_down()
-            return found
+        return self._mutex.hold(partial(self._look, max_seconds, max_downtime_seconds))
+
+    def _look(
+        self, max_seconds: float, max_downtime_seconds: float
+    ) -> ClockJump | None:
+        known = self._known()
+        if self._has_begun:
+            step = self._watch.step_seconds(max_downtime_seconds)
+        else:
+            step = self._begin(max_downtime_seconds)
+            # Set back since another process looked: only a jump is undone by it.
+            step = step if known else max(step, 0.0)
+            self._is_stored = known is None  # else it may be of an older version
+        if known is not None:
+            self._ahead_seconds = known.by_seconds
+        elif self._jump is not None:
+            self._ahead_seconds = 0.0  # somebody said that the clock is right
+        self._ahead_seconds += step
+        found = jump_after(known, self._ahead_seconds, self._clock(), max_seconds)
+        self._jump = found
+        if found != known:
+            self._tell(found)
+        self._is_stored &= found == known
+        if not self._is_stored:
+            self._memory.write_jump(found)
+            self._is_stored = True
+        self._write_down()
+        return found
 
     def _begin(self, downtime_seconds: float) -> float:
         """Return by how much the clock was set since it was last known to be right."""
-        self._has_begun = True
         self._told_at = -math.inf
         seen = None
         with contextlib.suppress(OSError):
@@ -125,7 +129,9 @@ class ClockGuard:
         beyond = 0.0
         if seen is not None:
             beyond = self._watch.resume(seen, self._boot, downtime_seconds)
-        return beyond + self._watch.step_seconds(downtime_seconds)
+        beyond += self._watch.step_seconds(downtime_seconds)
+        self._has_begun = True
+        return beyond
 
     def _last(self, seconds: float) -> datetime | None:
         """Return when the newest event was, or the first that is recent enough."""
@@ -154,15 +160,17 @@ class ClockGuard:
         Raises:
             OSError: it can't be remembered.
         """
-        with self._lock:
-            known = self._known()
-            self._jump, self._ahead_seconds = None, 0.0
-            self._watch.step_seconds()
-            self._has_begun = True
-            self._memory.write_seen(self._watch.seen(self._boot))
-            if known is not None:
-                self._memory.write_jump(None)
-            return known
+        return self._mutex.hold(self._approve)
+
+    def _approve(self) -> ClockJump | None:
+        known = self._known()
+        self._jump, self._ahead_seconds = None, 0.0
+        self._watch.step_seconds()
+        self._has_begun = True
+        self._memory.write_seen(self._watch.seen(self._boot))
+        if known is not None:
+            self._memory.write_jump(None)
+        return known
 
     def _known(self) -> ClockJump | None:
         if not self._is_stored:

@@ -7,14 +7,15 @@ started; what the other one moves besides was set.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from journal.disk import read_whole
+from journal.mutex import Mutex
 
 # Less is the correction of a clock that runs a little fast or slow.
 MIN_STEP_SECONDS = 1.0
@@ -71,7 +72,7 @@ class ClockWatch:
     ) -> None:
         self._wall = wall
         self._steady = steady
-        self._lock = threading.Lock()
+        self._mutex = Mutex()
         self._seen = self._now("")
 
     def _now(self, boot: str) -> Seen:
@@ -81,8 +82,7 @@ class ClockWatch:
 
     def seen(self, boot: str) -> Seen:
         """Return what both clocks say now."""
-        with self._lock:
-            return self._now(boot)
+        return self._mutex.hold(partial(self._now, boot))
 
     def resume(self, seen: Seen, boot: str, max_downtime_seconds: float) -> float:
         """Compare from `seen` on, which another process saw, perhaps long ago.
@@ -90,25 +90,30 @@ class ClockWatch:
         Of a machine that was started since, nobody knows how long it was off: up to
         `max_downtime_seconds` are believed, and what lies beyond is returned.
         """
-        with self._lock:
-            now = self._now(boot)
-            if boot and seen.boot_id == now.boot_id and seen.steady <= now.steady:
-                self._seen = seen
-                return 0.0
-            off = (self._seen.wall - seen.wall).total_seconds()
+        off = self._mutex.hold(partial(self._resume, seen, boot))
         return _beyond(off, max_downtime_seconds)
+
+    def _resume(self, seen: Seen, boot: str) -> float:
+        """Return how much of the time from `seen` to here no clock has counted."""
+        now = self._now(boot)
+        if boot and seen.boot_id == now.boot_id and seen.steady <= now.steady:
+            self._seen = seen
+            return 0.0
+        return (self._seen.wall - seen.wall).total_seconds()
 
     def step_seconds(self, max_downtime_seconds: float = 0.0) -> float:
         """Return by how much the clock was set since the last call, 0.0 if it was not.
 
         Negative if it was set back.
         """
-        with self._lock:
-            before, self._seen = self._seen, self._now("")
-            moved = _moved(before, self._seen)
+        moved = self._mutex.hold(self._move)
         if self._steady is None:
             moved = _beyond(moved, max_downtime_seconds)
         return moved if abs(moved) >= MIN_STEP_SECONDS else 0.0
+
+    def _move(self) -> float:
+        before, self._seen = self._seen, self._now("")
+        return _moved(before, self._seen)
 
 
 def _moved(before: Seen, now: Seen) -> float:

@@ -56,5 +56,5 @@ def base_of(chain: Sequence[Link], is_lasting: Callable[[Link], bool]) -> Link |
     last = step - stride(step)
     lasting = [link for link in chain if is_lasting(link)]
     # The very one may be gone: then an earlier one, or at least the one just before.
-    earlier = [link for link in lasting if link.step <= last]
-    return (earlier or lasting or [None])[0]
+    found = [link for link in lasting if link.step <= last] or lasting
+    return found[0] if found else None

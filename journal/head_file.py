@@ -33,8 +33,8 @@ class MayCreate(Protocol):
 # Between two looks at a lock: at first, as long as the wait is short, and later.
 _FIRST_WAIT_SECONDS, _SHORT_WAIT_SECONDS, _LONG_WAIT_SECONDS = 0.0002, 0.002, 0.01
 _EARLY_SECONDS = 0.5
-# How long a free lock is left to the one whose turn it is.  Longer than any wait between
-# two looks, so that only a stopped process is passed over.
+# How long a free lock is left to the one whose turn it is.  Longer than any wait
+# between two looks, so that only a stopped process is passed over.
 _GRACE_SECONDS = 0.05
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from journal.errors import (
 from journal.event_codec import peek
 from journal.info import CheckpointInfo, ErrorInfo, Hold
 from journal.migrations import Migrated, Migrations
+from journal.mutex import Mutex
 from journal.packer import Codec, Packer
 from journal.state_codec import Header
 from journal.state_json import Limits
@@ -166,7 +166,7 @@ class Inquiry:
         self._store.key_id = self._vault.key_id
         self._packer = Packer(codec, self._vault.key_id)
         self._migrations = Migrations()
-        self._registering = threading.Lock()
+        self._registering = Mutex()
 
     @property
     def policies(self) -> Policies:

@@ -88,8 +88,10 @@ class CheckpointReader(Audit, Planning):
             InvalidArgument: a second one from `from_version`, a cycle, or two versions
                 that none leads on from.
         """
-        with self._registering:
-            self._migrations.add(workflow_name, from_version, to_version, migrate)
+        add = partial(
+            self._migrations.add, workflow_name, from_version, to_version, migrate
+        )
+        self._registering.hold(add)
 
     def find(self, checkpoint_id: str | CheckpointInfo) -> CheckpointInfo:
         """Return the checkpoint of that id, in whichever job it is.

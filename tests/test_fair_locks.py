@@ -60,7 +60,7 @@ def steps(root: Path) -> list[str]:
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave a free lock to whose turn it is, however late a busy machine lets it run."""
+    """Leave a free lock to the next in line, however late a busy machine runs it."""
     monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 30)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import enum
+import gc
 import re
 import sys
 import threading
