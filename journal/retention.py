@@ -259,7 +259,7 @@ def _shields(
         # would move, and the next run would remove more.
         start = counted_from(group, now)
         if start is not None and start is not group[0]:
-            found.setdefault(group[0].seq, ["saved when the clock was ahead"])
+            found.setdefault(group[0].seq, ["newest of its kind"])
             found.setdefault(start.seq, []).append("windows count from it")
     min_age = as_span(policy.min_age)
     if any(min_age):

@@ -18,6 +18,7 @@ from journal.errors import (
     KeyNeeded,
     MilepostError,
     NestedCall,
+    StorageFailed,
 )
 from journal.event_codec import STATE_MISSING, BadLine
 from journal.head import Extent
@@ -77,10 +78,12 @@ class Store(Views):
         """Serve `waiters` from the left, and finish each."""
         if job.view.seq == 0:
             self.storage.create()
-        commit = partial(self._commit_some, job, waiters)
-        while waiters:
+        commit = partial(self._commit_some, job, waiters[0], waiters)
+        is_over = False
+        while not is_over:
             for _ in range(self._exclusively(job.view.job_id, commit)):
                 waiters.popleft().finish()
+            is_over = not waiters or not waiters[0].is_shared
 
     def _prepare(self, job: KnownJob, held: Held) -> None:
         """Catch up under the lock; refuse what must not be written to."""
@@ -110,12 +113,15 @@ class Store(Views):
                     ),
                 )
 
-    def _commit_some(self, job: KnownJob, waiters: Iterable[Waiter], held: Held) -> int:
+    def _commit_some(
+        self, job: KnownJob, leader: Waiter, waiters: Iterable[Waiter], held: Held
+    ) -> int:
         """Write the first waiters' events; return how many were served.
 
         A refusal is its waiter's.  Any other exception may have come from a signal
         handler, so it stays in this thread, and the waiters try again: those whose
-        write is in the journal by then have their answer.
+        write is in the journal by then have their answer.  Nor is a failure of the
+        storage told from a handler's `OSError`: whom it meets tries again, alone.
         """
         job.folding.hold(partial(self._prepare, job, held))
         view = job.view
@@ -139,6 +145,11 @@ class Store(Views):
                 raise  # a signal handler's
             except (MilepostError, Misfit) as exc:
                 batch.rewind(mark)
+                if isinstance(exc, StorageFailed) and waiter is not leader:
+                    waiter.is_shared = False
+                    served -= 1
+                    decided.pop()
+                    break
                 waiter.error = exc
             if batch.size_bytes > _MAX_BATCH_BYTES:
                 break

@@ -177,6 +177,7 @@ SENT = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @SENT
 def test_more_clients_that_send_too_little_than_there_are_files_stop_nobody(
     sent: bytes, folder: Path

@@ -59,6 +59,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_every_subject(quick_run: Path) -> None:
     subjects = results(quick_run)["subjects"]
     assert set(subjects) == SUBJECTS

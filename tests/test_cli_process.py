@@ -277,6 +277,7 @@ def test_every_help_ends_with_an_example(name: str) -> None:
     assert re.search(rf"\n  Example:\n(    .*milepost {name}.*\n)+$", help_text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [line for _, line in EXAMPLES if not line.startswith("milepost serve")],

@@ -207,6 +207,7 @@ def is_sound(text: str) -> bool:
     return not any(word in text for word in ("a bug", "Traceback", "Exception ignored"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("store")
 def test_no_verb_calls_a_closed_or_full_stream_a_bug(verb: str) -> None:
@@ -225,6 +226,7 @@ def test_an_answer_that_a_full_device_did_not_take_is_no_success(verb: str) -> N
         assert "No space left" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.usefixtures("store")
 def test_no_verb_calls_an_encoding_or_a_hostile_word_a_bug(verb: str) -> None:

@@ -106,6 +106,7 @@ def test_without_a_terminal_every_check_holds_and_the_demo_leaves(demo: Demo) ->
         assert any(re.fullmatch(promised, line) for line in lines), (promised, out)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_result_that_differs_is_told_and_exits_1(demo: Demo, tmp_path: Path) -> None:
     library = tmp_path / "library"
@@ -125,6 +126,7 @@ def test_a_result_that_differs_is_told_and_exits_1(demo: Demo, tmp_path: Path) -
     assert "pinned" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment"),
     [
@@ -146,6 +148,7 @@ def test_a_signal_at_any_time_leaves_no_process(
     assert err == f"demo: stopped by {number.name}, nothing runs any more\n"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_server_stays_up_until_ctrl_c(demo: Demo) -> None:
     ours, theirs = pty.openpty()
     process = demo.start(*SHORT, stdin=theirs, stdout=theirs, stderr=theirs)

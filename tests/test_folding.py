@@ -283,6 +283,7 @@ ODD_STATES: list[Callable[[bytes], bytes]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", ["always", "never"])
 def test_whatever_a_state_line_rots_to_the_events_stay(
     tmp_path: Path, durability: Any

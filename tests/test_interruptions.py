@@ -11,13 +11,14 @@ import gc
 import os
 import sys
 import threading
+import time
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from faults import FaultyDisk
+from faults import Fault, FaultyDisk
 
 import journal
 from journal import CheckpointManager
@@ -201,13 +202,19 @@ def swept(
     return problems, nth
 
 
+def in_quick(name: str) -> object:
+    """Return the parameter for a call; all but one are slow."""
+    marks = () if name == "save after another process" else (pytest.mark.slow,)
+    return pytest.param(name, marks=marks)
+
+
 # An exception that strikes a generator while it is closed goes nowhere; Python says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "opcodes", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["line", "code"]
 )
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [in_quick(name) for name in CALLS])
 def test_a_call_that_is_interrupted_anywhere_stops_no_other(
     tmp_path: Path, name: str, tally: Tally, *, opcodes: bool
 ) -> None:
@@ -215,3 +222,113 @@ def test_a_call_that_is_interrupted_anywhere_stops_no_other(
     assert problems == {}
     assert points > 50
     tally("interruptions", points)
+
+
+def test_the_first_save_of_a_job_may_be_interrupted_anywhere(
+    tmp_path: Path, tally: Tally
+) -> None:
+    problems: dict[str, object] = {}
+    for nth in count(1):
+        if nth % _LAP == 1:
+            scene = Scene(tmp_path / f"{nth}")
+        job = f"job-{nth}"
+        injector = Injector(nth)
+        injector.run(partial(scene.manager.save, job, "first", {}))
+        again = outcome(partial(scene.manager.save, job, "again", {}))
+        seen = outcome(partial(scene.other.list, job))
+        steps = [info.step_name for info in seen] if isinstance(seen, list) else seen
+        if steps not in (["again"], ["first", "again"]) or not isinstance(again, str):
+            problems[f"{injector.place} {injector.kind.__name__}"] = again, steps
+        if not injector.place:
+            break
+        if nth % _LAP == 0:
+            assert scene.close() is None
+    assert problems == {}
+    assert nth > 500
+    tally("interruptions", nth)
+
+
+# -- callers that wait for each other --------------------------------------------------
+
+
+class Crowd(NamedTuple):
+    """One thread that leads, held up in its sync, and those that queue up behind it.
+
+    Attributes:
+        scene: the store.
+        answers: of those that are not interrupted.
+    """
+
+    scene: Scene
+    answers: dict[str, object]
+
+    def queue_up(self, *, others: int, is_first: bool, injector: Injector) -> None:
+        """Interrupt one caller among others, in front of them or behind."""
+        queue = self.scene.manager._store._job(JOB).queue._waiting
+        begun, may_end = threading.Event(), threading.Event()
+
+        def hold_up() -> None:
+            begun.set()
+            assert may_end.wait(HANG_SECONDS)
+
+        self.scene.disk.set(Fault("sync", on=f"journals/{JOB}", action=hold_up))
+        victim = partial(self.scene.manager.save, JOB, "victim", {})
+        work = [
+            ("leader", partial(self._save, "leader")),
+            ("victim", lambda: injector.run(victim)),
+        ]
+        names = [f"other-{n}" for n in range(others)]
+        work[2 if is_first else 1 : 1] = [(n, partial(self._save, n)) for n in names]
+        threads = []
+        for queued, (_, call) in enumerate(work):
+            thread = threading.Thread(target=call, daemon=True)
+            thread.start()
+            threads.append(thread)
+            if not queued:
+                assert begun.wait(HANG_SECONDS)
+            deadline = time.monotonic() + HANG_SECONDS
+            # Whoever was interrupted before it came to the queue is not waited for.
+            while len(queue) <= queued and not injector.place:
+                assert time.monotonic() < deadline
+                os.sched_yield()
+        may_end.set()
+        for thread in threads:
+            thread.join(HANG_SECONDS)
+            assert not thread.is_alive(), f"{injector.place}: somebody hangs"
+
+    def _save(self, name: str) -> None:
+        try:
+            self.answers[name] = self.scene.manager.save(JOB, name, {})
+        except BaseException as exc:  # noqa: BLE001 - that is what is asked for
+            self.answers[name] = exc
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_first", [True, False], ids=["leading", "following"])
+def test_a_caller_that_is_interrupted_among_others_hurts_none_of_them(
+    tmp_path: Path, tally: Tally, *, is_first: bool
+) -> None:
+    problems: dict[str, object] = {}
+    nth, crowd = 0, Crowd(Scene(tmp_path / "0"), {})
+    for nth in count(1):
+        if nth % _LAP == 0:
+            assert crowd.scene.close() is None
+            crowd = Crowd(Scene(tmp_path / f"{nth}"), {})
+        crowd.answers.clear()
+        injector = Injector(nth)
+        crowd.queue_up(others=2, is_first=is_first, injector=injector)
+        ids = {
+            info.step_name: info.checkpoint_id for info in crowd.scene.other.list(JOB)
+        }
+        expected = {name: ids.get(name) for name in ("leader", "other-0", "other-1")}
+        wrong = crowd.scene.wrong()
+        if crowd.answers != expected or wrong is not None:
+            problems[f"{injector.place} {injector.kind.__name__}"] = (
+                wrong or crowd.answers
+            )
+        crowd.scene.manager.cleanup(JOB, keep_last=1)
+        if not injector.place or len(problems) > 5:
+            break
+    assert problems == {}
+    assert nth > 100
+    tally("interruptions", nth)

@@ -54,15 +54,15 @@ def start(program: str, folder: Path, *, pause: int) -> subprocess.Popen[str]:
 def test_a_job_that_is_told_to_stop_saves_and_is_resumed_where_it_was(
     way: str, tmp_path: Path
 ) -> None:
-    job = start(PROGRAMS[way], tmp_path, pause=250)
-    assert job.stdin is not None
-    assert job.stdout is not None
-    for line in job.stdout:
-        if line == "250\n":
-            break
-    job.send_signal(signal.SIGTERM)
-    job.stdin.close()  # the step goes on, if it is not given up
-    assert job.wait(60) == STOPPED
+    with start(PROGRAMS[way], tmp_path, pause=250) as job:
+        assert job.stdin is not None
+        assert job.stdout is not None
+        for line in job.stdout:
+            if line == "250\n":
+                break
+        job.send_signal(signal.SIGTERM)
+        job.stdin.close()  # the step goes on, if it is not given up
+        assert job.wait(60) == STOPPED
     with CheckpointManager(tmp_path / "checkpoints") as manager:
         done = manager.load(JOB[way])["done"]
     assert done == {"flag": 251, "raise": 250}[way]

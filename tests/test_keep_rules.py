@@ -164,7 +164,7 @@ def test_every_reason_to_keep_is_true(
             assert is_true(reason, by_seq[verdict.seq], candidates, policy), reason
 
 
-def is_true(  # noqa: C901, PLR0912, PLR0915 - one case per reason, like a table
+def is_true(  # noqa: C901, PLR0912 - one case per reason, like a table
     reason: str, one: Candidate, candidates: list[Candidate], policy: Policy
 ) -> bool:
     """Check a reason by its words, as a person would who has all before them."""
@@ -179,8 +179,6 @@ def is_true(  # noqa: C901, PLR0912, PLR0915 - one case per reason, like a table
             truth = shield in one.shields
         case ["newest", *_]:
             truth = position == 1
-        case ["saved", "when", *_]:
-            truth = one.at > NOW and position == 1
         case ["windows", *_]:
             truth = one.at == max(c.at for c in group if c.at < NOW) and position > 1
         case ["no", "keep", "rule"]:

@@ -274,6 +274,7 @@ def at_every_line(work: Callable[[], object], check: Callable[[], None]) -> int:
     raise AssertionError("it never ends")
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_line_of_a_generation_leaves_a_whole_file_or_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +295,7 @@ def test_a_kill_at_any_line_of_a_generation_leaves_a_whole_file_or_none(
     assert at_every_line(lambda: call("keys", "generate", str(path)), check) > 50
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_line_of_a_rotation_loses_no_key_and_leaves_no_copy(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

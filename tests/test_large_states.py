@@ -148,6 +148,7 @@ def grown_mb(root: Path, states: int, **options: Any) -> float:
         return resident_mb("VmRSS") - before
 
 
+@pytest.mark.slow
 def test_cached_states_take_the_memory_that_the_bound_counts(root: Path) -> None:
     plain = in_child(lambda: grown_mb(root / "json", 2000, codec="json"))
     cached = in_child(lambda: grown_mb(root / "auto", 2000, codec="auto"))

@@ -197,6 +197,7 @@ def test_a_refusal_names_the_line_and_where_the_bad_byte_lies(small: Small) -> N
         start += len(line)
 
 
+@pytest.mark.slow
 def test_a_refusal_of_a_cut_journal_names_where_it_ends(small: Small) -> None:
     for size in range(1, len(small.journal)):
         refused = refusal(small, small.journal[:size])
@@ -221,6 +222,7 @@ def test_a_store_that_lost_its_journals_has_no_new_jobs(small: Small) -> None:
         (small.root / "elsewhere").rename(journals)
 
 
+@pytest.mark.slow
 def test_any_acknowledged_byte_that_is_missing_is_refused_aloud(small: Small) -> None:
     def drop(data: bytes, at: int) -> bytes:
         return data[:at] + data[at + 1 :]
@@ -228,6 +230,7 @@ def test_any_acknowledged_byte_that_is_missing_is_refused_aloud(small: Small) ->
     assert [*every_bad_byte(small, drop)] == []
 
 
+@pytest.mark.slow
 def test_a_byte_too_many_among_the_acknowledged_is_refused_aloud(small: Small) -> None:
     def insert(data: bytes, at: int) -> bytes:
         # Before the last newline, another one is the same as one behind it.
@@ -237,6 +240,7 @@ def test_a_byte_too_many_among_the_acknowledged_is_refused_aloud(small: Small) -
     assert [*every_bad_byte(small, insert)] == []  # and what follows is never cut: I7
 
 
+@pytest.mark.slow
 def test_a_run_of_nuls_anywhere_is_refused_aloud(small: Small) -> None:
     def erase(data: bytes, at: int) -> bytes:
         return (data[:at] + bytes(64) + data[at + 64 :])[: len(data)]

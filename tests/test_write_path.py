@@ -876,6 +876,7 @@ def test_a_folder_that_becomes_writable_is_written_without_a_restart(
     assert steps(manager) == ["one", "two"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("in_ci", "reason", "expected"),
     [

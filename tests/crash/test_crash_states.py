@@ -26,16 +26,17 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("times", [1, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_no_crash_loses_what_was_acknowledged_or_shown(
     name: str,
+    times: int,
     crash_states: int,
     crash_seed: int,
     tally: Tally,
 ) -> None:
     """I1, I2, I4, I5, I7 after a power cut or a kill at any operation of a workload."""
-    explorer = Explorer(states=crash_states, seed=crash_seed)
+    explorer = Explorer(states=crash_states * times, seed=crash_seed)
     with seeded(crash_seed), suppress(Budget):
         explorer.survey(record(name))
         explorer.deepen()
@@ -43,6 +44,7 @@ def test_no_crash_loses_what_was_acknowledged_or_shown(
     assert explorer.count > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_rule_that_is_broken_is_found_out(
     name: str, crash_seed: int, tally: Tally
