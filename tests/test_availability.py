@@ -198,6 +198,7 @@ def test_more_clients_that_send_too_little_than_there_are_files_stop_nobody(
         assert running.server.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 @SENT
 def test_a_client_that_sends_too_little_is_dropped_even_if_bytes_trickle_in(
     sent: bytes, folder: Path
@@ -385,10 +386,16 @@ def resuming(running: Running, folder: Path, held: ExitStack) -> None:
     ("hangs", "more"),
     [
         pytest.param(half_open, "", id="clients that send too little"),
-        pytest.param(unread, "", id="a client that takes nothing"),
+        pytest.param(
+            unread, "", id="a client that takes nothing", marks=pytest.mark.slow
+        ),
         pytest.param(stuck, "", id="locks that are held"),
-        pytest.param(resuming, STUBBORN, id="a job that ignores SIGTERM"),
-        pytest.param(resuming, HANGING, id="an executor that hangs"),
+        pytest.param(
+            resuming, STUBBORN, id="a job that ignores SIGTERM", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            resuming, HANGING, id="an executor that hangs", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_sigterm_ends_the_server_whatever_hangs(

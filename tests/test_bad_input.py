@@ -132,7 +132,10 @@ def test_a_job_id_that_cannot_be_is_refused_at_every_door(
 ODD_IDS = ["a/b", "..", "../../x", "%00", "%2e%2e", "Twin", "twin", "tomé-🛰️", "x" * 512]
 
 
-@pytest.mark.parametrize("through", ["library", "http", "command"])
+@pytest.mark.parametrize(
+    "through",
+    ["library", "http", pytest.param("command", marks=pytest.mark.slow)],
+)
 def test_an_odd_job_id_is_a_job_of_its_own_inside_the_folder(
     through: str, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_quick_run_measures_every_subject(quick_run: Path) -> None:
         assert subject["figures"]
 
 
+@pytest.mark.slow
 def test_every_stored_figure_is_a_number_with_a_unit(quick_run: Path) -> None:
     subjects = results(quick_run)["subjects"].values()
     figures = [figure for subject in subjects for figure in subject["figures"]]
@@ -79,6 +80,7 @@ def test_every_stored_figure_is_a_number_with_a_unit(quick_run: Path) -> None:
     assert sum(figure["target"] is not None for figure in figures) >= 10
 
 
+@pytest.mark.slow
 def test_every_subject_is_printed_as_a_table(quick_run: Path) -> None:
     printed = (quick_run / "printed").read_text(encoding="utf-8")
     for subject in results(quick_run)["subjects"].values():
@@ -87,6 +89,7 @@ def test_every_subject_is_printed_as_a_table(quick_run: Path) -> None:
             assert f"| {figure['name']} " in printed
 
 
+@pytest.mark.slow
 def test_results_name_neither_the_machine_nor_its_folders(quick_run: Path) -> None:
     found = results(quick_run)
     text = json.dumps(found, ensure_ascii=False)
@@ -97,6 +100,7 @@ def test_results_name_neither_the_machine_nor_its_folders(quick_run: Path) -> No
     assert set(found["machine"]) == known
 
 
+@pytest.mark.slow
 def test_nothing_is_left_where_it_was_measured(quick_run: Path) -> None:
     assert list((quick_run / "work").iterdir()) == []
 

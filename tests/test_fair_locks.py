@@ -218,7 +218,7 @@ def test_who_gives_up_leaves_the_line(root: Path) -> None:
 
 
 @pytest.mark.parametrize("durability", ["always", "interval", "never"])
-@pytest.mark.parametrize("limit", [64, 256, 1024])
+@pytest.mark.parametrize("limit", [64, pytest.param(1024, marks=pytest.mark.slow)])
 def test_more_jobs_than_descriptors_are_no_problem_under_any_limit(
     root: Path, limit: int, durability: Durability
 ) -> None:

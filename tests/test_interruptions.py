@@ -204,7 +204,7 @@ def swept(
 
 def in_quick(name: str) -> object:
     """Return the parameter for a call; all but one are slow."""
-    marks = () if name == "save after another process" else (pytest.mark.slow,)
+    marks = () if name == "get" else (pytest.mark.slow,)
     return pytest.param(name, marks=marks)
 
 

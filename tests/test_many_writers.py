@@ -202,6 +202,7 @@ def thread_of(step: str) -> str:
 # -- forks -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", ["always", "interval", "never"])
 def test_forked_workers_that_die_are_replaced_and_share_their_parents_manager(
     root: Path, durability: Durability
