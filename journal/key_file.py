@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ _HEADER = (
 _MAX_BYTES = 256 * 1024
 _FOR_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IXOTH
 _LOCK_SECONDS = 10.0
+_PAUSE_SECONDS = 0.01
 
 
 def read(path: str | Path) -> str:
@@ -137,11 +139,16 @@ def change(path: Path, change_text: Callable[[str], str]) -> None:
 @contextmanager
 def _draft(disk: PosixDisk, path: Path, like: Path) -> Iterator[JournalCopy]:
     """Begin what is to be the key file; what one who died left of it goes first."""
-    try:
-        copy = JournalCopy(disk, _temporary(path), path, like=like)
-    except Busy:
-        what = f"{path}: another process is changing it; nothing was changed"
-        raise UnusableKeys(what, hint="try again") from None
+    copy = None
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while copy is None:
+        try:
+            copy = JournalCopy(disk, _temporary(path), path, like=like)
+        except Busy:  # perhaps by one who looks for a moment whether it is left over
+            if time.monotonic() > deadline:
+                what = f"{path}: another process is changing it; nothing was changed"
+                raise UnusableKeys(what, hint="try again") from None
+            time.sleep(_PAUSE_SECONDS)
     try:
         yield copy
     finally:

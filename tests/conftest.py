@@ -55,8 +55,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--crash-states",
         type=int,
-        default=750,
-        help="how many states at most to visit in each workload (slow: 12 times)",
+        default=500,
+        help="how many states at most to visit in each workload (slow: 20 times)",
     )
     group.addoption("--crash-seed", type=int, default=1, help="which, and their ids")
 

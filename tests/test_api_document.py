@@ -62,7 +62,7 @@ def manager(root: Path) -> Iterator[CheckpointManager]:
 
 
 @pytest.mark.parametrize("label", operations(create_app()))
-@pytest.mark.parametrize("examples", [8, pytest.param(250, marks=SLOW)])
+@pytest.mark.parametrize("examples", [4, pytest.param(250, marks=SLOW)])
 def test_whatever_is_asked_is_answered_as_the_document_says_and_never_with_a_500(
     manager: CheckpointManager, label: str, examples: int, tally: Tally
 ) -> None:

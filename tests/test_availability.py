@@ -310,6 +310,7 @@ def test_a_flood_of_bad_requests_leaves_a_count_in_the_log(folder: Path) -> None
     assert len(said) < 200
 
 
+@pytest.mark.slow
 def test_a_log_that_takes_nothing_stops_no_request(folder: Path) -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
@@ -385,7 +386,9 @@ def resuming(running: Running, folder: Path, held: ExitStack) -> None:
 @pytest.mark.parametrize(
     ("hangs", "more"),
     [
-        pytest.param(half_open, "", id="clients that send too little"),
+        pytest.param(
+            half_open, "", id="clients that send too little", marks=pytest.mark.slow
+        ),
         pytest.param(
             unread, "", id="a client that takes nothing", marks=pytest.mark.slow
         ),

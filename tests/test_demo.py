@@ -88,6 +88,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
     assert demo.left_behind() == []
 
 
+@pytest.mark.slow
 def test_without_a_terminal_every_check_holds_and_the_demo_leaves(demo: Demo) -> None:
     status, out, err = demo.run(*SHORT)
     assert (status, err) == (0, ""), out

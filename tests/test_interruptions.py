@@ -204,7 +204,7 @@ def swept(
 
 def in_quick(name: str) -> object:
     """Return the parameter for a call; all but one are slow."""
-    marks = () if name == "get" else (pytest.mark.slow,)
+    marks = () if name == "save with a key" else (pytest.mark.slow,)
     return pytest.param(name, marks=marks)
 
 
@@ -224,6 +224,7 @@ def test_a_call_that_is_interrupted_anywhere_stops_no_other(
     tally("interruptions", points)
 
 
+@pytest.mark.slow
 def test_the_first_save_of_a_job_may_be_interrupted_anywhere(
     tmp_path: Path, tally: Tally
 ) -> None:

@@ -242,6 +242,7 @@ def test_forked_workers_that_die_are_replaced_and_share_their_parents_manager(
         assert again.verify(JOB, deep=True)[0].ok
 
 
+@pytest.mark.slow
 def test_forks_under_a_parent_whose_threads_are_saving_neither_hang_nor_lose(
     root: Path,
 ) -> None:

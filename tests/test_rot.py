@@ -353,6 +353,7 @@ def told(manager: CheckpointManager) -> list[Any]:
     return [event["data"] for event in repaired]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0x01, 0x80])
 def test_a_flip_in_the_last_write_cuts_that_write_into_a_side_file(
     tail: Tail, mask: int
@@ -381,6 +382,7 @@ def test_a_flip_in_a_write_before_the_last_is_damage_and_cuts_nothing(
         assert tail.kept_aside() == b""
 
 
+@pytest.mark.slow
 def test_a_tail_cut_at_any_byte_keeps_exactly_its_whole_writes(tail: Tail) -> None:
     whole = b"".join(tail.writes)
     for size in range(len(whole) + 1):
