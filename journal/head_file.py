@@ -341,14 +341,16 @@ class HeadFile:
         """Let the next write overwrite nothing but what another slot has, durably.
 
         Right after `take_over`: one slot may be torn, or about a journal that was
-        replaced, and the other not be synced yet, whoever wrote it being dead.
+        replaced, and the other not be synced yet, whoever wrote it being dead.  Nor may
+        both be, if they are the first two.
 
         Raises:
             OSError: it cannot be synced.
         """
         is_torn = len(self._slots) == 1
         is_mixed = any(head.inode != self.head.inode for head in self._slots)
-        if (is_torn or is_mixed) and self.is_writable:
+        is_first = 0 < self.head.writing <= head_codec.SLOTS
+        if (is_torn or is_mixed or is_first) and self.is_writable:
             self.sync()
             if is_torn:
                 self.write(self.head._replace(writing=self.head.writing + 1))

@@ -39,7 +39,7 @@ from journal.errors import (
     StorageFailed,
     UnreadableState,
 )
-from journal.head import FILE_BYTES, SLOT_BYTES, Extent, Head, slot_offset
+from journal.head import FILE_BYTES, SLOT_BYTES, SLOTS, Extent, Head, slot_offset
 from journal.storage_file import FileStorage
 
 if TYPE_CHECKING:
@@ -709,6 +709,17 @@ def test_r16_a_slot_that_is_torn_is_filled_before_the_other_is_overwritten(
     sync = Call("sync", "heads/etl")
     assert calls[:3] == [sync, Call("pwrite", "heads/etl"), sync]  # I1
     assert steps(again(root)) == ["one", "two", "three"]
+
+
+def test_r16_the_first_slots_may_not_be_durable_yet_whoever_wrote_them(
+    root: Path, manager: CheckpointManager
+) -> None:
+    save(manager, "one")  # and may have died before it synced the head
+    assert read_head(root, JOB).writing == SLOTS
+    disk = FaultyDisk(root)
+    save(again(root, disk), "two")
+    first, second = disk.of("append", "sync")[:2]
+    assert (first, second.operation) == (Call("sync", "heads/etl"), "append")  # I1
 
 
 def test_r15_a_repair_that_nobody_told_is_told_by_the_next_write(
