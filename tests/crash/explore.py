@@ -314,6 +314,8 @@ class Explorer:
                 continue  # docs/recovery.md: it can't settle what a power cut took
             except Exception as exc:
                 raise self._explained(crash, session, exc) from exc
+            if view.faults and recording.durability != "always":
+                continue  # likewise: of an event that was shown, the state is junk
             content = events_of(session.content(job)[: view.end])
             if content and content not in ledger.listings:
                 problem = Violation(f"read-only: shows {content[-80:]!r}")
