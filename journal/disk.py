@@ -17,13 +17,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from journal import access
 from journal.errors import StorageFailed, UnsupportedFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_T = TypeVar("_T")
 
 # "append" and "update" differ because Linux ignores pwrite's offset under O_APPEND.
 Mode = Literal["append", "update", "read"]
@@ -41,7 +43,6 @@ PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o2770
 _QUEUE = 1 << 62
 _LOCK = struct.Struct("hhqqi4x")  # C's `struct flock`, with 64 bits
 _HAS_QUEUES = hasattr(fcntl, "F_OFD_GETLK") and sys.maxsize > 1 << 32
-_ANYONE_QUEUED = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE, 0, 0)
 
 
 class Stat(NamedTuple):
@@ -147,14 +148,12 @@ class Disk(Protocol):
         """Raise `UnsupportedFolder` if locks or syncs mean nothing there."""
 
 
-def lock_within(file: File, seconds: float) -> bool:
-    """Take a file's lock, waiting so long at most; tell whether it was to be had."""
+def within(seconds: float, attempt: Callable[[], _T]) -> _T:
+    """Return what `attempt` does, tried again for so long at most until it is true."""
     deadline = time.monotonic() + seconds
-    while not file.try_lock():
-        if time.monotonic() > deadline:
-            return False
+    while not (found := attempt()) and time.monotonic() <= deadline:
         time.sleep(_PAUSE_SECONDS)
-    return True
+    return found
 
 
 def make_folder_like(disk: Disk, folder: Path, sibling: Path) -> None:
@@ -273,10 +272,8 @@ class PosixFile:
         """See `File.queued`."""
         if not _HAS_QUEUES or (end is not None and start >= end):
             return None
-        asked = _ANYONE_QUEUED
-        if (start, end) != (0, None):
-            size = 0 if end is None else end - start
-            asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE + start, size, 0)
+        size = 0 if end is None else end - start  # 0: to the end
+        asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _QUEUE + start, size, 0)
         found = _LOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))
         return None if found[0] == fcntl.F_UNLCK else found[2] - _QUEUE
 

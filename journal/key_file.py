@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journal import access
-from journal.disk import PosixDisk, PosixFile, lock_within
+from journal.disk import PosixDisk, PosixFile, within
 from journal.errors import MilepostError, UnusableKeys
 from journal.journal_copy import JournalCopy, remove_leftover
 from journal.storage import Busy
@@ -25,7 +24,6 @@ _HEADER = (
 _MAX_BYTES = 256 * 1024
 _FOR_OTHERS = stat.S_IROTH | stat.S_IWOTH | stat.S_IXOTH
 _LOCK_SECONDS = 10.0
-_PAUSE_SECONDS = 0.01
 
 
 def read(path: str | Path) -> str:
@@ -139,16 +137,16 @@ def change(path: Path, change_text: Callable[[str], str]) -> None:
 @contextmanager
 def _draft(disk: PosixDisk, path: Path, like: Path) -> Iterator[JournalCopy]:
     """Begin what is to be the key file; what one who died left of it goes first."""
-    copy = None
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while copy is None:
-        try:
-            copy = JournalCopy(disk, _temporary(path), path, like=like)
-        except Busy:  # perhaps by one who looks for a moment whether it is left over
-            if time.monotonic() > deadline:
-                what = f"{path}: another process is changing it; nothing was changed"
-                raise UnusableKeys(what, hint="try again") from None
-            time.sleep(_PAUSE_SECONDS)
+
+    def begin() -> JournalCopy | None:
+        with suppress(Busy):  # perhaps by one who looks for a moment if it is left over
+            return JournalCopy(disk, _temporary(path), path, like=like)
+        return None
+
+    copy = within(_LOCK_SECONDS, begin)
+    if copy is None:
+        what = f"{path}: another process is changing it; nothing was changed"
+        raise UnusableKeys(what, hint="try again")
     try:
         yield copy
     finally:
@@ -161,7 +159,7 @@ def _locked(disk: PosixDisk, path: Path) -> Iterator[PosixFile]:
     while True:
         file = disk.open(path, "read")
         try:
-            if not lock_within(file, _LOCK_SECONDS):
+            if not within(_LOCK_SECONDS, file.try_lock):
                 what = f"{path}: another process keeps it locked; nothing was changed"
                 raise UnusableKeys(what, hint="look for a stopped process")
             found = disk.stat(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from journal import key_record, whole_file
-from journal.disk import lock_within
+from journal.disk import within
 from journal.errors import LockTimeout
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class RecordFile:
         """
         lock = self._disk.open(self._lock_path, "read")
         try:
-            if not lock_within(lock, self._lock_timeout_seconds):
+            if not within(self._lock_timeout_seconds, lock.try_lock):
                 raise LockTimeout(
                     f"{self._lock_path} stayed locked by a change of keys",
                     hint="try again; if it stays so, look for a stopped process",

@@ -79,8 +79,8 @@ def _at_one_moment(
     Another thread may change the state between two steps of Python code.  Here one
     call of C code encodes, decodes and compares, and the interpreter gives no other
     thread a turn within it; nor does the garbage collector call anybody's code, as it
-    rests.  Only objects with Python code of their own can still
-    change the state meanwhile.
+    rests.  Only objects with Python code of their own can still change the state
+    meanwhile.
 
     Raises:
         InvalidState, StateTooLarge: as `to_json`.

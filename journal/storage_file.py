@@ -20,8 +20,8 @@ from journal.disk import (
     SHARED_FOLDER,
     Disk,
     PosixDisk,
-    lock_within,
     make_folder_like,
+    within,
 )
 from journal.errors import LockTimeout, MilepostError, NewerFormat, StorageFailed
 from journal.event_codec import peek
@@ -229,7 +229,7 @@ class FileStorage:
             except FileNotFoundError:
                 return
             try:
-                if not lock_within(file, self._lock_timeout_seconds):
+                if not within(self._lock_timeout_seconds, file.try_lock):
                     raise LockTimeout(f"{path} stayed locked by a writer")
                 found = self._disk.stat(path)
                 if found is not None and found.inode == file.stat().inode:

@@ -79,11 +79,11 @@ class Store(Views):
         if job.view.seq == 0:
             self.storage.create()
         commit = partial(self._commit_some, job, waiters[0], waiters)
-        is_over = False
-        while not is_over:
+        while waiters:
             for _ in range(self._exclusively(job.view.job_id, commit)):
                 waiters.popleft().finish()
-            is_over = not waiters or not waiters[0].is_shared
+            if waiters and not waiters[0].is_shared:
+                return  # the storage failed it here: it tries again, alone
 
     def _prepare(self, job: KnownJob, held: Held) -> None:
         """Catch up under the lock; refuse what must not be written to."""

@@ -136,23 +136,35 @@ def test_a_killed_waiter_blocks_nobody(root: Path) -> None:
     assert steps(root) == ["first", "behind"]
 
 
-def test_a_stopped_waiter_is_passed_over(root: Path) -> None:
-    holder = manager_on(root)
-    holder.save(JOB, "first", {})
+def stopped_waiter(root: Path, holder: CheckpointManager) -> Child:
+    """Return a process that was stopped right after it stood in line to save."""
 
     def wait(tell: Tell) -> None:
         disk = FaultyDisk(root, syncs=False)
+        stop = partial(os.kill, os.getpid(), signal.SIGSTOP)
         disk.set(Fault("queue", on=f"heads/{JOB}", action=stop))
         tell(manager_on(root, disk).save(JOB, "stopped", {}))
 
     with holder._store.storage.exclusive(JOB):
         waiter = Child(wait)
         os.waitpid(waiter.pid, os.WUNTRACED)
-    holder.save(JOB, "passed", {})
-    holder.save(JOB, "passed again", {})
+    return waiter
+
+
+def go_on(waiter: Child) -> None:
+    """Let a stopped process save."""
     waiter.signal(signal.SIGCONT)
     assert waiter.hear() is not None
     assert waiter.wait() == 0
+
+
+def test_a_stopped_waiter_is_passed_over(root: Path) -> None:
+    holder = manager_on(root)
+    holder.save(JOB, "first", {})
+    waiter = stopped_waiter(root, holder)
+    holder.save(JOB, "passed", {})
+    holder.save(JOB, "passed again", {})
+    go_on(waiter)
     assert steps(root) == ["first", "passed", "passed again", "stopped"]
 
 
@@ -162,15 +174,7 @@ def test_a_stopped_waiter_changes_nothing_for_those_behind_it(
     holder = manager_on(root)
     holder.save(JOB, "first", {})
     line, names = Line(root), [f"{n}" for n in range(4)]
-
-    def wait(tell: Tell) -> None:
-        disk = FaultyDisk(root, syncs=False)
-        disk.set(Fault("queue", on=f"heads/{JOB}", action=stop))
-        tell(manager_on(root, disk).save(JOB, "stopped", {}))
-
-    with holder._store.storage.exclusive(JOB):
-        waiter = Child(wait)
-        os.waitpid(waiter.pid, os.WUNTRACED)
+    waiter = stopped_waiter(root, holder)
     holder.save(JOB, "second", {})  # from now on, this one waits for it no longer
     monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 30)
     holder.save(JOB, "third", {})
@@ -179,16 +183,10 @@ def test_a_stopped_waiter_changes_nothing_for_those_behind_it(
             line.join(name)
         monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 0.5)
     line.end()
-    waiter.signal(signal.SIGCONT)
-    assert waiter.hear() is not None
-    assert waiter.wait() == 0
+    go_on(waiter)
     found = steps(root)
     assert found[:3] == ["first", "second", "third"]
     assert [name for name in found if name in names] == names
-
-
-def stop() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def test_who_gives_up_leaves_the_line(root: Path) -> None:

@@ -202,7 +202,7 @@ def thread_of(step: str) -> str:
 # -- forks -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("durability", ["always", "interval", "never"])
 def test_forked_workers_that_die_are_replaced_and_share_their_parents_manager(
     root: Path, durability: Durability
@@ -242,7 +242,7 @@ def test_forked_workers_that_die_are_replaced_and_share_their_parents_manager(
         assert again.verify(JOB, deep=True)[0].ok
 
 
-@pytest.mark.slow
+@SLOW
 def test_forks_under_a_parent_whose_threads_are_saving_neither_hang_nor_lose(
     root: Path,
 ) -> None:

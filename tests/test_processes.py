@@ -767,8 +767,8 @@ def interrupted(
     return interrupt.place, wrong or finishes(manager.close)
 
 
-# What strikes within a destructor, Python itself drops.
 @pytest.mark.slow
+# What strikes within a destructor, Python itself drops.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("is_new", [False, True], ids=["known job", "new job"])
 def test_ctrl_c_anywhere_in_a_save_stops_neither_the_next_save_nor_the_exit(

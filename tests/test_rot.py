@@ -185,7 +185,7 @@ def refusal(small: Small, data: bytes) -> DamagedJournal | None:
     return None
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_refusal_names_the_line_and_where_the_bad_byte_lies(small: Small) -> None:
     start = 0
     for number, line in enumerate(small.journal.splitlines(keepends=True), 1):
@@ -198,7 +198,7 @@ def test_a_refusal_names_the_line_and_where_the_bad_byte_lies(small: Small) -> N
         start += len(line)
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_refusal_of_a_cut_journal_names_where_it_ends(small: Small) -> None:
     for size in range(1, len(small.journal)):
         refused = refusal(small, small.journal[:size])
@@ -223,7 +223,7 @@ def test_a_store_that_lost_its_journals_has_no_new_jobs(small: Small) -> None:
         (small.root / "elsewhere").rename(journals)
 
 
-@pytest.mark.slow
+@SLOW
 def test_any_acknowledged_byte_that_is_missing_is_refused_aloud(small: Small) -> None:
     def drop(data: bytes, at: int) -> bytes:
         return data[:at] + data[at + 1 :]
@@ -231,7 +231,7 @@ def test_any_acknowledged_byte_that_is_missing_is_refused_aloud(small: Small) ->
     assert [*every_bad_byte(small, drop)] == []
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_byte_too_many_among_the_acknowledged_is_refused_aloud(small: Small) -> None:
     def insert(data: bytes, at: int) -> bytes:
         # Before the last newline, another one is the same as one behind it.
@@ -241,7 +241,7 @@ def test_a_byte_too_many_among_the_acknowledged_is_refused_aloud(small: Small) -
     assert [*every_bad_byte(small, insert)] == []  # and what follows is never cut: I7
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_run_of_nuls_anywhere_is_refused_aloud(small: Small) -> None:
     def erase(data: bytes, at: int) -> bytes:
         return (data[:at] + bytes(64) + data[at + 64 :])[: len(data)]
@@ -249,7 +249,7 @@ def test_a_run_of_nuls_anywhere_is_refused_aloud(small: Small) -> None:
     assert [*every_bad_byte(small, erase)] == []
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_journal_cut_at_any_acknowledged_byte_is_damage(
     small: Small, tally: Tally
 ) -> None:
@@ -267,7 +267,7 @@ def test_a_journal_cut_at_any_acknowledged_byte_is_damage(
     tally("journals cut short", len(small.journal))
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("mask", [0x01, 0x80])
 def test_a_flip_of_any_byte_of_the_head_loses_nothing(small: Small, mask: int) -> None:
     for offset in range(len(small.head)):
@@ -353,7 +353,7 @@ def told(manager: CheckpointManager) -> list[Any]:
     return [event["data"] for event in repaired]
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("mask", [0x01, 0x80])
 def test_a_flip_in_the_last_write_cuts_that_write_into_a_side_file(
     tail: Tail, mask: int
@@ -382,7 +382,7 @@ def test_a_flip_in_a_write_before_the_last_is_damage_and_cuts_nothing(
         assert tail.kept_aside() == b""
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_tail_cut_at_any_byte_keeps_exactly_its_whole_writes(tail: Tail) -> None:
     whole = b"".join(tail.writes)
     for size in range(len(whole) + 1):

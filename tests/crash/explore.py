@@ -27,6 +27,7 @@ from session import Moment, Session
 from simdisk import Content, World, Write, forgetful_cut, power_cuts
 
 from journal.errors import DamagedJournal, MilepostError, StorageFailed
+from journal.event_codec import peek
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -314,9 +315,11 @@ class Explorer:
                 continue  # docs/recovery.md: it can't settle what a power cut took
             except Exception as exc:
                 raise self._explained(crash, session, exc) from exc
-            if view.faults and recording.durability != "always":
-                continue  # likewise: of an event that was shown, the state is junk
             content = events_of(session.content(job)[: view.end])
+            if view.faults and recording.durability != "always":
+                # Likewise: of an event that was shown, the state may be junk.
+                lines = [line for line in content.split(b"\n") if peek(line)]
+                content = b"".join(line + b"\n" for line in lines)
             if content and content not in ledger.listings:
                 problem = Violation(f"read-only: shows {content[-80:]!r}")
                 raise self._explained(crash, session, problem)
