@@ -34,9 +34,8 @@ test: lint ## lint, types, imports, and all tests but the slow ones
 	@echo "== pytest"
 	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)
 
-slow: $(STAMP) ## the long tests: crash states of a new seed each day, kill loops, histories
-	@echo "crash seed $(CRASH_SEED)"
-	@$(PYTHON) -m pytest -m slow -n $(WORKERS) --crash-seed $(CRASH_SEED) $(TEST_ARGS)
+slow: $(STAMP) ## the long tests: more crash states, mutants, kill loops, histories
+	@$(PYTHON) -m pytest -m slow -n $(WORKERS) $(TEST_ARGS)
 
 crash: $(STAMP) ## every legal disk after a crash, over a million, of a new seed each day
 	@echo "crash seed $(CRASH_SEED)"

@@ -83,8 +83,13 @@ class File(Protocol):
     def drop_cache(self) -> None:
         """Ask that the next read comes from the medium, not from memory."""
 
-    def try_lock(self) -> bool:
-        """Take the file's exclusive lock if it is free."""
+    def try_lock(self, *, shared: bool = False) -> bool:
+        """Take the file's exclusive lock if it is free.
+
+        Args:
+            shared: take it beside others that take it so; only to learn whether an
+                exclusive holder exists.
+        """
 
     def unlock(self) -> None:
         """Give the lock back."""
@@ -221,12 +226,13 @@ class PosixFile:
         """See `File.drop_cache`."""
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def try_lock(self) -> bool:
+    def try_lock(self, *, shared: bool = False) -> bool:
         """See `File.try_lock`."""
         # flock, not lockf: a POSIX lock is silently lost when the process closes any
         # descriptor of the file, and does not exclude two opens in one process.
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True

@@ -173,11 +173,10 @@ class HeadFile:
 
     def _acquire(self, opened: Opened, *, wait: bool) -> None:
         file = opened.file
-        if file.try_lock():
-            if not wait or self._ahead(file) is None:
-                return
-            file.unlock()  # others came before
-        elif not wait:
+        is_turn = not wait or self._ahead(file) is None  # else others came before
+        if is_turn and file.try_lock():
+            return
+        if not wait:
             raise Busy
         self._refuse_nested(opened)
         self._queue_up(file)
@@ -198,7 +197,8 @@ class HeadFile:
         while True:
             ahead = self._ahead(file, before=began)
             now = time.monotonic()
-            if file.try_lock():
+            # Shared: a look must not pass for a holder, to others that look.
+            if file.try_lock(shared=ahead is not None):
                 if ahead is None:
                     break
                 if idle is None or idle[0] != ahead:

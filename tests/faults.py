@@ -246,9 +246,9 @@ class FaultyFile:
         self._disk.medium.show(Path(f"/proc/self/fd/{self._real._fd}"))
         self._real.drop_cache()
 
-    def try_lock(self) -> bool:
+    def try_lock(self, *, shared: bool = False) -> bool:
         self._disk.meet("lock", self._path)
-        return self._real.try_lock()
+        return self._real.try_lock(shared=shared)
 
     def unlock(self) -> None:
         self._disk.meet("unlock", self._path)

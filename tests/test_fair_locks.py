@@ -173,7 +173,7 @@ def test_a_stopped_waiter_changes_nothing_for_those_behind_it(
 ) -> None:
     holder = manager_on(root)
     holder.save(JOB, "first", {})
-    line, names = Line(root), [f"{n}" for n in range(4)]
+    line, names = Line(root), [f"{n}" for n in range(24)]
     waiter = stopped_waiter(root, holder)
     holder.save(JOB, "second", {})  # from now on, this one waits for it no longer
     monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 30)
@@ -181,7 +181,7 @@ def test_a_stopped_waiter_changes_nothing_for_those_behind_it(
     with holder._store.storage.exclusive(JOB):
         for name in names:
             line.join(name)
-        monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 0.5)
+        monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 2)
     line.end()
     go_on(waiter)
     found = steps(root)

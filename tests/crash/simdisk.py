@@ -338,8 +338,8 @@ class SimFile:
         if fault is not None:
             raise OSError(fault.code, os.strerror(fault.code), self._path)
 
-    def try_lock(self) -> bool:
-        """See `File.try_lock`."""
+    def try_lock(self, *, shared: bool = False) -> bool:
+        """See `File.try_lock`; here a shared lock excludes like any other."""
         return self._world.locks.setdefault(self._inode, self) is self
 
     def unlock(self) -> None:
