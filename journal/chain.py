@@ -111,7 +111,7 @@ def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
     """
     raw, members = unpack(seq, read)
     parts, data, _ = members[0]
-    state_proof.prove(parts, raw, data["state_sha256"])
+    state_proof.prove(parts, raw, data["state_digest"])
     if "state_type" in data:
         kind = data["state_type"][:80]
         raise NewerFormat(f"state {seq} is {kind!r}, which this version cannot read")

@@ -97,7 +97,7 @@ class CheckpointManager(Protection, Removal):
             "checkpoint_id": "",
             "step_name": step_name,
             "parent": 0,
-            "state_sha256": sealed.sha256,
+            "state_digest": sealed.digest,
             "state_bytes": sealed.raw_bytes,
             **labels,
         }
@@ -220,7 +220,7 @@ class CheckpointManager(Protection, Removal):
             "checkpoint_id": "",
             "step_name": entry.step_name,
             "parent": 0,
-            "state_sha256": sealed.sha256,
+            "state_digest": sealed.digest,
             "state_bytes": sealed.raw_bytes,
             **_labels(
                 entry.labels.tags,

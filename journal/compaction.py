@@ -165,7 +165,7 @@ class Compactor:
     def _told_anew(self, seq: int) -> bytes:
         unpacked = chain.unpack(seq, self._read)
         parts, data, _ = unpacked.members[0]
-        state_proof.prove(parts, unpacked.raw, data["state_sha256"])
+        state_proof.prove(parts, unpacked.raw, data["state_digest"])
         body = self._body(unpacked)
         self._depths[seq] = self._depths[body.base] + 1 if body.base else 0
         return state_codec.line_of(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # What the journal adds to a save or derives from it; and `key`, which asks for it.
 _NOT_CONTENT = frozenset(
     {
-        *("checkpoint_id", "parent", "state_sha256", "state_bytes", "has_metadata"),
+        *("checkpoint_id", "parent", "state_digest", "state_bytes", "has_metadata"),
         *("key", "saved_at"),
     }
 )

@@ -73,7 +73,7 @@ class CheckpointSavedData(TypedDict):
     """A new checkpoint; the state line right above this event holds its state.
 
     `parent` is the seq of the checkpoint that was current, 0 for a root.
-    `state_sha256` is the salted digest of metadata and state (FORMAT.md).  `state_type`
+    `state_digest` is the salted digest of metadata and state (FORMAT.md).  `state_type`
     is there if the state is no JSON; this version writes none such, and reads none.
     `saved_at` is there if the checkpoint was imported: when it was saved, where `at` is
     when it was imported.
@@ -82,7 +82,7 @@ class CheckpointSavedData(TypedDict):
     checkpoint_id: str
     step_name: str
     parent: int
-    state_sha256: str
+    state_digest: str
     state_bytes: int
     workflow_name: NotRequired[str]
     workflow_version: NotRequired[str]

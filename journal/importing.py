@@ -222,7 +222,7 @@ class Importer:
                     continue  # somebody else imports the same folder
                 data = each.data | {
                     "parent": batch.current,
-                    "state_sha256": state.sha256,
+                    "state_digest": state.digest,
                     "state_bytes": state.raw_bytes,
                 }
                 if state.metadata:

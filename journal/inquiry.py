@@ -292,8 +292,8 @@ class Inquiry:
         if fields != content.fields:
             return False
         # The same bytes, as a retry has them; no other state is read for that.
-        sha256 = data["state_sha256"]
-        if state_proof.same_state(parts, sha256, content.raw, content.metadata):
+        expected = data["state_digest"]
+        if state_proof.same_state(parts, expected, content.raw, content.metadata):
             return True
         raw = chain.unpack(entry.seq, partial(self._read, view)).raw
         return content.equals(Content(fields, raw, parts.metadata))

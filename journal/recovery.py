@@ -232,7 +232,7 @@ def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> No
         is_small = data["state_bytes"] <= _MAX_INFLATED_BYTES
         if is_small and not (parts.base or parts.wrapped):
             raw = state_codec.raw_of(parts, data["state_bytes"])
-            state_proof.prove(parts, raw, data["state_sha256"])
+            state_proof.prove(parts, raw, data["state_digest"])
     except NewerFormat:
         return  # intact by its checksum, and not ours to judge
     except (UnreadableState, KeyError, TypeError, ValueError) as exc:

@@ -38,7 +38,7 @@ class Sealed(NamedTuple):
     """A state ready to be written: all that does not depend on its site."""
 
     rest: bytes  # the state line from its codec on, before its checksum
-    sha256: str
+    digest: str
     raw_bytes: int
     salt: bytes
     metadata: bytes
@@ -79,10 +79,10 @@ def seal(
     body = body or state_body.plain(raw)
     salt = entropy.draw(_SALT_BYTES)
     meta = metadata_json(metadata)
-    sha256 = state_proof.digest(salt, meta, raw)
+    digest = state_proof.digest(salt, meta, raw)
     if key is None:
-        return Sealed(_rest(body, salt, meta), sha256, len(raw), salt, meta)
-    return Sealed(b"", sha256, len(raw), salt, meta).encrypted(body, key)
+        return Sealed(_rest(body, salt, meta), digest, len(raw), salt, meta)
+    return Sealed(b"", digest, len(raw), salt, meta).encrypted(body, key)
 
 
 def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:

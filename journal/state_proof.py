@@ -28,21 +28,21 @@ def digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
     return found.hexdigest()
 
 
-def prove(parts: Parts, raw: bytes, sha256: str) -> None:
+def prove(parts: Parts, raw: bytes, expected: str) -> None:
     """Return if a state line holds what its event bound.
 
     Args:
         parts: the line, in the clear.
         raw: its state's raw bytes.
-        sha256: the event's ``state_sha256``.
+        expected: the event's ``state_digest``.
 
     Raises:
         UnreadableState: the digest is another.
     """
     found = digest(parts.salt, parts.metadata, raw)
-    if found != sha256:
+    if found != expected:
         raise UnreadableState(
-            f"state {parts.seq} has digest {found}, its event says {sha256}"
+            f"state {parts.seq} has digest {found}, its event says {expected}"
         )
 
 
@@ -68,9 +68,9 @@ def json_object(text: bytes, seq: int, what: str) -> dict[str, Any]:
     return found
 
 
-def same_state(parts: Parts, sha256: str, raw: bytes, metadata: bytes) -> bool:
+def same_state(parts: Parts, expected: str, raw: bytes, metadata: bytes) -> bool:
     """Tell whether `raw` and `metadata` are what a state's digest stands for.
 
     `parts` are its line, in the clear.
     """
-    return digest(parts.salt, metadata, raw) == sha256
+    return digest(parts.salt, metadata, raw) == expected

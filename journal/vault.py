@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from journal.state_codec import Header, Parts
 
 
-_TEXTS = ("checkpoint_id", "state_sha256", "state_type")
+_TEXTS = ("checkpoint_id", "state_digest", "state_type")
 
 
 class Vault(NamedTuple):

@@ -110,7 +110,7 @@ class StateLine(NamedTuple):
         return cls(salt, checked[start : start + size], raw)
 
     @property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         size = len(self.metadata).to_bytes(8, "big")
         return hashlib.sha256(self.salt + size + self.metadata + self.raw).hexdigest()
 
@@ -164,7 +164,7 @@ def test_every_golden_state_is_bound_by_its_salted_digest(journal: Path) -> None
         state = StateLine.parse(lines[number], raw_of)
         event = json.loads(lines[number + 1])
         assert json.loads(lines[number])["state"] == event["seq"]
-        assert event["data"]["state_sha256"] == state.sha256
+        assert event["data"]["state_digest"] == state.digest
         assert event["data"]["state_bytes"] == len(state.raw)
         assert bool(state.metadata) == event["data"].get("has_metadata", False)
 
@@ -318,7 +318,7 @@ SAVED_DATA = {
     "checkpoint_id": "b_1_00000000",
     "step_name": "b",
     "parent": 2,
-    "state_sha256": "0" * 64,
+    "state_digest": "0" * 64,
     "state_bytes": 5,
 }
 UNKNOWN_TYPES = {

@@ -35,7 +35,7 @@ def forge(root: Path, event: dict[str, Any], state: bytes | None) -> None:
         "checkpoint_id": "forged_1_00000000",
         "step_name": "s",
         "parent": 2,
-        "state_sha256": "0" * 64,
+        "state_digest": "0" * 64,
         "state_bytes": 2,
         **event,
     }
@@ -56,7 +56,7 @@ def framed(raw: bytes, base: bytes = b"") -> bytes:
 
 
 def proves(raw: bytes) -> dict[str, Any]:
-    return {"state_bytes": len(raw), "state_sha256": digest(SALT, b"", raw)}
+    return {"state_bytes": len(raw), "state_digest": digest(SALT, b"", raw)}
 
 
 DEEP = b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -67,7 +67,7 @@ CASES: dict[str, tuple[dict[str, Any], bytes | None]] = {
     "a size that is true": ({"state_bytes": True}, line("json", b"1")),
     "a size beyond all bounds": ({"state_bytes": 1 << 63}, line("json", b"{}")),
     "a size with a fraction": ({"state_bytes": 2.0}, line("json", b"{}")),
-    "a digest that is a list": ({"state_sha256": []}, line("json", b"{}")),
+    "a digest that is a list": ({"state_digest": []}, line("json", b"{}")),
     "a type that is a number": ({"state_type": 7}, line("json", b"{}")),
     "tags that are a number": ({"tags": 7}, line("json", b"{}")),
     "an id that is a list": ({"checkpoint_id": ["x"]}, line("json", b"{}")),

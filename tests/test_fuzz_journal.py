@@ -183,7 +183,7 @@ def test_arbitrary_bytes_behind_the_head_are_cut_and_kept(
 
 
 NUMBERS = st.integers(-1, 2**63) | st.floats() | st.none() | st.text(max_size=3)
-NAMES = ["checkpoint_id", "step_name", "parent", "state_sha256", "state_bytes"]
+NAMES = ["checkpoint_id", "step_name", "parent", "state_digest", "state_bytes"]
 TYPES = [
     *("job.opened", "job.repaired", "checkpoint.saved", "checkpoint.restored"),
     *("checkpoint.deleted", "checkpoint.undeleted", "checkpoint.pinned"),

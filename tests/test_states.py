@@ -549,7 +549,7 @@ def test_equal_states_have_digests_that_do_not_show_it(
         manager.save(job_id, "step", {"password": "secret"})
     events = [*manager.history("job"), *manager.history("other")]
     saved = [e["data"] for e in events if e["type"] == "checkpoint.saved"]
-    assert len({data["state_sha256"] for data in saved}) == 3
+    assert len({data["state_digest"] for data in saved}) == 3
 
 
 def reseal(line: bytes) -> bytes:

@@ -35,7 +35,7 @@ def append(
     codec = b'"zstd-delta","base":2,"step":1' if base else b'"zstd"'
     state = b'"codec":%b,"salt":"%b","body":"%b"' % (codec, salt.hex().encode(), frame)
     data = {"checkpoint_id": "typed_1", "step_name": "s", "parent": 2}
-    data |= {"state_sha256": state_proof.digest(salt, b"", bound or raw)}
+    data |= {"state_digest": state_proof.digest(salt, b"", bound or raw)}
     data |= {"state_bytes": len(raw), "state_type": "msgpack"}
     append_as_newer(root, Draft("checkpoint.saved", data=data, state=state), **more)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Schema 0 never was.  It called a save "checkpoint.stored" and some fields otherwise.
 FIELDS = {
     "job.opened": {"job": "name", "store": "owner"},
-    "checkpoint.saved": {"checkpoint_id": "id", "state_sha256": "digest"},
+    "checkpoint.saved": {"checkpoint_id": "id", "state_digest": "digest"},
     "checkpoint.deleted": {"checkpoint_id": "id"},
 }
 

@@ -31,7 +31,7 @@ _LOG_COLUMNS = ("seq", "at", "type", "actor", "detail")
 _DIFF_COLUMNS = ("op", "path", "before", "after")
 _CELL_MAX = 80
 # 64 hex digits tell a person nothing; --json and the journal itself have them.
-_NOT_FOR_PEOPLE = frozenset({"state_sha256", "nonce", "store"})
+_NOT_FOR_PEOPLE = frozenset({"state_digest", "nonce", "store"})
 
 
 @verb(
