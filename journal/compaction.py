@@ -1,7 +1,7 @@
 """A journal rewritten shorter: the same events, without the states that have to go.
 
 Event lines are copied byte for byte.  A state line is copied, dropped, or, if what it
-differs from is dropped, told anew.  An encrypted one goes under the current key, if its
+differs from is dropped, re-encoded.  An encrypted one goes under the current key, if its
 own is at hand; its ciphertext stays.
 """
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from journal.state_body import Body
     from journal.vault import Vault
 
-# Where a chain is that long, a state that is told anew is told whole.
-_MAX_DEPTH = delta.MAX_LINKS // 2
+# Where a chain is that long, a state is re-encoded as a whole one.
+_MAX_LINKS = delta.MAX_LINKS // 2
 
 
 class Compaction(NamedTuple):
-    """What a compaction did: states dropped and told anew, bytes before and after."""
+    """What a compaction did: states dropped and re-encoded, bytes before and after."""
 
     job_id: str
     dropped: int
-    retold: int
+    reencoded: int
     bytes_before: int
     bytes_after: int
 
@@ -122,10 +122,9 @@ class Compactor:
         self._lines = read
         self._vault = vault
         self._site = site
-        self._depths: dict[
-            int, int
-        ] = {}  # links to the whole state, in the new journal
-        self.dropped = self.retold = 0
+        # Links to the whole state, in the new journal.
+        self._links: dict[int, int] = {}
+        self.dropped = self.reencoded = 0
 
     def lines_of(self, seq: int, lines: bytes) -> bytes:
         """Return what becomes of the lines of save `seq`: state line and event line.
@@ -151,23 +150,23 @@ class Compactor:
 
     def _kept(self, seq: int, state_line: bytes) -> bytes:
         parts = state_codec.read_line(state_line, seq=seq)
-        depth = self._depths.get(parts.base) if parts.base else -1
-        if depth is not None and depth + 1 < delta.MAX_LINKS:
-            self._depths[seq] = depth + 1
+        links = self._links.get(parts.base) if parts.base else -1
+        if links is not None and links + 1 < delta.MAX_LINKS:
+            self._links[seq] = links + 1
             return self._vault.rewrap(state_line, self._site(seq))
-        told = self._told_anew(seq)
-        self.retold += 1
-        return told
+        line = self._reencode(seq)
+        self.reencoded += 1
+        return line
 
     def _read(self, seq: int) -> chain.Member:
         return chain.member(self._lines(seq), self._site(seq), self._vault)
 
-    def _told_anew(self, seq: int) -> bytes:
+    def _reencode(self, seq: int) -> bytes:
         unpacked = chain.unpack(seq, self._read)
         parts, data, _ = unpacked.members[0]
         state_proof.prove(parts, unpacked.raw, data["state_digest"])
         body = self._body(unpacked)
-        self._depths[seq] = self._depths[body.base] + 1 if body.base else 0
+        self._links[seq] = self._links[body.base] + 1 if body.base else 0
         return state_codec.line_of(
             parts,
             body,
@@ -181,8 +180,8 @@ class Compactor:
         parts, data, _ = unpacked.members[0]
         whole = state_body.compressed(unpacked.raw, is_json="state_type" not in data)
         for member in unpacked.members[1:]:
-            depth = self._depths.get(member.parts.seq, _MAX_DEPTH)
-            if depth >= _MAX_DEPTH:
+            links = self._links.get(member.parts.seq, _MAX_LINKS)
+            if links >= _MAX_LINKS:
                 continue
             base = chain.unpack(member.parts.seq, self._read).raw
             told = state_body.delta(

@@ -166,7 +166,7 @@ class JobCompactedData(TypedDict):
     """
 
     dropped: int
-    retold: int
+    reencoded: int
     bytes_before: int
     bytes_after: int
     erased: NotRequired[list[list[int]]]

@@ -157,7 +157,7 @@ def rewrapped(line: bytes, old: Key, new: Key, site: Site) -> bytes:
 def line_of(
     parts: Parts, body: Body, site: Site, *, raw_bytes: int, key: Key | None
 ) -> bytes:
-    """Return a state line told anew in another form, newline included.
+    """Return a state line re-encoded in another form, newline included.
 
     Args:
         parts: the line as it was, in the clear.
@@ -167,8 +167,8 @@ def line_of(
         key: encrypts it; None leaves it readable.
     """
     sealed = Sealed(b"", "", raw_bytes, parts.salt, parts.metadata)
-    told = sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
-    return state_line(told, site)
+    stored = sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
+    return state_line(stored, site)
 
 
 def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:

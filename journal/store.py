@@ -305,7 +305,7 @@ class Store(Views):
         before, after = held.extent.size, copy.size
         data: dict[str, object] = {
             "dropped": compactor.dropped,
-            "retold": compactor.retold,
+            "reencoded": compactor.reencoded,
             "bytes_before": before,
             "bytes_after": after,
         }
@@ -323,7 +323,7 @@ class Store(Views):
         held.replace(copy, written.last)
         held.remove_side_files(side_files)
         return Compaction(
-            view.job_id, compactor.dropped, compactor.retold, before, after
+            view.job_id, compactor.dropped, compactor.reencoded, before, after
         )
 
     def close(self) -> None:

@@ -504,7 +504,7 @@ def test_a_compaction_rewraps_and_leaves_ciphertext_and_events_as_they_are(
         assert manager.verify(JOB, deep=True)[0].ok
 
 
-def test_a_state_that_is_told_anew_by_a_compaction_stays_encrypted(
+def test_a_state_that_a_compaction_reencodes_stays_encrypted(
     root: Path, clock: Clock
 ) -> None:
     states = chat(8, 5000)
@@ -515,7 +515,7 @@ def test_a_state_that_is_told_anew_by_a_compaction_stays_encrypted(
     with opened(root, NEW, clock=clock) as manager:
         done = manager.compact(JOB)
         assert done is not None
-        assert done.retold > 0
+        assert done.reencoded > 0
     assert all(b'"key":"k2"' in line for line in state_lines(root))
     with opened(root, KeyRing([K2])) as manager:
         assert [manager.get(JOB, id_).state for id_ in ids[1:]] == states[1:]  # I5

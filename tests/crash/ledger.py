@@ -25,7 +25,7 @@ _STATE = b'{"state":'
 def events_of(content: bytes) -> bytes:
     """Return a journal's bytes without its whole state lines.
 
-    A compaction drops these or tells them anew; events stay for ever, and an event that
+    A compaction drops or re-encodes these; events stay for ever, and an event that
     stands without its state is found by restoring.
     """
     *lines, rest = content.split(b"\n")

@@ -392,8 +392,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Compactor._kept,
-                "self._depths.get(parts.base)",
-                "self._depths.get(parts.base, 0)",
+                "self._links.get(parts.base)",
+                "self._links.get(parts.base, 0)",
             ),
         ),
         "compact",
