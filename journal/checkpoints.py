@@ -391,7 +391,7 @@ def _labels(
         version = DEFAULT_WORKFLOW_VERSION
     labels["workflow_version"] = ids.check_label("workflow_version", version)
     if key is not None:
-        labels["key"] = ids.check_label("key", key)
+        labels["idempotency_key"] = ids.check_label("idempotency_key", key)
     if len(tags) > _MAX_TAGS:
         raise InvalidArgument(f"at most {_MAX_TAGS} tags, got {len(tags)}")
     if tags:

@@ -11,11 +11,11 @@ from journal.events import DEFAULT_WORKFLOW_VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What the journal adds to a save or derives from it; and `key`, which asks for it.
+# What the journal adds to a save or derives from it; and the key of the call.
 _NOT_CONTENT = frozenset(
     {
         *("checkpoint_id", "parent", "state_digest", "state_bytes", "has_metadata"),
-        *("key", "saved_at"),
+        *("idempotency_key", "saved_at"),
     }
 )
 

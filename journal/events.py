@@ -88,7 +88,7 @@ class CheckpointSavedData(TypedDict):
     workflow_version: NotRequired[str]
     tags: NotRequired[list[str]]
     pinned: NotRequired[bool]
-    key: NotRequired[str]
+    idempotency_key: NotRequired[str]
     has_metadata: NotRequired[bool]
     failed: NotRequired[bool]
     state_type: NotRequired[str]

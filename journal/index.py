@@ -304,7 +304,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
         labels = view.labels.setdefault(labels, labels)
         if data.get("pinned"):
             view.pinned.add(checkpoint_id)
-        if (key := data.get("key")) is not None:
+        if (key := data.get("idempotency_key")) is not None:
             view.keys[key] = checkpoint_id
         at = data.get("saved_at", at)
     seq, parent = event["seq"], data["parent"]
