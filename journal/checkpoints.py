@@ -174,7 +174,7 @@ class CheckpointManager(Protection, Removal):
             self._entry(batch.view, checkpoint_id)
             data = {"checkpoint_id": checkpoint_id}
             if batch.view.current is not None:
-                data["was"] = batch.view.current.checkpoint_id
+                data["previous"] = batch.view.current.checkpoint_id
             if migrated.from_version is not None and migrated.to_version is not None:
                 data["migrated_from"] = migrated.from_version
                 data["migrated_to"] = migrated.to_version

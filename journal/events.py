@@ -96,14 +96,14 @@ class CheckpointSavedData(TypedDict):
 
 
 class CheckpointRestoredData(TypedDict):
-    """`checkpoint_id` became current; `was` had been, if there was one.
+    """`checkpoint_id` became current; `previous` was, if there was one.
 
     `migrated_from` and `migrated_to` are workflow versions: the state was handed out as
     the second has it.  What is stored is still of the first.
     """
 
     checkpoint_id: str
-    was: NotRequired[str]
+    previous: NotRequired[str]
     migrated_from: NotRequired[str]
     migrated_to: NotRequired[str]
 

@@ -232,7 +232,7 @@ class Importer:
             # What the job continues from is never replaced by something older.
             if written and current is not None and current.at > ready[-1].saved_at:
                 last = ready[-1].data["checkpoint_id"]
-                data = {"checkpoint_id": current.checkpoint_id, "was": last}
+                data = {"checkpoint_id": current.checkpoint_id, "previous": last}
                 batch.add("checkpoint.restored", self._actor, data)
             return written
 

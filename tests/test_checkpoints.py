@@ -245,7 +245,7 @@ def test_restoring_gives_the_state_and_is_on_record(manager: CheckpointManager) 
     assert last_event(manager) == {
         "type": "checkpoint.restored",
         "actor": "lib:etl@host",
-        "data": {"checkpoint_id": first, "was": second},
+        "data": {"checkpoint_id": first, "previous": second},
     }
 
 

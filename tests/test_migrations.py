@@ -72,7 +72,7 @@ def test_the_record_says_from_and_to_and_the_stored_state_is_untouched(
     data = migrating.history("job")[-1]["data"]
     assert data == {
         "checkpoint_id": saved,
-        "was": saved,
+        "previous": saved,
         "migrated_from": "1.0",
         "migrated_to": "1.10",
     }
@@ -94,7 +94,7 @@ def test_what_needs_no_migration_is_restored_without_a_word_about_any(
     assert migrating.restore("job", saved) == {"rows": 1}
     assert migrating.history("job")[-1]["data"] == {
         "checkpoint_id": saved,
-        "was": saved,
+        "previous": saved,
     }
 
 
