@@ -43,7 +43,7 @@ class Unpacked(NamedTuple):
     def links(self) -> tuple[Link, ...]:
         """The chain as `journal.delta` sees it."""
         return tuple(
-            Link(m.parts.seq, m.parts.step, m.data["checkpoint_id"])
+            Link(m.parts.seq, m.parts.depth, m.data["checkpoint_id"])
             for m in self.members
         )
 

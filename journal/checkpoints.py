@@ -133,7 +133,7 @@ class CheckpointManager(Protection, Removal):
             batch.ids.add(checkpoint_id)
             if idempotency_key is not None:
                 batch.keys[idempotency_key] = checkpoint_id, content
-            saved.append((Link(batch.current, final.body.step, checkpoint_id), final))
+            saved.append((Link(batch.current, final.body.depth, checkpoint_id), final))
             return checkpoint_id
 
         checkpoint_id: str = self._store.write(job_id, request, is_shared=True)

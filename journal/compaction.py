@@ -185,7 +185,7 @@ class Compactor:
                 continue
             base = chain.unpack(member.parts.seq, self._read).raw
             told = state_body.delta(
-                unpacked.raw, base, base=member.parts.seq, step=parts.step
+                unpacked.raw, base, base=member.parts.seq, depth=parts.depth
             )
             return min(told, whole, key=lambda body: body.text_bytes)
         return whole

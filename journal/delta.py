@@ -1,11 +1,11 @@
 """Which earlier state a delta is taken from.  Pure.
 
 Deltas from the state just before would make chains as long as the history; whole states
-in between cost what deltas save.  Steps from a whole state are counted instead, in base
-4, and a state differs from the one whose lowest digit that is not 0 is one less (step
-27 = 123₄ from 122₄, 28 = 130₄ from 120₄, 32 = 200₄ from 100₄): the idea of Subversion's
+in between cost what deltas save.  Instead a state has a depth: 0 if it is whole, else
+one more than the state before it.  Written in base 4, it differs from the state whose
+lowest digit that is not 0 is one less (depth 27 = 123₄ from 122₄, 28 = 130₄ from 120₄, 32 = 200₄ from 100₄): the idea of Subversion's
 skip-deltas (notes/skip-deltas in its repository), which clear the digit at once.  So
-what a step added is stored once for each of four digits, and no state needs more than
+what a save added is stored once for each of four digits, and no state needs more than
 twelve others.
 """
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _RADIX = 4
-# A state that many steps from a whole one is stored whole.
+# A state that would be that deep is stored whole.
 PERIOD = _RADIX**4
 # A reader gives up beyond.  Chains stay at 13 unless states in between are deleted.
 MAX_LINKS = 32
 
 
 class Link(NamedTuple):
-    """One state of a chain: which save it is, and its steps from the whole one."""
+    """One state of a chain: which save it is, and how deep."""
 
     seq: int
-    step: int
+    depth: int
     checkpoint_id: str
 
 
-def stride(step: int) -> int:
-    """Return how many steps before `step` its base is; `step` is 1 to `PERIOD` - 1."""
+def stride(depth: int) -> int:
+    """Return how much less deep the base of a delta is; `depth` is 1 to `PERIOD` - 1."""
     found = 1
-    while step % (found * _RADIX) == 0:
+    while depth % (found * _RADIX) == 0:
         found *= _RADIX
     return found
 
@@ -50,11 +50,11 @@ def base_of(chain: Sequence[Link], is_lasting: Callable[[Link], bool]) -> Link |
     Returns:
         None: the state is to be stored whole.
     """
-    step = chain[0].step + 1
-    if step >= PERIOD or len(chain) >= MAX_LINKS:
+    depth = chain[0].depth + 1
+    if depth >= PERIOD or len(chain) >= MAX_LINKS:
         return None
-    last = step - stride(step)
+    last = depth - stride(depth)
     lasting = [link for link in chain if is_lasting(link)]
     # The very one may be gone: then an earlier one, or at least the one just before.
-    found = [link for link in lasting if link.step <= last] or lasting
+    found = [link for link in lasting if link.depth <= last] or lasting
     return found[0] if found else None

@@ -54,7 +54,7 @@ class Form(NamedTuple):
 
     codec: str
     base: int
-    step: int
+    depth: int
     raw_bytes: int
 
 

@@ -72,7 +72,7 @@ class _Hint:
         self.sure = 0  # searches, one after the other, that need not have been
         self.trusted = 0  # saves that went on unsearched, since the last search
         # How long a delta was that followed on the newest state when no other was much
-        # shorter, by how many steps it reached back.
+        # shorter, by how far in depth it reached back.
         self.enough: dict[int, int] = {}
 
     def is_enough(self, lag: int, body: Body, raw_bytes: int) -> bool:
@@ -83,7 +83,7 @@ class _Hint:
             return True
         if lag != 0 or self.sure <= _CANDIDATES or self.trusted >= _FULL_SEARCH_EVERY:
             return False
-        known = self.enough.get(delta.stride(body.step), 0) * _AS_EXPECTED
+        known = self.enough.get(delta.stride(body.depth), 0) * _AS_EXPECTED
         if body.text_bytes > known:
             return False
         self.trusted += 1
@@ -103,14 +103,14 @@ class _Hint:
         is_trusted = self.sure > _CANDIDATES
         self.lag, self.misses, self.trusted = 0 if is_trusted else best, 0, 0
         if newest is not None:
-            self.enough[delta.stride(newest.step)] = newest.text_bytes * is_sure
+            self.enough[delta.stride(newest.depth)] = newest.text_bytes * is_sure
 
 
 class _Tried(NamedTuple):
-    """How long a delta was, and its step."""
+    """How long a delta was, and its depth."""
 
     text_bytes: int
-    step: int
+    depth: int
 
 
 def _shortest(tried: Mapping[int, _Tried]) -> int:
@@ -170,7 +170,7 @@ class Packer:
             if hint.is_enough(lag, packed.body, len(raw)):
                 hint.lag, hint.misses = lag, 0
                 return packed
-            tried[lag] = _Tried(packed.body.text_bytes, packed.body.step)
+            tried[lag] = _Tried(packed.body.text_bytes, packed.body.depth)
             if lag == _shortest(tried):
                 best = packed
         whole = self.whole(raw)
@@ -267,8 +267,8 @@ class Packer:
         reach = len(raw) + len(known.raw)
         if len(known.raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
             return None
-        step = start.links[0].step + 1
-        body = state_body.delta(raw, known.raw, base=base.seq, step=step)
+        depth = start.links[0].depth + 1
+        body = state_body.delta(raw, known.raw, base=base.seq, depth=depth)
         to_read = known.stored_bytes + body.text_bytes
         if to_read > max(_READ_FACTOR * len(raw), _READ_BYTES):
             return None

@@ -13,13 +13,13 @@ class Body(NamedTuple):
         codec: ``json``, ``zstd`` or ``zstd-delta``.
         content: the state's JSON, or a Zstandard frame.
         base: the seq of the state that a delta differs from, else 0.
-        step: how many steps a delta is from a whole state (`journal.delta`), else 0.
+        depth: of a delta, from a whole state on (`journal.delta`); else 0.
     """
 
     codec: str
     content: bytes
     base: int = 0
-    step: int = 0
+    depth: int = 0
 
     @property
     def text_bytes(self) -> int:
@@ -48,8 +48,8 @@ def compressed(raw: bytes, *, is_json: bool = True) -> Body:
     return plain(raw) if is_json and body.text_bytes >= len(raw) else body
 
 
-def delta(raw: bytes, base_raw: bytes, *, base: int, step: int) -> Body:
+def delta(raw: bytes, base_raw: bytes, *, base: int, depth: int) -> Body:
     """Return `raw` as what differs from `base_raw`, the state of event `base`."""
     from journal import zstd
 
-    return Body("zstd-delta", zstd.compress(raw, base_raw), base, step)
+    return Body("zstd-delta", zstd.compress(raw, base_raw), base, depth)

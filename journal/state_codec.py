@@ -4,7 +4,7 @@ A state line is ``{"state":SEQ,"codec":"json","salt":…,"metadata_bytes":…,
 "metadata":{…},"body":…,"crc":"<8 hex>"}``, the two in the middle only where there is
 metadata.  Under the codecs ``zstd`` and ``zstd-delta`` the body is base64 of a
 Zstandard frame, and a delta says, before the salt, from which state it differs and how
-many steps it is from a whole one: ``"base":SEQ,"step":N``.
+deep it is (`journal.delta`): ``"base":SEQ,"depth":N``.
 
 An encrypted one begins ``{"state":SEQ,"alg":"A256GCM","key":ID,"wrapped":…,"codec":…``.
 It has no salt in the clear, and its metadata and its body are ciphertext
@@ -95,7 +95,7 @@ def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
 
 
 def _secret_rest(secret: Secret, body: Body, sealed: Sealed) -> bytes:
-    form = Form(body.codec, body.base, body.step, sealed.raw_bytes)
+    form = Form(body.codec, body.base, body.depth, sealed.raw_bytes)
     meta = sealed.metadata
     if meta:
         meta = b'"%b"' % envelope.seal_metadata(secret, meta)
@@ -104,7 +104,7 @@ def _secret_rest(secret: Secret, body: Body, sealed: Sealed) -> bytes:
 
 
 def _form(body: Body) -> bytes:
-    base = b',"base":%d,"step":%d' % (body.base, body.step) if body.base else b""
+    base = b',"base":%d,"depth":%d' % (body.base, body.depth) if body.base else b""
     return b'"codec":"%b"%b' % (body.codec.encode(), base)
 
 
@@ -210,7 +210,7 @@ class Parts(NamedTuple):
     seq: int
     codec: str
     base: int
-    step: int
+    depth: int
     salt: bytes
     metadata: bytes
     content: bytes  # see `Body`
@@ -231,7 +231,7 @@ def decrypted(parts: Parts, key: Key, site: Site, raw_bytes: int) -> Parts:
         UnreadableState: it is not what was written there with `key`.
     """
     secret = envelope.unwrap(parts.wrapped, key, site)
-    form = Form(parts.codec, parts.base, parts.step, raw_bytes)
+    form = Form(parts.codec, parts.base, parts.depth, raw_bytes)
     body = envelope.open_body(secret, form, parts.content, parts.seq)
     meta = parts.metadata
     if meta:
@@ -246,7 +246,7 @@ _HEADER = re.compile(
     rb'(?:"alg":"A256GCM","key":"(?P<key>[A-Za-z0-9._-]{1,%d})",'
     rb'"wrapped":"(?P<wrapped>[A-Za-z0-9+/]{%d})",)?'
     rb'(?P<codec>"codec":"(?P<name>json|zstd|zstd-delta)")'
-    rb'(?:,"base":(?P<base>\d{1,19}),"step":(?P<step>\d{1,19}))?'
+    rb'(?:,"base":(?P<base>\d{1,19}),"depth":(?P<depth>\d{1,19}))?'
     rb'(?:,"salt":"(?P<salt>[0-9a-f]{32})")?'
     rb'(?:,"metadata_bytes":(?P<metadata>\d{1,19}),"metadata":)?'
     % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES)
@@ -281,7 +281,7 @@ def read_line(line: bytes, *, seq: int) -> Parts:
         seq,
         header["name"].decode(),
         int(header["base"] or 0),
-        int(header["step"] or 0),
+        int(header["depth"] or 0),
         bytes.fromhex((header["salt"] or b"").decode()),
         metadata,
         body,

@@ -379,7 +379,7 @@ def test_a_plain_line_of_the_same_state_is_refused(root: Path) -> None:
     [
         (rb'"codec":"zstd"', rb'"codec":"json"'),
         (rb'"base":\d+', rb'"base":2'),
-        (rb'"step":\d+', rb'"step":9'),
+        (rb'"depth":\d+', rb'"depth":9'),
     ],
 )
 def test_a_form_that_is_not_the_one_that_was_encrypted_is_refused(

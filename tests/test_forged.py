@@ -79,20 +79,20 @@ CASES: dict[str, tuple[dict[str, Any], bytes | None]] = {
     "a seq of 6,000 digits": ({}, line("json", b"{}", seq=HUGE)),
     "a base of 6,000 digits": (
         {},
-        line("zstd-delta", framed(b"{}"), b',"base":%b,"step":1' % HUGE),
+        line("zstd-delta", framed(b"{}"), b',"base":%b,"depth":1' % HUGE),
     ),
     "metadata of 6,000 digits": ({}, line("json", b"{}", b',"metadata_bytes":' + HUGE)),
     "a base that is itself": (
         {},
-        line("zstd-delta", framed(b"{}"), b',"base":3,"step":1'),
+        line("zstd-delta", framed(b"{}"), b',"base":3,"depth":1'),
     ),
     "a base that comes later": (
         {},
-        line("zstd-delta", framed(b"{}"), b',"base":9,"step":1'),
+        line("zstd-delta", framed(b"{}"), b',"base":9,"depth":1'),
     ),
     "a base that is no save": (
         {},
-        line("zstd-delta", framed(b"{}"), b',"base":1,"step":1'),
+        line("zstd-delta", framed(b"{}"), b',"base":1,"depth":1'),
     ),
     "a frame that is none": ({}, line("zstd", b'"%b"' % (b"AAAA" * 9))),
     "text that is no base64": ({}, line("zstd", b'"~~~~"')),
@@ -162,7 +162,7 @@ def bomb() -> bytes:
 def test_a_bomb_is_refused_before_it_takes_memory(
     store: Path, bomb: bytes, size: int, codec: str
 ) -> None:
-    more = b',"base":2,"step":1' if codec == "zstd-delta" else b""
+    more = b',"base":2,"depth":1' if codec == "zstd-delta" else b""
     forge(store, {"state_bytes": size}, line(codec, bomb, more))
 
     def look() -> None:

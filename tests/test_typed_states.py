@@ -32,7 +32,7 @@ def append(
     """
     salt = bytes(16)
     frame = binascii.b2a_base64(zstd.compress(raw, base), newline=False)
-    codec = b'"zstd-delta","base":2,"step":1' if base else b'"zstd"'
+    codec = b'"zstd-delta","base":2,"depth":1' if base else b'"zstd"'
     state = b'"codec":%b,"salt":"%b","body":"%b"' % (codec, salt.hex().encode(), frame)
     data = {"checkpoint_id": "typed_1", "step_name": "s", "parent": 2}
     data |= {"state_digest": state_proof.digest(salt, b"", bound or raw)}
