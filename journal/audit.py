@@ -65,9 +65,9 @@ class Audit(Inquiry):
             f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
             for seq, lost in view.losses
         )
-        if view.side_files:
-            kept = counted(len(view.side_files), "run")
-            notes.append(f"{kept} of bytes that were cut are in side/")
+        if view.salvage_files:
+            kept = counted(len(view.salvage_files), "run")
+            notes.append(f"{kept} of bytes that were cut are in salvage/")
         notes += (
             f"{count} states were not checked: {why}" for why, count in locked.items()
         )

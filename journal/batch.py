@@ -130,7 +130,7 @@ class Batch:
         """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
         before = self.seq
         for repair in repairs:
-            if repair.get("side_file") not in self.view.side_files:
+            if repair.get("salvage_file") not in self.view.salvage_files:
                 self.add("job.repaired", "recovery", cast("dict[str, object]", repair))
         return self.seq > before
 

@@ -35,7 +35,7 @@ _MAX_FILE_BYTES = 256 * 1024 * 1024
 _MAX_LEVELS = 8
 _LINK = "a symbolic link, which is not followed"
 # What a store keeps in the same folder, if it is one.
-_OWN_FOLDERS = frozenset({"journals", "heads", "side"})
+_OWN_FOLDERS = frozenset({"journals", "heads", "salvage"})
 
 
 class Unusable(Exception):

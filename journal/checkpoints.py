@@ -337,7 +337,7 @@ class CheckpointManager(Protection, Removal):
         Without consent, only what gives up nothing that was acknowledged: a tail is
         settled, a head made anew, a journal rewritten after a failed sync.  With it,
         the journal is cut back to its last proven write and what was behind is kept in
-        ``side/``; checkpoints whose states cannot be read are deleted.
+        ``salvage/``; checkpoints whose states cannot be read are deleted.
 
         Args:
             job_id: which job.

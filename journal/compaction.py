@@ -1,8 +1,8 @@
 """A journal rewritten shorter: the same events, without the states that have to go.
 
-Event lines are copied byte for byte.  A state line is copied, dropped, or, if what it
-differs from is dropped, re-encoded.  An encrypted one goes under the current key, if its
-own is at hand; its ciphertext stays.
+Event lines are copied byte for byte.  A state line is copied, dropped, or, if its base
+is dropped, re-encoded.  An encrypted one goes under the current key, if its own is at
+hand; its ciphertext stays.
 """
 
 from __future__ import annotations

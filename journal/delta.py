@@ -3,10 +3,10 @@
 Deltas from the state just before would make chains as long as the history; whole states
 in between cost what deltas save.  Instead a state has a depth: 0 if it is whole, else
 one more than the state before it.  Written in base 4, it differs from the state whose
-lowest digit that is not 0 is one less (depth 27 = 123₄ from 122₄, 28 = 130₄ from 120₄, 32 = 200₄ from 100₄): the idea of Subversion's
-skip-deltas (notes/skip-deltas in its repository), which clear the digit at once.  So
-what a save added is stored once for each of four digits, and no state needs more than
-twelve others.
+lowest digit that is not 0 is one less (depth 27 = 123₄ from 122₄, 28 = 130₄ from 120₄,
+32 = 200₄ from 100₄): the idea of Subversion's skip-deltas (notes/skip-deltas in its
+repository), which clear the digit at once.  So what a save added is stored once for
+each of four digits, and no state needs more than twelve others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Link(NamedTuple):
 
 
 def stride(depth: int) -> int:
-    """Return how much less deep the base of a delta is; `depth` is 1 to `PERIOD` - 1."""
+    """Return how much less deep the base is; `depth` is 1 to `PERIOD` - 1."""
     found = 1
     while depth % (found * _RADIX) == 0:
         found *= _RADIX

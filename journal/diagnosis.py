@@ -109,7 +109,7 @@ class Diagnosis(NamedTuple):
         lost_events: how many acknowledged events go with that, as far as can be known.
         lost_hash: of the last acknowledged event, if that is among them.
         lost_checkpoints: saved in it, as far as their lines can be read.
-        side_file: where a repair would keep those bytes; None if there are none.
+        salvage_file: where a repair would keep those bytes; None if there are none.
         notes: what is legal but worth knowing.
     """
 
@@ -132,7 +132,7 @@ class Diagnosis(NamedTuple):
     lost_events: int = 0
     lost_hash: str = ""
     lost_checkpoints: tuple[str, ...] = ()
-    side_file: str | None = None
+    salvage_file: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -176,7 +176,7 @@ class Facts(NamedTuple):
         tail: what the recovery table does with the bytes behind `proven`.
         is_given_up: the latter; the head is older than that repair.
         unreadable: how many live states are not what was saved.
-        owes: a side file is named by no event, or something was left over.
+        owes: a salvage file is named by no event, or something was left over.
         is_altered: another program wrote into the file, and no event is lost by that:
             more is proven in its canonical text, or all of it is in other places.
         is_short: the head file is shorter than a writer makes it before anything else.

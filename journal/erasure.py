@@ -34,10 +34,10 @@ class _Due(NamedTuple):
         """Return the saves whose states have to go."""
         return compaction.due(view, self.now, self.trash_seconds)
 
-    def side_files(self, view: JobView) -> list[str]:
-        """Return the side files that have to go."""
+    def salvage_files(self, view: JobView) -> list[str]:
+        """Return the salvage files that have to go."""
         latest = stamp(self.now - timedelta(seconds=self.trash_seconds))
-        return sorted(name for name, at in view.side_files.items() if at <= latest)
+        return sorted(name for name, at in view.salvage_files.items() if at <= latest)
 
 
 # By this clock nothing is old yet.
@@ -85,7 +85,7 @@ class Erasure(Writer):
         if (view := self._view(job_id)).seq == 0:
             return None
         aged = self._aged()
-        if aged.due(view) - _PURGED.due(view) or aged.side_files(view):
+        if aged.due(view) - _PURGED.due(view) or aged.salvage_files(view):
             self._check_clock(trust_clock=trust_clock)
         return self._compact(job_id, actor, aged, threshold, rewrap, on_piece)
 
@@ -108,7 +108,7 @@ class Erasure(Writer):
             return self._store.compact(
                 job_id,
                 due.due,
-                due.side_files,
+                due.salvage_files,
                 is_worth,
                 self._who(actor),
                 self._vault,

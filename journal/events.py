@@ -64,7 +64,7 @@ class JobRepairedData(TypedDict):
     ]
     offset: NotRequired[int]
     cut_bytes: NotRequired[int]
-    side_file: NotRequired[str]
+    salvage_file: NotRequired[str]
     lost_events: NotRequired[int]
     lost_hash: NotRequired[str]
 
@@ -170,7 +170,7 @@ class JobCompactedData(TypedDict):
     bytes_before: int
     bytes_after: int
     erased: NotRequired[list[list[int]]]
-    side_files: NotRequired[list[str]]
+    salvage_files: NotRequired[list[str]]
 
 
 class JobOpened(Envelope):

@@ -26,7 +26,7 @@ class Evidence(NamedTuple):
         size: of the journal; None if there is no such file.
         inode: of the journal.
         read: returns bytes of the journal, by offset and size.
-        side_files: names of what was cut from it.
+        salvage_files: names of what was cut from it.
         leftovers: what a process that died left, for the next one to remove.
         is_still: nobody could write at that moment.
         neighbours: returns files beside the journal that are named after it.
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
     size: int | None
     inode: int
     read: Callable[[int, int], bytes]
-    side_files: tuple[str, ...] = ()
+    salvage_files: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     is_still: bool = True
     neighbours: Callable[[], Iterable[Neighbour]] = tuple
@@ -86,7 +86,9 @@ def of_files(
             None if found is None else found.size,
             0 if found is None else found.inode,
             _nothing if journal is None else journal.read,
-            tuple(sorted(n for n in disk.names(root / "side") if job_name(n) == name)),
+            tuple(
+                sorted(n for n in disk.names(root / "salvage") if job_name(n) == name)
+            ),
             tuple(_leftovers(disk, root, name)),
             is_still,
             partial(_neighbours, disk, root, name),
@@ -122,7 +124,11 @@ def _neighbours(disk: Disk, root: Path, name: str) -> Iterator[Neighbour]:
 
 
 def _leftovers(disk: Disk, root: Path, name: str) -> Iterator[str]:
-    for folder, suffix in (("journals", "tmp"), ("journals", "copy"), ("side", "tmp")):
+    for folder, suffix in (
+        ("journals", "tmp"),
+        ("journals", "copy"),
+        ("salvage", "tmp"),
+    ):
         path = root / folder / f"{name}.{suffix}"
         if disk.stat(path) is not None:
             yield f"{folder}/{path.name}"

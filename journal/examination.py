@@ -111,7 +111,7 @@ class _Examination:
         unreadable = self._unreadable(deep=deep)
         self._count_keys()
         evidence = self._evidence
-        unnamed = set(evidence.side_files) - self._view.side_files.keys()
+        unnamed = set(evidence.salvage_files) - self._view.salvage_files.keys()
         newer_seq = self._view.newer_seq or self._facts.newer_seq
         owes = bool(evidence.leftovers) or not all(map(_is_given_up, unnamed))
         self._facts = self._facts._replace(
@@ -259,7 +259,7 @@ class _Examination:
         for path in evidence.leftovers:
             yield f"{path} is left over from a process that died, or at work"
         for name in sorted(filter(_is_given_up, unnamed)):
-            yield f"side/{name} is of a repair that was not finished"
+            yield f"salvage/{name} is of a repair that was not finished"
         is_damage = ruling.verdict in {Condition.DAMAGED, Condition.JOURNAL_MISSING}
         if is_damage and ruling.row != "R22":
             yield from ways_back(evidence, self._facts.proven.size)
@@ -269,8 +269,8 @@ class _Examination:
             yield "another process was writing to it, or is stopped"
 
 
-def _is_given_up(side_file: str) -> bool:
-    return side_file.endswith(".damaged")
+def _is_given_up(salvage_file: str) -> bool:
+    return salvage_file.endswith(".damaged")
 
 
 def _saved_id(event: Event) -> str | None:

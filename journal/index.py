@@ -174,9 +174,9 @@ class JobView:
         "pinned",
         "places",
         "restored",
+        "salvage_files",
         "saved",
         "seq",
-        "side_files",
         "steps",
         "store_id",
         "trash",
@@ -205,7 +205,7 @@ class JobView:
         # notes it, and never asks for it.
         self.faults: dict[int, str] = {}
         # Named by a job.repaired -> when; "" if it is to go with the next compaction.
-        self.side_files: dict[str, str] = {}
+        self.salvage_files: dict[str, str] = {}
         self.losses: list[tuple[int, int]] = []  # seq of a job.repaired, events lost
         self.newer_seq = 0  # the first event that this version cannot fold
         self.misfit = ""  # why not, if it is not for its newer schema
@@ -433,8 +433,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             view.created_at = event["at"]
             view.store_id = event["data"]["store"]
         case "job.repaired":
-            if (name := event["data"].get("side_file")) is not None:
-                view.side_files[name] = event["at"]
+            if (name := event["data"].get("salvage_file")) is not None:
+                view.salvage_files[name] = event["at"]
             if (lost := event["data"].get("lost_events", 0)) > 0:
                 view.losses.append((event["seq"], lost))
         case "checkpoint.purged":
@@ -452,8 +452,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             _purge(view, reason, event["at"], event["actor"])
         case "job.compacted":
             _erase(view, event["data"].get("erased", []))
-            for name in event["data"].get("side_files", ()):
-                view.side_files.pop(name, None)
+            for name in event["data"].get("salvage_files", ()):
+                view.salvage_files.pop(name, None)
         case "checkpoint.saved":
             raise AssertionError("folded by the caller")
         case _:
@@ -477,7 +477,7 @@ def _purge(view: JobView, purged: dict[str, str], at: str, actor: str) -> None:
         trashed = view.trash[checkpoint_id]
         view.trash[checkpoint_id] = trashed._replace(is_purged=True)
     # A torn tail may hold the same state: saved, lost in a crash, and saved again.
-    view.side_files = dict.fromkeys(view.side_files, "")
+    view.salvage_files = dict.fromkeys(view.salvage_files, "")
 
 
 def erased_runs(view: JobView, gone: Collection[int]) -> list[list[int]]:

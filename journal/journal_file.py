@@ -87,9 +87,9 @@ class HeldJournal:
         """See `Held.recall`."""
         self._file.recall(seen)
 
-    def remove_side_files(self, names: Iterable[str]) -> None:
-        """See `Held.remove_side_files`."""
-        self._file.remove_side_files(names)
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """See `Held.remove_salvage_files`."""
+        self._file.remove_salvage_files(names)
 
 
 class _Holding:
@@ -214,7 +214,7 @@ class JournalFile(SettledJournal):
 
     def give_up(self, data: Data, offset: int, lost_events: int) -> str:
         """Keep what a repair takes out of the journal; see `Unsettled.keep_aside`."""
-        return self._side_files.keep(data, offset, lost_events, is_damage=True)
+        return self._salvage_files.keep(data, offset, lost_events, is_damage=True)
 
     def _may_make_head(self, *, wait: bool) -> bool:
         """Tell whether a missing head may be made: for a new job, or to adopt one.
@@ -329,9 +329,9 @@ class JournalFile(SettledJournal):
             self._head.write(head)
             self._head.sync()
 
-    def remove_side_files(self, names: Iterable[str]) -> None:
-        """Remove bytes that were kept aside; see `Held.remove_side_files`."""
-        self._side_files.remove(names)
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """Remove bytes that were kept aside; see `Held.remove_salvage_files`."""
+        self._salvage_files.remove(names)
 
     def _create_journal(self) -> File:
         # A head that lost its name would leave a journal that nobody can judge, and

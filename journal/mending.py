@@ -182,8 +182,8 @@ class Mender:
             "offset": found.proven_bytes,
             "cut_bytes": found.cut_bytes,
         }
-        if found.side_file is not None:
-            data["side_file"] = found.side_file
+        if found.salvage_file is not None:
+            data["salvage_file"] = found.salvage_file
         if found.lost_events:
             data["lost_events"] = found.lost_events
         if found.lost_hash:

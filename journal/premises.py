@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_FOLDERS = ("journals", "heads", "side")
+_FOLDERS = ("journals", "heads", "salvage")
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 _MAX_LISTED = 20
 _MAX_FIRST_LINES = 100
@@ -192,7 +192,7 @@ _KINDS = {
         True,
         "the next write to the job clears it away",
     ),
-    "headless_side_file": (
+    "headless_salvage_file": (
         "bytes cut from a job that is not here",
         True,
         "move them away if nobody needs them",
@@ -230,10 +230,12 @@ def _stray(folder: str, name: str, jobs: set[str]) -> str | None:
     stem, _, suffix = name.partition(".")
     if suffix == "tmp" or (suffix == "copy" and folder == "journals"):
         return "leftover"
-    if folder == "side" and (job := job_name(name)) is not None:
-        return None if job in jobs else "headless_side_file"
+    if folder == "salvage" and (job := job_name(name)) is not None:
+        return None if job in jobs else "headless_salvage_file"
     is_named_well = ids.job_of(stem) is not None or "~" in stem
-    is_ours = folder != "side" and suffix == {"journals": "jsonl", "heads": ""}[folder]
+    is_ours = (
+        folder != "salvage" and suffix == {"journals": "jsonl", "heads": ""}[folder]
+    )
     return None if is_ours and is_named_well else "unknown_file"
 
 

@@ -44,18 +44,18 @@ class Folders(NamedTuple):
     Attributes:
         journals: one journal per job.
         heads: one head per job.
-        side: bytes that a recovery cut, kept until the trash period ends.
+        salvage: bytes that a recovery cut, kept until the trash period ends.
     """
 
     root: Path
     journals: Path
     heads: Path
-    side: Path
+    salvage: Path
 
     @classmethod
     def of(cls, root: Path) -> Folders:
         """Return those of the store in `root`."""
-        return cls(root, root / "journals", root / "heads", root / "side")
+        return cls(root, root / "journals", root / "heads", root / "salvage")
 
 
 class Place(NamedTuple):

@@ -125,8 +125,8 @@ def _drop(found: Diagnosis) -> Iterator[Step]:
 
 
 def _keep(found: Diagnosis) -> Iterator[Step]:
-    if found.side_file is not None:
-        where = f"from byte {found.proven_bytes} on, in side/{found.side_file}"
+    if found.salvage_file is not None:
+        where = f"from byte {found.proven_bytes} on, in salvage/{found.salvage_file}"
         yield Step("keep", "kept", f"{counted(found.cut_bytes, 'byte')} {where}")
 
 
@@ -149,9 +149,9 @@ def told(data: JobRepairedData) -> str:
     parts = [_REASONS.get(data["reason"], data["reason"])]
     if lost := data.get("lost_events"):
         parts.append(f"{counted(lost, 'acknowledged event')} lost")
-    if side_file := data.get("side_file"):
+    if salvage_file := data.get("salvage_file"):
         size, offset = data.get("cut_bytes", 0), data.get("offset", 0)
-        where = f"from byte {offset} on are in side/{side_file}"
+        where = f"from byte {offset} on are in salvage/{salvage_file}"
         parts.append(f"{counted(size, 'byte')} {where}")
     return "; ".join(parts)
 

@@ -17,7 +17,7 @@ from journal.errors import ReadOnlyStore, StorageFailed
 from journal.head import Extent, Head
 from journal.passage import pieces
 from journal.readable_journal import ReadableJournal
-from journal.side_files import SideFiles
+from journal.side_files import SalvageFiles
 from journal.storage import Busy
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class SettledJournal(ReadableJournal):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._side_files = SideFiles(place.disk, place.folders.side, place.name)
+        self._salvage_files = SalvageFiles(
+            place.disk, place.folders.salvage, place.name
+        )
         self._durability: Durability = place.durability
         self._is_settled = False  # first look under the lock is done
         self._is_poisoned = False  # also when the mark in the head could not be set
@@ -181,7 +183,7 @@ class SettledJournal(ReadableJournal):
         """Make the bytes that will be cut durable in a file of their own."""
         self._may_owe_repairs = True
         rest = partial(pieces, self.read, offset, facts.size)
-        self._side_files.keep(rest, offset, facts.lost_events)
+        self._salvage_files.keep(rest, offset, facts.lost_events)
 
     def _heal(self, facts: Facts) -> Extent:
         """After a failed sync: rewrite the journal from what the medium holds."""
@@ -204,10 +206,10 @@ class SettledJournal(ReadableJournal):
         return keep
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what recovery did here, side files and all; see `Held.repairs`."""
+        """Return what recovery did here, salvage files and all; see `Held.repairs`."""
         if not self._may_owe_repairs:
             return []
-        found = [*self._pending, *self._side_files.repairs()]
+        found = [*self._pending, *self._salvage_files.repairs()]
         self._may_owe_repairs = bool(found)
         return found
 

@@ -30,7 +30,7 @@ _NAME = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}(\.damaged)?", re.
 
 
 def job_name(name: str) -> str | None:
-    """Return the file name of the job that a side file is of; None if it is none."""
+    """Return the file name of the job that a salvage file is of; None if it is none."""
     match = _NAME.fullmatch(name)
     return None if match is None else match[1]
 
@@ -50,8 +50,8 @@ def _pieces_of(data: Data) -> Iterable[bytes]:
     return (data,) if isinstance(data, bytes) else data()
 
 
-class SideFiles:
-    """The side files of one job.
+class SalvageFiles:
+    """The salvage files of one job.
 
     Args:
         disk: the file operations.
@@ -103,7 +103,7 @@ class SideFiles:
                 "reason": "torn_tail",
                 "offset": int(match[2]),
                 "cut_bytes": 0 if stat is None else stat.size,
-                "side_file": name,
+                "salvage_file": name,
             }
             if match[3] != "0":
                 repair["lost_events"] = int(match[3])

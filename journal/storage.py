@@ -70,8 +70,8 @@ class Held(Protocol):
     def repairs(self) -> list[JobRepairedData]:
         """Return what recovery did to this job and no event may tell yet.
 
-        Idempotent: a repair is returned until a ``job.repaired`` that names its side
-        file is in the journal.
+        Idempotent: a repair is returned until a ``job.repaired`` that names its
+        salvage file is in the journal.
         """
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
@@ -93,7 +93,7 @@ class Held(Protocol):
         Somebody put older files back.  From then on every process finds that out.
         """
 
-    def remove_side_files(self, names: Iterable[str]) -> None:
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
         """Remove bytes that a recovery kept aside; names that are gone are no error."""
 
 
@@ -342,8 +342,8 @@ class _MemoryJournal:
         self.extent = Extent(last.seq, last.hash, len(self.data))
         return self.extent
 
-    def remove_side_files(self, names: Iterable[str]) -> None:
-        """See `Held.remove_side_files`: there are none."""
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """See `Held.remove_salvage_files`: there are none."""
 
 
 class _MemoryCopy:

@@ -208,7 +208,7 @@ class Store(Views):
         Args:
             job_id: which job.
             due: says which saves' states go.
-            expired: says which side files go.
+            expired: says which salvage files go.
             is_worth: says whether to begin, for the states that are due.
             actor: who asks for it.
             vault: the keys at hand.
@@ -297,7 +297,7 @@ class Store(Views):
         compactor: Compactor,
         copy: Copy,
         held: Held,
-        side_files: list[str],
+        salvage_files: list[str],
         actor: str,
         erased: list[list[int]],
     ) -> Compaction:
@@ -311,8 +311,8 @@ class Store(Views):
         }
         if erased:
             data["erased"] = erased
-        if side_files:
-            data["side_files"] = side_files
+        if salvage_files:
+            data["salvage_files"] = salvage_files
         batch = Batch(view, self._clock())
         batch.add("job.compacted", actor, data)
         written = batch.encode()
@@ -321,7 +321,7 @@ class Store(Views):
             self._check_key()  # data keys were wrapped with it
         job.stamp = None  # what follows is another file
         held.replace(copy, written.last)
-        held.remove_side_files(side_files)
+        held.remove_salvage_files(salvage_files)
         return Compaction(
             view.job_id, compactor.dropped, compactor.reencoded, before, after
         )

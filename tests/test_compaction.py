@@ -418,7 +418,7 @@ def test_an_erasure_takes_torn_tails_that_may_hold_the_same_state(
         journal.write(b'{"state":3,"codec":"json","body":"' + noise(8).encode())
     with CheckpointManager(root, clock=clock) as manager:
         again = manager.save(JOB, "again", state_of(7))
-        assert noise(8).encode() in next((root / "side").iterdir()).read_bytes()
+        assert noise(8).encode() in next((root / "salvage").iterdir()).read_bytes()
         if how == "purge":
             manager.delete(JOB, again, purge=True)
         else:

@@ -200,7 +200,7 @@ def test_nothing_readable_is_left_on_the_disk_or_in_the_log(
     with opened(root) as fresh, suppress(MilepostError):
         fresh.save(JOB, "after", STATE, metadata=META)
     files = [path for path in root.rglob("*") if path.is_file()]
-    assert any(path.parent.name == "side" for path in files)
+    assert any(path.parent.name == "salvage" for path in files)
     assert not [path for path in files if b"Zanzibar" in path.read_bytes()]
     assert "Zanzibar" not in caplog.text
     for key in (K1, OLD):

@@ -65,7 +65,7 @@ class Real(NamedTuple):
 
     def spoil(self, journal: bytes | None, head: bytes | None) -> CheckpointManager:
         """Put these bytes in the files' places; None: no file."""
-        shutil.rmtree(self.root / "side", ignore_errors=True)
+        shutil.rmtree(self.root / "salvage", ignore_errors=True)
         for path, data in (
             (journal_of(self.root, JOB), journal),
             (head_of(self.root, JOB), head),
@@ -174,8 +174,8 @@ def test_arbitrary_bytes_behind_the_head_are_cut_and_kept(
         except DamagedJournal:
             return  # it looks like rot
         assert found == [*real.states]  # I1
-        side = real.root / "side"
-        paths = side.iterdir() if side.exists() else []
+        salvage = real.root / "salvage"
+        paths = salvage.iterdir() if salvage.exists() else []
         assert b"".join(path.read_bytes() for path in paths) == more  # I7
 
     spoil()
@@ -191,8 +191,10 @@ TYPES = [
 ]
 DATA = (
     VALUES
-    | st.dictionaries(st.sampled_from([*NAMES, "tags", "side_file", "removed"]), VALUES)
-    | st.fixed_dictionaries({"removed": VALUES, "side_file": VALUES, "tags": VALUES})
+    | st.dictionaries(
+        st.sampled_from([*NAMES, "tags", "salvage_file", "removed"]), VALUES
+    )
+    | st.fixed_dictionaries({"removed": VALUES, "salvage_file": VALUES, "tags": VALUES})
 )
 
 

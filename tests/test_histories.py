@@ -98,7 +98,7 @@ class Model:
         self.chosen: str | None = None  # last saved or restored
         self.current: str | None = None
         self.keys: dict[str, tuple[str, list[object]]] = {}  # id and content
-        self.side_files: list[datetime] = []  # torn bytes kept aside, since when
+        self.salvage_files: list[datetime] = []  # torn bytes kept aside, since when
         self.approved: set[int] = set()  # `keep_last` of plans
         self.types: list[str] = []  # of all events
 
@@ -145,7 +145,9 @@ class Model:
     def purge(self, ids: list[str], now: datetime, type_: str) -> None:
         self.remove([id_ for id_ in ids if id_ in self.live], now, type_)
         self.purged.update(ids)
-        self.side_files = [datetime.min.replace(tzinfo=UTC) for _ in self.side_files]
+        self.salvage_files = [
+            datetime.min.replace(tzinfo=UTC) for _ in self.salvage_files
+        ]
 
     def forget(self, now: datetime) -> None:
         self.purge([*self.order, *self.gone], now, "job.forgotten")
@@ -178,7 +180,7 @@ class Model:
         return [id_ for id_ in self.order if id_ not in shielded]  # I6
 
     def repair(self, now: datetime, *, keeps_aside: bool) -> None:
-        self.side_files += [now] * keeps_aside
+        self.salvage_files += [now] * keeps_aside
         self.told("job.repaired")
 
     def due(self, now: datetime) -> set[str]:
@@ -187,12 +189,14 @@ class Model:
         return due | self.purged
 
     def has_to_compact(self, now: datetime) -> bool:
-        return bool(self.due(now)) or any(at <= now - TRASH for at in self.side_files)
+        return bool(self.due(now)) or any(
+            at <= now - TRASH for at in self.salvage_files
+        )
 
     def erase(self, now: datetime) -> None:
         """Descendants descend, from now on, from what led to the erased."""
         due = self.due(now)
-        self.side_files = [at for at in self.side_files if at > now - TRASH]
+        self.salvage_files = [at for at in self.salvage_files if at > now - TRASH]
         for id_ in due:
             del self.gone[id_]
             self.pinned_when_deleted.discard(id_)
@@ -228,7 +232,7 @@ class Model:
             case "job.compacted":
                 self.erase(now)
             case "job.repaired":
-                self.repair(now, keeps_aside="side_file" in data)
+                self.repair(now, keeps_aside="salvage_file" in data)
             case "job.opened":
                 assert self.types == []
             case _:

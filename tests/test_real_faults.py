@@ -69,7 +69,7 @@ def environment() -> dict[str, str]:
 
 def tracing(root: Path, calls: str, effect: str, log: Path) -> list[str]:
     """Return the command before the command: who traces it, and what goes wrong."""
-    names = ("journals/etl.jsonl", "journals/etl.copy", "heads/etl", "side/etl.tmp")
+    names = ("journals/etl.jsonl", "journals/etl.copy", "heads/etl", "salvage/etl.tmp")
     # Standard output is written with the same call, and must not fail.
     paths = [part for name in names for part in ("-P", str(root / name))]
     only = paths if calls == "write" else []

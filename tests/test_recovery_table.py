@@ -89,8 +89,8 @@ def unacknowledged(root: Path) -> Iterator[None]:
     put(head, before)
 
 
-def side_files(root: Path) -> dict[str, bytes]:
-    found = (root / "side").iterdir() if (root / "side").exists() else iter(())
+def salvage_files(root: Path) -> dict[str, bytes]:
+    found = (root / "salvage").iterdir() if (root / "salvage").exists() else iter(())
     return {p.name: p.read_bytes() for p in found}
 
 
@@ -211,7 +211,7 @@ def test_r4_reads_go_on_while_the_rewrite_fails_and_writes_do_not(
     poison(root)
     disk = FaultyDisk(root)
     for _ in range(2):  # the writer looks before it asks for the lock
-        disk.fail(at, on="side")
+        disk.fail(at, on="salvage")
     with again(root, disk) as stuck:
         assert steps(stuck) == ["one"]
         with pytest.raises(StorageFailed):
@@ -476,7 +476,7 @@ def test_r12_a_last_line_that_misses_only_its_newline_is_finished(
         save(reader, "next")
         assert steps(reader) == ["one", *saved, "next"]
     assert journal.read_bytes().startswith(whole)
-    assert side_files(root) == {}
+    assert salvage_files(root) == {}
 
 
 def test_r13_damage_before_a_later_write_is_rot_and_not_torn(
@@ -539,14 +539,14 @@ def test_r14_a_torn_tail_is_kept_aside_cut_and_told(
         assert steps(reader) == ["one"]
         save(reader, "three")
         assert steps(reader) == ["one", "three"]
-        ((name, kept),) = side_files(root).items()
+        ((name, kept),) = salvage_files(root).items()
         assert kept == torn
         (told,) = repairs(reader)
         assert told == {
             "reason": "torn_tail",
             "offset": size,
             "cut_bytes": len(torn),
-            "side_file": name,
+            "salvage_file": name,
         }
 
 
@@ -565,10 +565,10 @@ def test_r14_a_batch_with_members_missing_is_cut_whole(
     with again(root) as reader:
         types = [e["type"] for e in reader.history(JOB)]
         assert types == ["job.opened", "checkpoint.saved", "job.repaired"]
-    assert [*side_files(root).values()] == [torn]
+    assert [*salvage_files(root).values()] == [torn]
 
 
-def test_r14_the_side_file_is_durable_before_the_cut(
+def test_r14_the_salvage_file_is_durable_before_the_cut(
     root: Path, manager: CheckpointManager
 ) -> None:
     save(manager, "one")
@@ -577,13 +577,13 @@ def test_r14_the_side_file_is_durable_before_the_cut(
     disk = FaultyDisk(root)
     assert steps(again(root, disk)) == ["one"]
     told = disk.of("append", "sync", "rename", "sync_folder", "truncate", "pwrite")
-    first = told.index(Call("append", "side/etl.tmp"))
-    (name,) = side_files(root)
+    first = told.index(Call("append", "salvage/etl.tmp"))
+    (name,) = salvage_files(root)
     assert told[first : first + 7] == [
-        Call("append", "side/etl.tmp"),
-        Call("sync", "side/etl.tmp"),
-        Call("rename", f"side/{name}"),
-        Call("sync_folder", "side"),
+        Call("append", "salvage/etl.tmp"),
+        Call("sync", "salvage/etl.tmp"),
+        Call("rename", f"salvage/{name}"),
+        Call("sync_folder", "salvage"),
         Call("truncate", "journals/etl.jsonl"),
         Call("sync", "journals/etl.jsonl"),
         Call("pwrite", "heads/etl"),
@@ -604,7 +604,7 @@ def test_r14_a_first_write_that_was_torn_is_written_again(
         writer.save(JOB, "two", {}, expected_seq=expected_seq)  # it is a new job
         types = [e["type"] for e in writer.history(JOB)]
     assert types == ["job.opened", "job.repaired", "checkpoint.saved"]
-    assert [*side_files(root).values()] == [torn]
+    assert [*salvage_files(root).values()] == [torn]
 
 
 def cut(root: Path, size: int) -> None:
@@ -732,10 +732,10 @@ def test_r15_a_repair_that_nobody_told_is_told_by_the_next_write(
     disk.set(Fault("append", on="journals/etl", action=die))
     Child(partial(look_once, root, disk)).wait()
     assert repairs(again(root)) == []
-    (name,) = side_files(root)
+    (name,) = salvage_files(root)
     save(again(root), "two")
     save(again(root), "three")
-    assert [r["side_file"] for r in repairs(again(root))] == [name]
+    assert [r["salvage_file"] for r in repairs(again(root))] == [name]
 
 
 def test_r15_a_writer_that_was_there_before_tells_it_too(
@@ -751,12 +751,12 @@ def test_r15_a_writer_that_was_there_before_tells_it_too(
     assert len(repairs(manager)) == 1
 
 
-@pytest.mark.parametrize("name", ["journals/etl.tmp", "side/etl.tmp"])
+@pytest.mark.parametrize("name", ["journals/etl.tmp", "salvage/etl.tmp"])
 def test_r16_leftovers_of_a_rewrite_go_at_the_first_write(
     root: Path, manager: CheckpointManager, name: str
 ) -> None:
     save(manager, "one")
-    (root / "side").mkdir(exist_ok=True)
+    (root / "salvage").mkdir(exist_ok=True)
     (root / name).write_bytes(b"half of a rewrite, with a state in it")
     other = root / name.replace("etl", "other")
     other.write_bytes(b"another job may be writing this now")

@@ -67,8 +67,8 @@ def repairs(manager: CheckpointManager) -> list[Any]:
     return [e["data"] for e in manager.history(JOB, types={"job.repaired"})]
 
 
-def sides(root: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in (root / "side").iterdir()}
+def salvaged(root: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in (root / "salvage").iterdir()}
 
 
 def test_a_sound_job_is_left_alone(root: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_is_proven_stays_byte_for_byte_and_the_rest_is_kept(root: Path) -> 
     repaired = journal_of(root, JOB).read_bytes()
     assert repaired[:proven] == damaged[:proven]
     assert repaired[proven:].count(b"\n") == 1
-    assert list(sides(root).values()) == [damaged[proven:]]
+    assert list(salvaged(root).values()) == [damaged[proven:]]
     assert done.after is not None
     assert done.after.verdict is Condition.SOUND
     assert [manager.get(JOB, each).state for each in ids[:3]] == [
@@ -118,11 +118,11 @@ def test_the_journal_says_who_gave_up_what_and_where_it_is(root: Path) -> None:
         "reason": "damaged",
         "offset": found.proven_bytes,
         "cut_bytes": found.cut_bytes,
-        "side_file": found.side_file,
+        "salvage_file": found.salvage_file,
         "lost_events": 3,
         "lost_hash": lost_hash,
     }
-    assert [*sides(root)] == [found.side_file]
+    assert [*salvaged(root)] == [found.salvage_file]
     (report,) = manager.verify(JOB, deep=True)
     assert report.ok
     assert "gave up 3 events" in report.notes[0]
@@ -442,7 +442,7 @@ def test_whichever_call_fails_a_second_try_mends_it(root: Path, error: int) -> N
         assert [info.checkpoint_id for info in manager.list(JOB)] == ids[:3]
         lost = [each.get("lost_events", 0) for each in repairs(manager)]
         assert (lost[0], sum(lost)) == (3, 3)
-        assert len(sides(root)) == 1
+        assert len(salvaged(root)) == 1
         if not fault.has_fired:
             return
     raise AssertionError("the repair never ends")
@@ -482,7 +482,7 @@ def test_what_a_failed_repair_kept_is_not_told_as_cut(root: Path) -> None:
     disk.fail("rename", on=".jsonl")
     with pytest.raises(StorageFailed):
         again(root, disk).repair(JOB, accept_loss=True)
-    assert sides(root)
+    assert salvaged(root)
     put(journal_of(root, JOB), sound)  # from a backup
     (note,) = look(root).notes
     assert "is of a repair that was not finished" in note
@@ -498,10 +498,10 @@ def test_what_was_given_up_leaves_the_disk_after_the_trash_period(
     flip(root)
     manager = CheckpointManager(root, clock=clock)
     manager.repair(JOB, accept_loss=True)
-    assert sides(root)
+    assert salvaged(root)
     clock.turn(days=8)
     assert manager.compact(JOB) is not None
-    assert not sides(root)
+    assert not salvaged(root)
     assert look(root).ok
 
 

@@ -135,7 +135,7 @@ def survey(small: Small, data: bytes) -> str | None:
     finally:
         put(small.files[0], small.journal)
         put(small.files[1], small.head)
-        shutil.rmtree(small.root / "side", ignore_errors=True)
+        shutil.rmtree(small.root / "salvage", ignore_errors=True)
 
 
 def every_bad_byte(
@@ -318,12 +318,12 @@ class Tail(NamedTuple):
         journal = journal_of(self.root, JOB)
         put(journal, self.start + tail)
         put(head_of(self.root, JOB), self.head)
-        shutil.rmtree(self.root / "side", ignore_errors=True)
+        shutil.rmtree(self.root / "salvage", ignore_errors=True)
         return fresh(self.root)
 
     def kept_aside(self) -> bytes:
-        side = self.root / "side"
-        found = [*side.iterdir()] if side.exists() else []
+        salvage = self.root / "salvage"
+        found = [*salvage.iterdir()] if salvage.exists() else []
         assert len(found) <= 1
         return found[0].read_bytes() if found else b""
 
@@ -355,7 +355,7 @@ def told(manager: CheckpointManager) -> list[Any]:
 
 @SLOW
 @pytest.mark.parametrize("mask", [0x01, 0x80])
-def test_a_flip_in_the_last_write_cuts_that_write_into_a_side_file(
+def test_a_flip_in_the_last_write_cuts_that_write_into_a_salvage_file(
     tail: Tail, mask: int
 ) -> None:
     write = tail.writes[0]
@@ -481,11 +481,11 @@ def test_one_damaged_job_never_stops_another(
         *(b"\xe2\x80\xae.jsonl", b"%61.jsonl", b"x.1.abc.def"),
     ],
 )
-@pytest.mark.parametrize("folder", ["journals", "heads", "side"])
+@pytest.mark.parametrize("folder", ["journals", "heads", "salvage"])
 def test_a_stray_file_stops_nothing(root: Path, folder: str, name: bytes) -> None:
     with CheckpointManager(root) as manager:
         manager.save("good", "one", {})
-    (root / "side").mkdir(exist_ok=True)
+    (root / "salvage").mkdir(exist_ok=True)
     stray = bytes(root / folder) + b"/" + name
     with open(stray, "wb") as file:  # noqa: PTH123 - no path object holds such a name
         file.write(b"not ours")
@@ -501,12 +501,12 @@ def steps_of(manager: CheckpointManager, job_id: str) -> list[str]:
     return [info.step_name for info in manager.list(job_id)]
 
 
-def test_a_side_file_with_a_foreign_name_stops_nothing(root: Path) -> None:
+def test_a_salvage_file_with_a_foreign_name_stops_nothing(root: Path) -> None:
     with CheckpointManager(root) as manager:
         manager.save("good", "one", {})
-    (root / "side").mkdir()
+    (root / "salvage").mkdir()
     for name in ("good.x.0.abc", "good.1.y.abc", "good.1.0", "good"):
-        (root / "side" / name).write_bytes(b"not ours")
+        (root / "salvage" / name).write_bytes(b"not ours")
     reader = fresh(root)
     reader.save("good", "two", {})
     assert steps_of(reader, "good") == ["one", "two"]

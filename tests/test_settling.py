@@ -84,7 +84,7 @@ def test_settling_a_long_tail_of_junk_reads_it_in_pieces(root: Path) -> None:
     disk = look(root)
     assert disk.longest <= 16 * MIB  # a large state may be rotten
     assert disk.read_bytes <= 13 * size
-    (kept,) = (root / "side").iterdir()
+    (kept,) = (root / "salvage").iterdir()
     assert kept.stat().st_size == 20 * MIB
 
 

@@ -113,10 +113,10 @@ def test_the_trash_takes_kept_bytes_of_a_recovery_too(work: Work, root: Path) ->
     with (root / "journals/a.jsonl").open("ab") as torn:
         torn.write(b'{"state":7,"codec":"js')
     work.fill("a", count=1)
-    assert list((root / "side").iterdir())
+    assert list((root / "salvage").iterdir())
     work.clock.turn(seconds=work.manager.trash_seconds + 1)
     work.run("trash")
-    assert not list((root / "side").iterdir())  # I9
+    assert not list((root / "salvage").iterdir())  # I9
 
 
 def test_a_run_rewrites_at_most_so_much_and_the_next_goes_on(work: Work) -> None:

@@ -597,7 +597,9 @@ def test_a_recovery_killed_at_any_call_is_finished_by_the_next(
             again.save(JOB, "three", {})
             assert steps(again) in (["one", "three"], ["one", "two", "three"])
             told = again.history(JOB, types={"job.repaired"})
-            assert b"torn" * 99 in [p.read_bytes() for p in (root / "side").iterdir()]
+            assert b"torn" * 99 in [
+                p.read_bytes() for p in (root / "salvage").iterdir()
+            ]
             assert len(told) >= 1, f"call {nth}"
         if survived:
             break

@@ -1,6 +1,6 @@
 """When each task last ran, kept in the store so that a missed run can be made up.
 
-`<root>/worker/last-runs.json`.  Written to a side file and renamed: whoever reads sees
+`<root>/worker/last-runs.json`.  Written to a temporary file and renamed: a reader sees
 the old content or the new, also after a crash.  Format 1, of the time when retention
 was the only task, is still read.
 """

@@ -34,7 +34,7 @@ def repair_verb(frame: Frame, job: str, *, dry_run: bool, accept_loss: bool) -> 
     """Mend a job that `milepost doctor` finds unwell.
 
     Without --accept-loss only what loses nothing.  With it a damaged journal is
-    cut back to its last proven event; the bytes behind it are kept in side/, and
+    cut back to its last proven event; the bytes behind it are kept in salvage/, and
     the journal says what was given up and by whom.
     """
     with frame.open_to_write() as manager:

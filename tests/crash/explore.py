@@ -259,7 +259,7 @@ class Explorer:
                 session.patiently(session.save, manager, job, {"after": "the crash"})
             if recording.durability != "always":
                 session.flush(manager)
-            ledger.check_side_files(session.world)
+            ledger.check_salvage_files(session.world)
             ledger.check_leftovers(session.world)
         except Violation as exc:
             raise self._explained(crash, session, exc) from exc

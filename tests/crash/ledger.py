@@ -242,10 +242,10 @@ class Ledger:
             if path.endswith(".copy"):
                 raise Violation(f"{path} is still there")
 
-    def check_side_files(self, world: World) -> None:
+    def check_salvage_files(self, world: World) -> None:
         """Check that what was cut is kept, and that a journal names where."""
         contents = world.contents()
-        folder = f"{STORE}/side/"
+        folder = f"{STORE}/salvage/"
         kept = {
             path[len(folder) :]: content
             for path, (_, content) in contents.items()
@@ -254,12 +254,12 @@ class Ledger:
         for cut in self.live_cuts:
             if cut not in kept.values():
                 raise Violation(
-                    f"{len(cut)} cut bytes are in no side file: {cut[:60]!r}"
+                    f"{len(cut)} cut bytes are in no salvage file: {cut[:60]!r}"
                 )
         for name in kept:
             path = f"{STORE}/journals/{name.partition('.')[0]}.jsonl"
             _, content = contents.get(path, (0, b""))
-            if b'"side_file":"%b"' % name.encode() not in content:
+            if b'"salvage_file":"%b"' % name.encode() not in content:
                 raise Violation(f"no job.repaired names {name}")
 
 

@@ -18,7 +18,7 @@ from journal.journal_file import JournalFile
 from journal.mending import Mender
 from journal.reader import CheckpointReader
 from journal.settled_journal import SettledJournal
-from journal.side_files import SideFiles
+from journal.side_files import SalvageFiles
 from journal.storage_file import FileStorage
 from journal.store import Store
 
@@ -181,10 +181,10 @@ MUTANTS: dict[str, Mutant] = {
         "take over a rewrite",
     ),
     # -- recovery
-    "no side file": Mutant(
+    "no salvage file": Mutant(
         (
             Rewrite(
-                SideFiles.keep,
+                SalvageFiles.keep,
                 "whole_file.replace("
                 "self._disk, self.temporary, self._folder / name, pieces)",
                 _NOTHING,
@@ -192,22 +192,22 @@ MUTANTS: dict[str, Mutant] = {
         ),
         "save",
     ),
-    "side file not synced": Mutant(
+    "salvage file not synced": Mutant(
         (Rewrite(whole_file.replace, "file.sync(metadata=True)", _NOTHING),),
         "repair",
     ),
-    "side file's folder not synced": Mutant(
+    "salvage file's folder not synced": Mutant(
         (Rewrite(whole_file.replace, "disk.sync_folder(path.parent)", _NOTHING),),
         "repair",
     ),
-    "cut before the side file": Mutant(
+    "cut before the salvage file": Mutant(
         (
             Rewrite(
                 JournalFile._carry_out,
                 "self._keep_aside(keep.size, facts)",
                 "rest = file.read(keep.size, facts.size); "
                 "file.truncate(keep.size); file.sync(); "
-                "self._side_files.keep(rest, keep.size, facts.lost_events)",
+                "self._salvage_files.keep(rest, keep.size, facts.lost_events)",
             ),
         ),
         "repair",
@@ -459,10 +459,10 @@ MUTANTS: dict[str, Mutant] = {
         ),
         "failed sync, nothing arrived",
     ),
-    "the name of side/ is never synced": Mutant(
+    "the name of salvage/ is never synced": Mutant(
         (
             Rewrite(
-                SideFiles.keep,
+                SalvageFiles.keep,
                 "self._disk.sync_folder(self._folder.parent)",
                 _NOTHING,
             ),
@@ -489,7 +489,7 @@ MUTANTS: dict[str, Mutant] = {
         "save",
     ),
     # -- a repair that gives up what was acknowledged
-    "a repair cuts before the side file": Mutant(
+    "a repair cuts before the salvage file": Mutant(
         (
             Rewrite(Mender._rebuild, "if found.cut_bytes:", "if False:"),
             Rewrite(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _run(run: Run) -> RunReport:
-    """Keep the promise of `retention.erase_within`; side files go as well (I9)."""
+    """Keep the promise of `retention.erase_within`; salvage files go as well (I9)."""
     threshold = run.settings.retention.compaction
     return rewrite(run, TRASH.name, threshold._replace(min_bytes=sys.maxsize))
 
