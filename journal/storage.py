@@ -161,7 +161,9 @@ def during(holding: Holding[_H], work: Callable[[_H], _T]) -> _T:
 
 
 class Storage(Protocol):
-    """Journals as bytes.  tests/test_storage_contract.py is this text made executable.
+    """Journals as bytes.
+
+    tests/storage/test_storage_contract.py is this text made executable.
 
     A journal is a run of whole lines; `Extent` says how far it goes.  What `append`
     returned survives a crash and is seen by every other process that asks.

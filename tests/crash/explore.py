@@ -14,7 +14,9 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from ledger import (
+from journal.errors import DamagedJournal, MilepostError, StorageFailed
+from journal.event_codec import peek
+from tests.crash.ledger import (
     STORE,
     Ledger,
     Promise,
@@ -23,16 +25,13 @@ from ledger import (
     journal_path,
     listing_of,
 )
-from session import Moment, Session
-from simdisk import Content, World, Write, forgetful_cut, power_cuts
-
-from journal.errors import DamagedJournal, MilepostError, StorageFailed
-from journal.event_codec import peek
+from tests.crash.session import Moment, Session
+from tests.crash.simdisk import Content, World, Write, forgetful_cut, power_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from workloads import Recording
+    from tests.crash.workloads import Recording
 
 _POOL = 4_000  # crashed lives per workload that wait to be explored further
 _DEEPEST = 2  # crashes in lives after a crash in lives after a crash

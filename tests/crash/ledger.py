@@ -9,10 +9,9 @@ from journal import ids
 from journal.event_codec import peek
 
 if TYPE_CHECKING:
-    from simdisk import World
-
     from journal import CheckpointManager
     from journal.index import JobView
+    from tests.crash.simdisk import World
 
 STORE = "/disk/store"
 _REPAIRED = b'"type":"job.repaired"'

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from explore import Budget, Explorer
-from ledger import Violation
-from rewrite import Rewrite, rewritten
-from session import seeded
-from workloads import record
-
 from journal import event_codec, head, index, recovery, whole_file
 from journal.compaction import Compactor
 from journal.head_file import HeadFile
@@ -21,6 +15,11 @@ from journal.settled_journal import SettledJournal
 from journal.side_files import SalvageFiles
 from journal.storage_file import FileStorage
 from journal.store import Store
+from tests.crash.explore import Budget, Explorer
+from tests.crash.ledger import Violation
+from tests.crash.rewrite import Rewrite, rewritten
+from tests.crash.session import seeded
+from tests.crash.workloads import record
 
 _BOUND = 16_000
 

@@ -8,7 +8,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ledger import (
+from journal import CheckpointManager, entropy
+from journal.errors import DamagedJournal, StorageFailed
+from journal.storage_file import FileStorage
+from tests.crash.ledger import (
     STORE,
     Ledger,
     Promise,
@@ -18,11 +21,7 @@ from ledger import (
     journal_path,
     listing_of,
 )
-from simdisk import SimDisk, SimPath, World
-
-from journal import CheckpointManager, entropy
-from journal.errors import DamagedJournal, StorageFailed
-from journal.storage_file import FileStorage
+from tests.crash.simdisk import SimDisk, SimPath, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,15 +7,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from explore import Budget, Explorer
-from mutants import MUTANTS, hunt
-from session import seeded
-from workloads import WORKLOADS, record
+
+from tests.crash.explore import Budget, Explorer
+from tests.crash.mutants import MUTANTS, hunt
+from tests.crash.session import seeded
+from tests.crash.workloads import WORKLOADS, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from conftest import Tally
+    from tests.conftest import Tally
 
 
 @pytest.fixture(autouse=True)

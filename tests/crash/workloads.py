@@ -8,11 +8,10 @@ from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from ledger import NO_PROMISE, STORE, Ledger, Violation
-from session import ROOT, Moment, Session
-from simdisk import Content, Fault, SimDisk, World
-
 from journal.errors import Conflict, NoSpace, StorageFailed
+from tests.crash.ledger import NO_PROMISE, STORE, Ledger, Violation
+from tests.crash.session import ROOT, Moment, Session
+from tests.crash.simdisk import Content, Fault, SimDisk, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

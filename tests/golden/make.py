@@ -1,7 +1,7 @@
 """Write the golden store of the current schema, which every later version must read.
 
-    python tests/golden/make.py             # writes v<SCHEMA_VERSION>/ and its .json
-    python tests/golden/make.py --describe  # only the .json files, from the bytes
+    python -m tests.golden.make             # writes v<SCHEMA_VERSION>/ and its .json
+    python -m tests.golden.make --describe  # only the .json files, from the bytes
 
 A store is written once, with the first release of its schema, and committed as bytes:
 from then on `v1/` stays as it is.  Until that release a new type of event belongs into

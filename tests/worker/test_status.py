@@ -1,0 +1,350 @@
+"""Who does the background work and how each task went: files, API, command line."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from api import create_app
+from journal import CheckpointManager
+from journal.errors import StorageFailed
+from journal.ids import file_name
+from tests.cli.test_serving import RULE, SERVING, ask, staying
+from tests.conftest import NOW, Clock
+from tests.support.cli import JOB, call, damage, folder, run, store
+from tests.support.client import client_of
+from tests.worker.test_worker import eventually
+from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
+from worker.leader import LeaderLock
+from worker.scheduler import BEATS_TO_ALARM, BEATS_TO_REPLACE, HEARTBEAT_SECONDS
+from worker.service import Worker
+from worker.settings import RetentionSettings, Rule, Settings, WorkerSettings
+from worker.status import stored_status
+from worker.tasks import TASK_NAMES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from worker.status import TaskStatus
+
+__all__ = ["folder", "store"]  # fixtures
+
+KEEP_TWO = RetentionSettings(min_keep=1, min_age="0s", default=Rule(keep_last=2))
+
+
+# -- the file of last runs -------------------------------------------------------------
+
+FORMAT_1 = {
+    "format": 1,
+    "tasks": {
+        "retention": {
+            "due_after": "2026-11-22T03:00:00.000000Z",
+            "last": {
+                "at": "2026-11-22T03:00:00.000000Z",
+                "outcome": "partly",
+                "removed": 7,
+                "jobs": 3,
+                "error": "job 'b' is damaged",
+            },
+            "resume_after": "a",
+        }
+    },
+}
+
+
+def test_the_file_of_an_older_milepost_is_read_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "last-runs.json"
+    path.write_text(json.dumps(FORMAT_1))
+    last_runs = LastRuns(tmp_path)
+    for _ in range(2):
+        record = last_runs.read()["retention"]
+        assert (record.resume_after, record.failures) == ("a", 0)
+        last = record.last
+        assert last is not None
+        assert (last.outcome, last.line) == ("partly", "7 removed, 3 jobs")
+        assert last.error == "job 'b' is damaged"
+        last_runs.write("compaction", TaskRecord(NOW))
+    assert json.loads(path.read_bytes())["format"] == 2
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    last = LastRun(NOW, "partly", 1.5, "3 removed, 2 jobs", {"removed": 3}, "no")
+    record = TaskRecord(NOW, last, "job-7", 4)
+    LastRuns(tmp_path).write("retention", record)
+    assert LastRuns(tmp_path).read() == {"retention": record}
+
+
+def test_two_processes_that_write_at_once_lose_neither_record(tmp_path: Path) -> None:
+    children = []
+    for name in ("retention", "compaction"):
+        if (child := os.fork()) == 0:
+            for number in range(50):
+                LastRuns(tmp_path).write(name, TaskRecord(NOW, failures=number))
+            os._exit(0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children] == [0, 0]
+    found = LastRuns(tmp_path).read()
+    assert {name: each.failures for name, each in found.items()} == {
+        "retention": 49,
+        "compaction": 49,
+    }
+
+
+def test_a_newer_file_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "last-runs.json").write_text('{"format": 3, "tasks": {}}')
+    with pytest.raises(UnreadableLastRuns, match="format 3, not 1 or 2"):
+        LastRuns(tmp_path).read()
+
+
+# -- from the files --------------------------------------------------------------------
+
+
+def status_of(root: Path, **worker: Any) -> dict[str, TaskStatus]:
+    found = stored_status(root, WorkerSettings(**worker), NOW)
+    return {task.name: task for task in found.tasks}
+
+
+def test_the_files_tell_what_ran_and_what_is_due(tmp_path: Path) -> None:
+    yesterday = NOW - timedelta(days=1)
+    LastRuns(tmp_path / "worker").write("retention", TaskRecord(yesterday, failures=2))
+    found = status_of(tmp_path, verify="off")
+    assert tuple(found) == TASK_NAMES
+    missed = datetime(2026, 11, 23, 3, tzinfo=UTC)
+    assert (found["retention"].next_run, found["retention"].failures) == (missed, 2)
+    assert found["compaction"].next_run == datetime(2026, 11, 24, 3, 30, tzinfo=UTC)
+    assert (found["verification"].next_run, found["verification"].last) == (None, None)
+
+
+def test_who_leads_is_told_by_the_lock_and_not_by_the_number_in_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "worker").mkdir()
+    path = tmp_path / "worker/lock"
+    assert LeaderLock(path).leader() is None
+    lock = LeaderLock(path)
+    assert lock.take()
+    assert LeaderLock(path).leader() == lock.leader() == os.getpid()
+    lock.release()
+    assert path.read_text() == f"{os.getpid()}\n"
+    assert LeaderLock(path).leader() is None
+
+
+def test_a_file_that_makes_no_sense_is_a_problem_and_no_error(tmp_path: Path) -> None:
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker/last-runs.json").write_bytes(b"\0" * 9)
+    found = stored_status(tmp_path, WorkerSettings(), NOW)
+    assert "cannot be understood" in str(found.problem)
+    assert len(found.tasks) == len(TASK_NAMES)
+
+
+# -- over HTTP -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worker(manager: CheckpointManager, clock: Clock) -> Worker:
+    for number in range(5):
+        manager.save("a", "step", {"n": number})
+    return Worker(manager, Settings(retention=KEEP_TWO), clock=clock)
+
+
+def test_the_api_tells_of_each_task(worker: Worker, manager: CheckpointManager) -> None:
+    worker.run_task("retention")
+    app = create_app(manager, worker=worker, clock=lambda: NOW)
+    answer = client_of(app).get("/api/worker").json()
+    retention = answer["tasks"][0]
+    assert [task["task"] for task in answer["tasks"]] == [*TASK_NAMES]
+    assert retention["schedule"] == "0 3 * * *"
+    assert retention["last"]["line"] == "3 removed, 1 jobs"
+    assert retention["last"]["counts"]["removed"] == 3
+    assert retention["last"]["outcome"] == "ok"
+    assert retention["next_run"] == "2026-11-24T03:00:00.000000+00:00"
+    assert (answer["leader"], answer["leader_pid"]) == (False, None)
+    assert answer["clock_jump"] is answer["problem"] is None
+
+
+def test_a_server_without_a_worker_tells_what_the_files_tell(
+    worker: Worker, manager: CheckpointManager
+) -> None:
+    worker.run_task("retention")
+    app = create_app(manager, clock=lambda: NOW)
+    answer = client_of(app).get("/api/worker").json()
+    assert answer["tasks"][0]["last"]["counts"]["removed"] == 3
+    assert answer["scheduler_alive"] is answer["watcher"] is None
+
+
+def test_failures_in_a_row_are_counted_until_one_run_succeeds(
+    worker: Worker, root: Path
+) -> None:
+    heads = root / "heads"
+    heads.rename(root / "aside")
+    heads.touch()
+    for count in (1, 2):
+        with pytest.raises(StorageFailed):
+            worker.run_task("verification")
+        assert worker.status.task("verification").failures == count
+    heads.unlink()
+    (root / "aside").rename(heads)
+    worker.run_task("verification")
+    assert worker.status.task("verification").failures == 0
+    assert worker.status.task("retention").last is None
+
+
+# -- on the command line ---------------------------------------------------------------
+
+
+def test_the_status_needs_no_server_and_has_a_row_per_task(
+    store: Path, folder: Path
+) -> None:
+    (folder / "config.toml").write_text(RULE)
+    before = call("worker", "status")
+    call("worker", "run", "retention")
+    after = call("worker", "status")
+    assert [row[0] for row in before.rows] == [*TASK_NAMES]
+    assert before.err == "no worker is running\n"
+    assert (store / "worker/last-runs.json").exists()
+    assert after.rows[0][5:] == ["ok", "2 removed, 1 jobs"]
+    assert after.rows[1][5:] == ["", ""]
+    data = call("worker", "status", "--json").json["data"]
+    assert data["leader_pid"] is None
+    assert data["tasks"][0]["last"]["counts"]["removed"] == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_status_of_no_store_makes_none() -> None:
+    assert call("worker", "status").code == 10
+
+
+@pytest.mark.usefixtures("store")
+def test_the_status_says_which_process_leads_and_that_it_was_killed() -> None:
+    with staying("worker") as server:
+        server.wait_for("leading")
+        pid = server.child.pid
+        assert call("worker", "status").err == f"process {pid} leads\n"
+        server.child.send_signal(signal.SIGKILL)
+        server.child.wait()
+        assert call("worker", "status").err == "no worker is running\n"
+
+
+@pytest.mark.usefixtures("store")
+def test_a_task_of_another_name_is_refused_with_the_names_there_are() -> None:
+    done = call("worker", "run", "retension")
+    assert done.code == 2
+    assert "retention, compaction, trash, verification" in done.err
+    assert call("worker", "--once", "status").code == 2
+
+
+def test_a_run_by_hand_that_finds_damage_is_partly_done(store: Path) -> None:
+    damage(store)
+    done = call("worker", "run", "verification", "--json")
+    assert done.code == 3
+    (found,) = done.json["data"]["runs"]
+    assert (found["outcome"], found["damaged"]) == ("partly", 1)
+    assert found["problems"][0]["job_id"] == JOB
+
+
+def test_the_word_about_the_clock_can_be_given_by_hand(
+    store: Path, folder: Path
+) -> None:
+    (folder / "config.toml").write_text(RULE)
+    (store / "worker").mkdir()
+    jump = {"at": "2026-11-23T05:00:00Z", "by_seconds": 9_000_000.0}
+    content = {"format": 2, "clock_jump": jump, "tasks": {}}
+    (store / "worker/last-runs.json").write_text(json.dumps(content))
+    held = run("worker", "run", "retention")
+    told = call("worker", "status")
+    done = run("worker", "run", "retention", "--trust-clock")
+    assert (held.code, held.rows[0][1]) == (3, "waiting")
+    assert "the clock jumped forward by 104d 4h" in told.err
+    assert (done.code, done.rows[0][3]) == (0, "2 removed, 1 jobs")
+    assert "clock" not in call("worker", "status").err
+
+
+# -- a server whose config file is edited ----------------------------------------------
+
+
+def test_a_bad_edit_is_told_by_log_readyz_and_config_check_and_undone_by_a_good_one(
+    store: Path, folder: Path
+) -> None:
+    quick = '[worker]\nsweep = "50ms"\ndebounce = "10ms"\n'
+    config = folder / "config.toml"
+    config.write_text(quick)
+    with staying("serve", "--port", "0") as server:
+        port = int(server.wait_for(SERVING)[2])
+        config.write_text(f"{quick}[api]\nprot = 80\n")
+        server.wait_for("keeping the last good settings: .*did you mean api.port")
+        _, answer = ask(port, "GET", "/readyz")
+        assert "api.prot" in answer["config_problem"]
+        assert "api.prot" in ask(port, "GET", "/api/worker")[1]["config_problem"]
+        checked = run("config", "check")
+        assert (checked.code, "did you mean api.port?" in checked.err) == (1, True)
+        config.write_text(f"{quick}jitter = '1s'\n")
+        server.wait_for(r"read .*config\.toml again")
+        status, answer = ask(port, "GET", "/readyz")
+        assert (status, answer["config_problem"]) == (200, None)
+    assert store.is_dir()
+
+
+# -- a scheduler that died -------------------------------------------------------------
+
+
+def test_readyz_is_red_while_the_scheduler_is_dead_and_green_when_it_is_replaced(
+    manager: CheckpointManager,
+) -> None:
+    manager.save("a", "step", {})
+    worker = Worker(manager, Settings(), heartbeat_seconds=0.2)
+    client = client_of(create_app(manager, worker=worker))
+    worker.start()
+    try:
+        eventually(lambda: client.get("/readyz").json()["worker"]["leader"])
+        assert worker._scheduler is not None
+        worker._scheduler._scheduler.pause()
+        eventually(lambda: client.get("/readyz").status_code == 503)
+        reasons = client.get("/readyz").json()["reasons"]
+        assert reasons in ([], ["the worker's scheduler is not running"])
+        eventually(lambda: client.get("/readyz").status_code == 200)
+    finally:
+        worker.stop()
+
+
+def test_the_default_heartbeat_shows_a_death_within_a_minute() -> None:
+    assert HEARTBEAT_SECONDS * BEATS_TO_ALARM < 60
+    assert HEARTBEAT_SECONDS * BEATS_TO_REPLACE < 60
+
+
+# -- what other processes do -----------------------------------------------------------
+
+
+def test_what_another_process_saved_is_in_the_very_next_answer(store: Path) -> None:
+    assert store.is_dir()
+    with staying("serve", "--port", "0") as server:
+        port = int(server.wait_for(SERVING)[2])
+        listed = f"/api/checkpoints?job_id={JOB}"
+        assert ask(port, "GET", listed)[1]["total"] == 3
+        for count in (4, 5):
+            run("save", JOB, "--step", "s", stdin=b"{}")
+            assert ask(port, "GET", listed)[1]["total"] == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("worker",), ("serve", "--port", "0")], ids=str)
+def test_sigterm_ends_what_stays_within_ten_seconds_though_a_task_hangs(
+    words: tuple[str, ...], store: Path, folder: Path
+) -> None:
+    (folder / "config.toml").write_text(RULE)
+    long_ago = TaskRecord(NOW - timedelta(days=9))
+    LastRuns(store / "worker").write("retention", long_ago)
+    with (store / "heads" / file_name(JOB)).open("rb") as head:
+        fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
+        with staying(*words) as server:
+            server.wait_for("Ctrl-C ends it")
+            eventually(lambda: LastRuns(store / "worker").read().keys() > {"retention"})
+            began = time.monotonic()
+            assert server.stop(signal.SIGTERM) == 0
+            assert time.monotonic() - began < 10
