@@ -338,7 +338,7 @@ class SimFile:
         if fault is not None:
             raise OSError(fault.code, os.strerror(fault.code), self._path)
 
-    def try_lock(self, *, shared: bool = False) -> bool:
+    def try_lock(self, *, shared: bool = False) -> bool:  # noqa: ARG002
         """See `File.try_lock`; here a shared lock excludes like any other."""
         return self._world.locks.setdefault(self._inode, self) is self
 
