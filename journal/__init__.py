@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from journal.importing import FileNote, Imported, ImportedJob
     from journal.info import Checkpoint, CheckpointInfo, Hold, JobInfo, JobReport
     from journal.keys import Key, KeyRing
+    from journal.memory_storage import MemoryStorage
     from journal.plans import Applied, JobPlan, Plan
     from journal.policies import Match, Policies
     from journal.policy import Best, Policy
     from journal.repair import Repair
     from journal.retention import Ruling, Verdict
     from journal.span import Span
-    from journal.storage import MemoryStorage
 
 __all__ = [
     "Applied",
@@ -79,7 +79,7 @@ _NAMES_OF = {
     "repair": ("Repair",),
     "retention": ("Ruling", "Verdict"),
     "span": ("Span",),
-    "storage": ("MemoryStorage",),
+    "memory_storage": ("MemoryStorage",),
 }
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names}
 

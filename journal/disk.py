@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+
+class Busy(Exception):
+    """The lock is held and the caller would not wait."""
+
+
 # "append" and "update" differ because Linux ignores pwrite's offset under O_APPEND.
 Mode = Literal["append", "update", "read"]
 _FLAGS: dict[Mode, int] = {

@@ -10,9 +10,9 @@ from journal import compaction, ids
 from journal.batch import Batch
 from journal.clock import stamp
 from journal.compaction import Compaction, Threshold
+from journal.disk import Busy
 from journal.errors import Conflict, NoSpace, ReadOnlyStore, StorageFailed
 from journal.protection import refuse_held
-from journal.storage import Busy
 from journal.writer import Writer
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
 from journal import entropy
 from journal import head as head_codec
+from journal.disk import Busy
 from journal.errors import LockTimeout, NestedCall
 from journal.head import Head
 from journal.journal_copy import JournalCopy
-from journal.storage import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from journal.storage import Busy
+from journal.disk import Busy
 from journal.whole_file import append_all
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from journal import evidence, journal_copy
 from journal import head as head_codec
 from journal.diagnosis import judge
+from journal.disk import Busy
 from journal.errors import (
     Conflict,
     MilepostError,
@@ -28,7 +29,7 @@ from journal.journal_copy import JournalCopy
 from journal.mutex import Mutex
 from journal.readable_journal import failure
 from journal.settled_journal import SettledJournal
-from journal.storage import Busy, Stamp, during
+from journal.storage import Stamp, during
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

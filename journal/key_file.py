@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from journal import access
-from journal.disk import PosixDisk, PosixFile, within
+from journal.disk import Busy, PosixDisk, PosixFile, within
 from journal.errors import MilepostError, UnusableKeys
 from journal.journal_copy import JournalCopy, remove_leftover
-from journal.storage import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, cast
 from journal import examination, ids
 from journal.batch import Batch
 from journal.diagnosis import Remedy
+from journal.disk import Busy
 from journal.errors import CannotRepair, InvalidArgument, LockTimeout, LossNotAccepted
 from journal.head import Extent
 from journal.passage import pieces
 from journal.repair import REASONS, Repair, steps_of
-from journal.storage import Busy, during
+from journal.storage import during
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from journal import journal_copy, whole_file
 from journal.diagnosis import Action, Condition, judge
+from journal.disk import Busy
 from journal.errors import ReadOnlyStore, StorageFailed
 from journal.head import Extent, Head
 from journal.passage import pieces
 from journal.readable_journal import ReadableJournal
 from journal.side_files import SalvageFiles
-from journal.storage import Busy
 
 if TYPE_CHECKING:
     from pathlib import Path

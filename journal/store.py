@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from journal import event_codec, ids, key_record
 from journal.batch import Batch
 from journal.compaction import Compaction, Compactor
+from journal.disk import Busy
 from journal.errors import (
     DamagedJournal,
     DroppedKey,
@@ -24,7 +25,6 @@ from journal.event_codec import STATE_MISSING, BadLine
 from journal.head import Extent
 from journal.index import JobView, Misfit, erased_runs
 from journal.known_job import Cursor, KnownJob
-from journal.storage import Busy
 from journal.views import READ_BYTES, OnPiece, Views, refuse_newer
 from journal.write_queue import Request, Waiter
 

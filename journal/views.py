@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from journal import collector, event_codec, forks, index
 from journal.batch import Batch
 from journal.calls import Calls
+from journal.disk import Busy
 from journal.errors import (
     DamagedJournal,
     NewerFormat,
@@ -23,7 +24,7 @@ from journal.index import MALFORMED, Entry, JobView
 from journal.known_job import Cursor, KnownJob
 from journal.passage import line_number
 from journal.recovery import gives_up
-from journal.storage import Busy, during
+from journal.storage import during
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from api import create_app
 from journal import CheckpointManager, Key, KeyRing
 from journal.errors import DroppedKey, KeyNeeded, MilepostError, Protected, UnusableKeys
 from journal.key_record import KeyRecord
-from journal.storage import MemoryStorage
+from journal.memory_storage import MemoryStorage
 from journal.storage_file import FileStorage
 from tests.support.cli import call, folder
 from tests.support.client import client_of

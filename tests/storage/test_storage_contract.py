@@ -9,10 +9,11 @@ import pytest
 
 from journal import MemoryStorage
 from journal import head as head_codec
+from journal.disk import Busy
 from journal.errors import Conflict, LockTimeout, NestedCall
 from journal.event_codec import genesis
 from journal.head import Extent
-from journal.storage import Busy, Storage
+from journal.storage import Storage
 from journal.storage_file import FileStorage
 from tests.support.faults import forged, head_of, last_hash
 
