@@ -93,9 +93,9 @@ def retained(
 def verified(status: int, told: dict[str, Any]) -> Check:
     """Check the verdict of `milepost verify --deep --json`."""
     jobs = (told.get("data") or {}).get("jobs", [])
-    problems = [job["problem"]["message"] for job in jobs if not job["ok"]]
+    problems = [job["problem"]["detail"] for job in jobs if not job["ok"]]
     if told.get("error") and not problems:
-        problems.append(told["error"]["message"])
+        problems.append(told["error"]["detail"])
     events = sum(job["events"] for job in jobs)
     return Check(
         status == 0 and bool(jobs) and not problems,

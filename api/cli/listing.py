@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from api import fields
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
-from api.cli.fields import checkpoint_fields, error_fields, job_fields
 from api.cli.frame import Frame, fail_if_empty_option, verb
 from api.cli.targets import Target, complete_job, require_job
 from journal.errors import MilepostError
@@ -26,7 +26,7 @@ class _Listed(NamedTuple):
     is_current: bool
 
     def fields(self) -> dict[str, Any]:
-        return {**checkpoint_fields(self.info), "is_current": self.is_current}
+        return {**fields.checkpoint(self.info), "is_current": self.is_current}
 
     def row(self) -> tuple[object, ...]:
         info = self.info
@@ -101,7 +101,7 @@ def jobs_verb(
         for job in jobs
     )
     answer = Answer(
-        {"jobs": [job_fields(job) for job in jobs], "total": len(jobs)},
+        {"jobs": [fields.job(job) for job in jobs], "total": len(jobs)},
         Table(_JOB_COLUMNS, rows, _SPARE, _QUIET),
         tuple(str(job.damage) for job in jobs if job.damage),
     )
@@ -138,9 +138,9 @@ def list_verb(
 def _list_job(manager: CheckpointManager, job: str) -> tuple[Answer, bool]:
     require_job(manager, Target(job, None))
     listed = _listed(manager, job)
-    fields = [checkpoint.fields() for checkpoint in listed]
+    shown = [checkpoint.fields() for checkpoint in listed]
     answer = Answer(
-        {"job_id": job, "checkpoints": fields, "total": len(fields)},
+        {"job_id": job, "checkpoints": shown, "total": len(shown)},
         Table(
             _LIST_COLUMNS, (checkpoint.row() for checkpoint in listed), _SPARE, _QUIET
         ),
@@ -169,12 +169,12 @@ def _list_every_job(
         except MilepostError as exc:
             # I10: one damaged job is no reason to hide the others.
             damage.append(exc)
-    fields = [checkpoint.fields() for checkpoint in listed]
+    shown = [checkpoint.fields() for checkpoint in listed]
     answer = Answer(
         {
-            "checkpoints": fields,
-            "total": len(fields),
-            "unreadable": [error_fields(exc) for exc in damage],
+            "checkpoints": shown,
+            "total": len(shown),
+            "unreadable": [fields.problem(exc, hint=True) for exc in damage],
         },
         Table(
             ("job_id", *_LIST_COLUMNS),

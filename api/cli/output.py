@@ -29,6 +29,8 @@ _NOTHING = (None, False, "")
 # Columns of a terminal from which on there is room for all of a table's.
 _WIDE = 110
 
+_KIBI = 1024
+
 
 class Unwritable(Failure):
     """Stdout takes no answer, so the problem can only be told on stderr."""
@@ -220,7 +222,7 @@ def _write_json(answer: dict[str, Any], problem: Problem | None) -> None:
         code, message, hint, details = problem
         answer["error"] = {
             "code": code,
-            "message": _encodable(message),
+            "detail": _encodable(message),
             "hint": hint and _encodable(hint),
         }
         if details:
@@ -282,3 +284,14 @@ def _send_to_nowhere(stream: TextIO) -> None:
 def rows_of(fields: Iterable[tuple[str, object]]) -> Table:
     """Return a two-column table, for answers that are one thing with fields."""
     return Table(("field", "value"), tuple(fields))
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size as people read it: ``812 B``, ``1.4 MiB``."""
+    if size_bytes < _KIBI:
+        return f"{size_bytes} B"
+    size, unit = size_bytes / _KIBI, "KiB"
+    for larger in ("MiB", "GiB"):
+        if size >= _KIBI:
+            size, unit = size / _KIBI, larger
+    return f"{size:.1f} {unit}"

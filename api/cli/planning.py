@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from api.cli.answers import Answer, Table
 from api.cli.exits import Problem
-from api.cli.fields import size_text
 from api.cli.idle import shown_idle
+from api.cli.output import size_text
 from api.cli.progress import Progress
 from api.cli.selectors import resolve
 from api.cli.targets import Target, parse_target, require_job

@@ -13,8 +13,8 @@ import click
 from api.cli.answers import Answer, Table
 from api.cli.configuring import toml
 from api.cli.exits import Failure
-from api.cli.fields import size_text
 from api.cli.frame import Frame, example_text, verb, with_shared_options
+from api.cli.output import size_text
 from api.cli.progress import Progress
 from api.cli.targets import complete_job
 from api.previews import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from api import fields
 from api.cli.answers import Answer
 from api.cli.exits import Failure
-from api.cli.fields import checkpoint_fields
 from api.cli.frame import Frame, expect_seq_option, verb
 from api.cli.output import say
 from api.cli.targets import job_argument
@@ -81,7 +81,7 @@ def save_verb(
         )
         info = manager.get(job, checkpoint_id).info
     note = f"saved {info.stored_bytes} bytes as seq {info.seq} of job {job}"
-    return Answer(checkpoint_fields(info), checkpoint_id, (note,))
+    return Answer(fields.checkpoint(info), checkpoint_id, (note,))
 
 
 def _metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from api import fields
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Problem
-from api.cli.fields import error_fields
 from api.cli.frame import Frame, fail_if_empty_option, verb
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
@@ -67,7 +67,7 @@ def _verdict(bad: list[JobReport], total: int) -> Problem:
 def _fields(report: JobReport) -> dict[str, Any]:
     return {
         **report._asdict(),
-        "problem": error_fields(report.problem),
+        "problem": report.problem and fields.problem(report.problem, hint=True),
         "notes": list(report.notes),
     }
 

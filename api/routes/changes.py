@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from fastapi import APIRouter, Response
 
 from api.answers import JsonAnswer, etag
+from api.requests import CleanupRequest, RestoreRequest
 from api.resource import Resource
 from api.resuming import restored
 from api.routes.fields import (
@@ -18,7 +19,7 @@ from api.routes.fields import (
 )
 from api.routes.repeats import UseRepeatable
 from api.services import UseServices
-from api.wire import CleanupAnswer, CleanupRequest, RestoreAnswer, RestoreRequest
+from api.wire import CleanupAnswer, RestoreAnswer
 
 router = APIRouter(
     prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource

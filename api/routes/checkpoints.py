@@ -8,7 +8,9 @@ from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query, Response
 
+from api import fields
 from api.answers import JsonAnswer, etag
+from api.requests import SaveRequest
 from api.resource import Resource
 from api.routes.fields import (
     CheckpointId,
@@ -23,13 +25,7 @@ from api.routes.fields import (
 )
 from api.routes.repeats import UseRepeatable
 from api.services import Actor, UseServices
-from api.wire import (
-    CheckpointList,
-    CheckpointWithState,
-    SaveAnswer,
-    SaveRequest,
-    listed,
-)
+from api.wire import CheckpointList, CheckpointWithState, SaveAnswer
 from journal import CheckpointManager
 from journal.errors import InvalidArgument, UnknownCheckpoint
 
@@ -67,7 +63,7 @@ def list_checkpoints(
     shown = infos if is_whole else infos[:size]
     content: dict[str, object] = {
         "job_id": job_id,
-        "checkpoints": [listed(info) for info in shown],
+        "checkpoints": [fields.checkpoint(info) for info in shown],
         "total": len(shown),
         "timestamp": services.now(),
     }
@@ -149,7 +145,7 @@ def read_checkpoint(services: UseServices, checkpoint_id: CheckpointId) -> Respo
     job_id = job_of(manager, checkpoint_id)
     seq = manager.seq(job_id)
     checkpoint = manager.get(job_id, checkpoint_id)
-    content = listed(checkpoint.info, state_snapshot=checkpoint.state)
+    content = fields.checkpoint(checkpoint.info, state_snapshot=checkpoint.state)
     return JsonAnswer(content, headers={"ETag": etag(seq)})
 
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from api import fields
 from api.answers import JsonAnswer, etag
+from api.requests import CompleteRequest
 from api.resource import Resource
 from api.routes.fields import (
     IfMatch,
@@ -17,7 +19,7 @@ from api.routes.fields import (
 )
 from api.routes.repeats import UseRepeatable
 from api.services import UseServices
-from api.wire import CompleteAnswer, CompleteRequest, JobList, job
+from api.wire import CompleteAnswer, JobList
 from journal.errors import MilepostError
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"], route_class=Resource)
@@ -48,7 +50,7 @@ def list_jobs(
     if job_id is not None:
         found = manager.job(job_id)
         content = {
-            "jobs": [job(found)] if found else [],
+            "jobs": [fields.job(found)] if found else [],
             "next_cursor": None,
             "timestamp": services.now(),
         }
@@ -58,7 +60,7 @@ def list_jobs(
     shown = infos[:size]
     return JsonAnswer(
         {
-            "jobs": [job(info) for info in shown],
+            "jobs": [fields.job(info) for info in shown],
             "next_cursor": shown[-1].job_id if len(infos) > size else None,
             "timestamp": services.now(),
         }
@@ -94,7 +96,7 @@ def complete_job(
             raise UnknownJob(f"job {body.job_id!r} not found")
         content = {
             "job_id": body.job_id,
-            "completed_at": job(info)["completed_at"],
+            "completed_at": fields.job(info)["completed_at"],
             "failed": body.failed,
             "timestamp": services.now(),
         }

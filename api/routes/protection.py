@@ -6,7 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from api import fields
 from api.answers import JsonAnswer, etag
+from api.requests import MarkRequest, UndeleteRequest
 from api.resource import Resource
 from api.routes.fields import (
     CheckpointId,
@@ -19,7 +21,7 @@ from api.routes.fields import (
 )
 from api.routes.repeats import Repeatable, UseRepeatable
 from api.services import Services, UseServices
-from api.wire import MarkAnswer, MarkRequest, UndeleteRequest, protection
+from api.wire import MarkAnswer
 from journal import CheckpointManager
 
 router = APIRouter(
@@ -128,7 +130,7 @@ def _answer(
         "checkpoint_id": checkpoint_id,
         "job_id": job_id,
         "changed": has_changed,
-        **protection(manager.find(checkpoint_id)),
+        **fields.protection(manager.find(checkpoint_id)),
         "timestamp": services.now(),
     }
     return JsonAnswer(content, headers={"ETag": etag(seq)})

@@ -13,17 +13,12 @@ from api.previews import (
     policies_in_force,
     policy_in_force,
 )
+from api.requests import ApplyRequest, PreviewRequest
 from api.resource import Resource
 from api.routes.fields import JobIdQuery, Limit, failing, page_size
 from api.routes.repeats import UseRepeatable
 from api.services import Caller, Services, UseServices
-from api.wire import (
-    ApplyAnswer,
-    ApplyRequest,
-    PlanAnswer,
-    PoliciesAnswer,
-    PreviewRequest,
-)
+from api.wire import ApplyAnswer, PlanAnswer, PoliciesAnswer
 from journal import Applied, Plan, Policy
 from journal.plans import glob_only, plan_of
 

@@ -31,7 +31,7 @@ def test_with_json_an_error_is_one_object_too(
     assert done.code == code
     assert done.json["ok"] is False
     assert done.json["error"]["code"] == name
-    assert done.json["error"].keys() == {"code", "message", "hint"}
+    assert done.json["error"].keys() == {"code", "detail", "hint"}
     assert done.err == ""
 
 

@@ -67,7 +67,7 @@ def test_json_is_one_object_with_ok_data_and_error(
     assert json.loads(shown.out) == {
         "ok": False,
         "data": {"total": 2},
-        "error": {"code": "partly_done", "message": "one of two", "hint": "look there"},
+        "error": {"code": "partly_done", "detail": "one of two", "hint": "look there"},
     }
 
 

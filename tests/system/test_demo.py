@@ -372,9 +372,9 @@ def test_every_check_holds_on_what_was_promised() -> None:
         checks.verified(0, {"data": {"jobs": []}}),
         checks.verified(
             7,
-            {"data": {"jobs": [{**REPORT, "ok": False, "problem": {"message": "m"}}]}},
+            {"data": {"jobs": [{**REPORT, "ok": False, "problem": {"detail": "m"}}]}},
         ),
-        checks.verified(1, {"data": None, "error": {"message": "no store"}}),
+        checks.verified(1, {"data": None, "error": {"detail": "no store"}}),
     ],
 )
 def test_every_check_fails_when_what_it_compares_is_wrong(check: checks.Check) -> None:
