@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from journal.info import ErrorInfo
 
 
-def checkpoint(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
+def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
     """Return a checkpoint as `ListedCheckpoint` has it, with its `state` if given.
 
     The fields of the original endpoints come first.
@@ -35,7 +35,7 @@ def checkpoint(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
     }
 
 
-def protection(info: CheckpointInfo) -> dict[str, Any]:
+def protection_fields(info: CheckpointInfo) -> dict[str, Any]:
     """Return what protects a checkpoint, as `MarkAnswer` describes it."""
     held = info.held
     return {
@@ -44,7 +44,7 @@ def protection(info: CheckpointInfo) -> dict[str, Any]:
     }
 
 
-def job(info: JobInfo) -> dict[str, Any]:
+def job_fields(info: JobInfo) -> dict[str, Any]:
     """Return a job as `Job` describes it."""
     return {
         "job_id": info.job_id,
@@ -59,13 +59,15 @@ def job(info: JobInfo) -> dict[str, Any]:
         "current_checkpoint_id": info.current_id,
         "latest_checkpoint_id": info.latest_id,
         "size_bytes": info.size_bytes,
-        "damage": info.damage and problem(info.damage),
+        "damage": info.damage and problem_fields(info.damage),
         "failed": info.failed,
         "reason": info.reason,
     }
 
 
-def problem(error: ErrorInfo | MilepostError, *, hint: bool = False) -> dict[str, Any]:
+def problem_fields(
+    error: ErrorInfo | MilepostError, *, hint: bool = False
+) -> dict[str, Any]:
     """Return why something is not shown: `detail` for people, `code` for programs.
 
     Args:

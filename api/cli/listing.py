@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from api import fields
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Failure, Problem
 from api.cli.frame import Frame, fail_if_empty_option, verb
 from api.cli.targets import Target, complete_job, require_job
+from api.fields import checkpoint_fields, job_fields, problem_fields
 from journal.errors import MilepostError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class _Listed(NamedTuple):
     is_current: bool
 
     def fields(self) -> dict[str, Any]:
-        return {**fields.checkpoint(self.info), "is_current": self.is_current}
+        return {**checkpoint_fields(self.info), "is_current": self.is_current}
 
     def row(self) -> tuple[object, ...]:
         info = self.info
@@ -101,7 +101,7 @@ def jobs_verb(
         for job in jobs
     )
     answer = Answer(
-        {"jobs": [fields.job(job) for job in jobs], "total": len(jobs)},
+        {"jobs": [job_fields(job) for job in jobs], "total": len(jobs)},
         Table(_JOB_COLUMNS, rows, _SPARE, _QUIET),
         tuple(str(job.damage) for job in jobs if job.damage),
     )
@@ -174,7 +174,7 @@ def _list_every_job(
         {
             "checkpoints": shown,
             "total": len(shown),
-            "unreadable": [fields.problem(exc, hint=True) for exc in damage],
+            "unreadable": [problem_fields(exc, hint=True) for exc in damage],
         },
         Table(
             ("job_id", *_LIST_COLUMNS),

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from api import fields
 from api.cli.answers import Answer
 from api.cli.exits import Failure
 from api.cli.frame import Frame, expect_seq_option, verb
 from api.cli.output import say
 from api.cli.targets import job_argument
+from api.fields import checkpoint_fields
 
 # JSON may be laid out with any amount of white space, so its text may be far larger
 # than the state; but an endless pipe must not fill the memory.
@@ -81,7 +81,7 @@ def save_verb(
         )
         info = manager.get(job, checkpoint_id).info
     note = f"saved {info.stored_bytes} bytes as seq {info.seq} of job {job}"
-    return Answer(fields.checkpoint(info), checkpoint_id, (note,))
+    return Answer(checkpoint_fields(info), checkpoint_id, (note,))
 
 
 def _metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:

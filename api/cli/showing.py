@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from api import fields
 from api.cli.answers import Answer, Document, JsonLines
 from api.cli.frame import Frame, verb
 from api.cli.paths import value_at
 from api.cli.selectors import resolve
 from api.cli.targets import Target, job_argument, require_job, target_argument
+from api.fields import checkpoint_fields
 from journal.errors import UnknownCheckpoint, UnreadableState
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def show_verb(frame: Frame, target: Target, path: str | None, *, raw: bool) -> A
         info, state = manager.get(found.job_id, found.checkpoint_id)
     if path is None:
         value = state
-        data = {**fields.checkpoint(info), "state_snapshot": state}
+        data = {**checkpoint_fields(info), "state_snapshot": state}
     else:
         value = value_at(state, path)
-        data = {**fields.checkpoint(info), "path": path, "value": value}
+        data = {**checkpoint_fields(info), "path": path, "value": value}
     note = (
         f"job {info.job_id}, seq {info.seq}, {info.checkpoint_id}, "
         f"step {info.step_name}, {info.timestamp}{', failed' * info.failed}"

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from api import fields
 from api.cli.answers import Answer, Table, or_nothing
 from api.cli.exits import Problem
 from api.cli.frame import Frame, fail_if_empty_option, verb
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
+from api.fields import problem_fields
 
 if TYPE_CHECKING:
     from journal import JobReport
@@ -67,7 +67,7 @@ def _verdict(bad: list[JobReport], total: int) -> Problem:
 def _fields(report: JobReport) -> dict[str, Any]:
     return {
         **report._asdict(),
-        "problem": report.problem and fields.problem(report.problem, hint=True),
+        "problem": report.problem and problem_fields(report.problem, hint=True),
         "notes": list(report.notes),
     }
 

@@ -8,8 +8,8 @@ from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query, Response
 
-from api import fields
 from api.answers import JsonAnswer, etag
+from api.fields import checkpoint_fields
 from api.requests import SaveRequest
 from api.resource import Resource
 from api.routes.fields import (
@@ -63,7 +63,7 @@ def list_checkpoints(
     shown = infos if is_whole else infos[:size]
     content: dict[str, object] = {
         "job_id": job_id,
-        "checkpoints": [fields.checkpoint(info) for info in shown],
+        "checkpoints": [checkpoint_fields(info) for info in shown],
         "total": len(shown),
         "timestamp": services.now(),
     }
@@ -145,7 +145,7 @@ def read_checkpoint(services: UseServices, checkpoint_id: CheckpointId) -> Respo
     job_id = job_of(manager, checkpoint_id)
     seq = manager.seq(job_id)
     checkpoint = manager.get(job_id, checkpoint_id)
-    content = fields.checkpoint(checkpoint.info, state_snapshot=checkpoint.state)
+    content = checkpoint_fields(checkpoint.info, state_snapshot=checkpoint.state)
     return JsonAnswer(content, headers={"ETag": etag(seq)})
 
 

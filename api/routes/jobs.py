@@ -5,8 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api import fields
 from api.answers import JsonAnswer, etag
+from api.fields import job_fields
 from api.requests import CompleteRequest
 from api.resource import Resource
 from api.routes.fields import (
@@ -50,7 +50,7 @@ def list_jobs(
     if job_id is not None:
         found = manager.job(job_id)
         content = {
-            "jobs": [fields.job(found)] if found else [],
+            "jobs": [job_fields(found)] if found else [],
             "next_cursor": None,
             "timestamp": services.now(),
         }
@@ -60,7 +60,7 @@ def list_jobs(
     shown = infos[:size]
     return JsonAnswer(
         {
-            "jobs": [fields.job(info) for info in shown],
+            "jobs": [job_fields(info) for info in shown],
             "next_cursor": shown[-1].job_id if len(infos) > size else None,
             "timestamp": services.now(),
         }
@@ -96,7 +96,7 @@ def complete_job(
             raise UnknownJob(f"job {body.job_id!r} not found")
         content = {
             "job_id": body.job_id,
-            "completed_at": fields.job(info)["completed_at"],
+            "completed_at": job_fields(info)["completed_at"],
             "failed": body.failed,
             "timestamp": services.now(),
         }

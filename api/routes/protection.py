@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
-from api import fields
 from api.answers import JsonAnswer, etag
+from api.fields import protection_fields
 from api.requests import MarkRequest, UndeleteRequest
 from api.resource import Resource
 from api.routes.fields import (
@@ -130,7 +130,7 @@ def _answer(
         "checkpoint_id": checkpoint_id,
         "job_id": job_id,
         "changed": has_changed,
-        **fields.protection(manager.find(checkpoint_id)),
+        **protection_fields(manager.find(checkpoint_id)),
         "timestamp": services.now(),
     }
     return JsonAnswer(content, headers={"ETag": etag(seq)})
