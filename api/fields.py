@@ -28,10 +28,10 @@ def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
         "seq": info.seq,
         "parent_id": info.parent_id,
         "tags": info.tags,
-        **protection(info),
+        **protection_fields(info),
         "failed": info.failed,
         "stored_bytes": info.stored_bytes,
-        **({"metadata_problem": problem(broken)} if broken else {}),
+        **({"metadata_problem": problem_fields(broken)} if broken else {}),
     }
 
 
