@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from journal import CheckpointManager
+from tests.support.cli import JOB, START
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -50,6 +51,30 @@ def manager(root: Path, clock: Clock) -> Iterator[CheckpointManager]:
         yield made
 
 
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, with nothing set in the environment."""
+    for name in os.environ:
+        if name.startswith("MILEPOST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def store(folder: Path) -> Path:
+    """`checkpoints`: three checkpoints of one job, a minute apart, seqs 2, 3 and 4."""
+    now = START
+    with CheckpointManager("checkpoints", clock=lambda: now) as manager:
+        manager.save(JOB, "extract", {"rows": 0, "files": ["a"]})
+        now += timedelta(minutes=1)
+        manager.save(JOB, "load", {"rows": 120, "files": ["a", "b"]}, tags=["prod"])
+        now += timedelta(minutes=1)
+        manager.save(JOB, "report", {"rows": 120, "total": {"a": 1.5}}, pinned=True)
+    return folder / "checkpoints"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crash states")
     group.addoption(
@@ -59,16 +84,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many states at most to visit in each workload (slow: 20 times)",
     )
     group.addoption("--crash-seed", type=int, default=1, help="which, and their ids")
-
-
-@pytest.fixture
-def crash_states(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--crash-states"))
-
-
-@pytest.fixture
-def crash_seed(request: pytest.FixtureRequest) -> int:
-    return int(request.config.getoption("--crash-seed"))
 
 
 # Of a slow test, on a machine that has much else to do.

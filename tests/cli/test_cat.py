@@ -17,16 +17,12 @@ from tests.support.cli import (
     call,
     clean_environ,
     damage,
-    folder,
     ids_of,
     run,
-    store,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["folder", "store"]  # fixtures
 
 TEXT = "lorem ipsum " * 60
 MESSAGES = [{"role": "user", "content": f"{n} {TEXT}"} for n in range(9)]

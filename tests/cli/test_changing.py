@@ -9,17 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import (
-    DEADLINE_SECONDS,
-    JOB,
-    call,
-    folder,
-    ids_of,
-    store,
-    types_of,
-)
-
-__all__ = ["folder", "store"]  # fixtures
+from tests.support.cli import DEADLINE_SECONDS, JOB, call, ids_of, types_of
 
 
 def test_one_job_that_cannot_be_compacted_keeps_no_other_from_it(store: Path) -> None:

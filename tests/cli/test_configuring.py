@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cli import call, folder, store
+from tests.support.cli import call
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["folder", "store"]  # fixtures
 
 
 def test_config_show_says_every_value_and_where_it_comes_from(

@@ -10,24 +10,12 @@ import pytest
 
 from journal import CheckpointManager, Key, KeyRing
 from tests.recovery.test_diagnosis import files
-from tests.support.cli import (
-    JOB,
-    START,
-    call,
-    damage,
-    folder,
-    ids_of,
-    reader,
-    run,
-    store,
-)
+from tests.support.cli import JOB, START, call, damage, ids_of, reader, run
 from worker.last_runs import LastRun, LastRuns, TaskRecord
 from worker.leader import LeaderLock
 
 if TYPE_CHECKING:
     from worker.report import Outcome
-
-__all__ = ["folder", "store"]  # fixtures
 
 
 def tear(store: Path) -> None:

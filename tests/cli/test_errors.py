@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.cli import JOB, call, folder, store
-
-__all__ = ["folder", "store"]  # fixtures
+from tests.support.cli import JOB, call
 
 
 @pytest.mark.parametrize(

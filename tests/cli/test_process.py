@@ -22,17 +22,13 @@ from tests.support.cli import (
     JOB,
     Done,
     clean_environ,
-    folder,
     ids_of,
     run,
-    store,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-__all__ = ["folder", "store"]  # fixtures
 
 SLOW = frozenset(
     {"pydantic", "fastapi", "starlette", "uvicorn", "apscheduler", "watchdog", "rich"}

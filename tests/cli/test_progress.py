@@ -12,12 +12,10 @@ import pytest
 
 from api.cli import progress
 from api.cli.progress import Progress
-from tests.support.cli import BIN, clean_environ, folder, run, store
+from tests.support.cli import BIN, clean_environ, run
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["folder", "store"]  # fixtures
 
 
 class Screen(io.StringIO):

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from journal import CheckpointManager
-from tests.support.cli import JOB, START, call, damage, folder, ids_of, store, types_of
-
-__all__ = ["folder", "store"]  # fixtures
+from tests.support.cli import JOB, START, call, damage, ids_of, types_of
 
 
 @pytest.mark.usefixtures("store")

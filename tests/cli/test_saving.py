@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import JOB, call, folder, ids_of, reader, store, types_of
-
-__all__ = ["folder", "store"]  # fixtures
+from tests.support.cli import JOB, call, ids_of, reader, types_of
 
 
 def test_save_keeps_all_it_is_told(folder: Path) -> None:

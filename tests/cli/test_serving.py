@@ -20,18 +20,14 @@ from tests.support.cli import (
     JOB,
     call,
     clean_environ,
-    folder,
     ids_of,
     run,
-    store,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
-
-__all__ = ["folder", "store"]  # fixtures
 
 
 class Server:

@@ -10,21 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api.cli.group import _MODULE_OF_VERB
-from tests.support.cli import (
-    BIN,
-    DEADLINE_SECONDS,
-    JOB,
-    call,
-    clean_environ,
-    folder,
-    store,
-)
+from tests.support.cli import BIN, DEADLINE_SECONDS, JOB, call, clean_environ
 from tests.support.cli import run as run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["folder", "store"]  # fixtures
 
 HUGO = 'baseURL = "https://example.org/"\ntitle = "x"\n'
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import JOB, call, damage, folder, store
-
-__all__ = ["folder", "store"]  # fixtures
+from tests.support.cli import JOB, call, damage
 
 
 @pytest.mark.usefixtures("store")

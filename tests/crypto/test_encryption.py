@@ -36,7 +36,6 @@ from journal.errors import (
 from journal.storage_file import FileStorage
 from journal.vault import Vault
 from tests.cli.test_serving import SERVING, ask, staying
-from tests.support.cli import folder
 from tests.support.faults import FaultyDisk, head_of, journal_of
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 
     from journal.state_proof import Opened
     from tests.conftest import Clock
-
-__all__ = ["folder"]  # a fixture
 
 JOB = "etl"
 K1, K2 = Key("k1", b"\x01" * 32), Key("k2", b"\x02" * 32)

@@ -19,7 +19,7 @@ from journal.errors import DroppedKey, KeyNeeded, MilepostError, Protected, Unus
 from journal.key_record import KeyRecord
 from journal.memory_storage import MemoryStorage
 from journal.storage_file import FileStorage
-from tests.support.cli import call, folder
+from tests.support.cli import call
 from tests.support.client import client_of
 from tests.support.faults import Fault, FaultyDisk, children, in_child
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from journal.storage import Storage
-
-__all__ = ["folder"]  # a fixture
 
 JOB = "etl"
 OLD, NEW = Key("old", bytes(32)), Key("new", bytes([1]) * 32)

@@ -11,10 +11,8 @@ import pytest
 
 from journal import CheckpointManager, Key, KeyRing
 from journal.errors import MissingKey, UnusableKeys
-from tests.support.cli import call, folder, run
+from tests.support.cli import call, run
 from worker.settings import load, load_keys
-
-__all__ = ["folder"]  # a fixture
 
 HEX = "0123456789abcdef" * 4
 TEXT = f"# mine\nnew:{HEX}  # current\n\nold:{HEX[::-1]}\n"

@@ -14,13 +14,10 @@ import pytest
 from api.cli.group import milepost
 from journal import CheckpointManager
 from journal.policy import KEEP_RULES
-from tests.support.cli import folder
 from worker.retention_settings import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-__all__ = ["folder"]  # fixtures
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "retention.md").read_text()

@@ -17,15 +17,7 @@ from api.access import hash_token
 from api.executors import ExecutorUnusable
 from journal import CheckpointManager
 from journal.errors import InvalidArgument
-from tests.support.client import (
-    ask,
-    client_fixture,
-    client_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-    serving,
-)
+from tests.support.client import ask, client_of, saved, serving
 from worker.settings import (
     ApiSettings,
     ExecutorSettings,
@@ -36,8 +28,6 @@ from worker.settings import (
 
 if TYPE_CHECKING:
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
 

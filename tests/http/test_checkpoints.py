@@ -6,20 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.client import (
-    AT,
-    client_fixture,
-    events_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.support.client import AT, events_of, saved
 
 if TYPE_CHECKING:
     from journal import CheckpointManager
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 LISTED = [
     "checkpoint_id",

@@ -14,21 +14,13 @@ import pytest
 from api import create_app
 from api.failures import ADVICE, STATUS_OF
 from journal import CheckpointManager, MemoryStorage, errors
-from tests.support.client import (
-    client_fixture,
-    client_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.support.client import client_of, saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from journal.storage import Held, Holding
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
 

@@ -11,22 +11,13 @@ from api import create_app
 from api.access import hash_token
 from journal import CheckpointManager, MemoryStorage
 from journal.errors import StorageFailed
-from tests.support.client import (
-    AT,
-    NOW,
-    client_fixture,
-    client_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.conftest import NOW
+from tests.support.client import AT, client_of, saved
 from worker.service import Worker, WorkerStatus
 from worker.settings import ApiSettings, Settings, TokenSettings
 
 if TYPE_CHECKING:
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 WELL = WorkerStatus(
     leader=True,

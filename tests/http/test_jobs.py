@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from journal.events import EVENT_TYPES
-from tests.support.client import (
-    AT,
-    client_fixture,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.support.client import AT, saved
 
 if TYPE_CHECKING:
     from journal import CheckpointManager
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 
 def job_ids(client: TestClient, **params: Any) -> list[str]:

@@ -8,22 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from api import create_app
-from tests.support.client import (
-    Executor,
-    Slow,
-    client_fixture,
-    client_of,
-    events_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.support.client import Executor, Slow, client_of, events_of, saved
 
 if TYPE_CHECKING:
     from journal import CheckpointManager
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 MARKS = ("pin", "unpin", "hold", "release")
 

@@ -9,23 +9,11 @@ import pytest
 
 from api import create_app
 from api.executors import JobStillRunning
-from tests.support.client import (
-    AT,
-    Executor,
-    Slow,
-    client_fixture,
-    client_of,
-    events_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.support.client import AT, Executor, Slow, client_of, events_of, saved
 
 if TYPE_CHECKING:
     from journal import CheckpointManager
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 
 def test_restoring_answers_exactly_these_fields_and_moves_current(

@@ -10,16 +10,8 @@ from api import create_app
 from api.access import hash_token
 from api.shelf import PlanShelf, UnknownPlan
 from journal import Match, Plan, Policies, Policy
-from tests.support.client import (
-    AT,
-    NOW,
-    client_fixture,
-    client_of,
-    events_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.conftest import NOW
+from tests.support.client import AT, client_of, events_of, saved
 from worker.service import Worker
 from worker.settings import (
     ApiSettings,
@@ -38,7 +30,6 @@ if TYPE_CHECKING:
     from journal import CheckpointManager
     from tests.support.client import TestClient
 
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 KEEP_8 = Policies(Match("*", Policy(name="default", keep_last=8)))
 CONFIG = """

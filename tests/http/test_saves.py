@@ -9,21 +9,12 @@ import pytest
 
 from api import create_app
 from journal import CheckpointManager
-from tests.support.client import (
-    AT,
-    client_fixture,
-    client_of,
-    executor_fixture,
-    manager_fixture,
-    saved,
-)
+from tests.support.client import AT, client_of, saved
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.client import TestClient
-
-__all__ = ["client_fixture", "executor_fixture", "manager_fixture"]
 
 
 def test_saving_answers_201_with_where_it_stands(

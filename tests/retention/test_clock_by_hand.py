@@ -11,15 +11,13 @@ from journal import CheckpointManager, MemoryStorage, Policy, errors
 from journal.clock import utc_now
 from journal.clock_memory import ClockMemory
 from journal.clock_watch import Seen, boot_id, steady_seconds
-from tests.support.cli import call, folder
+from tests.support.cli import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tests.conftest import Clock
-
-__all__ = ["folder"]  # a fixture
 
 YEARS = 3 * 365
 AGED = Policy(name="aged", keep_last="all", max_age="30d")

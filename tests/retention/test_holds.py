@@ -12,7 +12,7 @@ from journal.event_codec import STATE_MISSING
 from journal.index import JobView
 from journal.plans import plan_of
 from tests.events.test_events import Draft, append_as_newer
-from tests.support.cli import JOB, call, folder, store, types_of
+from tests.support.cli import JOB, call, types_of
 from tests.support.client import client_of
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Clock
-
-__all__ = ["folder", "store"]  # fixtures
 
 BY = "token:legal"
 AT = "2026-11-23T05:00:00.123456+00:00"

@@ -10,7 +10,7 @@ import pytest
 from api import create_app
 from journal import Best, CheckpointManager, Match, Policies, Policy
 from tests.conftest import NOW
-from tests.support.cli import call, folder
+from tests.support.cli import call
 from tests.support.client import client_of
 from worker.service import Worker
 from worker.settings import RetentionSettings, Rule, Settings
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Clock
-
-__all__ = ["folder"]  # a fixture
 
 BEST = Best("loss", "min", 1)
 

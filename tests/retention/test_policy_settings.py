@@ -9,15 +9,13 @@ import pytest
 
 from journal import Best
 from journal.errors import InvalidArgument
-from tests.support.cli import call, folder
+from tests.support.cli import call
 from worker.settings import ConfigError, Settings, load, open_manager
 from worker.trial import read_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-__all__ = ["folder"]  # fixtures
 
 LAYERED = """
 [retention]

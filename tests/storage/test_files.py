@@ -16,7 +16,7 @@ import pytest
 from journal import CheckpointManager
 from journal.errors import MilepostError, NoSpace, StorageFailed
 from journal.storage_file import FileStorage
-from tests.support.cli import call, folder
+from tests.support.cli import call
 from tests.support.faults import head_of, in_child, journal_of
 from worker.last_runs import LastRuns, TaskRecord
 from worker.leader import LeaderLock
@@ -25,8 +25,6 @@ from worker.settings import ConfigError, load
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-__all__ = ["folder"]  # a fixture
 
 JOB = "etl"
 USER, GROUP, OTHER = 2001, 2002, 2003

@@ -6,11 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 from click.testing import CliRunner
 
 from api.cli.group import milepost
@@ -66,30 +65,6 @@ def call(*words: str, stdin: bytes | str = "") -> Done:
     return Done(done.exit_code, done.stdout, done.stderr)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, with nothing set in the environment."""
-    for name in os.environ:
-        if name.startswith("MILEPOST_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def store(folder: Path) -> Path:
-    """`checkpoints`: three checkpoints of one job, a minute apart, seqs 2, 3 and 4."""
-    now = START
-    with CheckpointManager("checkpoints", clock=lambda: now) as manager:
-        manager.save(JOB, "extract", {"rows": 0, "files": ["a"]})
-        now += timedelta(minutes=1)
-        manager.save(JOB, "load", {"rows": 120, "files": ["a", "b"]}, tags=["prod"])
-        now += timedelta(minutes=1)
-        manager.save(JOB, "report", {"rows": 120, "total": {"a": 1.5}}, pinned=True)
-    return folder / "checkpoints"
-
-
 def reader(store: Path) -> CheckpointManager:
     """Open the store as another process would see it."""
     return CheckpointManager(store)
@@ -110,8 +85,3 @@ def damage(store: Path, job: str = JOB) -> None:
     journal = store / "journals" / f"{file_name(job)}.jsonl"
     raw = journal.read_bytes()
     journal.write_bytes(raw.replace(b'"step_name":"load"', b'"step_name":"loaD"'))
-
-
-def test_the_harness_reaches_the_real_command() -> None:
-    assert run("--version").out.startswith("milepost")
-    assert call("--version").out.startswith("milepost")

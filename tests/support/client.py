@@ -7,15 +7,13 @@ import socket
 import threading
 import warnings
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
-import pytest
 import uvicorn
 
-from api import create_app
 from journal import CheckpointManager
+from tests.conftest import NOW
 
 with warnings.catch_warnings():
     # Starlette prefers a successor of httpx that is not among our dependencies.
@@ -25,12 +23,10 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from starlette.types import ASGIApp
 
-NOW = datetime(2026, 11, 23, 5, 0, 0, 120000, tzinfo=UTC)
-AT = "2026-11-23T05:00:00.120000+00:00"
+AT = NOW.isoformat()
 
 
 class Executor:
@@ -58,22 +54,6 @@ class Slow(Executor):
         super().resume_job(job_id)
         self.has_begun.set()
         assert self.may_end.wait(30)
-
-
-@pytest.fixture(name="manager")
-def manager_fixture(tmp_path: Path) -> Iterator[CheckpointManager]:
-    with CheckpointManager(tmp_path / "store", clock=lambda: NOW) as manager:
-        yield manager
-
-
-@pytest.fixture(name="executor")
-def executor_fixture(manager: CheckpointManager) -> Executor:
-    return Executor(manager)
-
-
-@pytest.fixture(name="client")
-def client_fixture(manager: CheckpointManager, executor: Executor) -> TestClient:
-    return client_of(create_app(manager, executor, clock=lambda: NOW))
 
 
 def saved(manager: CheckpointManager, count: int = 1, job_id: str = "etl") -> list[str]:
@@ -154,17 +134,3 @@ def ask(
         lines.append(f"Content-Length: {len(body)}")
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
     return send_raw(port, head + body)
-
-
-def test_the_harness_talks_to_a_real_server() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            for _ in range(2):
-                message = await receive()
-                await send({"type": message["type"] + ".complete"})
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": scope["path"].encode()})
-
-    with serving(app) as port:
-        assert ask(port, "GET /here").body == b"/here"

@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from tests.cli.test_serving import SERVING, Server
-from tests.support.cli import DEADLINE_SECONDS, clean_environ, folder
+from tests.support.cli import DEADLINE_SECONDS, clean_environ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["folder"]  # a fixture
 
 # Far beyond the end of any test: what hangs must not end by itself.
 FOREVER = "1h"

@@ -18,7 +18,7 @@ from journal.errors import StorageFailed
 from journal.ids import file_name
 from tests.cli.test_serving import RULE, SERVING, ask, staying
 from tests.conftest import NOW, Clock
-from tests.support.cli import JOB, call, damage, folder, run, store
+from tests.support.cli import JOB, call, damage, run
 from tests.support.client import client_of
 from tests.worker.test_worker import eventually
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.status import TaskStatus
-
-__all__ = ["folder", "store"]  # fixtures
 
 KEEP_TWO = RetentionSettings(min_keep=1, min_age="0s", default=Rule(keep_last=2))
 

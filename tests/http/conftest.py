@@ -1,0 +1,25 @@
+"""What the tests over HTTP use: an application without a socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from api import create_app
+from tests.support.client import Executor, client_of
+
+if TYPE_CHECKING:
+    from journal import CheckpointManager
+    from tests.conftest import Clock
+    from tests.support.client import TestClient
+
+
+@pytest.fixture
+def executor(manager: CheckpointManager) -> Executor:
+    return Executor(manager)
+
+
+@pytest.fixture
+def client(manager: CheckpointManager, executor: Executor, clock: Clock) -> TestClient:
+    return client_of(create_app(manager, executor, clock=clock))
