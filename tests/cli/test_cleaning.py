@@ -11,7 +11,7 @@ import pytest
 
 from api import create_app
 from journal import CheckpointManager
-from tests.cli.test_output import milepost_on_a_terminal
+from tests.cli.terminal import milepost_on_a_terminal
 from tests.support.cli import JOB, call, damage, ids_of, reader, run, types_of
 from tests.support.client import client_of
 from worker.settings import load, open_manager

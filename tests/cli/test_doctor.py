@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from journal import CheckpointManager, Key, KeyRing
-from tests.recovery.test_diagnosis import files
 from tests.support.cli import JOB, START, call, damage, ids_of, reader, run
+from tests.support.stores import files
 from worker.last_runs import LastRun, LastRuns, TaskRecord
 from worker.leader import LeaderLock
 

@@ -14,6 +14,7 @@ from api.cli.answers import Answer, Document, Table
 from api.cli.exits import EXIT_OF_CODE, Exit, Problem
 from api.cli.output import report, visible, visible_json
 from journal import CheckpointManager
+from tests.cli.terminal import milepost_on_a_terminal, shown_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,30 +136,6 @@ HIDDEN = {"stored_bytes", "tags", "pinned", "held", "failed"}
 def on_a_terminal(*arguments: str, **environ: str) -> str:
     """Run a table printer whose stdout is a pseudo terminal; return what it shows."""
     return shown_by([sys.executable, "-c", PRINT_A_TABLE, *arguments], **environ)
-
-
-def milepost_on_a_terminal(*words: str, **environ: str) -> str:
-    """Run `milepost` with a pseudo terminal as its stdout; return what it shows."""
-    return shown_by([sys.executable, "-m", "api.cli", *words], **environ)
-
-
-def shown_by(command: list[str], **environ: str) -> str:
-    leader, follower = os.openpty()
-    with subprocess.Popen(
-        command,
-        stdout=follower,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", **environ},
-    ) as child:
-        os.close(follower)
-        chunks = []
-        try:
-            while chunk := os.read(leader, 65536):
-                chunks.append(chunk)
-        except OSError:
-            pass  # how Linux says that the last writer of a terminal is gone
-        os.close(leader)
-    assert child.returncode == 0
-    return b"".join(chunks).decode()
 
 
 def test_a_terminal_gets_a_table_that_cuts_no_id() -> None:

@@ -35,8 +35,8 @@ from journal.errors import (
 )
 from journal.storage_file import FileStorage
 from journal.vault import Vault
-from tests.cli.test_serving import SERVING, ask, staying
 from tests.support.faults import FaultyDisk, head_of, journal_of
+from tests.support.servers import SERVING, ask, staying
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,9 +17,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from journal import CheckpointManager, Event, errors
-from journal import head as head_codec
 from journal.events import EVENT_TYPES, SCHEMA_VERSION
-from journal.head import Extent, Head
+from tests.support.lines import Draft, append_as_newer, chain
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDict, decompress
@@ -46,7 +45,6 @@ def recorded(version: str) -> dict[str, Any]:
 RECORDED = recorded(NEWEST)
 EVENTS = [event for job in RECORDED.values() for event in job["history"]]
 JOURNALS = sorted(GOLDEN.glob(f"{NEWEST}/journals/*.jsonl"))
-SUFFIX_BYTES = len(',"hash":""}') + 64
 
 
 @pytest.fixture(params=VERSIONS)
@@ -65,25 +63,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 # -- a verifier from FORMAT.md alone ------------------------------------------------
-
-
-def chain(journal: bytes) -> list[str]:
-    """Check a journal as FORMAT.md says, without our code; return its hashes."""
-    hashes: list[str] = []
-    for line in journal.split(b"\n")[:-1]:
-        if not line.startswith(b'{"state":'):
-            before = hashes[-1] if hashes else genesis(json.loads(line)["data"])
-            digest = hashlib.sha256(before.encode() + line[:-SUFFIX_BYTES]).hexdigest()
-            assert line[-SUFFIX_BYTES:].decode() == f',"hash":"{digest}"}}'
-            hashes.append(digest)
-    return hashes
-
-
-def genesis(opened: dict[str, str]) -> str:
-    """Return what stands for the hash before the first event."""
-    parts = [opened[field].encode() for field in ("store", "job", "nonce")]
-    framed = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-    return hashlib.sha256(b"milepost journal 1" + framed).hexdigest()
 
 
 class StateLine(NamedTuple):
@@ -271,46 +250,6 @@ def test_what_is_not_an_event_is_told_from_one(change: dict[str, object]) -> Non
 
 
 # -- written by a newer Milepost ----------------------------------------------------
-
-
-class Draft(NamedTuple):
-    """An event that a newer version wrote, and the state above it."""
-
-    type: str
-    v: int = 1
-    data: object = {}
-    state: bytes | None = None
-
-
-def append_as_newer(root: Path, *drafts: Draft, is_acknowledged: bool = True) -> None:
-    """Append to the journal of "job", and move its head unless the writer crashed."""
-    journal, head = root / "journals" / "job.jsonl", root / "heads" / "job"
-    hashes, lines = chain(journal.read_bytes()), b""
-    for draft in drafts:
-        seq = len(hashes) + 1
-        if draft.state is not None:
-            lines += sealed(b'{"state":%d,%b' % (seq, draft.state))
-        line = encoded(draft, seq)
-        hashes.append(hashlib.sha256(hashes[-1].encode() + line[:-1]).hexdigest())
-        lines += line[:-1] + b',"hash":"%b"}\n' % hashes[-1].encode()
-    with journal.open("ab") as file:
-        file.write(lines)
-    if is_acknowledged:
-        found = journal.stat()
-        shown = Extent(len(hashes), hashes[-1], found.st_size)
-        slot = Head(1000, shown, found.st_ino, "always", shown)
-        head.write_bytes(head_codec.encode(slot) + head.read_bytes()[512:])
-
-
-def encoded(draft: Draft, seq: int) -> bytes:
-    """Return an event line as JSON, its hash still missing."""
-    envelope = {"v": draft.v, "seq": seq, "at": "2030-01-01T00:00:00.000000Z"}
-    rest = {"type": draft.type, "actor": "next", "data": draft.data}
-    return json.dumps({**envelope, **rest}, separators=(",", ":")).encode()
-
-
-def sealed(line: bytes) -> bytes:
-    return b'%b,"crc":"%08x"}\n' % (line, zlib.crc32(line))
 
 
 FUTURE_STATE = b'"codec":"brotli","salt":"00112233445566778899aabbccddeeff","body":"KL"'

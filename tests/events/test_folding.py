@@ -25,8 +25,8 @@ from journal.errors import (
 )
 from journal.head import Extent
 from tests.conftest import Clock
-from tests.events.test_events import Draft, append_as_newer
 from tests.support.faults import journal_of, put, read_head, replace, write_head
+from tests.support.lines import Draft, append_as_newer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,14 +13,8 @@ from journal import head as head_codec
 from journal.events import EVENT_TYPES, SCHEMA_VERSION
 from journal.head import Extent, Head
 from journal.upcasts import Fact, unchanged
-from tests.events.test_events import (
-    SUFFIX_BYTES,
-    Draft,
-    append_as_newer,
-    chain,
-    genesis,
-)
 from tests.support.faults import journal_of
+from tests.support.lines import SUFFIX_BYTES, Draft, append_as_newer, chain, genesis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

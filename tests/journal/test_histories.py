@@ -39,8 +39,8 @@ from journal.errors import (
 )
 from journal.storage_file import FileStorage
 from tests.conftest import Clock
-from tests.recovery.test_fuzz_journal import STATES
 from tests.support.faults import Fault, FaultyDisk, Medium, journal_of
+from tests.support.states import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,7 @@ from journal.event_codec import BadLine
 from journal.head import Extent, Head
 from journal.recovery import Action
 from journal.repair import steps_of
+from tests.recovery.spoiling import JOB, begin, change, cut, look, unheaded
 from tests.support.faults import (
     forged,
     head_of,
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from journal.readable_journal import Durability
-
-JOB = "etl"
 S = Extent(7, "7" * 64, 700)
 BEFORE, BEYOND = Extent(5, "5" * 64, 500), Extent(9, "9" * 64, 900)
 HEAD = Head(1, S, 4242, "always", S)
@@ -112,54 +110,6 @@ def test_only_what_gives_something_up_needs_consent() -> None:
         found = Diagnosis(JOB, condition, "R14", unreadable=("a",))
         is_lossy = any(step.is_lossy for step in steps_of(found))
         assert is_lossy or condition not in lossy
-
-
-def files(root: Path) -> dict[str, Any]:
-    """Return all that a change could be seen in, times and numbers of files too."""
-    found = {path: path.lstat() for path in (root, *root.rglob("*"))}
-    return {
-        str(path): (
-            stat.st_ino,
-            stat.st_mtime_ns,
-            path.read_bytes() if path.is_file() else b"",
-        )
-        for path, stat in found.items()
-    }
-
-
-def begin(root: Path, durability: Durability = "always") -> list[str]:
-    with CheckpointManager(root, durability=durability) as manager:
-        return [manager.save(JOB, f"s{n}", {"n": n}) for n in range(6)]
-
-
-def look(root: Path, **keywords: Any) -> Diagnosis:
-    """Look as another process would; the store is the same before and after."""
-    before = files(root)
-    with CheckpointManager(root) as manager:
-        (found,) = manager.diagnose(JOB, **keywords)
-    assert files(root) == before
-    return found
-
-
-def change(root: Path, old: bytes, new: bytes) -> None:
-    journal = journal_of(root, JOB)
-    raw = journal.read_bytes()
-    assert old in raw
-    put(journal, raw.replace(old, new))
-
-
-def cut(root: Path, missing: int) -> None:
-    journal = journal_of(root, JOB)
-    put(journal, journal.read_bytes()[:-missing])
-
-
-def unheaded(root: Path) -> None:
-    """Save two more events that the head does not know of."""
-    before = head_of(root, JOB).read_bytes()
-    with CheckpointManager(root) as manager:
-        manager.save(JOB, "late", {"n": 6})
-        manager.save(JOB, "later", {"n": 7})
-    put(head_of(root, JOB), before)
 
 
 def _rot_behind_the_head(root: Path) -> None:

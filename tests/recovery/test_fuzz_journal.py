@@ -22,6 +22,7 @@ from journal.head import Extent, Head
 from journal.storage_file import FileStorage
 from tests.conftest import Clock
 from tests.support.faults import FaultyDisk, forged, head_of, journal_of, last_hash, put
+from tests.support.states import VALUES
 
 if TYPE_CHECKING:
     from tests.conftest import Tally
@@ -32,19 +33,6 @@ QUICK = settings(
     max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(codec="utf-8"), max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), inner)
-    ),
-    max_leaves=6,
-)
-STATES = st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), VALUES)
 
 
 def unsynced(root: Path, clock: Clock) -> CheckpointManager:

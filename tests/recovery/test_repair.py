@@ -22,15 +22,7 @@ from journal.errors import (
     StorageFailed,
 )
 from journal.storage_file import FileStorage
-from tests.recovery.test_diagnosis import (
-    JOB,
-    begin,
-    change,
-    cut,
-    files,
-    look,
-    unheaded,
-)
+from tests.recovery.spoiling import JOB, begin, change, cut, look, unheaded
 from tests.support.faults import (
     Call,
     Fault,
@@ -44,6 +36,7 @@ from tests.support.faults import (
     replace,
     write_head,
 )
+from tests.support.stores import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ from journal import CheckpointManager, Hold, Policy, errors, index
 from journal.event_codec import STATE_MISSING
 from journal.index import JobView
 from journal.plans import plan_of
-from tests.events.test_events import Draft, append_as_newer
 from tests.support.cli import JOB, call, types_of
 from tests.support.client import client_of
+from tests.support.lines import Draft, append_as_newer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import pytest
 from journal import CheckpointManager, chain, state_proof, zstd
 from journal.errors import NewerFormat, UnreadableState
 from journal.vault import Vault
-from tests.events.test_events import Draft, append_as_newer
 from tests.support.faults import journal_of
+from tests.support.lines import Draft, append_as_newer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,6 @@ import textwrap
 import threading
 from collections import deque
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,6 +47,7 @@ from tests.support.faults import (
     read_head,
     write_head,
 )
+from tests.support.namespaces import namespace, needs_namespaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -663,29 +663,6 @@ assert [i.checkpoint_id for i in again.list("etl")] == acknowledged
 assert again.verify("etl", deep=True)[0].ok
 print(len(acknowledged))
 """
-
-
-@cache
-def namespace() -> tuple[str, ...]:
-    """Return what runs a command where it may mount for itself alone, () if nothing."""
-    mount = ["mount", "-t", "tmpfs", "none", "/mnt"]
-    # Root may be forbidden the first, in a chroot; everybody else needs it.
-    for command in (("unshare", "-Urm"), ("unshare", "-m")):
-        if not subprocess.run(
-            [*command, *mount], capture_output=True, check=False
-        ).returncode:
-            return command
-    return ()
-
-
-def why_no_mount() -> str:
-    """Return why no file system can be mounted for a test; "" if one can."""
-    if shutil.which("unshare") is None:
-        return "needs unshare"
-    return "" if namespace() else "this kernel lets nobody mount a tmpfs"
-
-
-needs_namespaces = pytest.mark.skipif(bool(why_no_mount()), reason=why_no_mount())
 
 
 def mounted(folder: Path, mount: str, script: str) -> str:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.cli.test_serving import SERVING, Server
 from tests.support.cli import DEADLINE_SECONDS, clean_environ
+from tests.support.servers import SERVING, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

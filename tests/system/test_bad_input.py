@@ -16,17 +16,17 @@ import orjson
 import pytest
 
 from journal import CheckpointManager, errors
-from tests.cli.test_serving import SERVING, staying, staying_as
-from tests.storage.test_write_path import namespace, needs_namespaces
 from tests.support.cli import BIN, damage, ids_of, run
 from tests.support.client import Answer, read_answer
+from tests.support.namespaces import namespace, needs_namespaces
+from tests.support.servers import SERVING, staying, staying_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from tests.cli.test_serving import Server
+    from tests.support.servers import Server
 
 JOB = "etl-daily"
 API = "/api/checkpoints"

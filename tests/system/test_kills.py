@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from journal import CheckpointManager
-from tests.cli.test_serving import SERVING, staying
 from tests.support.cli import run
+from tests.support.servers import SERVING, staying
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,10 @@ from api import create_app
 from journal import CheckpointManager
 from journal.errors import StorageFailed
 from journal.ids import file_name
-from tests.cli.test_serving import RULE, SERVING, ask, staying
 from tests.conftest import NOW, Clock
 from tests.support.cli import JOB, call, damage, run
 from tests.support.client import client_of
+from tests.support.servers import RULE, SERVING, ask, staying
 from tests.worker.test_worker import eventually
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
