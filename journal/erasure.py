@@ -1,4 +1,4 @@
-"""Taking states off the disk for good: compacting, purging, forgetting."""
+"""Remove states from the disk for good: compact, purge and erase."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Erasure(Writer):
                 hint="try again",
             ) from None
 
-    def forget(
+    def erase(
         self, job_id: str, *, actor: str | None = None, reason: str | None = None
     ) -> Compaction | None:
         """Erase every state of a job, at once and for good; its record stays.
@@ -141,17 +141,17 @@ class Erasure(Writer):
             data = {}
             if reason is not None:
                 data["reason"] = ids.check_label("reason", reason)
-            batch.add("job.forgotten", self._who(actor), data)
+            batch.add("job.erased", self._who(actor), data)
             return True
 
         if not self._change(job_id, request):
             return None
-        if (done := self._erase(job_id, actor)) is not None:
+        if (done := self._erase_states(job_id, actor)) is not None:
             return done
         size = self._view(job_id).end  # there was nothing, or the worker was quicker
         return Compaction(job_id, 0, 0, size, size)
 
-    def _erase(self, job_id: str, actor: str | None) -> Compaction | None:
+    def _erase_states(self, job_id: str, actor: str | None) -> Compaction | None:
         """Compact, after whoever is at it, so that what was purged leaves the disk.
 
         Raises:

@@ -151,7 +151,7 @@ class JobCompletedData(TypedDict):
     reason: NotRequired[str]
 
 
-class JobForgottenData(TypedDict):
+class JobErasedData(TypedDict):
     """All states of the job go; the record stays."""
 
     reason: NotRequired[str]
@@ -257,11 +257,11 @@ class JobCompleted(Envelope):
     data: JobCompletedData
 
 
-class JobForgotten(Envelope):
+class JobErased(Envelope):
     """Every state that the job had by then is purged."""
 
-    type: Literal["job.forgotten"]
-    data: JobForgottenData
+    type: Literal["job.erased"]
+    data: JobErasedData
 
 
 class JobCompacted(Envelope):
@@ -292,7 +292,7 @@ Event = (
     | JobOpened
     | JobRepaired
     | JobCompleted
-    | JobForgotten
+    | JobErased
     | JobCompacted
 )
 EVENT_TYPES: frozenset[str] = frozenset(
@@ -310,7 +310,7 @@ EVENT_TYPES: frozenset[str] = frozenset(
         "job.opened",
         "job.repaired",
         "job.completed",
-        "job.forgotten",
+        "job.erased",
         "job.compacted",
     }
 )

@@ -446,8 +446,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             view.completion = Completion(
                 event["at"], end.get("failed", False), end.get("reason")
             )
-        case "job.forgotten":
-            why = event["data"].get("reason", "forgotten")
+        case "job.erased":
+            why = event["data"].get("reason", "erased")
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
             _purge(view, reason, event["at"], event["actor"])
         case "job.compacted":

@@ -75,7 +75,7 @@ class Protection(Writer):
     ) -> bool:
         """Keep a checkpoint from being removed by anything; False if it already was.
 
-        No policy and no `cleanup`, `delete` or `forget` removes it until `release`, not
+        No policy and no `cleanup`, `delete` or `erase` removes it until `release`, not
         even with force.  The journal says who holds it, since when and why; a second
         hold changes nothing about that.
 

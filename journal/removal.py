@@ -98,7 +98,7 @@ class Removal(Erasure):
         self._look_at_clock()
         is_done: bool = self._store.write(job_id, request)
         if is_done and purge:
-            self._erase(job_id, actor)
+            self._erase_states(job_id, actor)
         return is_done
 
     def undelete(

@@ -1,4 +1,4 @@
-"""The verbs that free disk space: compact and forget."""
+"""The verbs that free disk space: compact and erase."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ def compact_verb(
     return or_nothing(answer, if_empty=nothing, is_failure=fail_if_empty)
 
 
-@verb("forget", example="milepost forget etl-daily --yes --reason 'customer left'")
+@verb("erase", example="milepost erase etl-daily --yes --reason 'customer left'")
 @job_argument
 @click.option(
     "--reason", metavar="TEXT", help="Why; the journal keeps it.", default=None
 )
 @click.option("--yes", is_flag=True, help="Do it; there is no way back.")
-def forget_verb(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Answer:
+def erase_verb(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Answer:
     """Erase every state of a job, at once and for good.
 
-    The record stays: what was saved when, by whom, and that it was forgotten.
+    The record stays: what was saved when, by whom, and that it was erased.
     """
     with frame.open_to_write() as manager:
         require_job(manager, Target(job, None))
@@ -103,11 +103,11 @@ def forget_verb(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Ans
             count = len(manager.list(job))
             msg = f"would erase {count} checkpoints of job {job!r} for good"
             raise Failure("usage", msg, "--yes does it")
-        found = manager.forget(job, reason=reason)
+        found = manager.erase(job, reason=reason)
     if found is None:
         msg = f"there is no job {job!r}"
         raise Failure("not_found", msg)
-    note = f"forgot job {job}: {found.dropped} states, {found.bytes_freed} bytes"
+    note = f"erased job {job}: {found.dropped} states, {found.bytes_freed} bytes"
     return Answer(_fields(found), None, (note,))
 
 

@@ -40,7 +40,7 @@ _MODULE_OF_VERB = {
     "cleanup": "cleaning",
     "policy": "policing",
     "compact": "compacting",
-    "forget": "compacting",
+    "erase": "compacting",
     "import": "importing",
     "verify": "verifying",
     "doctor": "diagnosing",

@@ -103,7 +103,7 @@ def _removals(events: Iterable[Event]) -> dict[str, str]:
                 gone = [data["checkpoint_id"]]
             case "checkpoints.cleaned":
                 gone = [*data["removed"]]
-            case "job.forgotten":
+            case "job.erased":
                 gone = saved
             case _:
                 continue

@@ -118,7 +118,7 @@ def test_cat_says_of_every_removed_state_what_removed_it(store: Path) -> None:
     assert cleaned
     for line in cleaned:
         assert line["state_problem"].startswith("checkpoints.cleaned at"), store
-    call("forget", JOB, "--yes")
+    call("erase", JOB, "--yes")
     gone = [line for line in lines_of("cat", JOB) if "state_problem" in line]
     assert len(gone) == 3
-    assert all("job.forgotten at" in line["state_problem"] for line in gone)
+    assert all("job.erased at" in line["state_problem"] for line in gone)

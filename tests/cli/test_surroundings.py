@@ -165,7 +165,7 @@ VERBS = {
     "cleanup": ("cleanup", JOB, "--keep-last", "1"),
     "policy": ("policy", "show"),
     "compact": ("compact",),
-    "forget": ("forget", JOB, "--yes"),
+    "erase": ("erase", JOB, "--yes"),
     "verify": ("verify",),
     "doctor": ("doctor",),
     "repair": ("repair", JOB),

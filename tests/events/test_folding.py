@@ -62,8 +62,8 @@ class Life:
                 assert self.manager.delete(JOB, target, purge=True)
             case "compact":
                 self.manager.compact(JOB)
-            case "forget":
-                self.manager.forget(JOB)
+            case "erase":
+                self.manager.erase(JOB)
             case "reopen":
                 self.manager.close()
                 self.manager = self.opened()
@@ -94,7 +94,7 @@ LIVES = {
     "undeleted three times, each behind a compaction": "save save save save save"
     " delete_0 purge_1 undelete_0 delete_0 purge_2 undelete_0 delete_0 purge_3"
     " undelete_0 delete_0 wait_8 compact save",
-    "undeleted, then forgotten": "save save save delete_0 purge_1 undelete_0 forget"
+    "undeleted, then erased": "save save save delete_0 purge_1 undelete_0 erase"
     " save reopen save",
     "pinned and held on the way": "save save save pin_0 unpin_0 hold_0 release_0"
     " delete_0 purge_1 undelete_0 hold_0 release_0 pin_0 unpin_0 purge_0 purge_2",
@@ -102,8 +102,8 @@ LIVES = {
     " delete_0 purge_1 undelete_0 restore_0 save purge_0 delete_2 undelete_2",
     "deleted twice, purged from the trash": "save save save delete_0 delete_1 purge_2"
     " undelete_1 purge_0 delete_1 purge_1 save",
-    "everything purged and forgotten again": "save save delete_0 purge_1 undelete_0"
-    " purge_0 forget forget save forget",
+    "everything purged and erased again": "save save delete_0 purge_1 undelete_0"
+    " purge_0 erase erase save erase",
 }
 
 
@@ -163,7 +163,7 @@ def test_a_journal_of_a_version_that_did_not_say_what_it_erased_opens(
         with contextlib.suppress(Conflict):  # its state is gone, whatever else is
             assert lived.manager.undelete(JOB, checkpoint_id)
         lived.check()
-    for step in ("save", "save", "purge -1", "save", "forget", "save"):
+    for step in ("save", "save", "purge -1", "save", "erase", "save"):
         lived.do(step)
 
 

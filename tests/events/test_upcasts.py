@@ -224,11 +224,11 @@ def test_an_old_event_of_a_type_that_was_never_known_is_ignored(
         assert manager.save("job", "b", {})
 
 
-@pytest.mark.parametrize("is_forgotten", [True, False], ids=["forgotten", "unknown"])
+@pytest.mark.parametrize("is_erased", [True, False], ids=["erased", "unknown"])
 def test_what_no_upcast_lifts_leaves_its_job_only_a_history(
-    root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, is_forgotten: bool
+    root: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, is_erased: bool
 ) -> None:
-    if is_forgotten:  # the schema is known, but this type has no line in the table
+    if is_erased:  # the schema is known, but this type has no line in the table
         monkeypatch.setitem(upcasts.UPCASTS, ("checkpoint.pinned", 0), unchanged)
     with CheckpointManager(root, clock=clock) as manager:
         manager.save("job", "a", {"x": 1})

@@ -79,7 +79,7 @@ def write(folder: Path) -> None:
         manager.save(LONG, "../step\nwith a line", {"text": 'a","hash":"b'})
         _tear(folder / "journals" / "torn.jsonl", manager)
         _grow(manager)
-        _forget(manager)
+        _erase(manager)
 
 
 def _save_everything(manager: CheckpointManager) -> str:
@@ -138,11 +138,11 @@ def _grow(manager: CheckpointManager) -> None:
     manager.delete("growing", ids[2], purge=True, reason="asked to")
 
 
-def _forget(manager: CheckpointManager) -> None:
+def _erase(manager: CheckpointManager) -> None:
     for n in range(2):
-        manager.save("forgotten", "step", {"secret": n})
-    manager.forget("forgotten", reason="customer left")
-    manager.save("forgotten", "step", {"n": 3})
+        manager.save("erased", "step", {"secret": n})
+    manager.erase("erased", reason="customer left")
+    manager.save("erased", "step", {"n": 3})
 
 
 def describe(folder: Path) -> dict[str, Any]:

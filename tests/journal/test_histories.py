@@ -148,8 +148,8 @@ class Model:
             datetime.min.replace(tzinfo=UTC) for _ in self.salvage_files
         ]
 
-    def forget(self, now: datetime) -> None:
-        self.purge([*self.order, *self.gone], now, "job.forgotten")
+    def erase(self, now: datetime) -> None:
+        self.purge([*self.order, *self.gone], now, "job.erased")
 
     def undelete(self, id_: str) -> None:
         del self.gone[id_]
@@ -192,7 +192,7 @@ class Model:
             at <= now - TRASH for at in self.salvage_files
         )
 
-    def erase(self, now: datetime) -> None:
+    def compact(self, now: datetime) -> None:
         """Descendants descend, from now on, from what led to the erased."""
         due = self.due(now)
         self.salvage_files = [at for at in self.salvage_files if at > now - TRASH]
@@ -226,10 +226,10 @@ class Model:
                 self.undelete(data["checkpoint_id"])
             case "checkpoint.purged":
                 self.purge([data["checkpoint_id"]], now, type_)
-            case "job.forgotten":
-                self.forget(now)
-            case "job.compacted":
+            case "job.erased":
                 self.erase(now)
+            case "job.compacted":
+                self.compact(now)
             case "job.repaired":
                 self.repair(now, keeps_aside="salvage_file" in data)
             case "job.opened":
@@ -290,7 +290,7 @@ WORK: dict[str, Callable[[CheckpointManager, str], Any]] = {
     "cleanup": lambda manager, _: manager.cleanup(JOB, keep_last=1),
     "undelete": lambda manager, id_: manager.undelete(JOB, id_),
     "purge": lambda manager, id_: manager.delete(JOB, id_, force=True, purge=True),
-    "forget": lambda manager, _: manager.forget(JOB),
+    "erase": lambda manager, _: manager.erase(JOB),
     "compact": lambda manager, _: manager.compact(JOB),
     "list": lambda manager, _: manager.list(JOB),
 }
@@ -501,7 +501,7 @@ class Histories(RuleBasedStateMachine):
             assert force or id_ not in model.pinned
             assert id_ not in model.held
             model.purge([id_], now, "checkpoint.purged")
-            model.erase(now)
+            model.compact(now)
 
     @rule(id_=known, other=known, turns=TURNS)
     def come_and_go(
@@ -526,19 +526,19 @@ class Histories(RuleBasedStateMachine):
             self.compare(self.opened()[1])
 
     @rule(by=WHO)
-    def forget(self, by: int) -> None:
+    def erase(self, by: int) -> None:
         model, now = self.model, self.clock.now
         try:
-            done = self.handles[by].forget(JOB)
+            done = self.handles[by].erase(JOB)
         except Protected:
             assert model.held
             return
         assert (done is None) == (model.types == [])
         if done is not None:
-            model.forget(now)
+            model.erase(now)
             assert done.dropped == len(model.due(now))
             if model.has_to_compact(now):
-                model.erase(now)
+                model.compact(now)
 
     @rule(by=WHO)
     def complete(self, by: int) -> None:
@@ -555,7 +555,7 @@ class Histories(RuleBasedStateMachine):
         assert (done is not None) == model.has_to_compact(now)
         if done is not None:
             assert done.dropped == len(model.due(now))
-            model.erase(now)
+            model.compact(now)
 
     @rule(by=WHO, id_=known, is_pin=st.booleans())
     def pin(self, by: int, id_: str, is_pin: bool) -> None:
@@ -644,7 +644,7 @@ class Histories(RuleBasedStateMachine):
         happened = self.go_on(by)
         assert happened == [] or outcome in {"done", "unknown"}, (outcome, happened)
         # An erasure is two writes: what is gone, then the compaction.
-        is_erasure = work in {"purge", "forget"} and happened[1:] == ["job.compacted"]
+        is_erasure = work in {"purge", "erase"} and happened[1:] == ["job.compacted"]
         assert len(happened) <= 1 or is_erasure, happened
         if outcome == "done" and work != "list":
             assert bool(happened) == bool(answer) or work == "restore"  # I1

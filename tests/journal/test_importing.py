@@ -93,7 +93,7 @@ ASKING: dict[str, Callable[[CheckpointManager], object]] = {
     "cleanup": lambda m: m.cleanup(JOB),
     "plan": lambda m: m.plan(JOB, Policy(keep_last=1)),
     "compact": lambda m: m.compact(JOB),
-    "forget": lambda m: m.forget(JOB),
+    "erase": lambda m: m.erase(JOB),
 }
 
 

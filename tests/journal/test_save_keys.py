@@ -155,7 +155,7 @@ IS_FREE: dict[str, Callable[[Store], object]] = {
     "purge": lambda s: s.manager.delete(JOB, s.first, purge=True),
     "cleanup by a caller": lambda s: s.manager.cleanup(JOB, keep_last=1),
     "cleanup by a policy": cleaned_by_policy,
-    "forget": lambda s: s.manager.forget(JOB),
+    "erase": lambda s: s.manager.erase(JOB),
     "all deleted": lambda s: s.remove(s.before, s.first, *s.after),
     "a restore of an earlier one": lambda s: restored(s, s.before),
     "a restore of an earlier one, another process": lambda s: (

@@ -27,7 +27,7 @@ REMOVALS: dict[str, Callable[[CheckpointManager, str], object]] = {
     "delete": lambda m, c: m.delete("job", c),
     "delete with force": lambda m, c: m.delete("job", c, force=True),
     "purge": lambda m, c: m.delete("job", c, force=True, purge=True),
-    "forget": lambda m, _: m.forget("job"),
+    "erase": lambda m, _: m.erase("job"),
 }
 
 
@@ -209,7 +209,7 @@ def test_a_hold_protects_until_release_even_from_force() -> None:
         details = refused.json["error"]["details"]
         assert details["held_by"].startswith("cli:")
         assert details["reason"] == "case 4711"
-    assert call("forget", JOB, "--yes").code == 6
+    assert call("erase", JOB, "--yes").code == 6
     assert call("release", f"{JOB}@3").code == 0
     assert call("delete", f"{JOB}@3").code == 0
 

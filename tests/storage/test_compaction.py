@@ -1,4 +1,4 @@
-"""Bytes that really go: compaction, purge and forget."""
+"""Bytes that really go: compaction, purge and erase."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def trash_and_compact(manager: CheckpointManager, clock: Clock, erased: str) -> 
 ERASURES: dict[str, Callable[[CheckpointManager, Clock, str], object]] = {
     "purged": lambda manager, _, c: manager.delete(JOB, c, purge=True),
     "out of its trash period": trash_and_compact,
-    "forgotten": lambda manager, *_: manager.forget(JOB),
+    "erased": lambda manager, *_: manager.erase(JOB),
 }
 
 
@@ -177,35 +177,35 @@ def test_what_was_purged_is_on_record_and_never_comes_back(
     }
 
 
-def test_forgetting_a_job_erases_its_states_and_keeps_its_record(
+def test_erasing_a_job_removes_its_states_and_keeps_its_record(
     manager: CheckpointManager, root: Path
 ) -> None:
     ids = fill(manager, 8)
     manager.delete(JOB, ids[2])
-    done = manager.forget(JOB, reason="customer left")
+    done = manager.erase(JOB, reason="customer left")
     assert done is not None
     assert done.dropped == 8
     assert manager.list(JOB) == []
     assert b'"state":' not in journal_of(root, JOB).read_bytes()
     assert [e["type"] for e in manager.history(JOB)][-2:] == [
-        "job.forgotten",
+        "job.erased",
         "job.compacted",
     ]
     again = manager.save(JOB, "new life", {"n": 1})
     assert manager.latest(JOB) is not None
     assert manager.restore(JOB, again) == {"n": 1}
-    assert manager.forget("nobody") is None
+    assert manager.erase("nobody") is None
 
 
-def test_a_job_that_has_no_states_can_be_forgotten_too(
+def test_a_job_that_has_no_states_can_be_erased_too(
     manager: CheckpointManager,
 ) -> None:
     fill(manager, 2)
-    manager.forget(JOB)
-    again = manager.forget(JOB, reason="asked once more")
+    manager.erase(JOB)
+    again = manager.erase(JOB, reason="asked once more")
     assert again is not None
     assert (again.dropped, again.bytes_freed) == (0, 0)
-    assert manager.history(JOB)[-1]["type"] == "job.forgotten"
+    assert manager.history(JOB)[-1]["type"] == "job.erased"
 
 
 def test_what_was_deleted_can_come_back_until_its_trash_period_ends(
@@ -408,7 +408,7 @@ def test_what_a_compaction_that_died_left_goes_though_none_is_worth_it_now(
     assert [p.name for p in (root / "journals").iterdir()] == ["etl.jsonl"]
 
 
-@pytest.mark.parametrize("how", ["purge", "forget"])
+@pytest.mark.parametrize("how", ["purge", "erase"])
 def test_an_erasure_takes_torn_tails_that_may_hold_the_same_state(
     root: Path, clock: Clock, how: str
 ) -> None:
@@ -422,7 +422,7 @@ def test_an_erasure_takes_torn_tails_that_may_hold_the_same_state(
         if how == "purge":
             manager.delete(JOB, again, purge=True)
         else:
-            manager.forget(JOB)
+            manager.erase(JOB)
         assert manager.verify(JOB)[0].ok
     files = [path for path in root.rglob("*") if path.is_file()]
     assert not [p for p in files if noise(8)[:64].encode() in p.read_bytes()]  # I9
@@ -502,7 +502,7 @@ def test_a_rewritten_journal_with_the_old_ones_inode_number_is_folded_anew(
     assert manager.verify(JOB, deep=True)[0].ok
 
 
-@pytest.mark.parametrize("erased", ["purged", "forgotten"])
+@pytest.mark.parametrize("erased", ["purged", "erased"])
 def test_an_erasure_without_room_says_what_is_gone_and_what_is_still_there(
     root: Path, clock: Clock, erased: str
 ) -> None:
