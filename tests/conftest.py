@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from journal import CheckpointManager
 from tests.support.cli import JOB, START
+from tests.support.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     Tally = Callable[[str, int], None]
-
-NOW = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that is turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def turn(self, **by: float) -> None:
-        self.now += timedelta(**by)
 
 
 @pytest.fixture
@@ -65,12 +50,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def store(folder: Path) -> Path:
     """`checkpoints`: three checkpoints of one job, a minute apart, seqs 2, 3 and 4."""
-    now = START
-    with CheckpointManager("checkpoints", clock=lambda: now) as manager:
+    clock = Clock(START)
+    with CheckpointManager("checkpoints", clock=clock) as manager:
         manager.save(JOB, "extract", {"rows": 0, "files": ["a"]})
-        now += timedelta(minutes=1)
+        clock.turn(minutes=1)
         manager.save(JOB, "load", {"rows": 120, "files": ["a", "b"]}, tags=["prod"])
-        now += timedelta(minutes=1)
+        clock.turn(minutes=1)
         manager.save(JOB, "report", {"rows": 120, "total": {"a": 1.5}}, pinned=True)
     return folder / "checkpoints"
 

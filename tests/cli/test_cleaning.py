@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,9 @@ import pytest
 from api import create_app
 from journal import CheckpointManager
 from tests.cli.terminal import milepost_on_a_terminal
-from tests.support.cli import JOB, call, damage, ids_of, reader, run, types_of
+from tests.support.cli import JOB, START, call, damage, ids_of, reader, run, types_of
 from tests.support.client import client_of
+from tests.support.clock import Clock
 from worker.settings import load, open_manager
 
 if TYPE_CHECKING:
@@ -34,12 +34,12 @@ keep_last = 1
 @pytest.fixture
 def jobs(folder: Path) -> Path:
     """Two jobs of twelve checkpoints, an hour apart; the policy of one keeps eight."""
-    now = datetime(2026, 11, 20, 10, tzinfo=UTC)
-    with CheckpointManager("checkpoints", clock=lambda: now) as manager:
+    clock = Clock(START)
+    with CheckpointManager("checkpoints", clock=clock) as manager:
         for number in range(12):
             manager.save(JOB, "load", {"n": number}, failed=number == 3)
             manager.save("other", "load", {"n": number})
-            now += timedelta(hours=1)
+            clock.turn(hours=1)
     configure(folder, keep_last=8)
     return folder / "checkpoints"
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal.state_proof import Opened
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 JOB = "etl"
 K1, K2 = Key("k1", b"\x01" * 32), Key("k2", b"\x02" * 32)

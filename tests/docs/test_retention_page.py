@@ -14,6 +14,7 @@ import pytest
 from api.cli.group import milepost
 from journal import CheckpointManager
 from journal.policy import KEEP_RULES
+from tests.support.clock import Clock
 from worker.retention_settings import Rule
 
 if TYPE_CHECKING:
@@ -69,14 +70,14 @@ def typed(command: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def typing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A folder with the job of the page: a save each twelve hours, for six days."""
-    now = NOW - timedelta(hours=11 * 12 + 1)
+    clock = Clock(NOW - timedelta(hours=11 * 12 + 1))
     # Who saves is part of what a checkpoint takes.
-    with CheckpointManager("checkpoints", actor="etl", clock=lambda: now) as manager:
+    with CheckpointManager("checkpoints", actor="etl", clock=clock) as manager:
         for number in range(1, 13):
             step = ("extract", "load")[number % 2]
             tags = ["release"] if number == 2 else []
             manager.save("etl", step, {"n": number}, tags=tags, failed=number == 7)
-            now += timedelta(hours=12)
+            clock.turn(hours=12)
     monkeypatch.setattr("api.cli.cleaning.utc_now", lambda: NOW)
     monkeypatch.setenv("COLUMNS", "88")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import runpy
 import shutil
 import sys
 import zlib
@@ -18,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from journal import CheckpointManager, Event, errors
 from journal.events import EVENT_TYPES, SCHEMA_VERSION
+from tests.golden import make
 from tests.support.lines import Draft, append_as_newer, chain
 
 if sys.version_info >= (3, 14):
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-MAKE = runpy.run_path(str(GOLDEN / "make.py"))
 # One golden store per shipped schema, committed as bytes: each must open for ever.
 VERSIONS = [f"v{version}" for version in range(1, SCHEMA_VERSION + 1)]
 NEWEST = VERSIONS[-1]
@@ -152,11 +151,11 @@ def test_every_golden_state_is_bound_by_its_salted_digest(journal: Path) -> None
 
 
 def test_the_golden_store_still_means_exactly_what_it_meant(golden: Path) -> None:
-    assert MAKE["describe"](golden) == recorded(golden.name)
+    assert make.describe(golden) == recorded(golden.name)
 
 
 def test_reading_the_golden_store_changes_none_of_its_bytes(golden: Path) -> None:
-    MAKE["describe"](golden)
+    make.describe(golden)
     with CheckpointManager(golden) as manager:
         reports = manager.verify(deep=True)
     assert [report.ok for report in reports] == [True] * len(recorded(golden.name))
@@ -214,8 +213,8 @@ def test_new_events_go_behind_the_golden_ones_and_change_none(golden: Path) -> N
 def test_the_script_that_made_it_still_writes_the_same_states_and_events(
     tmp_path: Path,
 ) -> None:
-    MAKE["write"](tmp_path / "new")
-    written = MAKE["describe"](tmp_path / "new")
+    make.write(tmp_path / "new")
+    written = make.describe(tmp_path / "new")
     for name, job in RECORDED.items():
         assert written[name]["states"] == job["states"]
         shapes = [(e["type"], e.get("span")) for e in job["history"]]

@@ -24,7 +24,7 @@ from journal.errors import (
     UnreadableState,
 )
 from journal.head import Extent
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.faults import journal_of, put, read_head, replace, write_head
 from tests.support.lines import Draft, append_as_newer
 

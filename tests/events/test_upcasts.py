@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 # Schema 0 never was.  It called a save "checkpoint.stored" and some fields otherwise.
 FIELDS = {

@@ -23,18 +23,17 @@ import json
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from journal import CheckpointManager, Policy, entropy
 from journal.events import SCHEMA_VERSION
+from tests.support.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
 LONG = "long/" + "é" * 120
 
 
@@ -52,28 +51,13 @@ def fixed_randomness() -> Iterator[None]:
     entropy.forget()
 
 
-class Clock:
-    """A clock that only this script turns."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        """Return the time."""
-        return self.now
-
-    def turn(self) -> None:
-        """Let a minute pass."""
-        self.now += timedelta(minutes=1)
-
-
 def write(folder: Path) -> None:
     """Write a store that holds every type of event, and ids that make odd names."""
     clock = Clock()
     manager = CheckpointManager(folder, actor="lib:golden@host", clock=clock)
     with fixed_randomness(), manager:
         first = _save_everything(manager)
-        clock.turn()
+        clock.turn(minutes=1)
         _change_everything(manager, first, clock)
         manager.fork("orders", first, "orders/fork ñ")
         manager.save(LONG, "../step\nwith a line", {"text": 'a","hash":"b'})
@@ -100,7 +84,7 @@ def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> 
     second = manager.save("orders", "transform", {"rows": 1100})
     manager.register_migration("etl", "1.4", "1.5", dict)
     manager.restore("orders", first, actor="token:ops")
-    clock.turn()
+    clock.turn(minutes=1)
     manager.save("orders", "transform", {"rows": 1150})
     manager.delete("orders", second, reason="wrong branch")
     manager.undelete("orders", second)
@@ -110,7 +94,7 @@ def _change_everything(manager: CheckpointManager, first: str, clock: Clock) -> 
     manager.hold("orders", first)
     manager.release("orders", first, reason="case closed")
     for rows in range(4):
-        clock.turn()
+        clock.turn(minutes=1)
         manager.save("orders", "load", {"rows": rows})
     manager.save("orders", "publish", {"tried": 3}, failed=True)
     manager.complete("orders", failed=True, reason="no publisher")

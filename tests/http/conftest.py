@@ -11,8 +11,8 @@ from tests.support.client import Executor, client_of
 
 if TYPE_CHECKING:
     from journal import CheckpointManager
-    from tests.conftest import Clock
     from tests.support.client import TestClient
+    from tests.support.clock import Clock
 
 
 @pytest.fixture

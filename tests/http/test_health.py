@@ -11,8 +11,8 @@ from api import create_app
 from api.access import hash_token
 from journal import CheckpointManager, MemoryStorage
 from journal.errors import StorageFailed
-from tests.conftest import NOW
 from tests.support.client import AT, client_of, saved
+from tests.support.clock import NOW
 from worker.service import Worker, WorkerStatus
 from worker.settings import ApiSettings, Settings, TokenSettings
 

@@ -10,8 +10,8 @@ from api import create_app
 from api.access import hash_token
 from api.shelf import PlanShelf, UnknownPlan
 from journal import Match, Plan, Policies, Policy
-from tests.conftest import NOW
 from tests.support.client import AT, client_of, events_of, saved
+from tests.support.clock import NOW
 from worker.service import Worker
 from worker.settings import (
     ApiSettings,

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from journal import CheckpointInfo, CheckpointManager, MemoryStorage, Policy, errors
 from journal.diff import Change, diff
-from tests.conftest import NOW
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
     Call = Callable[[CheckpointManager], object]
 

@@ -38,7 +38,7 @@ from journal.errors import (
     UnknownCheckpoint,
 )
 from journal.storage_file import FileStorage
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.faults import Fault, FaultyDisk, Medium, journal_of
 from tests.support.states import STATES
 

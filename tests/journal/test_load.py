@@ -12,7 +12,7 @@ import pytest
 from journal import Checkpoint, CheckpointManager, errors
 
 if TYPE_CHECKING:
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 README = Path(__file__).parents[2] / "README.md"
 

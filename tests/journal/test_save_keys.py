@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
     from tests.support.faults import Tell
 
 JOB = "etl"

@@ -20,7 +20,7 @@ from journal.errors import (
 )
 from journal.head import Extent, Head
 from journal.storage_file import FileStorage
-from tests.conftest import Clock
+from tests.support.clock import Clock
 from tests.support.faults import FaultyDisk, forged, head_of, journal_of, last_hash, put
 from tests.support.states import VALUES
 

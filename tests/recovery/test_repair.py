@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from journal import CheckpointInfo
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 _MOST_CALLS = 500
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from journal import Best, Policy
 from journal.keep_rules import Candidate
 from journal.retention import decide
-from tests.conftest import NOW
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 YEARS = 3 * 365
 AGED = Policy(name="aged", keep_last="all", max_age="30d")

@@ -9,16 +9,16 @@ import pytest
 
 from api import create_app
 from journal import Best, CheckpointManager, Match, Policies, Policy
-from tests.conftest import NOW
 from tests.support.cli import call
 from tests.support.client import client_of
+from tests.support.clock import NOW
 from worker.service import Worker
 from worker.settings import RetentionSettings, Rule, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 BEST = Best("loss", "min", 1)
 

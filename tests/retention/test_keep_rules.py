@@ -15,8 +15,8 @@ from journal import Best, Policy
 from journal.keep_rules import Candidate, how_long, ordinal
 from journal.retention import decide
 from journal.span import as_span
-from tests.conftest import NOW
 from tests.retention.candidates import CANDIDATES, DAY, HOUR, POLICIES, aged, kept
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,14 +13,14 @@ from journal import CheckpointManager, MemoryStorage, Plan, Policy, Verdict, err
 from journal.index import Misfit
 from journal.plans import plan_of
 from journal.policy import describe, policy_hash
-from tests.conftest import NOW
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from journal import JobPlan
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 
 @pytest.fixture

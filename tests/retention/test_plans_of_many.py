@@ -9,14 +9,14 @@ import pytest
 from journal import CheckpointManager, Match, Plan, Policies, Policy, errors
 from journal.ids import file_name
 from journal.retention import GUARD_FROM
-from tests.conftest import NOW
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 KEEP_ONE = Policy(name="one", keep_last=1)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from journal import Best, Policy
 from journal.policy import COUNTS, WITHINS
 from journal.retention import decide, explain, guard, shrink
-from tests.conftest import NOW
 from tests.retention.candidates import (
     CANDIDATES,
     CAPS,
@@ -23,6 +22,7 @@ from tests.retention.candidates import (
     kept,
     policies,
 )
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from random import Random

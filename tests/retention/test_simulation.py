@@ -9,7 +9,7 @@ import pytest
 
 from journal import CheckpointManager, MemoryStorage, Policy, errors
 from journal.simulation import Pace, simulate
-from tests.conftest import NOW
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -17,7 +17,7 @@ from tests.support.lines import Draft, append_as_newer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 BASE = {"words": "one two three four five six seven " * 90}
 MSGPACK = b"\x81\xa1n" + random.Random(1).randbytes(2000)

@@ -32,7 +32,7 @@ from tests.support.faults import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
 
 JOB = "etl"
 DAYS_8 = 8 * 86400.0

@@ -13,7 +13,7 @@ import orjson
 import uvicorn
 
 from journal import CheckpointManager
-from tests.conftest import NOW
+from tests.support.clock import NOW
 
 with warnings.catch_warnings():
     # Starlette prefers a successor of httpx that is not among our dependencies.

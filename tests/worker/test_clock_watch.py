@@ -11,7 +11,7 @@ from journal import CheckpointManager
 from journal.clock_guard import ClockGuard, why_waiting
 from journal.clock_memory import ClockMemory
 from journal.clock_watch import ClockJump, ClockWatch, jump_after, steady_seconds
-from tests.conftest import NOW, Clock
+from tests.support.clock import NOW, Clock
 from worker.service import Worker
 from worker.settings import RetentionSettings, Rule, Settings
 

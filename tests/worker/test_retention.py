@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,13 @@ import pytest
 from journal import CheckpointManager, Plan
 from journal.errors import StorageFailed
 from journal.ids import file_name
+from tests.support.clock import NOW, Clock
 from worker.service import Worker
 from worker.settings import MatchRule, RetentionSettings, Rule, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NOW = datetime(2026, 11, 23, 5, tzinfo=UTC)
 KEEP_TWO = RetentionSettings(
     min_keep=1, min_age="0s", max_remove_fraction=1.0, default=Rule(keep_last=2)
 )
@@ -28,23 +28,6 @@ KEEP_TWO = RetentionSettings(
 def but(**changes: Any) -> RetentionSettings:
     """Return `KEEP_TWO` with other values."""
     return RetentionSettings(**{**dict(KEEP_TWO), **changes})
-
-
-class Turned:
-    """A clock that is turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def turn(self, **by: float) -> None:
-        self.now += timedelta(**by)
-
-    def steady(self) -> float:
-        """Return what a clock that nobody can set says: time passes, no more."""
-        return self.now.timestamp()
 
 
 class Interrupted(CheckpointManager):
@@ -59,12 +42,7 @@ class Interrupted(CheckpointManager):
 
 
 @pytest.fixture
-def clock() -> Turned:
-    return Turned()
-
-
-@pytest.fixture
-def manager(tmp_path: Path, clock: Turned) -> Iterator[Interrupted]:
+def manager(tmp_path: Path, clock: Clock) -> Iterator[Interrupted]:
     with Interrupted(
         tmp_path, durability="never", clock=clock, lock_timeout_seconds=0.01
     ) as made:
@@ -81,13 +59,13 @@ def left(manager: CheckpointManager) -> dict[str, int]:
     return {info.job_id: info.checkpoints for info in manager.jobs()}
 
 
-def worker(manager: CheckpointManager, clock: Turned, retention: Any) -> Worker:
+def worker(manager: CheckpointManager, clock: Clock, retention: Any) -> Worker:
     settings = Settings(retention=retention)
     return Worker(manager, settings, clock=clock, steady=clock.steady)
 
 
 def test_a_pass_removes_what_each_jobs_rule_lets_go(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "etl-a", "etl-b", "other", "precious")
     rules = [MatchRule(match="etl-*", keep_last=1), MatchRule(match="precious")]
@@ -102,7 +80,7 @@ def test_a_pass_removes_what_each_jobs_rule_lets_go(
 
 
 def test_the_journal_says_who_removed_by_which_rule(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a")
     worker(manager, clock, KEEP_TWO).run_task("retention")
@@ -117,7 +95,7 @@ def stored(manager: CheckpointManager) -> int:
 
 
 def test_the_oldest_of_all_jobs_go_until_the_store_fits_its_budget(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     for job in ("old", "*"):  # which is also the glob that fits all jobs
         for number in range(5):
@@ -137,7 +115,7 @@ def test_the_oldest_of_all_jobs_go_until_the_store_fits_its_budget(
 
 
 def test_a_budget_spares_what_is_shielded_and_rules_that_are_only_tried(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a", "b", each=4)
     rules = [MatchRule(match="a", dry_run=True), MatchRule(match="b", min_keep=3)]
@@ -148,7 +126,7 @@ def test_a_budget_spares_what_is_shielded_and_rules_that_are_only_tried(
 
 
 def test_what_waits_for_approval_is_counted_once(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a", each=20)
     careful = but(max_remove_fraction=0.5, max_store_bytes=1024)
@@ -157,7 +135,7 @@ def test_what_waits_for_approval_is_counted_once(
     assert report.counts["waiting_for_approval"] == 1
 
 
-def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Turned) -> None:
+def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Clock) -> None:
     fill(manager, "a")
     retention = RetentionSettings(min_keep=1, default=Rule(keep_last=2))
     assert (
@@ -170,7 +148,7 @@ def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Turned) -> N
     )
 
 
-def test_without_any_rule_everything_stays(manager: Interrupted, clock: Turned) -> None:
+def test_without_any_rule_everything_stays(manager: Interrupted, clock: Clock) -> None:
     fill(manager, "a", each=30)
     clock.turn(days=4000)
     made = worker(manager, clock, RetentionSettings())
@@ -184,7 +162,7 @@ def test_without_any_rule_everything_stays(manager: Interrupted, clock: Turned) 
 
 def test_a_job_that_raises_does_not_stop_the_others(
     manager: Interrupted,
-    clock: Turned,
+    clock: Clock,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -208,7 +186,7 @@ def test_a_job_that_raises_does_not_stop_the_others(
 
 
 def test_a_damaged_job_is_reported_and_left_as_it_is(
-    clock: Turned, tmp_path: Path
+    clock: Clock, tmp_path: Path
 ) -> None:
     with CheckpointManager(tmp_path, clock=clock) as synced:
         fill(synced, "a", "b", "c")
@@ -226,7 +204,7 @@ def test_a_damaged_job_is_reported_and_left_as_it_is(
 
 
 def test_a_bug_in_one_job_does_not_stop_the_others(
-    manager: Interrupted, clock: Turned, caplog: pytest.LogCaptureFixture
+    manager: Interrupted, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill(manager, "a", "b", "c")
 
@@ -245,7 +223,7 @@ def test_a_bug_in_one_job_does_not_stop_the_others(
 
 
 def test_a_plan_that_went_stale_is_made_again_once(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a")
 
@@ -260,7 +238,7 @@ def test_a_plan_that_went_stale_is_made_again_once(
 
 
 def test_a_job_that_never_rests_is_left_for_the_next_pass(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a", "b")
 
@@ -278,7 +256,7 @@ def test_a_job_that_never_rests_is_left_for_the_next_pass(
 
 
 def test_a_run_removes_at_most_max_per_run_and_the_next_goes_on(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a", "b", "c")
     retention = but(max_per_run=4)
@@ -293,7 +271,7 @@ def test_a_run_removes_at_most_max_per_run_and_the_next_goes_on(
 
 
 def test_a_job_with_more_than_fits_does_not_starve_those_behind_it(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "b")
     retention = but(max_per_run=3)
@@ -307,7 +285,7 @@ def test_a_job_with_more_than_fits_does_not_starve_those_behind_it(
 
 
 def test_a_pass_that_is_asked_to_stop_ends_between_two_jobs(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a", "b")
     stopping = worker(manager, clock, KEEP_TWO)
@@ -321,7 +299,7 @@ def test_a_pass_that_is_asked_to_stop_ends_between_two_jobs(
 
 
 def test_the_last_run_is_remembered_in_the_store(
-    manager: Interrupted, clock: Turned
+    manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a")
     worker(manager, clock, KEEP_TWO).run_task("retention")
@@ -332,7 +310,7 @@ def test_the_last_run_is_remembered_in_the_store(
 
 
 def test_a_pass_that_cannot_begin_raises_and_is_remembered(
-    manager: Interrupted, clock: Turned, tmp_path: Path
+    manager: Interrupted, clock: Clock, tmp_path: Path
 ) -> None:
     fill(manager, "a")
     (tmp_path / "heads").rename(tmp_path / "aside")
@@ -346,7 +324,7 @@ def test_a_pass_that_cannot_begin_raises_and_is_remembered(
     assert "StorageFailed" in str(last.error)
 
 
-def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Turned) -> None:
+def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Clock) -> None:
     with CheckpointManager(tmp_path / "none", clock=clock) as manager:
         report = worker(manager, clock, KEEP_TWO).run_task("retention")
     assert (report.jobs, report.outcome) == (0, "ok")
@@ -354,7 +332,7 @@ def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Turned) -> None:
 
 
 def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(
-    manager: Interrupted, clock: Turned, tmp_path: Path
+    manager: Interrupted, clock: Clock, tmp_path: Path
 ) -> None:
     fill(manager, "a")
     (tmp_path / "worker/last-runs.json").mkdir(parents=True)
@@ -368,7 +346,7 @@ def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(
 
 def test_last_runs_reach_the_disk_before_they_get_their_name(
     manager: Interrupted,
-    clock: Turned,
+    clock: Clock,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

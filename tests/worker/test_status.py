@@ -16,9 +16,9 @@ from api import create_app
 from journal import CheckpointManager
 from journal.errors import StorageFailed
 from journal.ids import file_name
-from tests.conftest import NOW, Clock
 from tests.support.cli import JOB, call, damage, run
 from tests.support.client import client_of
+from tests.support.clock import NOW, Clock
 from tests.support.servers import RULE, SERVING, ask, staying
 from tests.worker.test_worker import eventually
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns

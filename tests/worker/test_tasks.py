@@ -24,7 +24,7 @@ from worker.tasks.task import Run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Clock
+    from tests.support.clock import Clock
     from worker.report import RunReport
 
 KEEP_TWO = RetentionSettings(

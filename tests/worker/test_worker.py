@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import pytest
 from journal import CheckpointManager, MemoryStorage
 from journal.clock_memory import ClockMemory
 from journal.ids import file_name
+from tests.support.clock import NOW, Clock
 from worker.deadline import EXIT_SECONDS
 from worker.last_runs import LastRun, LastRuns, TaskRecord
 from worker.leader import LeaderLock
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 HERE = Path(__file__).parents[2]
-NOW = datetime(2026, 11, 23, 5, tzinfo=UTC)
 DEADLINE_SECONDS = 30.0
 MAIN = "import sys; from worker.__main__ import main; sys.exit(main())"
 QUICK = "[worker]\nsweep = '50ms'\ndebounce = '10ms'\n"
@@ -45,20 +45,6 @@ def eventually(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen in time"
         threading.Event().wait(0.01)
-
-
-class Turned:
-    """A clock that is turned by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def steady(self) -> float:
-        """Return what a clock that nobody can set says: time passes, no more."""
-        return self.now.timestamp()
 
 
 class Noticing(CheckpointManager):
@@ -79,7 +65,7 @@ class Home:
         self.folder = folder
         self.config = folder / "config.toml"
         self.root = folder / "checkpoints"
-        self.clock = Turned()
+        self.clock = Clock()
         self.write("")
         self.manager = Noticing(self.root, clock=self.clock)
         self.manager.save("first", "step", {})
@@ -185,7 +171,7 @@ def test_a_run_that_was_missed_is_made_up_at_the_start(home: Home) -> None:
     first = home.worker(KEEP_TWO)
     first.run_task("retention")
     home.fill("a")
-    home.clock.now += timedelta(days=3)
+    home.clock.turn(days=3)
     worker = home.started()
     eventually(lambda: home.count("a") == 2)
     eventually(lambda: "5 removed, 2 jobs" in str(last(worker)))
@@ -210,7 +196,7 @@ def test_in_a_new_store_nothing_was_missed_yet_but_counts_from_now_on(
     worker = home.started(KEEP_TWO)
     worker.stop()
     assert home.count("a") == 5
-    home.clock.now += timedelta(days=1)
+    home.clock.turn(days=1)
     home.started()
     eventually(lambda: home.count("a") == 2)
 
@@ -323,7 +309,7 @@ def test_a_jump_of_the_clock_holds_removals_until_it_is_trusted(
 ) -> None:
     home.fill("a")
     worker = home.started(KEEP_TWO, steady=lambda: 0.0)
-    home.clock.now += timedelta(days=99)
+    home.clock.turn(days=99)
     assert worker.run_task("retention").outcome == "waiting"
     eventually(lambda: worker._is_held)
     assert home.count("a") == 5
