@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
-from journal import ids
+from journal import chain, ids
 from journal.errors import (
     MilepostError,
     MissingKey,
@@ -50,17 +51,19 @@ class Audit(Inquiry):
         return [self._verify(job, deep, on_piece) for job in self.job_ids()]
 
     def _verify(self, job_id: str, deep: bool, on_piece: OnPiece | None) -> JobReport:
-        def ask(known: JobView) -> tuple[JobView, Counter[str]]:
+        def ask(known: JobView) -> tuple[JobView, Counter[str], list[str]]:
             view = self._store.replay(job_id, until_seq=known.seq, on_piece=on_piece)
             if view.newer_seq:
                 self._store.readable(job_id)
-            return view, self._check_states(view, deep, on_piece)
+            locked = self._check_states(view, deep, on_piece)
+            others = chain.damaged_others(view, partial(self._read, view), deep=deep)
+            return view, locked, [*others]
 
         try:
-            view, locked = self._answer(job_id, ask, self._any_view)
+            view, locked, others = self._answer(job_id, ask, self._any_view)
         except MilepostError as exc:
             return JobReport(job_id, False, 0, 0, None, ErrorInfo.of(exc), ())
-        notes: list[str] = []
+        notes = others
         notes += (
             f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
             for seq, lost in view.losses
@@ -177,10 +180,11 @@ class Audit(Inquiry):
 
     def _count_keys(self, view: JobView) -> Counter[str]:
         trashed = [trashed.entry for trashed in [*view.trash.values()]]
+        saves = [entry.seq for entry in (*self._store.live(view), *trashed)]
         return Counter(
-            self._header(view, entry)[0].key_id
-            for entry in (*self._store.live(view), *trashed)
-            if view.faults.get(entry.seq) != STATE_MISSING
+            self._header(view, seq)[0].key_id
+            for seq in (*saves, *view.places.others())
+            if view.faults.get(seq) != STATE_MISSING
         )
 
 

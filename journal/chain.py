@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from journal import delta, state_codec, state_proof
 from journal.delta import Link
@@ -13,13 +13,14 @@ from journal.errors import (
     StateOverBound,
     UnreadableState,
 )
-from journal.event_codec import peek
+from journal.event_codec import STATE_MISSING, has_state, peek
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from journal.envelope import Site
-    from journal.events import CheckpointSavedData
+    from journal.events import StatefulData
+    from journal.index import JobView
     from journal.state_codec import Parts
     from journal.state_proof import Opened
     from journal.vault import Vault
@@ -29,7 +30,7 @@ class Member(NamedTuple):
     """One state of a chain, as it is stored.  `parts` are in the clear."""
 
     parts: Parts
-    data: CheckpointSavedData  # of its event
+    data: StatefulData  # of its event
     stored_bytes: int
 
 
@@ -43,7 +44,7 @@ class Unpacked(NamedTuple):
     def links(self) -> tuple[Link, ...]:
         """The chain as `journal.delta` sees it."""
         return tuple(
-            Link(m.parts.seq, m.parts.depth, m.data["checkpoint_id"])
+            Link(m.parts.seq, m.parts.depth, str(m.data.get("checkpoint_id", "")))
             for m in self.members
         )
 
@@ -54,11 +55,11 @@ class Unpacked(NamedTuple):
 
 
 def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
-    """Return the raw bytes of save `seq`; its digest is the caller's to check.
+    """Return the raw bytes of the state of event `seq`, its digest not checked yet.
 
     Args:
-        seq: which save.
-        read: returns a save, as `member` does.
+        seq: which event.
+        read: returns a state, as `member` does.
 
     Raises:
         UnreadableState: one of the states on the way is not what was written.
@@ -77,7 +78,7 @@ def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
 
 
 def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
-    """Return a save taken apart and decrypted.
+    """Return a state taken apart and decrypted.
 
     Args:
         lines: its state line, empty if there is none, and its event line.
@@ -91,43 +92,78 @@ def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
     state_line, event_line = lines
     seq = site.seq
     event = peek(event_line)
-    if event is None or event["seq"] != seq or event["type"] != "checkpoint.saved":
-        raise UnreadableState(f"event {seq} is not there any more, or is no save")
+    if event is None or event["seq"] != seq or not has_state(event):
+        raise UnreadableState(f"event {seq} is not there any more, or has no state")
     if not state_line:
         raise UnreadableState(f"state {seq} is gone")
-    data = event["data"]
+    data = cast("StatefulData", event["data"])
     vault.check(data, seq)
     parts = state_codec.read_line(state_line, seq=seq)
     parts = vault.opened(parts, site, data["state_bytes"])
     return Member(parts, data, len(state_line))
 
 
+def prove(seq: int, read: Callable[[int], Member]) -> Unpacked:
+    """Return the raw bytes of the state of event `seq`, proved by its digest.
+
+    Raises:
+        UnreadableState, NewerFormat: as `unpack`; or the digest is another.
+    """
+    unpacked = unpack(seq, read)
+    parts, data, _ = unpacked.members[0]
+    state_proof.prove(parts, unpacked.raw, data["state_digest"])
+    return unpacked
+
+
 def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
     """Return the state and the metadata of save `seq`, proved by its event's digest.
 
     Raises:
-        UnreadableState, NewerFormat: as `unpack`; or the digest is another, or it is no
-            JSON.
+        UnreadableState, NewerFormat: as `prove`; or it is no JSON.
     """
-    raw, members = unpack(seq, read)
+    raw, members = prove(seq, read)
     parts, data, _ = members[0]
-    state_proof.prove(parts, raw, data["state_digest"])
     if "state_type" in data:
         kind = data["state_type"][:80]
         raise NewerFormat(f"state {seq} is {kind!r}, which this version cannot read")
     return state_proof.opened(parts, raw)
 
 
-def problem_of(seq: int, read: Callable[[int], Member]) -> UnreadableState | None:
+def problem_of(
+    seq: int,
+    read: Callable[[int], Member],
+    check: Callable[[int, Callable[[int], Member]], object] = open_state,
+) -> UnreadableState | None:
     """Return why save `seq` does not restore; None if nothing is known to be wrong.
 
     A state that needs another key, a higher bound or a newer version is intact by its
     checksum; it is not judged here.
     """
     try:
-        open_state(seq, read)
+        check(seq, read)
     except (MissingKey, PlaintextRefused, StateOverBound, NewerFormat):
         return None
     except UnreadableState as exc:
         return exc
     return None
+
+
+def damaged_others(
+    view: JobView, read: Callable[[int], Member], *, deep: bool
+) -> Iterator[str]:
+    """Yield what is wrong with the states of events that save no checkpoint.
+
+    One that is missing is not reported: the version that wrote it may have dropped it.
+
+    Args:
+        view: of the job.
+        read: returns a state, as `member` does.
+        deep: check their digests, not only the checksums of their lines.
+    """
+    for seq in view.places.others():
+        fault = view.faults.get(seq)
+        if fault is None and deep:
+            problem = problem_of(seq, read, prove)
+            fault = None if problem is None else str(problem)
+        if fault not in (None, STATE_MISSING):
+            yield f"the state of event {seq} (no checkpoint) is damaged: {fault}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import chain, delta, state_body, state_codec, state_proof
+from journal import chain, delta, state_body, state_codec
 from journal.errors import (
     MissingKey,
     NewerFormat,
@@ -49,7 +49,8 @@ class Compaction(NamedTuple):
 def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
     """Return the saves whose states have to go: purged, or out of their trash period.
 
-    Those that are gone already are not among them, nor are those on hold.
+    Those that are gone already are not among them, nor are those on hold.  States of
+    other events stay: this version does not know how long they are needed.
     """
     latest = now - timedelta(seconds=trash_seconds)
     return frozenset(
@@ -104,9 +105,10 @@ class Compactor:
     Args:
         drop: the saves whose states go.
         live: the saves that can be restored, so that their states must be readable.
-        read: returns the state line and the event line of a save of the old journal.
+        read: returns the state line and the event line of an event with a state, from
+            the old journal.
         vault: the keys at hand.
-        site: tells whose a save is.
+        site: tells whose a state is.
     """
 
     def __init__(
@@ -127,11 +129,12 @@ class Compactor:
         self.dropped = self.reencoded = 0
 
     def lines_of(self, seq: int, lines: bytes) -> bytes:
-        """Return what becomes of the lines of save `seq`: state line and event line.
+        """Return what becomes of the lines of event `seq`: state line and event line.
 
         Raises:
-            UnreadableState: the state must be encoded anew and cannot be read, though
-                it can be restored: by a live checkpoint, or by who has its key.
+            UnreadableState: the state must be re-encoded and cannot be read, though it
+                can be restored: by a live checkpoint, or by who has its key.
+            NewerFormat: the same of a codec that this version does not know.
         """
         state_line, _, event_line = lines[:-1].rpartition(b"\n")
         event_line += b"\n"
@@ -146,7 +149,10 @@ class Compactor:
             # Who has the key can undelete it; without its base it would be lost.
             if seq in self._live or isinstance(exc, (MissingKey, PlaintextRefused)):
                 raise
-            return lines  # damaged: it cannot come back
+            # The same holds for a newer version.
+            if state_codec.base_of(state_line) in self._drop:
+                raise
+            return lines  # damaged, or unknown and complete
 
     def _kept(self, seq: int, state_line: bytes) -> bytes:
         parts = state_codec.read_line(state_line, seq=seq)
@@ -162,9 +168,8 @@ class Compactor:
         return chain.member(self._lines(seq), self._site(seq), self._vault)
 
     def _reencode(self, seq: int) -> bytes:
-        unpacked = chain.unpack(seq, self._read)
+        unpacked = chain.prove(seq, self._read)
         parts, data, _ = unpacked.members[0]
-        state_proof.prove(parts, unpacked.raw, data["state_digest"])
         body = self._body(unpacked)
         self._links[seq] = self._links[body.base] + 1 if body.base else 0
         return state_codec.line_of(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from journal import upcasts
-from journal.events import EVENT_TYPES, SCHEMA_VERSION, Event
+from journal.events import SCHEMA_VERSION, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +25,6 @@ HASH_SUFFIX_BYTES = 75
 CRC_SUFFIX_BYTES = 18
 _FIRST_OF_EVENT = ord("v")  # the third byte of `{"v":`
 _FIRST_OF_STATE = ord("s")  # the third byte of `{"state":`
-_STATEFUL = frozenset({"checkpoint.saved"})
 # What editors and transfers put around lines: blanks, carriage returns, the end mark of
 # DOS, the byte order mark.
 WHITE = b" \t\v\f\r\x1a\xef\xbb\xbf"
@@ -108,8 +107,9 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
         prev: the hash of that event; None at the start of a journal.
         offset: where `data` begins in the journal.
 
-    Lines between two events that are none are the state of the second, if it is a save:
-    whatever became of them, the chain says that the events are intact.
+    Lines between two events that are no events are the state of the second one, if its
+    data says that it has one (`has_state`), whatever its type.  The chain proves the
+    events, whatever became of these lines.
 
     Raises:
         BadLine: a line that is not next in the chain.  Every event before it has been
@@ -133,7 +133,8 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
                 # Read as JSON: a byte of the suffix that is not as it must be leaves no
                 # JSON, or no "hash" in it.
                 is_next = event["hash"] == digest and event["seq"] == seq + 1
-                is_stateful = event["type"] in _STATEFUL
+                fields = event.get("data")
+                is_stateful = type(fields) is dict and "state_digest" in fields
                 is_older = event["v"] != current
             except (ValueError, KeyError, TypeError):
                 is_next = is_stateful = is_older = False
@@ -147,7 +148,7 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
                 )
             if is_older:
                 event = _lifted(event, offset + position)
-                is_stateful = event["type"] in _STATEFUL
+                is_stateful = has_state(event)
             if states != is_stateful:
                 fault = _judge_states(event, states, fault, offset + position)
             yield event, offset + start, end + 1 - start, fault
@@ -159,7 +160,7 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
             found = data[end - CRC_SUFFIX_BYTES : end]
             if crc != found:
                 fault = f"its state line ends in {_excerpt(found)}, expected {crc!r}"
-        else:  # the rotten state line of the save below, or worse
+        else:  # the rotten state line of the event below, or worse
             _refuse_white(data[position:end], offset + position, seq + 1)
             states += 1
             odd = odd if odd >= 0 else position
@@ -167,17 +168,29 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
         position = end + 1
 
 
+def has_state(event: Event) -> bool:
+    """Tell whether an event has a state: then a state line stands above it.
+
+    Its data says so, not its type: events of types that this version does not know
+    keep their states too.
+    """
+    data: object = event.get("data")
+    return isinstance(data, dict) and "state_digest" in data
+
+
 def _judge_states(
     event: Event, states: int, fault: str | None, offset: int
 ) -> str | None:
     """Return what is wrong with the number of state lines above an event."""
-    if event["v"] != SCHEMA_VERSION or event["type"] not in EVENT_TYPES:
+    if event["v"] != SCHEMA_VERSION:
         return fault  # a newer version's; it knows what belongs together
     if states == 0:
         return STATE_MISSING
-    if event["type"] in _STATEFUL:
+    if has_state(event):
         return f"{states} lines stand where its state line must"
-    raise BadLine(offset, "one state line per save", f"{states} for {event['type']}")
+    raise BadLine(
+        offset, "no state line above an event without a state_digest", f"{states} lines"
+    )
 
 
 def _refuse_white(line: bytes, offset: int, seq: int) -> None:
@@ -189,7 +202,7 @@ def _refuse_white(line: bytes, offset: int, seq: int) -> None:
 def _no_state(
     data: bytes, start: int, odd: int, seq: int, fault: str, offset: int
 ) -> BadLine:
-    """Return what is wrong with the lines from `start` that are no state of a save."""
+    """Return what is wrong with the lines from `start` that are no event's state."""
     if odd < 0:
         # A state line that lost its newline swallows the event below it.
         return BadLine(offset + start, "an intact state line", fault)

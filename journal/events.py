@@ -69,12 +69,23 @@ class JobRepairedData(TypedDict):
     lost_hash: NotRequired[str]
 
 
-class CheckpointSavedData(TypedDict):
+class StatefulData(TypedDict):
+    """What the data of any event with a state has, whatever its type.
+
+    `state_digest` is the salted digest of metadata and state, `state_bytes` the length
+    of the state (FORMAT.md).  `state_type` is there if the state is no JSON; this
+    version writes none such, and reads none.
+    """
+
+    state_digest: str
+    state_bytes: int
+    state_type: NotRequired[str]
+
+
+class CheckpointSavedData(StatefulData):
     """A new checkpoint; the state line right above this event holds its state.
 
     `parent` is the seq of the checkpoint that was current, 0 for a root.
-    `state_digest` is the salted digest of metadata and state (FORMAT.md).  `state_type`
-    is there if the state is no JSON; this version writes none such, and reads none.
     `saved_at` is there if the checkpoint was imported: when it was saved, where `at` is
     when it was imported.
     """
@@ -82,8 +93,6 @@ class CheckpointSavedData(TypedDict):
     checkpoint_id: str
     step_name: str
     parent: int
-    state_digest: str
-    state_bytes: int
     workflow_name: NotRequired[str]
     workflow_version: NotRequired[str]
     tags: NotRequired[list[str]]
@@ -91,7 +100,6 @@ class CheckpointSavedData(TypedDict):
     idempotency_key: NotRequired[str]
     has_metadata: NotRequired[bool]
     failed: NotRequired[bool]
-    state_type: NotRequired[str]
     saved_at: NotRequired[str]
 
 

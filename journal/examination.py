@@ -106,9 +106,12 @@ class _Examination:
         self._text = self._facts.text or evidence
         self._view = self._folded()
         self._keys: Counter[str] = Counter()
+        self._others: tuple[str, ...] = ()  # notes about states of no checkpoint
 
     def run(self, *, deep: bool) -> Found:
         unreadable = self._unreadable(deep=deep)
+        others = chain.damaged_others(self._view, self._member, deep=deep)
+        self._others = () if self._view.newer_seq else tuple(others)
         self._count_keys()
         evidence = self._evidence
         unnamed = set(evidence.salvage_files) - self._view.salvage_files.keys()
@@ -163,10 +166,7 @@ class _Examination:
     def _opens(self, seq: int) -> bool:
         if seq in self._view.faults:
             return False
-        try:
-            return chain.problem_of(seq, self._member) is None
-        except KeyError:  # its base is no save
-            return False
+        return chain.problem_of(seq, self._member) is None
 
     def _count_keys(self) -> None:
         """Count the states that are encrypted, by the key they need."""
@@ -174,18 +174,21 @@ class _Examination:
         if view.newer_seq:
             return
         entries = [*view.checkpoints.values(), *(t.entry for t in view.trash.values())]
-        for entry in entries:
-            if entry.seq in view.faults:
+        for seq in (*(entry.seq for entry in entries), *view.places.others()):
+            if seq in view.faults:
                 continue
-            offset, size = view.places[entry.seq]
+            offset, size = view.places[seq]
             start = self._text.read(offset, min(size, state_codec.HEADER_BYTES))
             with suppress(UnreadableState, NewerFormat):
-                key_id = state_codec.read_header(start, seq=entry.seq).key_id
+                key_id = state_codec.read_header(start, seq=seq).key_id
                 self._keys[key_id] += 1
         del self._keys[""]
 
     def _member(self, seq: int) -> chain.Member:
-        lines = self._text.read(*self._view.places[seq])
+        try:
+            lines = self._text.read(*self._view.places[seq])
+        except KeyError:  # a base that is none
+            raise UnreadableState(f"event {seq} has no state") from None
         state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
         return chain.member((state_line, event_line), self._view.site(seq), self._vault)
 
@@ -263,6 +266,7 @@ class _Examination:
         is_damage = ruling.verdict in {Condition.DAMAGED, Condition.JOURNAL_MISSING}
         if is_damage and ruling.row != "R22":
             yield from ways_back(evidence, self._facts.proven.size)
+        yield from self._others
         for seq, lost in view.losses:
             yield f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
         if not evidence.is_still:

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from journal.envelope import Site
-from journal.event_codec import STATE_MISSING
+from journal.event_codec import STATE_MISSING, has_state
 from journal.events import (
     DEFAULT_WORKFLOW_VERSION,
     EVENT_TYPES,
@@ -73,30 +73,33 @@ class Entry:
 
 
 class Place(NamedTuple):
-    """Where the lines of a save are: the state line, if it is there, and its event."""
+    """Where a state line, if it is there, and the event line below it are."""
 
     offset: int
     size: int
 
 
 class Places:
-    """The places of all saves, in 24 bytes each: a delta may need a deleted one's."""
+    """The places of all states, in 24 bytes each: a delta may need a deleted one's."""
 
-    __slots__ = ("_offsets", "_seqs", "_sizes")
+    __slots__ = ("_offsets", "_others", "_seqs", "_sizes")
 
     def __init__(self) -> None:
         self._seqs = array("Q")
         self._offsets = array("Q")
         self._sizes = array("Q")
+        self._others = array("Q")
 
-    def add(self, seq: int, offset: int, size: int) -> None:
-        """Note where save `seq` is; it is the last one so far."""
+    def add(self, seq: int, offset: int, size: int, *, is_save: bool = True) -> None:
+        """Note where event `seq` is; it is the last one with a state so far."""
+        if not is_save:
+            self._others.append(seq)
         self._offsets.append(offset)
         self._sizes.append(size)
         self._seqs.append(seq)  # last: a reader finds all of it or nothing
 
     def __getitem__(self, seq: int) -> Place:
-        """Return the place of save `seq`; `KeyError` if that event is no save."""
+        """Return the place of event `seq`; `KeyError` if it has no state."""
         at = bisect_left(self._seqs, seq)
         if at == len(self._seqs) or self._seqs[at] != seq:
             raise KeyError(seq)
@@ -104,7 +107,13 @@ class Places:
 
     def numbered(self) -> dict[int, tuple[int, int]]:
         """Return, by seq, which save of the job each is, from 1, and its size."""
-        return dict(zip(self._seqs, enumerate(self._sizes, start=1), strict=False))
+        states, others = zip(self._seqs, self._sizes, strict=False), {*self._others}
+        saves = (state for state in states if state[0] not in others)
+        return {seq: (number, size) for number, (seq, size) in enumerate(saves, 1)}
+
+    def others(self) -> list[int]:
+        """Return the events with a state that are no saves."""
+        return [*self._others]
 
 
 class Trashed(NamedTuple):
@@ -226,7 +235,7 @@ class JobView:
         return entry if is_on_line else None
 
     def site(self, seq: int) -> Site:
-        """Return whose save `seq` is: what its state is encrypted for."""
+        """Return whose event `seq` is: what its state is encrypted for."""
         assert self.store_id is not None, "no job without a store"
         return Site(self.store_id, self.job_id, seq)
 
@@ -268,9 +277,12 @@ def apply(
         try:
             if event["type"] == "checkpoint.saved":
                 _save(view, event, offset, size)
-            elif event["type"] in EVENT_TYPES:
-                _apply_rare(view, event)
-            # An unknown type is kept and chained, and means nothing here.
+            else:
+                if event["type"] in EVENT_TYPES:
+                    _apply_rare(view, event)
+                # An unknown type is kept and chained, and means nothing here.
+                if has_state(event):
+                    view.places.add(seq, offset, size, is_save=False)
         except MALFORMED as exc:
             if seq == 1:
                 raise

@@ -281,7 +281,7 @@ class Inquiry:
         raise self._unreadable(view, entry, UnreadableState(fault))
 
     def _read(self, view: JobView, seq: int) -> Member:
-        """Return save `seq` taken apart and decrypted; see `chain.member`."""
+        """Return the state of event `seq` in the clear; see `chain.member`."""
         lines = self._store.read_pair(view, seq)
         return chain.member(lines, view.site(seq), self._vault)
 
@@ -346,7 +346,7 @@ class Inquiry:
         if (fault := view.faults.get(entry.seq)) is not None:
             raise self._unreadable(view, entry, UnreadableState(fault))
         try:
-            header, raw = self._header(view, entry)
+            header, raw = self._header(view, entry.seq)
         except NewerFormat:
             return {}  # restoring it will say so
         if header.end > len(raw):
@@ -362,12 +362,12 @@ class Inquiry:
         except UnreadableState as exc:
             raise self._unreadable(view, entry, exc) from exc
 
-    def _header(self, view: JobView, entry: Entry) -> tuple[Header, bytes]:
-        """Return the beginning of a state line, and what it says."""
-        offset, size = view.places[entry.seq]
+    def _header(self, view: JobView, seq: int) -> tuple[Header, bytes]:
+        """Return what the beginning of a state line says, and its bytes."""
+        offset, size = view.places[seq]
         want = min(size, 2 * state_codec.HEADER_BYTES)
         raw = self._store.storage.read(view.job_id, offset, want)
-        return state_codec.read_header(raw, seq=entry.seq), raw
+        return state_codec.read_header(raw, seq=seq), raw
 
 
 def _folder(

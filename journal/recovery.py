@@ -7,21 +7,21 @@ docs/recovery.md.
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from journal import head as head_codec
 from journal import state_codec, state_proof
 from journal.canonical import Canonical
 from journal.diagnosis import Action, Facts, required
 from journal.errors import NewerFormat, UnreadableState
-from journal.event_codec import STATE_MISSING, BadLine, peek, span_of
+from journal.event_codec import STATE_MISSING, BadLine, has_state, peek, span_of
 from journal.events import SCHEMA_VERSION
 from journal.head import Extent, Head
 from journal.passage import claims, walk
 
 if TYPE_CHECKING:
     from journal.event_codec import Located
-    from journal.events import Event
+    from journal.events import Event, StatefulData
     from journal.evidence import Evidence
     from journal.passage import Read
 
@@ -221,10 +221,10 @@ def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> No
         return  # a newer version's; intact by its hash, and not ours to judge
     if fault is not None:
         raise BadLine(offset, "an intact state line", fault)
-    if event["type"] != "checkpoint.saved":
+    if not has_state(event):
         return
     line, _, _ = lines.partition(b"\n")
-    data = event["data"]
+    data = cast("StatefulData", event["data"])
     try:
         parts = state_codec.read_line(line, seq=event["seq"])
         # What a delta differs from is not at hand, and neither is a key; the line's

@@ -252,6 +252,11 @@ _HEADER = re.compile(
     % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES)
 )
 _BODY = b',"body":'
+# Of any codec, those of newer versions among them.
+_BASE = re.compile(
+    rb'\{"state":\d{1,19},(?:"alg":"[^"]*","key":"[^"]*","wrapped":"[^"]*",)?'
+    rb'"codec":"[^"]*","base":(\d{1,19}),'
+)
 
 
 # No header is longer: a few numbers, names, a salt or a wrapped key, and their names.
@@ -288,6 +293,12 @@ def read_line(line: bytes, *, seq: int) -> Parts:
         (header["key"] or b"").decode(),
         header["wrapped"] or b"",
     )
+
+
+def base_of(line: bytes) -> int:
+    """Return which state a state line differs from, whatever its codec; 0 if none."""
+    match = _BASE.match(line)
+    return 0 if match is None else int(match[1])
 
 
 def _check_crc(line: bytes, seq: int) -> None:

@@ -272,7 +272,7 @@ class Store(Views):
                     data, seq=at.seq, prev=at.hash, offset=at.end
                 ):
                     lines = data[offset - begin : offset - begin + size]
-                    if event["type"] == "checkpoint.saved":
+                    if event_codec.has_state(event):
                         lines = compactor.lines_of(event["seq"], lines)
                     parts.append(lines)
                     at.seq, at.hash = event["seq"], event["hash"]

@@ -18,7 +18,7 @@ from journal.state_json import Limits
 
 if TYPE_CHECKING:
     from journal.envelope import Site
-    from journal.events import CheckpointSavedData
+    from journal.events import StatefulData
     from journal.keys import Key, KeyRing
     from journal.state_codec import Header, Parts
 
@@ -48,7 +48,7 @@ class Vault(NamedTuple):
         """The id of `key`, empty if there is none: as `Parts.key_id`."""
         return "" if self.keys is None else self.keys.current.key_id
 
-    def check(self, data: CheckpointSavedData, seq: int) -> None:
+    def check(self, data: StatefulData, seq: int) -> None:
         """Refuse an event that says of its state what cannot be, or too much.
 
         Raises:

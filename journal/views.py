@@ -356,19 +356,19 @@ class Views:
         job.error = error
 
     def read_pair(self, view: JobView, seq: int) -> tuple[bytes, bytes]:
-        """Return the state line and the event line of save `seq`.
+        """Return the state line and the event line of event `seq`.
 
         The first is empty if there is none.  What they say is the caller's to check:
         the journal may have been compacted since `view` was folded.
 
         Raises:
-            UnreadableState: that event is no save.
+            UnreadableState: that event has no state.
             StorageFailed: the journal cannot be read.
         """
         try:
             offset, size = view.places[seq]
         except KeyError:
-            raise UnreadableState(f"event {seq} is no save") from None
+            raise UnreadableState(f"event {seq} has no state") from None
         lines = self.storage.read(view.job_id, offset, size)
         state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
         return state_line, event_line

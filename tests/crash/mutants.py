@@ -229,7 +229,7 @@ MUTANTS: dict[str, Mutant] = {
             Rewrite(event_codec.scan, "if crc != found:", "if False:"),
             Rewrite(
                 recovery.check_pair,
-                'if event["type"] != "checkpoint.saved":',
+                "if not has_state(event):",
                 "if True:",
             ),
         ),

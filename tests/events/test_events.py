@@ -252,6 +252,7 @@ def test_what_is_not_an_event_is_told_from_one(change: dict[str, object]) -> Non
 
 
 FUTURE_STATE = b'"codec":"brotli","salt":"00112233445566778899aabbccddeeff","body":"KL"'
+FUTURE_DATA = {"state_digest": "0" * 64, "state_bytes": 5, "n": 1}
 SAVED_DATA = {
     "checkpoint_id": "b_1_00000000",
     "step_name": "b",
@@ -261,8 +262,11 @@ SAVED_DATA = {
 }
 UNKNOWN_TYPES = {
     "without a state": [Draft("task.done", data={"n": 1})],
-    "with a state": [Draft("task.done", data={"n": 1}, state=FUTURE_STATE)],
-    "two of them": [Draft("lease.taken"), Draft("task.done", state=FUTURE_STATE)],
+    "with a state": [Draft("task.done", data=FUTURE_DATA, state=FUTURE_STATE)],
+    "two of them": [
+        Draft("lease.taken"),
+        Draft("task.done", data=FUTURE_DATA, state=FUTURE_STATE),
+    ],
 }
 NEWER = {
     "a known type": [Draft("checkpoint.deleted", 2, {"ids": ["x"]})],
