@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from journal import upcasts
-from journal.events import SCHEMA_VERSION, Event
+from journal.events import EVENT_TYPES, SCHEMA_VERSION, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -184,13 +184,16 @@ def _judge_states(
     """Return what is wrong with the number of state lines above an event."""
     if event["v"] != SCHEMA_VERSION:
         return fault  # a newer version's; it knows what belongs together
-    if states == 0:
-        return STATE_MISSING
     if has_state(event):
-        return f"{states} lines stand where its state line must"
-    raise BadLine(
-        offset, "no state line above an event without a state_digest", f"{states} lines"
-    )
+        return (
+            f"{states} lines stand where its state line must"
+            if states
+            else STATE_MISSING
+        )
+    if event["type"] not in EVENT_TYPES:
+        return fault  # likewise
+    expected = "no state line above an event without a state_digest"
+    raise BadLine(offset, expected, f"{states} for {event['type']}")
 
 
 def _refuse_white(line: bytes, offset: int, seq: int) -> None:

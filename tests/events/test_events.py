@@ -263,6 +263,7 @@ SAVED_DATA = {
 UNKNOWN_TYPES = {
     "without a state": [Draft("task.done", data={"n": 1})],
     "with a state": [Draft("task.done", data=FUTURE_DATA, state=FUTURE_STATE)],
+    "with a state that it does not bind": [Draft("task.done", state=FUTURE_STATE)],
     "two of them": [
         Draft("lease.taken"),
         Draft("task.done", data=FUTURE_DATA, state=FUTURE_STATE),
