@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # Each scope includes those before it.  Reading is every GET.  Writing is everything
 # that a job does with its own checkpoints: save, restore, delete, clean up; all of it
 # is journaled under the token's name, and what is deleted can come back until its trash
-# period ends.  Admin is what approving a plan takes that removes much of a job, and
+# period ends.  Admin is what confirming a plan takes that removes much of a job, and
 # what changing tokens, keys or policy over HTTP will ask for.
 SCOPES = ("read", "write", "admin")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})

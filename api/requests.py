@@ -101,7 +101,7 @@ class PreviewRequest(Asked):
 
 
 class ApplyRequest(Asked):
-    """Which plan to carry out, and whether though it waits for approval."""
+    """Which plan to apply, and whether to confirm it."""
 
     plan_id: Label
-    approve: bool = False
+    confirm: bool = False

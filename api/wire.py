@@ -150,7 +150,7 @@ class PlanAnswer(BaseModel):
     """What would stay and what would go; nothing has been removed.
 
     Counts tell of everything, lists of a part.  Of many jobs only those are listed that
-    would lose something.  `waits` says why somebody has to approve it first.
+    would lose something.  `waits` says why it requires confirmation.
     """
 
     plan_id: str
@@ -295,7 +295,7 @@ class LastRunOfTask(BaseModel):
     """How the last run of a task ended, whichever process ran it.
 
     `outcome`: ok; partly (some jobs were left out, `error` is the first); failed (it is
-    retried); stopped (it is made up); waiting (it needs somebody's word).
+    retried); stopped (it is made up); waiting (it needs confirmation).
     """
 
     at: datetime

@@ -123,7 +123,7 @@ cleanup = {_toml(cleanup)}
 [retention]
 min_age = "0s"
 min_keep = 1
-# Nobody is there to approve: a fast job may have saved a dozen before the first run.
+# Nothing confirms plans here: a fast job may have saved a dozen before the first run.
 max_remove_fraction = 1.0
 
 [[retention.rule]]

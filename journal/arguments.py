@@ -84,7 +84,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     **dict.fromkeys(
         (
             *("pinned", "failed", "force", "purge", "deep", "reverse", "dry_run"),
-            *("accept_loss", "approve", "trust_clock", "rewrap", "with_state"),
+            *("accept_loss", "confirm", "trust_clock", "rewrap", "with_state"),
             "allow_plaintext",
         ),
         _FLAG,

@@ -154,15 +154,15 @@ class ClockGuard:
         self._watch.step_seconds()
         self._has_begun = False
 
-    def approve(self) -> ClockJump | None:
-        """Take the clock for right; return the jump that stood.
+    def trust(self) -> ClockJump | None:
+        """Accept the current time of the clock; return the jump that stood.
 
         Raises:
             OSError: it can't be remembered.
         """
-        return self._mutex.hold(self._approve)
+        return self._mutex.hold(self._trust)
 
-    def _approve(self) -> ClockJump | None:
+    def _trust(self) -> ClockJump | None:
         known = self._known()
         self._jump, self._ahead_seconds = None, 0.0
         self._watch.step_seconds()

@@ -32,7 +32,7 @@ class ClockMemory:
         self._kept: dict[str, Any] = {}
 
     def jump(self) -> ClockJump | None:
-        """Return the jump that nobody has approved yet.
+        """Return the jump that is not accepted yet.
 
         Raises:
             OSError: it can't be read.

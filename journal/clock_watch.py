@@ -131,7 +131,7 @@ def jump_after(
     """Return the jump that stands when the clock is `ahead_seconds` ahead; pure.
 
     None if that is at most `max_seconds`: a clock that was set back where it belongs
-    needs nobody's approval.
+    has nothing to accept.
     """
     if ahead_seconds <= max_seconds:
         return None

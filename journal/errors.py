@@ -160,10 +160,10 @@ class StalePlan(Conflict):
         super().__init__(message, hint="plan again")
 
 
-class ApprovalNeeded(Conflict):
+class ConfirmationRequired(Conflict):
     """The plan removes so much that somebody should say yes; nothing was removed."""
 
-    code = "approval_needed"
+    code = "confirmation_required"
 
 
 class ClockJumped(MilepostError):

@@ -138,7 +138,7 @@ class CheckpointRemovedData(TypedDict):
 class CheckpointsCleanedData(TypedDict):
     """A policy, or a caller's cleanup, removed checkpoints: a reason for each.
 
-    `approved` says that it waited for approval, and the actor gave it.  `current` is
+    `confirmed`: the plan required confirmation, and the actor gave it.  `current` is
     there if the current checkpoint is among the removed: the id of the new one, or null
     if none is left.
     """
@@ -147,7 +147,7 @@ class CheckpointsCleanedData(TypedDict):
     kept: int
     policy: dict[str, Any]
     plan_id: NotRequired[str]
-    approved: NotRequired[bool]
+    confirmed: NotRequired[bool]
     trash_until: str
     current: NotRequired[str | None]
 

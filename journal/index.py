@@ -159,10 +159,10 @@ class JobView:
     """All that is known of one job, as of event `seq`."""
 
     __slots__ = (
-        "approved",
         "checkpoints",
         "chosen",
         "completion",
+        "confirmed",
         "created_at",
         "current",
         "deleted",
@@ -203,7 +203,7 @@ class JobView:
         self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
         self.chosen: Entry | None = None  # the last one saved or restored
-        self.approved: frozenset[str] = frozenset()  # hashes of policies
+        self.confirmed: frozenset[str] = frozenset()  # hashes of policies
         self.pinned: set[str] = set()
         self.held: dict[str, Holding] = {}
         # Idempotency key -> the checkpoint that was saved with it last.
@@ -427,8 +427,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             _remove(view, reason, event["at"], event["actor"])
         case "checkpoints.cleaned":
             _remove(view, event["data"]["removed"], event["at"], event["actor"])
-            if event["data"].get("approved"):
-                view.approved |= {str(event["data"]["policy"].get("hash"))}
+            if event["data"].get("confirmed"):
+                view.confirmed |= {str(event["data"]["policy"].get("hash"))}
         case "checkpoint.undeleted":
             _undelete(view, event["data"]["checkpoint_id"])
         case "checkpoint.pinned":

@@ -78,7 +78,7 @@ def job_plan(
     policy: Policy,
     limit: int | None = None,
     *,
-    is_approved: Callable[[str], bool] = lambda _: False,
+    is_confirmed: Callable[[str], bool] = lambda _: False,
 ) -> JobPlan:
     """Return the plan that carries out `decision`.
 
@@ -87,12 +87,11 @@ def job_plan(
         decision: what stays and what goes.
         policy: that it was decided by.
         limit: let at most so many go, the oldest; the rest waits for the next run.
-        is_approved: tells of a policy's hash whether somebody has approved a plan of
-            it before: what it does then is what it is meant to do.
+        is_confirmed: whether a plan of the policy with this hash was confirmed before.
     """
     keep, remove = decision
     waits = retention.guard(decision, policy)
-    if waits and is_approved(policy_hash(policy)):
+    if waits and is_confirmed(policy_hash(policy)):
         waits = ()
     if limit is not None and len(remove) > limit:
         spared = len(remove) - limit

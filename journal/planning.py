@@ -110,7 +110,7 @@ class Planning(Inquiry):
                 decision,
                 own,
                 limit,
-                is_approved=self._store.is_approved,
+                is_confirmed=self._store.is_confirmed,
             )._replace(idle_rules=idle)
             if plan.remove or job == jobs:
                 planned.append(plan)
@@ -149,7 +149,7 @@ class Planning(Inquiry):
         found = self._candidates(view, policy)
         decision = self._decision(found, policy, self._clock(), is_callers=True)
         plan = planner.job_plan(view, decision, policy, limit)
-        # A caller who names a number needs nobody's approval.
+        # A caller who names a number needs no confirmation.
         return plan._replace(is_callers=True, waits=())
 
     def _decide_all(

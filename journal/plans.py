@@ -1,4 +1,4 @@
-"""What policies would do to jobs: a value to show, to approve and to apply."""
+"""What policies would do to jobs: a value to show, to confirm and to apply."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class JobPlan(NamedTuple):
     Attributes:
         head_seq: the job's last event when it was planned.
         head_hash: that event's hash.
-        waits: why it needs approval first; empty if it needs none.
+        waits: why it requires confirmation; empty if it does not.
         idle_rules: the rules of the policy that match no checkpoint, each with why.
         is_callers: it is a caller's cleanup, not a policy's, and may remove the current
             checkpoint.
@@ -84,7 +84,7 @@ class Plan(NamedTuple):
 
     @property
     def waits(self) -> tuple[str, ...]:
-        """Why it should be approved first, each with its job."""
+        """Why it requires confirmation, each reason with its job."""
         return tuple(
             f"job {job.job_id!r}: {why}" for job in self.jobs for why in job.waits
         )

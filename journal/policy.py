@@ -93,7 +93,7 @@ class Policy:
         min_keep: so many of the newest stay, whatever rules and caps say; at least 1.
         min_age: let nothing go that is younger than this.
         max_remove_fraction: of a job with over 10 checkpoints; a plan that removes
-            more waits for approval.
+            more requires confirmation.
         timezone: whose hours, days and months are meant.
 
     Raises:

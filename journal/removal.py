@@ -12,7 +12,7 @@ from journal.batch import Batch
 from journal.clock import stamp, stamped
 from journal.erasure import Erasure
 from journal.errors import (
-    ApprovalNeeded,
+    ConfirmationRequired,
     Conflict,
     InvalidArgument,
     MilepostError,
@@ -213,7 +213,7 @@ class Removal(Erasure):
         plan: Plan,
         *,
         actor: str | None = None,
-        approve: bool = False,
+        confirm: bool = False,
         trust_clock: bool = False,
     ) -> Applied:
         """Remove what `plan` shows; return how many checkpoints that were.
@@ -226,12 +226,12 @@ class Removal(Erasure):
         Args:
             plan: as `plan` made it.
             actor: who carries it out, if not the manager's.
-            approve: though it removes so much that it waits for somebody's approval.
-                From then on plans of the same policy, of any job, do not wait.
+            confirm: apply a plan that requires confirmation.  Later plans of the same
+                policy, of any job, do not require it again.
             trust_clock: the clock is right, though it is far ahead of what is known.
 
         Raises:
-            ApprovalNeeded: it waits for approval; nothing was removed.
+            ConfirmationRequired: it requires confirmation; nothing was removed.
             ClockJumped: a policy has a `max_age`, and the clock jumped; nothing was
                 removed.
             InvalidArgument: this is no plan that `plan` made.
@@ -246,10 +246,10 @@ class Removal(Erasure):
                 f"plan {plan.plan_id} is not what it was when it was made",
                 hint="plan again",
             )
-        if plan.waits and not approve:
-            raise ApprovalNeeded(
-                f"plan {plan.plan_id} waits for approval: {plan.waits[0]}",
-                hint="look at what would go, then approve it",
+        if plan.waits and not confirm:
+            raise ConfirmationRequired(
+                f"plan {plan.plan_id} requires confirmation: {plan.waits[0]}",
+                hint="look at what it removes, then confirm it",
             )
         if any(job.remove and job.policy.max_age is not None for job in plan.jobs):
             self._check_clock(trust_clock=trust_clock)
@@ -344,7 +344,7 @@ class Removal(Erasure):
             if plan_id is not None:
                 data["plan_id"] = plan_id
             if plan.waits:
-                data["approved"] = True
+                data["confirmed"] = True
             removed = (verdict.checkpoint_id for verdict in part)
             batch.remove("checkpoints.cleaned", actor, data, removed)
 

@@ -5,7 +5,7 @@
 | shields | held, pinned, current, newest, `min_age`, `min_keep`, start of windows |
 | keep rules | independent and ORed (`keep_rules`); with none, everything is kept |
 | caps | oldest first, of what the rules kept; never what is shielded |
-| guard | a plan that removes much of a job waits for approval |
+| guard | a plan that removes much of a job requires confirmation |
 
 Shields only add reasons: what is shielded takes part in the rules and may use a slot.
 Order is that of the events, since a clock may jump.
@@ -170,7 +170,7 @@ def may_let_go(policy: Policy, count: int) -> bool:
 
 
 def guard(decision: Decision, policy: Policy) -> tuple[str, ...]:
-    """Return why a decision should wait for somebody's approval, if it should."""
+    """Return why a decision requires confirmation; empty if it does not."""
     going, total = len(decision.remove), len(decision.keep) + len(decision.remove)
     fraction = policy.max_remove_fraction
     if total < GUARD_FROM or going / total <= fraction:

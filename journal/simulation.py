@@ -43,8 +43,8 @@ class Run(NamedTuple):
         at: when it ran.
         saved: how many saves there had been by then.
         removed: how many checkpoints this run let go.
-        waits: why it would have waited for somebody's approval, if it would have; the
-            simulation goes on as if that had come, and then no run waits any more.
+        waits: why it would have required confirmation, if it would have; the simulation
+            goes on as if it was given, and later runs do not require it.
         kept: what it left, oldest first.
     """
 
@@ -75,7 +75,7 @@ def simulate(
     saves, runs = _count("saves", length, pace.every, MAX_SAVES), _runs(length, pace)
     until = until.astimezone(UTC)
     kept: tuple[Candidate, ...] = ()
-    saved, is_approved = 0, False
+    saved, is_confirmed = 0, False
     for left in range(runs - 1, -1, -1):
         now = until - left * pace.runs_every
         due = saves + -left * pace.runs_every // pace.every
@@ -92,8 +92,8 @@ def simulate(
         kept, saved = (*kept, *fresh), max(saved, due)
         before = len(kept)
         kept, waits = _run(kept, policy, now)
-        yield Run(now, saved, before - len(kept), () if is_approved else waits, kept)
-        is_approved = is_approved or bool(waits)
+        yield Run(now, saved, before - len(kept), () if is_confirmed else waits, kept)
+        is_confirmed = is_confirmed or bool(waits)
 
 
 def _run(

@@ -409,10 +409,10 @@ class Views:
         yield from known
         yield from set(self.storage.job_ids()) - set(known)
 
-    def is_approved(self, policy_hash: str) -> bool:
-        """Tell whether a plan of this policy was approved in a job known here."""
+    def is_confirmed(self, policy_hash: str) -> bool:
+        """Return whether a plan of this policy was confirmed in a job known here."""
         jobs = list(self._jobs.values())
-        return any(policy_hash in job.view.approved for job in jobs)
+        return any(policy_hash in job.view.confirmed for job in jobs)
 
     def folded_seq(self, job_id: str) -> int:
         """Return how far this process has read a job, without looking again."""

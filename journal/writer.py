@@ -70,7 +70,7 @@ class Writer(CheckpointReader):
 
         if trust_clock:
             with suppress(OSError):
-                self.clock_guard.approve()
+                self.clock_guard.trust()
         elif (jump := self._look_at_clock()) is not None:
             raise ClockJumped(
                 why_waiting(jump),

@@ -35,7 +35,7 @@ class LastRun(NamedTuple):
     Attributes:
         at: when it began.
         outcome: ``partly`` left out some jobs, ``failed`` raised, ``stopped`` was
-            asked to end before it was through, ``waiting`` needs somebody's word.
+            asked to end before it was through, ``waiting`` needs confirmation.
         line: what it did, for a person; `counts` is the same for programs.
         error: the first problem.
     """

@@ -42,7 +42,7 @@ class RunReport(NamedTuple):
         resume_after: where the next run begins, if this one had to leave jobs out: the
             job before.
         is_complete: False if it was asked to stop before it was through.
-        waits_for: why it did nothing, if it must not without somebody's word.
+        waits_for: why it did nothing, if it needs confirmation first.
     """
 
     task: str

@@ -160,7 +160,7 @@ class RetentionSettings(Table):
     max_remove_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
     max_per_run: int = Field(default=10_000, ge=1, le=10_000_000)
     max_store_bytes: BytesSetting | None = None
-    approval_deadline: SpanSetting = Span()
+    confirm_deadline: SpanSetting = Span()
     dry_run: bool = False
     compact_min_bytes: Annotated[int, quantity(size_bytes, "1KiB", "1GiB")] = Field(
         default=1024 * 1024, validation_alias="compact_min"
@@ -273,19 +273,19 @@ class RetentionSettings(Table):
         return policy, {k: v.origin for k, v in merged.items()}
 
     def _check_deadline(self, policy: Policy) -> None:
-        """Refuse a policy that may remove what somebody still has to approve.
+        """Refuse a policy that may remove checkpoints before the deadline to confirm.
 
         Raises:
             InvalidArgument: so it is.
         """
-        deadline = self.approval_deadline
+        deadline = self.confirm_deadline
         sooner = _removes_before(policy, deadline.about_seconds)
         if self.max_store_bytes is not None and _is_before(policy.min_age, deadline):
             sooner.append(f"max_store_bytes = {self.max_store_bytes}")
         if sooner:
             raise InvalidArgument(
-                f"{sooner[0]} with min_age = {policy.min_age} keeps less than an "
-                f"approval may take, approval_deadline = {deadline}",
+                f"{sooner[0]} with min_age = {policy.min_age} keeps less than a "
+                f"confirmation may take, confirm_deadline = {deadline}",
                 hint="set min_age to at least that much"
                 + " and max_age too" * sooner[0].startswith("max_age"),
             )

@@ -228,7 +228,7 @@ class Worker:
         Raises:
             OSError: it can't be remembered.
         """
-        jump = self._guard.approve()
+        jump = self._guard.trust()
         if jump is not None:
             self._is_held = True  # until it is seen that it is so no more
             self._bell.set()

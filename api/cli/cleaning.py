@@ -21,7 +21,7 @@ from api.cli.planning import Asked, explained, idle_lines, nothing_goes, preview
 from api.cli.progress import Progress
 from api.cli.targets import Target, complete_job, require_job
 from journal.clock import utc_now
-from journal.errors import ApprovalNeeded, ClockJumped, MilepostError, StalePlan
+from journal.errors import ClockJumped, ConfirmationRequired, MilepostError, StalePlan
 from journal.info import ErrorInfo
 from journal.plans import plan_of
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from journal import Applied, CheckpointManager, JobPlan, Plan
 
-_HOW_TO_APPROVE = "look with --dry-run, then add --approve"
+_HOW_TO_CONFIRM = "look with --dry-run, then add --confirm"
 
 
 @verb(
@@ -58,7 +58,9 @@ _HOW_TO_APPROVE = "look with --dry-run, then add --approve"
 @click.option(
     "--plan", "plan_id", metavar="ID", help="Do just what that dry run showed."
 )
-@click.option("--approve", is_flag=True, help="Even if it waits for approval.")
+@click.option(
+    "--confirm", is_flag=True, help="Confirm a plan that removes much of a job."
+)
 @click.option(
     "--limit",
     type=click.IntRange(1),
@@ -80,7 +82,7 @@ def cleanup_verb(
     expect_seq: int | None,
     is_all: bool,
     dry_run: bool,
-    approve: bool,
+    confirm: bool,
     trust_clock: bool,
     fail_if_empty: bool,
 ) -> Answer:
@@ -95,7 +97,7 @@ def cleanup_verb(
     else the newest.  Held and pinned checkpoints always stay.  `undelete` brings back
     what was deleted, until its trash period ends.
 
-    A policy that would remove much of a job waits for --approve (exit 6).  --plan ID
+    A policy that would remove much of a job requires --confirm (exit 6).  --plan ID
     does just what the dry run with that plan showed.  A job that moved on since, so
     that this is no longer so, is skipped (exit 3; exit 5 if no job is left).
     """
@@ -122,7 +124,7 @@ def cleanup_verb(
                     shown_plans.remember(manager.root, plan)
             else:
                 is_exact = plan_id is not None
-                do = partial(manager.apply, approve=approve, trust_clock=trust_clock)
+                do = partial(manager.apply, confirm=confirm, trust_clock=trust_clock)
                 answer, removed = _apply(manager, asked, plan, do, is_exact=is_exact)
     if removed or answer.problem is not None:
         return answer
@@ -207,7 +209,7 @@ def _apply(
     """Carry a plan out: just what it shows, or else job by job, as far as it goes.
 
     Raises:
-        Failure: approval_needed.
+        Failure: confirmation_required.
         MilepostError: why the one job, or the exact plan, could not be cleaned.
     """
     problems = [*plan.problems]
@@ -215,8 +217,8 @@ def _apply(
     if is_exact or asked.job is not None:
         try:
             applied = do(plan)
-        except ApprovalNeeded as exc:
-            raise Failure(exc.code, str(exc), _HOW_TO_APPROVE) from exc
+        except ConfirmationRequired as exc:
+            raise Failure(exc.code, str(exc), _HOW_TO_CONFIRM) from exc
         skipped = dict(applied.skipped)
         problems += applied.skipped
         done = [(j, len(j.remove)) for j in plan.jobs if j.job_id not in skipped]
@@ -286,11 +288,11 @@ def _by_job(jobs: list[dict[str, Any]]) -> Table:
 def _why_not_all(problems: list[tuple[str, ErrorInfo]], removed: int) -> Problem | None:
     if not problems:
         return None
-    waiting = sum(problem.code == ApprovalNeeded.code for _, problem in problems)
+    waiting = sum(problem.code == ConfirmationRequired.code for _, problem in problems)
     if waiting == len(problems) and not removed:
         return Problem(
-            "approval_needed",
-            f"jobs that wait for approval: {waiting}",
-            _HOW_TO_APPROVE,
+            "confirmation_required",
+            f"jobs that require confirmation: {waiting}",
+            _HOW_TO_CONFIRM,
         )
     return Problem("partly_done", f"jobs that were left out: {len(problems)}")

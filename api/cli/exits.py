@@ -42,7 +42,7 @@ EXIT_OF_CODE = {
     "protected": Exit.PROTECTED,
     "held": Exit.PROTECTED,
     # Not a conflict: a script that plans again and tries again would never get through.
-    "approval_needed": Exit.PROTECTED,
+    "confirmation_required": Exit.PROTECTED,
     "clock_jump": Exit.PROTECTED,
     "damaged": Exit.DAMAGED,
     "unreadable": Exit.DAMAGED,

@@ -184,6 +184,6 @@ def milepost() -> None:
     Put -- before a job id that begins with a dash.
 
     Exit codes: 0 done, 1 error, 2 usage, 3 partly done, 4 not found, 5 conflict,
-    6 protected, or waits for approval, 7 damaged, 8 nothing (with --fail-if-empty),
+    6 protected, or requires confirmation, 7 damaged, 8 nothing (with --fail-if-empty),
     10 no store, 11 locked, 130 interrupted.
     """

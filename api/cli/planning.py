@@ -161,13 +161,13 @@ def idle_lines(plan: Plan) -> tuple[str, ...]:
 
 
 def _next_step(asked: Asked, plan: Plan) -> tuple[str, ...]:
-    waits = [f"waits for approval: {why}" for why in plan.waits[:_SHOWN_WAITS]]
+    waits = [f"requires confirmation: {why}" for why in plan.waits[:_SHOWN_WAITS]]
     if len(plan.waits) > _SHOWN_WAITS:
         waits.append(f"and {len(plan.waits) - _SHOWN_WAITS} jobs more wait")
     if not plan.remove:
         return tuple(waits)
-    approve = " --approve" if plan.waits else ""
-    line = f"milepost cleanup {asked.words} --plan {plan.plan_id}{approve}"
+    confirm = " --confirm" if plan.waits else ""
+    line = f"milepost cleanup {asked.words} --plan {plan.plan_id}{confirm}"
     return (*waits, f"to do just this: {line}")
 
 

@@ -319,8 +319,8 @@ def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
         return ()
     first = waiting[0]
     return (
-        f"the run at {stamp(first.at)} would wait for approval: {first.waits[0]}",
-        "here it was approved at once; after that no plan of this policy waits",
+        f"the run at {stamp(first.at)} would require confirmation: {first.waits[0]}",
+        "here it was confirmed at once; after that no plan of this policy waits",
     )
 
 

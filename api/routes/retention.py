@@ -63,16 +63,18 @@ def apply_plan(
     A job that has moved on since, so that what was shown is no longer so, is skipped;
     `skipped` says which and why.  404 `not_found`: this server has not shown the plan,
     or too long ago.  409 `stale_plan`: no job is left; preview again.  409
-    `approval_needed`: it removes so much that somebody has to say `approve`, which
-    takes the scope admin.
+    `confirmation_required`: it removes much of a job, so the request must set
+    `confirm`, which takes the scope admin.
     """
 
     def compute() -> JsonAnswer:
-        if body.approve and not caller.may("admin"):
-            raise Forbidden(f"{caller.actor} has no admin scope, which approving takes")
+        if body.confirm and not caller.may("admin"):
+            raise Forbidden(
+                f"{caller.actor} has no admin scope, which confirming takes"
+            )
         plan = services.shelf.take(body.plan_id)
         removed = services.manager.apply(
-            plan, actor=repeatable.actor, approve=body.approve
+            plan, actor=repeatable.actor, confirm=body.confirm
         )
         tag = {}
         if len(plan.jobs) == 1 and not removed.skipped:

@@ -193,7 +193,9 @@ def test_its_summary_has_counts_bytes_and_the_plan_to_repeat(jobs: Path) -> None
         r"plan [0-9a-f]{16}",
         summary,
     )
-    assert waits.startswith("waits for approval: job 'etl-daily': 9 of 12 checkpoints")
+    assert waits.startswith(
+        "requires confirmation: job 'etl-daily': 9 of 12 checkpoints"
+    )
     assert "deleted" not in done.err
     command = next_step.removeprefix("to do just this: milepost ")
     assert call(*command.split()).code == 0
@@ -262,7 +264,7 @@ def test_explain_says_what_every_rule_means_for_one_checkpoint(jobs: Path) -> No
     assert len(ids_of(jobs)) == 12
 
 
-# -- plans and approval -------------------------------------------------------------
+# -- plans and confirmation ------------------------------------------------------------
 
 
 def test_a_plan_of_many_jobs_holds_for_those_that_rest(jobs: Path) -> None:
@@ -329,16 +331,19 @@ def test_a_plan_of_all_jobs_needs_no_other_word(jobs: Path) -> None:
     assert event["data"]["plan_id"] == done.json["data"]["plan_id"]
 
 
-def test_what_removes_much_waits_for_somebody_to_approve_it(jobs: Path) -> None:
+def test_what_removes_much_waits_for_somebody_to_confirm_it(jobs: Path) -> None:
     configure(jobs.parent, keep_last=2)
 
     for words in ((JOB,), ("--all",), (JOB, "--plan", plan_id_of(JOB))):
         waiting = call("cleanup", *words, "--json")
-        assert (waiting.code, waiting.json["error"]["code"]) == (6, "approval_needed")
-        assert "--approve" in waiting.json["error"]["hint"]
+        assert (waiting.code, waiting.json["error"]["code"]) == (
+            6,
+            "confirmation_required",
+        )
+        assert "--confirm" in waiting.json["error"]["hint"]
     assert len(ids_of(jobs)) == 12
 
-    assert call("cleanup", "--all", "--approve").code == 0
+    assert call("cleanup", "--all", "--confirm").code == 0
     assert len(ids_of(jobs)) == 3
 
 
@@ -368,7 +373,7 @@ def test_a_budget_for_the_whole_store_binds_a_cleanup_of_all(jobs: Path) -> None
     budget = text.replace("[retention]\n", '[retention]\nmax_store_bytes = "1KiB"\n')
     (jobs.parent / "config.toml").write_text(budget)
 
-    assert call("cleanup", "--all", "--approve").code == 0
+    assert call("cleanup", "--all", "--confirm").code == 0
 
     assert len(ids_of(jobs, "other")) == 10
 
@@ -482,7 +487,7 @@ def test_a_simulation_says_which_run_would_have_waited() -> None:
     words = ("--every=1h", "--for=10d", "--policy-file=-")
     done = call("policy", "simulate", *words, stdin="keep_last = 10")
 
-    assert done.err.count("would wait for approval: ") == 1
+    assert done.err.count("would require confirmation: ") == 1
     assert "after that no plan of this policy waits" in done.err
 
 

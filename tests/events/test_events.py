@@ -313,7 +313,7 @@ def test_an_event_of_an_unknown_type_is_kept_chained_and_ignored(
 def test_a_field_that_a_newer_version_added_is_ignored(root: Path) -> None:
     with CheckpointManager(root) as manager:
         (first,) = manager.list("job")
-    data = {"checkpoint_id": first.checkpoint_id, "approved_by": "ops"}
+    data = {"checkpoint_id": first.checkpoint_id, "asked_by": "ops"}
     append_as_newer(root, Draft("checkpoint.pinned", data=data))
     with CheckpointManager(root) as manager:
         assert manager.list("job")[0].pinned is True

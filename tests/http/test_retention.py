@@ -233,17 +233,20 @@ def test_a_plan_that_was_not_shown_is_404_and_says_what_to_do(
     assert "preview again" in answer.json()["detail"]
 
 
-def test_what_removes_much_waits_until_somebody_approves_it(
+def test_what_removes_much_waits_until_somebody_confirms_it(
     configured: TestClient,
 ) -> None:
     plan_id = preview(configured)["plan_id"]
     waiting = apply(configured, plan_id)
-    assert (waiting.status_code, waiting.json()["code"]) == (409, "approval_needed")
+    assert (waiting.status_code, waiting.json()["code"]) == (
+        409,
+        "confirmation_required",
+    )
     assert preview(configured)["plan_id"] == plan_id
-    assert apply(configured, plan_id, approve=True).json()["deleted_count"] == 8
+    assert apply(configured, plan_id, confirm=True).json()["deleted_count"] == 8
 
 
-def test_approving_takes_the_admin_scope_and_the_rest_does_not(
+def test_confirming_takes_the_admin_scope_and_the_rest_does_not(
     manager: CheckpointManager,
 ) -> None:
     def token(scope: Any) -> TokenSettings:
@@ -259,11 +262,11 @@ def test_approving_takes_the_admin_scope_and_the_rest_does_not(
     )
     plan_id = preview(reader)["plan_id"]
     assert apply(reader, plan_id).status_code == 403
-    assert apply(writer, plan_id).json()["code"] == "approval_needed"
-    refused = apply(writer, plan_id, approve=True)
+    assert apply(writer, plan_id).json()["code"] == "confirmation_required"
+    refused = apply(writer, plan_id, confirm=True)
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert len(manager.list("etl")) == 12
-    assert apply(admin, plan_id, approve=True).json()["deleted_count"] == 10
+    assert apply(admin, plan_id, confirm=True).json()["deleted_count"] == 10
     assert [*manager.history("etl")][-1]["actor"] == "token:admin"
 
 
@@ -419,6 +422,6 @@ def test_a_cleanup_by_number_asks_no_policy_and_answers_four_fields(
     )
     refused = configured.post("/api/checkpoints/cleanup", json={})
     assert refused.status_code == 422
-    for more in ({"policy": {}}, {"approve": True}):  # unknown here, so ignored
+    for more in ({"policy": {}}, {"confirm": True}):  # unknown here, so ignored
         again = configured.post("/api/checkpoints/cleanup", json={**body, **more})
         assert (again.status_code, again.json()["deleted_count"]) == (200, 0)

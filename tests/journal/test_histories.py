@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from journal import CheckpointManager, Policy
 from journal.diagnosis import Condition
 from journal.errors import (
-    ApprovalNeeded,
+    ConfirmationRequired,
     Conflict,
     NoSpace,
     Protected,
@@ -98,7 +98,7 @@ class Model:
         self.current: str | None = None
         self.keys: dict[str, tuple[str, list[object]]] = {}  # id and content
         self.salvage_files: list[datetime] = []  # torn bytes kept aside, since when
-        self.approved: set[int] = set()  # `keep_last` of plans
+        self.confirmed: set[int] = set()  # `keep_last` of plans
         self.types: list[str] = []  # of all events
 
     @property
@@ -408,7 +408,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(target=known, by=WHO)
     def save_many(self, by: int) -> Any:
-        """As many as it takes for a plan to wait for approval."""
+        """As many as it takes for a plan to require confirmation."""
         saved = [self.handles[by].save(JOB, f"m{n}", {"n": n}) for n in range(GUARDED)]
         for n, id_ in enumerate(saved):
             self.model.save(id_, {"n": n})
@@ -452,29 +452,29 @@ class Histories(RuleBasedStateMachine):
         doomed, live = self.model.doomed(keep_last), len(self.model.live)
         assert removed[::-1] == doomed
         is_much = live >= GUARDED and len(doomed) > live / 2
-        assert bool(plan.waits) == (is_much and keep_last not in self.model.approved)
+        assert bool(plan.waits) == (is_much and keep_last not in self.model.confirmed)
         self.plans.append((keep_last, plan))
 
     @precondition(lambda self: self.plans)
-    @rule(by=WHO, approve=st.booleans())
-    def apply(self, by: int, approve: bool) -> None:
+    @rule(by=WHO, confirm=st.booleans())
+    def apply(self, by: int, confirm: bool) -> None:
         """Carry out the last plan, which may be stale, and was perhaps carried out."""
         model, (keep_last, plan) = self.model, self.plans[-1]
         doomed = [verdict.checkpoint_id for verdict in plan.remove]
         try:
-            assert self.handles[by].apply(plan, approve=approve) == len(doomed)
-        except ApprovalNeeded:
+            assert self.handles[by].apply(plan, confirm=confirm) == len(doomed)
+        except ConfirmationRequired:
             assert plan.waits
-            assert not approve
+            assert not confirm
             return
         except StalePlan:
             assert plan.jobs[0].head_seq != len(model.types)
             return
         if doomed:
             assert set(doomed) <= set(model.doomed(keep_last))
-            assert approve or not plan.waits
+            assert confirm or not plan.waits
             model.remove(doomed, self.clock.now, "checkpoints.cleaned")
-            model.approved |= {keep_last} if plan.waits else set()
+            model.confirmed |= {keep_last} if plan.waits else set()
 
     @rule(by=WHO, id_=known)
     def undelete(self, by: int, id_: str) -> None:

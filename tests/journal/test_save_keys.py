@@ -105,7 +105,7 @@ class Http(Store):
 
 def cleaned_by_policy(store: Store) -> None:
     plan = store.manager.plan(JOB, Policy(keep_last=1))
-    assert store.manager.apply(plan, approve=True) == 3
+    assert store.manager.apply(plan, confirm=True) == 3
 
 
 def rotated(store: Store) -> None:

@@ -40,8 +40,8 @@ def jobs(
     "remove",
     [
         lambda m, **trust: m.compact("a", **trust),
-        lambda m, **trust: m.apply(m.plan("a", AGED), approve=True, **trust),
-        lambda m, **trust: m.apply(m.plan("*", AGED), approve=True, **trust),
+        lambda m, **trust: m.apply(m.plan("a", AGED), confirm=True, **trust),
+        lambda m, **trust: m.apply(m.plan("*", AGED), confirm=True, **trust),
     ],
     ids=["compact", "apply to a job", "apply to all"],
 )

@@ -256,7 +256,7 @@ def test_a_cleanup_may_keep_more_than_there_could_ever_be(
         manager.cleanup("job", sys.maxsize + 1)
 
 
-# -- who approves a plan approves its policy ------------------------------------------
+# -- who confirms a plan confirms its policy ------------------------------------------
 
 
 def saved(manager: CheckpointManager, job: str, count: int = 20) -> None:
@@ -264,7 +264,7 @@ def saved(manager: CheckpointManager, job: str, count: int = 20) -> None:
         manager.save(job, "step", {"n": number})
 
 
-def test_plans_of_a_policy_wait_until_one_of_them_was_approved(tmp_path: Path) -> None:
+def test_plans_of_a_policy_wait_until_one_of_them_was_confirmed(tmp_path: Path) -> None:
     policy = Policy(name="nightly", keep_last=5)
     with CheckpointManager(tmp_path) as manager:
         for job in ("a", "b"):
@@ -272,29 +272,29 @@ def test_plans_of_a_policy_wait_until_one_of_them_was_approved(tmp_path: Path) -
         first, other = (manager.plan(job, policy) for job in ("a", "b"))
         assert first.waits
         assert other.waits
-        assert manager.apply(first, approve=True, actor="token:ops") == 15
+        assert manager.apply(first, confirm=True, actor="token:ops") == 15
         (event,) = manager.history("a", types={"checkpoints.cleaned"})
-        assert (event["actor"], event["data"].get("approved")) == ("token:ops", True)
+        assert (event["actor"], event["data"].get("confirmed")) == ("token:ops", True)
         assert manager.plan("b", policy).waits == ()
     with CheckpointManager(tmp_path) as again:  # it is in the journal
         again.jobs()
         assert again.apply(again.plan("b", policy)) == 15
-        assert "approved" not in again.history("b")[-1]["data"]
+        assert "confirmed" not in again.history("b")[-1]["data"]
 
 
-def test_an_edited_policy_waits_again_and_small_removals_approve_nothing(
+def test_an_edited_policy_waits_again_and_small_removals_confirm_nothing(
     tmp_path: Path,
 ) -> None:
     with CheckpointManager(tmp_path) as manager:
         for job, count in (("a", 20), ("b", 20), ("small", 3)):
             saved(manager, job, count)
-        manager.apply(manager.plan("a", Policy(keep_last=5)), approve=True)
+        manager.apply(manager.plan("a", Policy(keep_last=5)), confirm=True)
         mistyped = Policy(keep_last=1)
         assert manager.apply(manager.plan("small", mistyped)) == 2
         assert manager.plan("b", mistyped).waits
 
 
-def test_what_a_caller_cleans_up_approves_no_policy(tmp_path: Path) -> None:
+def test_what_a_caller_cleans_up_confirms_no_policy(tmp_path: Path) -> None:
     with CheckpointManager(tmp_path) as manager:
         for job in ("a", "b"):
             saved(manager, job)

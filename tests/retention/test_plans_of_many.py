@@ -1,4 +1,4 @@
-"""Plans across jobs: globs, limits, budgets, approval, and jobs that are damaged."""
+"""Plans across jobs: globs, limits, budgets, confirmation, damaged jobs."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_job_that_moves_on_while_a_plan_is_carried_out_ends_no_other(
     assert left(jobs) == {"a": "2", "b": "2", "etl-*": "0123", "etl-1": "2"}
 
 
-def test_a_plan_that_removes_much_waits_until_somebody_approves_it(
+def test_a_plan_that_removes_much_waits_until_somebody_confirms_it(
     jobs: CheckpointManager,
 ) -> None:
     for number in range(GUARD_FROM):
@@ -241,10 +241,13 @@ def test_a_plan_that_removes_much_waits_until_somebody_approves_it(
     assert why == (
         "job 'large': 10 of 11 checkpoints would go; max_remove_fraction = 0.5"
     )
-    with pytest.raises(errors.ApprovalNeeded, match=f"{plan.plan_id} waits.*10 of 11"):
+    with pytest.raises(
+        errors.ConfirmationRequired,
+        match=f"{plan.plan_id} requires confirmation.*10 of 11",
+    ):
         jobs.apply(plan)
     assert len(left(jobs)["a"]) == 3
-    assert jobs.apply(plan, approve=True) == 8 + 10
+    assert jobs.apply(plan, confirm=True) == 8 + 10
     assert jobs.plan("large", KEEP_ONE).waits == ()
 
 
@@ -255,7 +258,7 @@ def test_a_limit_does_not_slip_much_past_the_guard_but_nothing_waits_for_nothing
         jobs.save("large", f"s{number}", {})
     assert jobs.plan("large", KEEP_ONE, limit=1).waits
     assert jobs.plan("large", KEEP_ONE, limit=0).waits == ()
-    assert jobs.cleanup("large", 1) == 10  # a caller's own number is its approval
+    assert jobs.cleanup("large", 1) == 10  # a caller's own number is its confirmation
 
 
 def test_each_job_is_planned_by_its_own_policy(jobs: CheckpointManager) -> None:

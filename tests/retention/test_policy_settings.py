@@ -257,13 +257,13 @@ def test_a_wrong_policy_is_refused_with_its_place_its_value_and_what_to_do(
     assert REFUSED[text] in done.err
 
 
-def test_a_policy_that_keeps_less_than_an_approval_may_take_is_refused(
+def test_a_policy_that_keeps_less_than_a_confirmation_may_take_is_refused(
     loaded: Callable[..., Settings],
 ) -> None:
-    text = '[retention]\napproval_deadline = "{}"\n[retention.default]\nmax_age = "3d"'
-    assert loaded(text.format("3d")).retention.approval_deadline.days == 3
+    text = '[retention]\nconfirm_deadline = "{}"\n[retention.default]\nmax_age = "3d"'
+    assert loaded(text.format("3d")).retention.confirm_deadline.days == 3
 
-    with pytest.raises(ConfigError, match="less than an approval may take"):
+    with pytest.raises(ConfigError, match="less than a confirmation may take"):
         loaded(text.format("4d"))
 
 
@@ -290,22 +290,22 @@ def test_a_policy_that_keeps_less_than_an_approval_may_take_is_refused(
         ('max_count = 9\nmin_age = "4d"\nkeep_failed = 0\nkeep_last = 3', True),
     ],
 )
-def test_whatever_could_remove_before_an_approval_is_due_is_refused(
+def test_whatever_could_remove_before_a_confirmation_is_due_is_refused(
     loaded: Callable[..., Settings], rules: str, is_safe: bool
 ) -> None:
     for table in ("[retention.default]", '[[retention.rule]]\nmatch = "a*"'):
-        text = f'[retention]\napproval_deadline = "4d"\n{table}\n{rules}'
+        text = f'[retention]\nconfirm_deadline = "4d"\n{table}\n{rules}'
         if is_safe:
             loaded(text)
         else:
-            with pytest.raises(ConfigError, match="less than an approval may take"):
+            with pytest.raises(ConfigError, match="less than a confirmation may take"):
                 loaded(text)
 
 
 def test_a_budget_for_the_store_is_compared_with_the_deadline_too(
     loaded: Callable[..., Settings],
 ) -> None:
-    text = '[retention]\napproval_deadline = "4d"\nmax_store_bytes = "1GiB"\n'
+    text = '[retention]\nconfirm_deadline = "4d"\nmax_store_bytes = "1GiB"\n'
 
     with pytest.raises(ConfigError, match="max_store_bytes = 1073741824 with min_age"):
         loaded(text)

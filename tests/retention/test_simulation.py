@@ -40,7 +40,7 @@ def really(policy: Policy) -> list[list[datetime]]:
             if not is_run:
                 manager.save("job", "step", {})
                 continue
-            manager.apply(manager.plan("job", policy), approve=True)
+            manager.apply(manager.plan("job", policy), confirm=True)
             left.append([info.saved_at for info in manager.list("job")])
     return left
 

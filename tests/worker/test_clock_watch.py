@@ -151,7 +151,7 @@ def test_the_word_of_another_process_is_taken_and_the_next_jump_is_another(
     guard = guard_of(clocks, memory)
     clocks.wall.turn(days=400)
     jump = guard.look(HOUR, MONTH)
-    assert guard_of(clocks, memory).approve() == jump
+    assert guard_of(clocks, memory).trust() == jump
     assert guard.look(HOUR, MONTH) is None
     clocks.wall.turn(hours=2)
     assert guard.look(HOUR, MONTH) == (clocks.wall(), 2 * HOUR)
@@ -194,7 +194,7 @@ def test_once_trusted_a_clock_is_trusted_by_the_next_process_too(
 ) -> None:
     assert guard_of(clocks, memory).look(HOUR, MONTH) is None
     clocks.wall.turn(days=400)
-    guard_of(clocks, memory).approve()
+    guard_of(clocks, memory).trust()
     assert guard_of(clocks, memory).look(HOUR, MONTH) is None
 
 

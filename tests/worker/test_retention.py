@@ -125,14 +125,14 @@ def test_a_budget_spares_what_is_shielded_and_rules_that_are_only_tried(
     assert report.counts["kept_by_dry_run"] == 3
 
 
-def test_what_waits_for_approval_is_counted_once(
+def test_what_requires_confirmation_is_counted_once(
     manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a", each=20)
     careful = but(max_remove_fraction=0.5, max_store_bytes=1024)
     report = worker(manager, clock, careful).run_task("retention")
     assert left(manager) == {"a": 20}
-    assert report.counts["waiting_for_approval"] == 1
+    assert report.counts["waiting_for_confirmation"] == 1
 
 
 def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from journal import retention
-from journal.errors import ApprovalNeeded, MilepostError, StalePlan
+from journal.errors import ConfirmationRequired, MilepostError, StalePlan
 from journal.plans import glob_only, plan_of
 from worker.report import RunReport, Tally
 from worker.tasks.task import Run, Task
@@ -45,7 +45,7 @@ class _Retention:
         self._run = run
         self._settings = run.settings.retention
         self._waiting: set[str] = set()
-        self.tally = Tally(("removed", "kept_by_dry_run", "waiting_for_approval"))
+        self.tally = Tally(("removed", "kept_by_dry_run", "waiting_for_confirmation"))
 
     @property
     def left(self) -> int:
@@ -98,9 +98,9 @@ class _Retention:
         began = self._run.steady()
         try:
             removed = self._applied(plan, plan_again)
-        except ApprovalNeeded as exc:
+        except ConfirmationRequired as exc:
             log.warning("retention of %r waits: %s", info.job_id, exc)
-            self.tally.add(waiting_for_approval=info.job_id not in self._waiting)
+            self.tally.add(waiting_for_confirmation=info.job_id not in self._waiting)
             self._waiting.add(info.job_id)
             return
         self.tally.add(removed=removed)
