@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from journal import CheckpointManager, KeyRing
-from tests.support.cli import (
-    DEADLINE_SECONDS,
-    JOB,
-    call,
-    clean_environ,
-    damage,
-    ids_of,
-    run,
-)
+from tests.support.cli import JOB, call, clean_environ, damage, ids_of, run
+from tests.support.eventually import DEADLINE_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import DEADLINE_SECONDS, JOB, call, ids_of, types_of
+from tests.support.cli import JOB, call, ids_of, types_of
+from tests.support.eventually import DEADLINE_SECONDS
 
 
 def test_one_job_that_cannot_be_compacted_keeps_no_other_from_it(store: Path) -> None:

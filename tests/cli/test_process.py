@@ -9,22 +9,14 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 
 from api.cli.group import milepost
-from tests.support.cli import (
-    BIN,
-    DEADLINE_SECONDS,
-    JOB,
-    Done,
-    clean_environ,
-    ids_of,
-    run,
-)
+from tests.support.cli import BIN, JOB, Done, clean_environ, ids_of, run
+from tests.support.eventually import DEADLINE_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -324,7 +316,9 @@ def started(*words: str) -> subprocess.Popen[bytes]:
 def wait_until_drained(pipe: int) -> None:
     """Wait until the reader of `pipe` has taken all that was written to it."""
     waiting = array.array("i", [1])
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while waiting[0]:
-        assert time.monotonic() < deadline
+
+    def is_drained() -> bool:
         fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        return not waiting[0]
+
+    eventually(is_drained)

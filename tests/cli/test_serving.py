@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cli import (
-    DEADLINE_SECONDS,
-    JOB,
-    call,
-    ids_of,
-    run,
-)
+from tests.support.cli import JOB, call, ids_of, run
+from tests.support.eventually import DEADLINE_SECONDS
 from tests.support.servers import RULE, SERVING, ask, staying
 
 if TYPE_CHECKING:

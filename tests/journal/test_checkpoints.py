@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 import threading
-import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from journal import CheckpointInfo, CheckpointManager, MemoryStorage, Policy, errors
 from journal.diff import Change, diff
 from tests.support.clock import NOW
+from tests.support.eventually import DEADLINE_SECONDS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 1795410000
 TRASH_SECONDS = 3600.0
-DEADLINE_SECONDS = 20.0
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -464,10 +463,7 @@ class Held:
 
     def wait_for(self, waiting: int) -> None:
         queue = self.manager._store._job("job").queue
-        until = time.monotonic() + DEADLINE_SECONDS
-        while len(queue._waiting) < waiting:
-            assert time.monotonic() < until, "they did not queue up"
-            threading.Event().wait(0.001)
+        eventually(lambda: len(queue._waiting) >= waiting)
 
 
 def saved_together(*wanted: str) -> tuple[list[str], CheckpointManager]:

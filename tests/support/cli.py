@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from api.cli.group import milepost
 from journal import CheckpointManager
 from journal.ids import file_name
+from tests.support.eventually import DEADLINE_SECONDS
 
 BIN = Path(sys.executable).parent
 START = datetime(2026, 11, 20, 10, tzinfo=UTC)
 JOB = "etl-daily"
-DEADLINE_SECONDS = 30
 
 
 class Done(NamedTuple):

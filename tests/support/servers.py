@@ -10,11 +10,8 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tests.support.cli import (
-    BIN,
-    DEADLINE_SECONDS,
-    clean_environ,
-)
+from tests.support.cli import BIN, clean_environ
+from tests.support.eventually import DEADLINE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from tests.support.cli import DEADLINE_SECONDS, clean_environ
+from tests.support.cli import clean_environ
+from tests.support.eventually import DEADLINE_SECONDS, eventually
 from tests.support.servers import SERVING, Server
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def serving(
             if child.stderr is not None:
                 yield Running(server, int(server.wait_for(SERVING)[2]))
             else:
-                yield Running(server, until(lambda: listening_port(child.pid)))
+                yield Running(server, eventually(lambda: listening_port(child.pid)))
         finally:
             child.kill()
 
@@ -131,15 +131,6 @@ def listening_port(pid: int) -> int:
             if found and found[1] in ports:
                 return ports[found[1]]
     return 0
-
-
-def until(look: Callable[[], Any]) -> Any:  # whatever it looks for
-    """Return what `look` returns as soon as it is true."""
-    ends_at = time.monotonic() + DEADLINE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < ends_at
-        time.sleep(0.01)
-    return found
 
 
 @contextmanager
@@ -230,7 +221,7 @@ def test_a_client_that_takes_no_answer_is_dropped(folder: Path) -> None:
         with running.connect(request) as client:
             assert client.recv(1)  # the answer has begun
 
-            until(lambda: running.sockets == before)
+            eventually(lambda: running.sockets == before)
 
             running.is_well()
 
@@ -448,7 +439,7 @@ def test_an_orphan_of_a_job_is_reaped_and_the_job_keeps_its_status(
 
         (folder / "go").write_text("\n")
 
-        until(lambda: not orphan.exists())
+        eventually(lambda: not orphan.exists())
         running.is_well()
         assert running.server.stop(signal.SIGTERM) == 0
 

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from api import create_app
 from demo import checks, history, job
 from journal import CheckpointManager, MemoryStorage
 from tests.support.client import serving
+from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,10 +204,7 @@ def test_what_a_killed_demo_left_running_is_named_with_the_way_to_end_it(
     assert left
     for number in left[1].split():
         os.kill(int(number), signal.SIGTERM)
-    deadline = time.monotonic() + 60
-    while demo.left_behind() and time.monotonic() < deadline:
-        os.sched_yield()
-    assert demo.left_behind() == []
+    eventually(lambda: demo.left_behind() == [])
 
 
 def test_too_few_files_are_no_story(demo: Demo) -> None:

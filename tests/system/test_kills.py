@@ -16,6 +16,7 @@ import pytest
 
 from journal import CheckpointManager
 from tests.support.cli import run
+from tests.support.eventually import DEADLINE_SECONDS
 from tests.support.servers import SERVING, staying
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 JOB = "etl"
 SLOW = pytest.mark.slow
-DEADLINE_SECONDS = 30
 
 
 # -- the server ------------------------------------------------------------------------

@@ -11,22 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.eventually import DEADLINE_SECONDS, eventually
 from worker.courtesy import NICENESS
 from worker.scheduler import Scheduler, coming, is_overdue, read_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-DEADLINE_SECONDS = 20.0
 DAILY = "0 3 * * *"
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Return once `condition` holds; fail if it does not within the deadline."""
-    until = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        threading.Event().wait(0.01)
 
 
 class Task:

@@ -19,8 +19,8 @@ from journal.ids import file_name
 from tests.support.cli import JOB, call, damage, run
 from tests.support.client import client_of
 from tests.support.clock import NOW, Clock
+from tests.support.eventually import eventually
 from tests.support.servers import RULE, SERVING, ask, staying
-from tests.worker.test_worker import eventually
 from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
 from worker.leader import LeaderLock
 from worker.scheduler import BEATS_TO_ALARM, BEATS_TO_REPLACE, HEARTBEAT_SECONDS

@@ -16,6 +16,7 @@ import pytest
 from watchdog.observers.inotify_c import InotifyFD
 
 from journal.ids import file_name
+from tests.support.eventually import eventually
 from worker import sources, watcher
 from worker.watcher import MAX_HINTS, ConfigWatch, Pace, Watcher
 
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
     from worker.watcher import Mode
 
 NEVER = 3600.0
-DEADLINE_SECONDS = 20.0
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Return once `condition` holds; fail if it does not within the deadline."""
-    until = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        threading.Event().wait(0.01)
 
 
 class Watched:

@@ -21,6 +21,7 @@ from journal import CheckpointManager, MemoryStorage
 from journal.clock_memory import ClockMemory
 from journal.ids import file_name
 from tests.support.clock import NOW, Clock
+from tests.support.eventually import DEADLINE_SECONDS, eventually
 from worker.deadline import EXIT_SECONDS
 from worker.last_runs import LastRun, LastRuns, TaskRecord
 from worker.leader import LeaderLock
@@ -30,21 +31,12 @@ from worker.settings import load, open_manager
 from worker.tasks import TASK_NAMES, verification
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 HERE = Path(__file__).parents[2]
-DEADLINE_SECONDS = 30.0
 MAIN = "import sys; from worker.__main__ import main; sys.exit(main())"
 QUICK = "[worker]\nsweep = '50ms'\ndebounce = '10ms'\n"
 KEEP_TWO = "[retention]\nmin_keep = 1\nmin_age = '0s'\ndefault.keep_last = 2\n"
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Return once `condition` holds; fail if it does not within the deadline."""
-    until = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        threading.Event().wait(0.01)
 
 
 class Noticing(CheckpointManager):
