@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
-    Tally = Callable[[str, int], None]
+    from tests.support.tally import Tally
 
 
 @pytest.fixture

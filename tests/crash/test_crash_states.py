@@ -16,7 +16,7 @@ from tests.crash.workloads import WORKLOADS, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 
 @pytest.fixture(autouse=True)

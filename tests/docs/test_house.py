@@ -176,6 +176,15 @@ def test_every_test_that_a_page_names_is_there() -> None:
     assert named <= there
 
 
+def test_no_test_module_imports_another_one_or_a_conftest() -> None:
+    taken = re.compile(
+        r"^\s*(?:from|import) tests\b.*\b(?:test_\w+|conftest)\b", re.MULTILINE
+    )
+    for path in TESTS.rglob("*.py"):
+        assert not taken.search(path.read_text("utf-8")), path
+    assert {path.name for path in TESTS.glob("*.py")} == {"__init__.py", "conftest.py"}
+
+
 def test_every_public_call_says_what_it_does() -> None:
     for name, member in inspect.getmembers(CheckpointManager, callable):
         if not name.startswith("_"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 # A JSON schema cannot say which texts are printable, nor what a cursor looks like.

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from journal.retention import Plan
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 TRASH = timedelta(seconds=60)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 PACKAGE = str(Path(journal.__file__).parent) + os.sep

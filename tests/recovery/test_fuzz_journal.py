@@ -25,7 +25,7 @@ from tests.support.faults import FaultyDisk, forged, head_of, journal_of, last_h
 from tests.support.states import VALUES
 
 if TYPE_CHECKING:
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 QUICK = settings(

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 RIG = Path(__file__).parent / "power_cut.py"
 KINDS = {"ext4": (["mkfs.ext4", "-q", "-F"], 64), "xfs": (["mkfs.xfs", "-q"], 320)}

@@ -26,7 +26,7 @@ from tests.support.faults import Call, FaultyDisk, journal_of, read_head
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 SLOW = pytest.mark.slow

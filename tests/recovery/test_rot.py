@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 SLOW = pytest.mark.slow

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from journal.readable_journal import Durability
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
     Tell = Callable[[Any], None]
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from journal.readable_journal import Durability
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
     Tell = Callable[[Any], None]
 

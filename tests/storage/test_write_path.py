@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from journal.readable_journal import Durability
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 LINES = "journals/etl.jsonl"

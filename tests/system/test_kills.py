@@ -22,7 +22,7 @@ from tests.support.servers import SERVING, staying
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Tally
+    from tests.support.tally import Tally
 
 JOB = "etl"
 SLOW = pytest.mark.slow
