@@ -211,6 +211,10 @@ class Ledger:
         for report in manager.verify(job, deep=True):
             if not report.ok and content:
                 raise Violation(f"{job}: {report.problem}")
+            if damaged := [note for note in report.notes if "is damaged" in note]:
+                raise Violation(f"{job}: {damaged}")
+        if lost := view.faults.keys() & view.places.others():
+            raise Violation(f"{job}: the states of events {lost} are not there")
 
     def crashed(self, world: World, *, is_power_cut: bool) -> None:
         """Take down what a recovery of this machine will have to cut and keep."""

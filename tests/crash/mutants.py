@@ -405,6 +405,26 @@ MUTANTS: dict[str, Mutant] = {
         ),
         "compact",
     ),
+    "a compaction drops the states of other events": Mutant(
+        (
+            Rewrite(
+                Compactor.lines_of, "if seq in self._drop:", "if seq not in self._live:"
+            ),
+        ),
+        "compact states of other events",
+    ),
+    "the states of other events are not proved": Mutant(
+        (
+            Rewrite(
+                recovery.check_pair,
+                "if fault is not None:",
+                'if event["type"] != "checkpoint.saved":\n'
+                "        return\n"
+                "    if fault is not None:",
+            ),
+        ),
+        "states of other events",
+    ),
     "what has no state now is taken for erased before": Mutant(
         (
             Rewrite(

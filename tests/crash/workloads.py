@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from functools import partial
 from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
+from journal import state_codec
+from journal.batch import Batch
 from journal.errors import Conflict, NoSpace, StorageFailed
 from tests.crash.ledger import NO_PROMISE, STORE, Ledger, Violation
 from tests.crash.session import ROOT, Moment, Session
@@ -384,6 +387,37 @@ def compact(session: Session) -> None:
     session.save(manager, JOB, {"n": 9, "text": text})
 
 
+def _note(session: Session, manager: CheckpointManager, raw: bytes) -> None:
+    """Write, as a later version would, an event of an unknown type with a state."""
+    sealed = state_codec.seal(raw, None)
+    data = {"state_digest": sealed.digest, "state_bytes": sealed.raw_bytes}
+    add = partial(Batch.add, type_="task.noted", actor="x", data=data, sealed=sealed)
+    manager._store.write(JOB, add)
+    session.acknowledge(manager, JOB)
+
+
+def note_states(session: Session) -> None:
+    """The states span more than two sectors: junk inside them can look like JSON."""
+    manager = _begun(session)
+    text = Random(7).randbytes(700).hex().encode()
+    for n in range(2):
+        _note(session, manager, b'["%b",%d]' % (text, n))
+    session.save(manager, JOB, {"rows": 3})
+
+
+def compact_noted_states(session: Session) -> None:
+    """A compaction keeps the states of events that save no checkpoint."""
+    manager = _begun(session)
+    manager.trash_seconds = 0
+    _note(session, manager, b'["a result"]')
+    manager.delete(JOB, manager.list(JOB)[0].checkpoint_id)
+    session.acknowledge(manager, JOB)
+    session.quiet()
+    assert manager.compact(JOB) is not None
+    manager.list(JOB)
+    session.acknowledge(manager, JOB)
+
+
 def hard_linked(session: Session) -> None:
     """A copy by hard links shares both files; two processes go on writing."""
     manager = _begun(session)
@@ -508,6 +542,8 @@ WORKLOADS: dict[str, Workload] = {
     "headless": Workload(headless),
     "rewritten": Workload(rewritten),
     "compact": Workload(compact),
+    "states of other events": Workload(note_states),
+    "compact states of other events": Workload(compact_noted_states),
     "hard linked": Workload(hard_linked),
     "take over a rewrite": Workload(take_over_a_rewrite),
     "come and go": Workload(come_and_go),
