@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,6 @@ from tests.support.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from pathlib import Path
 
     from tests.support.tally import Tally
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def entered_by_all() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's, which are their owner's."""
+    with tempfile.TemporaryDirectory(prefix="milepost-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 @pytest.fixture

@@ -357,14 +357,12 @@ def test_of_generations_at_once_one_makes_the_file(folder: Path) -> None:
     ],
 )
 def test_a_key_file_as_kubernetes_mounts_it_is_accepted(
-    tmp_path: Path, mode: int, gid: int, why: str | None
+    entered_by_all: Path, mode: int, gid: int, why: str | None
 ) -> None:
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o755)
-    real = tmp_path / "..2026" / "k.keys"
+    real = entered_by_all / "..2026" / "k.keys"
     real.parent.mkdir()
-    (tmp_path / "..data").symlink_to("..2026")
-    (tmp_path / "k.keys").symlink_to("..data/k.keys")
+    (entered_by_all / "..data").symlink_to("..2026")
+    (entered_by_all / "k.keys").symlink_to("..data/k.keys")
     real.write_text(KeyRing([OLD]).to_text())
     os.chown(real, 0, gid)
     real.chmod(mode)
@@ -375,7 +373,7 @@ def test_a_key_file_as_kubernetes_mounts_it_is_accepted(
         if mode & 0o040:
             os.setuid(2001)
         try:
-            return ",".join(KeyRing.from_file(tmp_path / "k.keys").ids)
+            return ",".join(KeyRing.from_file(entered_by_all / "k.keys").ids)
         except UnusableKeys as exc:
             return str(exc)
 
