@@ -34,8 +34,9 @@ _KNOWN_FIELDS = frozenset(
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 _MAX_LEVELS = 8
 _LINK = "a symbolic link, which is not followed"
-# What a store keeps in the same folder, if it is one.
-_OWN_FOLDERS = frozenset({"journals", "heads", "salvage"})
+# What a store keeps in the same folder, if it is one: files per job, and others.
+_FOLDERS_OF_JOBS = ("journals", "heads", "salvage")
+_OWN_FOLDERS = frozenset({*_FOLDERS_OF_JOBS, "worker"})
 
 
 class Unusable(Exception):
@@ -82,38 +83,43 @@ def folders(
 ) -> Iterator[Folder]:
     """Yield the folders at and below `root` that hold checkpoint files or other files.
 
-    Symbolic links are not followed.
+    Symbolic links are not followed.  A store's own files are not among the others,
+    wherever the store is; checkpoint files are found beside them.
 
     Args:
         root: the folder of all jobs, or of a single one.
         levels: how far below it to look.
         skipped: names of folders that are not looked into.
     """
-    is_store = (root / "store.json").exists()
-    stack = [(root, 0)]
+    stack = [(root, 0, False)]
     while stack:
-        path, level = stack.pop()
+        path, level, is_own = stack.pop()
         files, others, below = [], [], []
         try:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as exc:
             entries = []
             others.append(("", str(exc.strerror)))
+        is_store = any(entry.name == "store.json" for entry in entries)
         for entry in entries:
             inner = path / entry.name
+            is_inner_own = is_own or (is_store and entry.name in _OWN_FOLDERS)
             if entry.is_dir(follow_symlinks=False):
-                is_own = is_store and level == 0 and entry.name in _OWN_FOLDERS
-                if level < levels and not is_own:
-                    below.append((inner, level + 1))
+                if level < levels:
+                    below.append((inner, level + 1, is_inner_own))
             elif _NAME.fullmatch(entry.name):
                 files.append(entry.name)
+            elif is_inner_own:
+                pass
             elif entry.is_symlink() and entry.is_dir():
                 others.append((entry.name, _LINK))
-            elif level > 0:  # beside the jobs' folders, anything may stand
+            elif level > 0 and not is_store:  # beside jobs' folders, anything may stand
                 others.append((entry.name, "no name of a checkpoint file"))
+        if is_own:
+            others.clear()
         stack.extend(
-            (inner, deeper)
-            for inner, deeper in reversed(below)
+            (inner, *rest)
+            for inner, *rest in reversed(below)
             if inner.relative_to(root).as_posix() not in skipped
         )
         if files or others:
@@ -124,7 +130,9 @@ def folders(
 def jobs_beside(root: Path, known: Container[str]) -> list[str]:
     """Return the jobs with checkpoint files in `root` that are not `known`, sorted."""
     found = set()
-    for folder in folders(root, levels=1, skipped=known):
+    is_store = (root / "store.json").exists()
+    skipped = {*known, *_FOLDERS_OF_JOBS} if is_store else known
+    for folder in folders(root, levels=1, skipped=skipped):
         if folder.files and (job_id := _job_of(folder)) not in known:
             with suppress(InvalidArgument):
                 found.add(ids.check_job_id(job_id))

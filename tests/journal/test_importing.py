@@ -14,6 +14,7 @@ import pytest
 from api import create_app
 from journal import CheckpointManager, Imported, Key, KeyRing, Policy
 from journal.errors import NotImported, UnknownCheckpoint
+from journal.ids import file_name
 from journal.storage_file import FileStorage
 from tests.support.cli import call
 from tests.support.client import client_of
@@ -488,6 +489,50 @@ def test_the_command_says_what_it_skipped_and_exits_with_3(old: Path) -> None:
     assert data["imported"] == 4
     assert data["jobs"][0] == {"job_id": JOB, "imported": 3, "known": 0}
     assert data["skipped"][0]["path"].endswith("x_1_abcdefgh.json")
+
+
+@pytest.mark.parametrize("below", ["", "a", "a/b"])
+def test_a_stores_own_files_are_not_called_skipped(tmp_path: Path, below: str) -> None:
+    store = tmp_path / "all" / below
+    store.mkdir(parents=True)
+    with CheckpointManager(store) as manager:
+        manager.save("a_1_abcdefgh.json", "step", {})
+    with (store / "journals" / f"{file_name('a_1_abcdefgh.json')}.jsonl").open("ab") as f:
+        f.write(b"torn")
+    with CheckpointManager(store) as manager:
+        manager.save("a_1_abcdefgh.json", "step", {})
+    assert [*(store / "side").iterdir()]
+    assert call("worker", "--once", "--store", str(store)).code == 0
+    assert [*(store / "worker").iterdir()]
+    (store / "heads" / "more").mkdir()
+    (store / "heads" / "more" / "file").touch()
+    (store / "journals" / "link").symlink_to(tmp_path)
+    done = call("import", "files", str(tmp_path / "all"), "--store", str(store))
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == ["no checkpoint files found"]
+
+
+@pytest.mark.parametrize("job_id", ["worker", "side", "heads"])
+def test_a_job_named_like_a_folder_of_the_store_is_imported(
+    tmp_path: Path, job_id: str
+) -> None:
+    with CheckpointManager(tmp_path) as manager:
+        manager.save("etl", "step", {})
+        write_job(tmp_path, job_id)
+        assert manager.import_files(tmp_path).jobs == ((job_id, 3, 0),)
+
+
+def test_beside_a_store_other_files_are_skipped_as_ever(tmp_path: Path) -> None:
+    with CheckpointManager(tmp_path / "a") as manager:
+        manager.save("etl", "step", {})
+    (tmp_path / "a" / "job").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in ("a/job/readme", "b/readme"):
+        (tmp_path / name).touch()
+    done = CheckpointManager(tmp_path / "c").import_files(tmp_path)
+    assert [note.path for note in done.skipped] == [
+        str(tmp_path / name) for name in ("a/job/readme", "b/readme")
+    ]
 
 
 def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
