@@ -20,7 +20,7 @@ from journal.clock import stamp
 from journal.errors import InvalidArgument, MilepostError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Collection, Container, Iterator
     from pathlib import Path
 
 _NAME = re.compile(r".+_([0-9]{1,11})_[0-9A-Za-z]{8}\.json", re.DOTALL)
@@ -118,16 +118,16 @@ def folders(
         if is_own:
             others.clear()
         stack.extend(
-            (inner, *rest)
-            for inner, *rest in reversed(below)
-            if inner.relative_to(root).as_posix() not in skipped
+            each
+            for each in reversed(below)
+            if each[0].relative_to(root).as_posix() not in skipped
         )
         if files or others:
             name = path.relative_to(root).as_posix() if level else path.resolve().name
             yield Folder(path, name, files, others)
 
 
-def jobs_beside(root: Path, known: Container[str]) -> list[str]:
+def jobs_beside(root: Path, known: Collection[str]) -> list[str]:
     """Return the jobs with checkpoint files in `root` that are not `known`, sorted."""
     found = set()
     is_store = (root / "store.json").exists()

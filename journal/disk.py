@@ -56,12 +56,15 @@ class Stat(NamedTuple):
     Attributes:
         links: how many names it has; more than one may be a snapshot's.
         mode: its permissions.
+        changed_ns: when it last changed, by the clock of its file system; None if that
+            is not known.
     """
 
     inode: int
     size: int
     links: int = 1
     mode: int = 0o600
+    changed_ns: int | None = None
 
 
 class File(Protocol):
@@ -427,7 +430,7 @@ _KINDS = {
 
 def _stat_of(found: os.stat_result) -> Stat:
     mode = stat.S_IMODE(found.st_mode)
-    return Stat(found.st_ino, found.st_size, found.st_nlink, mode)
+    return Stat(found.st_ino, found.st_size, found.st_nlink, mode, found.st_ctime_ns)
 
 
 def _no_file(path: Path, mode: int) -> StorageFailed:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from journal import head as head_codec
 from journal.elsewhere import Neighbour
-from journal.side_files import job_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from journal.disk import Disk, File
+    from journal.side_files import SalvageFolder
 
 
 class Evidence(NamedTuple):
@@ -50,7 +50,7 @@ def _nothing(offset: int, size: int) -> bytes:
 
 @contextmanager
 def of_files(
-    disk: Disk, root: Path, name: str, *, is_held: bool = False
+    disk: Disk, salvage: SalvageFolder, name: str, *, is_held: bool = False
 ) -> Iterator[Evidence]:
     """Look at the files of a job of a folder.
 
@@ -59,7 +59,7 @@ def of_files(
 
     Args:
         disk: the file operations.
-        root: the store.
+        salvage: the store's salvage files.
         name: the job's file name.
         is_held: the caller has the lock.  Then the journal is read from the medium, not
             from memory: what a repair builds on must be true.
@@ -67,6 +67,7 @@ def of_files(
     Raises:
         OSError: a file cannot be opened or read.
     """
+    root = salvage.path.parent
     head = _open_if(disk, root / "heads" / name)
     journal: File | None = None
     try:
@@ -86,9 +87,7 @@ def of_files(
             None if found is None else found.size,
             0 if found is None else found.inode,
             _nothing if journal is None else journal.read,
-            tuple(
-                sorted(n for n in disk.names(root / "salvage") if job_name(n) == name)
-            ),
+            tuple(salvage.names_of(name)),
             tuple(_leftovers(disk, root, name)),
             is_still,
             partial(_neighbours, disk, root, name),

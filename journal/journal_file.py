@@ -208,8 +208,8 @@ class JournalFile(SettledJournal):
     @contextmanager
     def evidence(self) -> Iterator[Evidence]:
         """Look at both files; only under the lock."""
-        root, name = self._folders.root, self._name
-        with evidence.of_files(self._disk, root, name, is_held=True) as found:
+        salvage, name = self._salvage, self._name
+        with evidence.of_files(self._disk, salvage, name, is_held=True) as found:
             # A head that was made to be locked says nothing yet.
             yield found._replace(head=None) if self._head.is_new else found
 

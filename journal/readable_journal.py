@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from journal.diagnosis import Facts, Judgement
     from journal.disk import Disk, Stat
     from journal.head import Head
+    from journal.side_files import SalvageFolder
 
 Durability = Literal["always", "interval", "never"]
 
@@ -62,6 +63,7 @@ class Place(NamedTuple):
     """Where one job's files are, and how they are written.
 
     Attributes:
+        salvage: the folder of the salvage files, which all jobs share.
         name: what the files are called.
         store_id: returns the store's id; None if it cannot be told.
         lock_timeout_seconds: how long to wait for another writer.
@@ -69,6 +71,7 @@ class Place(NamedTuple):
 
     disk: Disk
     folders: Folders
+    salvage: SalvageFolder
     name: str
     job_id: str
     store_id: Callable[[], str | None]

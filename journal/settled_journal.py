@@ -39,9 +39,8 @@ class SettledJournal(ReadableJournal):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._salvage_files = SalvageFiles(
-            place.disk, place.folders.salvage, place.name
-        )
+        self._salvage = place.salvage
+        self._salvage_files = SalvageFiles(place.disk, place.salvage, place.name)
         self._durability: Durability = place.durability
         self._is_settled = False  # first look under the lock is done
         self._is_poisoned = False  # also when the mark in the head could not be set

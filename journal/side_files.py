@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from journal import whole_file
+from journal.clock import utc_now
 from journal.disk import make_folder_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from journal.disk import Disk
+    from journal.disk import Disk, Stat
     from journal.events import JobRepairedData
 
     Data = bytes | Callable[[], Iterable[bytes]]
 
+# More than the step in which a file system's times advance; some take 2 s.
+_TIME_STEP_SECONDS = 3.0
 _DAMAGED = ".damaged"
 _NAME = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}(\.damaged)?", re.ASCII)
 
@@ -50,6 +53,52 @@ def _pieces_of(data: Data) -> Iterable[bytes]:
     return (data,) if isinstance(data, bytes) else data()
 
 
+class _Listing(NamedTuple):
+    """The names in the folder, by job, as long as its inode and time stay the same."""
+
+    inode: int
+    changed_ns: int | None
+    of_job: dict[str, list[str]]
+
+
+class SalvageFolder:
+    """The folder of all salvage files of a store, listed again only when it changed.
+
+    Each job asks once, so a listing for each would be quadratic.  Safe for threads.
+    """
+
+    def __init__(self, disk: Disk, path: Path) -> None:
+        self.path = path
+        self._disk = disk
+        self._known: _Listing | None = None
+
+    def names_of(self, job: str) -> list[str]:
+        """Return the names of a job's salvage files, sorted."""
+        found = self._disk.stat(self.path)
+        if found is None:
+            return []
+        known = self._known
+        if known is None or known[:2] != (found.inode, found.changed_ns):
+            is_old = _is_old(found)  # as it was before it is listed
+            known = self._listing(found)
+            self._known = known if is_old else None
+        return known.of_job.get(job, [])
+
+    def _listing(self, found: Stat) -> _Listing:
+        of_job: dict[str, list[str]] = {}
+        for name in sorted(self._disk.names(self.path)):
+            if (job := job_name(name)) is not None:
+                of_job.setdefault(job, []).append(name)
+        return _Listing(found.inode, found.changed_ns, of_job)
+
+
+def _is_old(found: Stat) -> bool:
+    """Tell whether any change from now on gives the folder another time."""
+    if found.changed_ns is None:
+        return False
+    return utc_now().timestamp() - found.changed_ns / 1e9 > _TIME_STEP_SECONDS
+
+
 class SalvageFiles:
     """The salvage files of one job.
 
@@ -59,9 +108,10 @@ class SalvageFiles:
         name: the job's file name.
     """
 
-    def __init__(self, disk: Disk, folder: Path, name: str) -> None:
+    def __init__(self, disk: Disk, folder: SalvageFolder, name: str) -> None:
         self._disk = disk
-        self._folder = folder
+        self._all = folder
+        self._folder = folder.path
         self._name = name
 
     @property
@@ -94,9 +144,10 @@ class SalvageFiles:
     def repairs(self) -> list[JobRepairedData]:
         """Return what the names of torn tails tell, as events would."""
         found: list[JobRepairedData] = []
-        for name in sorted(self._disk.names(self._folder)):
+        for name in self._all.names_of(self._name):
             match = _NAME.fullmatch(name)
-            if match is None or match[1] != self._name or match[4]:
+            assert match is not None
+            if match[4]:
                 continue
             stat = self._disk.stat(self._folder / name)
             repair: JobRepairedData = {

@@ -29,6 +29,7 @@ from journal.journal_file import JournalFile
 from journal.mutex import Mutex
 from journal.readable_journal import Durability, Folders, Place, failure
 from journal.record_file import RecordFile
+from journal.side_files import SalvageFolder
 from journal.whole_file import append_all
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class FileStorage:
         self._interval_seconds = interval_seconds
         self._lock_timeout_seconds = lock_timeout_seconds
         self._disk: Disk = PosixDisk() if disk is None else disk
+        self._salvage = SalvageFolder(self._disk, self._folders.salvage)
         self._record = RecordFile(self._disk, root, lock_timeout_seconds)
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
         self._nameless: dict[str, str] = {}
@@ -298,6 +300,7 @@ class FileStorage:
         place = Place(
             self._disk,
             self._folders,
+            self._salvage,
             self._name(job_id),
             job_id,
             self._known_id,
@@ -339,7 +342,9 @@ class FileStorage:
     def evidence(self, job_id: str) -> Iterator[Evidence]:
         """See `Storage.evidence`."""
         try:
-            with evidence.of_files(self._disk, self.root, self._name(job_id)) as found:
+            with evidence.of_files(
+                self._disk, self._salvage, self._name(job_id)
+            ) as found:
                 yield found
         except OSError as exc:
             if isinstance(exc, MilepostError):

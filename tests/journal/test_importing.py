@@ -497,11 +497,12 @@ def test_a_stores_own_files_are_not_called_skipped(tmp_path: Path, below: str) -
     store.mkdir(parents=True)
     with CheckpointManager(store) as manager:
         manager.save("a_1_abcdefgh.json", "step", {})
-    with (store / "journals" / f"{file_name('a_1_abcdefgh.json')}.jsonl").open("ab") as f:
-        f.write(b"torn")
+    journal = store / "journals" / f"{file_name('a_1_abcdefgh.json')}.jsonl"
+    with journal.open("ab") as file:
+        file.write(b"torn")
     with CheckpointManager(store) as manager:
         manager.save("a_1_abcdefgh.json", "step", {})
-    assert [*(store / "side").iterdir()]
+    assert [*(store / "salvage").iterdir()]
     assert call("worker", "--once", "--store", str(store)).code == 0
     assert [*(store / "worker").iterdir()]
     (store / "heads" / "more").mkdir()
@@ -512,7 +513,7 @@ def test_a_stores_own_files_are_not_called_skipped(tmp_path: Path, below: str) -
     assert done.out.splitlines() == ["no checkpoint files found"]
 
 
-@pytest.mark.parametrize("job_id", ["worker", "side", "heads"])
+@pytest.mark.parametrize("job_id", ["worker", "salvage", "heads"])
 def test_a_job_named_like_a_folder_of_the_store_is_imported(
     tmp_path: Path, job_id: str
 ) -> None:

@@ -19,7 +19,7 @@ from tests.support.faults import FaultyDisk, head_of, journal_of, put
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal.disk import Mode
+    from journal.disk import Mode, Stat
     from journal.readable_journal import Durability
 
 MIB = 1024 * 1024
@@ -173,3 +173,100 @@ def test_a_head_with_carriage_returns_still_guards(root: Path) -> None:
     put(journal_of(root, JOB), journal_of(root, JOB).read_bytes()[:-600])
     with pytest.raises(DamagedJournal):
         CheckpointManager(root).list(JOB)
+
+
+# -- what was cut, of all jobs ---------------------------------------------------------
+
+
+def tear(root: Path, *jobs: str) -> None:
+    """Leave a torn tail, as a writer does that is killed inside a write."""
+    for job in jobs:
+        with journal_of(root, job).open("ab") as file:
+            file.write(b"torn")
+
+
+def kept_long_ago(root: Path) -> FaultyDisk:
+    """Return a disk that shows every file as changed a minute earlier."""
+    disk = FaultyDisk(root, syncs=False)
+    real = disk.stat
+
+    def stat(path: Path) -> Stat | None:
+        found = real(path)
+        if found is None or found.changed_ns is None:
+            return found
+        return found._replace(changed_ns=found.changed_ns - 60 * 10**9)
+
+    disk.stat = stat  # type: ignore[method-assign]
+    return disk
+
+
+def is_told(manager: CheckpointManager, job: str) -> bool:
+    return any(event["type"] == "job.repaired" for event in manager.history(job))
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_the_names_of_salvage_files_are_listed_once_for_all_jobs(
+    root: Path, is_asked: bool
+) -> None:
+    jobs = [f"job-{n}" for n in range(20)]
+    with CheckpointManager(root) as manager:
+        for job in jobs:
+            manager.save(job, "begin", {})
+    tear(root, *jobs)
+    with CheckpointManager(root) as manager:
+        for job in jobs:
+            manager.save(job, "next", {})
+            assert is_told(manager, job)
+    disk = kept_long_ago(root)
+    with CheckpointManager(storage=FileStorage(root, disk=disk)) as manager:
+        for job in jobs:
+            if is_asked:
+                assert manager.diagnose(job)[0].ok
+            else:
+                manager.save(job, "again", {})
+    assert [call.path for call in disk.of("names")].count("salvage") == 1
+
+
+def cut_and_die(root: Path, job: str) -> None:
+    """Cut a torn tail as another process does that dies before it tells."""
+    tear(root, job)
+    disk = FaultyDisk(root, syncs=False)
+    disk.fail("append", on=f"journals/{job}.jsonl")
+    other = CheckpointManager(storage=FileStorage(root, disk=disk))
+    assert not is_told(other, job)
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_salvage_file_that_another_process_leaves_later_is_told(
+    root: Path, is_old: bool
+) -> None:
+    with CheckpointManager(root) as manager:
+        for job in ("a", "b"):
+            manager.save(job, "begin", {})
+    tear(root, "a")
+    CheckpointManager(root).save("a", "next", {})  # makes `salvage`
+    disk = kept_long_ago(root) if is_old else FaultyDisk(root, syncs=False)
+    with CheckpointManager(storage=FileStorage(root, disk=disk)) as manager:
+        manager.save("a", "look", {})
+        cut_and_die(root, "b")
+        manager.save("b", "next", {})
+        assert is_told(manager, "b")
+
+
+def test_a_folder_that_has_just_changed_is_listed_again(root: Path) -> None:
+    """Another change in the same step of the clock would show in no time of it."""
+    with CheckpointManager(root) as manager:
+        for job in ("a", "b"):
+            manager.save(job, "begin", {})
+    tear(root, "a")
+    CheckpointManager(root).save("a", "next", {})
+    disk = FaultyDisk(root, syncs=False)
+    before = disk.stat(root / "salvage")
+    real = disk.stat
+    # The file system's clock stands still.
+    disk.stat = lambda path: before if path.name == "salvage" else real(path)  # type: ignore[method-assign]
+    with CheckpointManager(storage=FileStorage(root, disk=disk)) as manager:
+        manager.save("a", "look", {})
+        cut_and_die(root, "b")
+        manager.save("b", "next", {})
+        assert is_told(manager, "b")
