@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COLUMNS = ("#", "when (UTC)", "who", "what", "why")
-RETENTION_ACTOR = "worker:retention"
+RETENTION_ACTOR = "worker:cleanup"
 _GONE = "no rule keeps it; "
 
 Event = dict[str, Any]

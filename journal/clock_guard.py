@@ -193,6 +193,6 @@ def why_waiting(jump: ClockJump) -> str:
     return (
         f"the clock jumped forward by {how_long(timedelta(seconds=jump.by_seconds))}, "
         f"to {stamp(jump.at)}:"
-        " nothing is removed until it is set back, or `milepost worker run"
+        " nothing is removed until it is set back, or `milepost worker task"
         " --trust-clock` says that it is right"
     )

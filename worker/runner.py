@@ -119,7 +119,7 @@ class Runner:
 
     def is_overdue(self, task: Task, worker: WorkerSettings) -> bool:
         """Return whether a run of `task` was missed; in a new store nothing was."""
-        schedule = getattr(worker, task.schedule)
+        schedule = getattr(worker, task.name)
         if schedule == NEVER:
             return False
         now = self._clock()

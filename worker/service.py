@@ -296,7 +296,7 @@ class Worker:
 
     def _plan(self, scheduler: Scheduler, worker: WorkerSettings) -> None:
         for task in TASKS:
-            schedule = getattr(worker, task.schedule)
+            schedule = getattr(worker, task.name)
             if schedule == NEVER:
                 scheduler.remove(task.name)
                 continue

@@ -111,7 +111,7 @@ def task_status(
     task: Task, worker: WorkerSettings, record: TaskRecord | None, now: datetime
 ) -> TaskStatus:
     """Return what the record of `task` and its schedule tell."""
-    schedule = getattr(worker, task.schedule)
+    schedule = getattr(worker, task.name)
     return TaskStatus(
         task.name,
         schedule,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worker.status import TaskStatus
 
 _RUNS = 3
-_CLOCK_HINT = "if it is right now: milepost worker run --trust-clock"
+_CLOCK_HINT = "if it is right now: milepost worker task --trust-clock"
 
 
 class Surroundings:

@@ -1,4 +1,4 @@
-"""The verbs about background work: worker, worker run, worker status."""
+"""The verbs about background work: worker, worker task, worker status."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _STATUS_COLUMNS = (
 def worker_verb(context: click.Context, *, once: bool) -> Answer | None:
     """Do the background work on schedule, without the HTTP API.
 
-    Retention, compaction, trash, verification; until Ctrl-C or SIGTERM.
+    Runs cleanup, compact, purge and verify; until Ctrl-C or SIGTERM.
     """
     frame: Frame = context.obj
     if context.invoked_subcommand is not None:
         if once:
-            raise Failure("usage", "--once takes no subcommand", "worker run TASK")
+            raise Failure("usage", "--once takes no subcommand", "worker task TASK")
         return None
     if once:
         return _run(frame, (), trust_clock=False)
@@ -56,17 +56,17 @@ def worker_verb(context: click.Context, *, once: bool) -> Answer | None:
     return stopped(stop)
 
 
-@verb("run", example="milepost worker run\nmilepost worker run verification")
+@verb("task", example="milepost worker task\nmilepost worker task verify")
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.option(
     "--trust-clock",
     is_flag=True,
     help="The clock is right, though it jumped while a worker looked on.",
 )
-def run_verb(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Answer:
-    """Run each TASK once, here and now; all of them unless named.
+def task_verb(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Answer:
+    """Run each TASK once in this process; all of them if none is named.
 
-    Beside a worker that leads, if there is one. Exit 3 if something was left out.
+    Safe to run while another worker is active. Exit 3 if something was left out.
     """
     return _run(frame, tasks, trust_clock=trust_clock)
 
@@ -97,7 +97,7 @@ def status_verb(frame: Frame) -> Answer:
     return Answer(stored_fields(status), Table(_STATUS_COLUMNS, rows), tuple(said))
 
 
-for _command in (run_verb, status_verb):
+for _command in (task_verb, status_verb):
     worker_verb.add_command(_command)
 
 

@@ -261,12 +261,12 @@ def test_doctor_says_how_each_task_last_ran(
     store: Path, outcome: Outcome, is_fine: bool
 ) -> None:
     last = LastRun(START, outcome, line="3 removed, 1 jobs", error="no space")
-    LastRuns(store / "worker").write("retention", TaskRecord(START, last))
+    LastRuns(store / "worker").write("cleanup", TaskRecord(START, last))
     done = call("doctor", "--json")
     (found,) = [f for f in done.json["data"]["worker"] if f["code"] == "last_run"]
     assert found["ok"] is is_fine
     assert found["message"] == (
-        f"retention ran at 2026-11-20 10:00:00Z: {outcome}, 3 removed, 1 jobs, no space"
+        f"cleanup ran at 2026-11-20 10:00:00Z: {outcome}, 3 removed, 1 jobs, no space"
     )
 
 

@@ -94,7 +94,7 @@ def test_a_terminal_that_goes_away_ends_no_work(
 
 
 @pytest.mark.parametrize(
-    "words", [("verify",), ("compact",), ("worker", "run", "verification")], ids=str
+    "words", [("verify",), ("compact",), ("worker", "task", "verify")], ids=str
 )
 def test_at_a_terminal_the_pass_is_seen_and_the_answer_is_the_same(
     words: tuple[str, ...], store: Path

@@ -203,8 +203,8 @@ def test_one_pass_removes_by_policy_and_reports_what(store: Path, folder: Path) 
     again = run("worker", "--once", "--json")
 
     assert [row[:2] for row in first.rows][:2] == [
-        ["retention", "ok"],
-        ["compaction", "ok"],
+        ["cleanup", "ok"],
+        ["compact", "ok"],
     ]
     assert first.rows[0][3] == "2 removed, 1 jobs"
     assert again.json["data"]["runs"][0]["counts"]["removed"] == 0

@@ -164,7 +164,7 @@ def test_a_cleanup_by_age_waits_where_the_newest_event_is_years_old(
         assert (held.code, held.json["error"]["code"]) == (6, "clock_jump")
     plan = call("cleanup", "--all", "--dry-run", "--json").json["data"]["plan_id"]
     assert call("cleanup", "--plan", plan).code == 6
-    ran = call("worker", "run", "retention", "--json").json["data"]["runs"][0]
+    ran = call("worker", "task", "cleanup", "--json").json["data"]["runs"][0]
     assert ran["outcome"] == "waiting"
     done = call("cleanup", "a", "--trust-clock", "--json")
     assert done.json["data"]["deleted_count"] == 4

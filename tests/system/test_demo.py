@@ -99,7 +99,7 @@ def test_without_a_terminal_every_check_holds_and_the_demo_leaves(demo: Demo) ->
         r"last +checkpoint counted-\S+ of \S+ UTC holds \d+ of 600 files",
         r"restored +checkpoint counted-\S+ is now current .*; the job was resumed",
         r"retention +\d+ removed by rule:stdlib-\*: \dth newest; keep_last = 3.*",
-        r" \d+ +\S+ +worker:retention +removed #2.* rule:stdlib-\*: \dth newest; .*",
+        r" \d+ +\S+ +worker:cleanup +removed #2.* rule:stdlib-\*: \dth newest; .*",
         r" \d+ +\S+ +cli:\S+ +pinned #\d+ +equals the uninterrupted run *",
         r"ok +its result equals .* run: \d+,\d+ bytes, sha256 .*",
         r" +\S+/milepost log stdlib-census --reverse --store .*",
@@ -398,7 +398,7 @@ def test_the_history_tells_who_what_when_and_why() -> None:
         (
             "5",
             "09:15:05",
-            "worker:retention",
+            "worker:cleanup",
             "removed #1, #2",
             "p: 4th newest; keep_last = 1 (and so on)",
         ),

@@ -241,13 +241,13 @@ def test_a_jump_holds_what_counts_ages_and_nothing_else(
     worker: Worker, manager: CheckpointManager, clocks: Clocks
 ) -> None:
     clocks.wall.turn(days=400)
-    for name in ("retention", "compaction", "trash"):
+    for name in ("cleanup", "compact", "purge"):
         report = worker.run_task(name)
         assert report.outcome == "waiting"
         assert "jumped forward by 400d" in report.line
-    assert worker.run_task("verification").outcome == "ok"
+    assert worker.run_task("verify").outcome == "ok"
     assert len(manager.list("a")) == 5
-    status = worker.status.task("retention")
+    status = worker.status.task("cleanup")
     assert status.last is not None
     assert status.last.outcome == "waiting"
     assert worker.status.clock_jump == (clocks.wall(), 400 * 86_400)
@@ -257,9 +257,9 @@ def test_after_the_word_what_waited_is_done(
     worker: Worker, manager: CheckpointManager, clocks: Clocks
 ) -> None:
     clocks.wall.turn(days=400)
-    worker.run_task("retention")
+    worker.run_task("cleanup")
     assert worker.trust_clock() is not None
-    assert worker.run_task("retention").counts["removed"] == 3
+    assert worker.run_task("cleanup").counts["removed"] == 3
     assert worker.status.clock_jump is None
     assert len(manager.list("a")) == 2
 
@@ -268,11 +268,11 @@ def test_time_that_passed_while_no_worker_ran_is_no_jump(
     worker: Worker, manager: CheckpointManager, clocks: Clocks
 ) -> None:
     clocks.run(40 * 86_400)
-    assert worker.run_task("retention").outcome == "ok"
+    assert worker.run_task("cleanup").outcome == "ok"
     assert len(manager.list("a")) == 2
 
 
 def test_the_line_says_what_to_do() -> None:
     line = why_waiting(ClockJump(NOW, 2 * HOUR + 60))
     assert line.startswith("the clock jumped forward by 2h 1min, to 2026-11-23T05")
-    assert "milepost worker run --trust-clock" in line
+    assert "milepost worker task --trust-clock" in line

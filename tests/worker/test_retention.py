@@ -70,22 +70,20 @@ def test_a_pass_removes_what_each_jobs_rule_lets_go(
     fill(manager, "etl-a", "etl-b", "other", "precious")
     rules = [MatchRule(match="etl-*", keep_last=1), MatchRule(match="precious")]
     retention = but(rule=rules)
-    report = worker(manager, clock, retention).run_task("retention")
+    report = worker(manager, clock, retention).run_task("cleanup")
     assert left(manager) == {"etl-a": 1, "etl-b": 1, "other": 2, "precious": 5}
     assert (report.jobs, report.counts["removed"], report.outcome) == (4, 11, "ok")
     assert report.removed_by_job == {"etl-a": 4, "etl-b": 4, "other": 3}
-    assert (
-        worker(manager, clock, retention).run_task("retention").counts["removed"] == 0
-    )
+    assert worker(manager, clock, retention).run_task("cleanup").counts["removed"] == 0
 
 
 def test_the_journal_says_who_removed_by_which_rule(
     manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a")
-    worker(manager, clock, KEEP_TWO).run_task("retention")
+    worker(manager, clock, KEEP_TWO).run_task("cleanup")
     event: Any = manager.history("a", types=["checkpoints.cleaned"])[0]
-    assert event["actor"] == "worker:retention"
+    assert event["actor"] == "worker:cleanup"
     assert event["data"]["policy"]["name"] == "default"
     assert len(event["data"]["removed"]) == 3
 
@@ -103,14 +101,14 @@ def test_the_oldest_of_all_jobs_go_until_the_store_fits_its_budget(
             manager.save(job, "step", {"text": "x" * 1500, "n": number})
     budget = stored(manager) * 6 // 10 + 500
     fitting = but(default=Rule(), max_store_bytes=budget, max_remove_fraction=1.0)
-    report = worker(manager, clock, fitting).run_task("retention")
+    report = worker(manager, clock, fitting).run_task("cleanup")
     assert left(manager) == {"old": 1, "*": 5}
     assert report.removed_by_job == {"old": 4}
     assert stored(manager) <= budget
     (event,) = manager.history("old", types={"checkpoints.cleaned"})
     reasons: Any = event["data"]
     assert f"max_store_bytes = {budget}" in next(iter(reasons["removed"].values()))
-    again = worker(manager, clock, fitting).run_task("retention")
+    again = worker(manager, clock, fitting).run_task("cleanup")
     assert again.counts["removed"] == 0
 
 
@@ -120,7 +118,7 @@ def test_a_budget_spares_what_is_shielded_and_rules_that_are_only_tried(
     fill(manager, "a", "b", each=4)
     rules = [MatchRule(match="a", dry_run=True), MatchRule(match="b", min_keep=3)]
     tight = but(default=Rule(), rule=rules, max_store_bytes=1024)
-    report = worker(manager, clock, tight).run_task("retention")
+    report = worker(manager, clock, tight).run_task("cleanup")
     assert left(manager) == {"a": 4, "b": 3}
     assert report.counts["kept_by_dry_run"] == 3
 
@@ -130,7 +128,7 @@ def test_what_requires_confirmation_is_counted_once(
 ) -> None:
     fill(manager, "a", each=20)
     careful = but(max_remove_fraction=0.5, max_store_bytes=1024)
-    report = worker(manager, clock, careful).run_task("retention")
+    report = worker(manager, clock, careful).run_task("cleanup")
     assert left(manager) == {"a": 20}
     assert report.counts["waiting_for_confirmation"] == 1
 
@@ -138,12 +136,10 @@ def test_what_requires_confirmation_is_counted_once(
 def test_ages_count_from_the_passs_now(manager: Interrupted, clock: Clock) -> None:
     fill(manager, "a")
     retention = RetentionSettings(min_keep=1, default=Rule(keep_last=2))
-    assert (
-        worker(manager, clock, retention).run_task("retention").counts["removed"] == 0
-    )
+    assert worker(manager, clock, retention).run_task("cleanup").counts["removed"] == 0
     later = NOW + timedelta(hours=2)
     assert (
-        worker(manager, clock, retention).run_task("retention", later).counts["removed"]
+        worker(manager, clock, retention).run_task("cleanup", later).counts["removed"]
         == 3
     )
 
@@ -153,7 +149,7 @@ def test_without_any_rule_everything_stays(manager: Interrupted, clock: Clock) -
     clock.turn(days=4000)
     made = worker(manager, clock, RetentionSettings())
     made.trust_clock()
-    report = made.run_task("retention")
+    report = made.run_task("cleanup")
     assert (report.counts["removed"], report.jobs, left(manager)) == (0, 1, {"a": 30})
 
 
@@ -169,17 +165,17 @@ def test_a_job_that_raises_does_not_stop_the_others(
     fill(manager, "a", "b", "c")
     with (tmp_path / "heads" / file_name("b")).open("rb") as head:
         fcntl.flock(head, fcntl.LOCK_EX)  # as another process that writes and hangs
-        report = worker(manager, clock, KEEP_TWO).run_task("retention")
+        report = worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert left(manager) == {"a": 2, "b": 5, "c": 2}
     assert (report.failed, report.outcome) == (1, "partly")
     level, line = caplog.record_tuples[-1][1:]
-    assert (level, line[:17]) == (logging.WARNING, "retention partly:")
+    assert (level, line[:15]) == (logging.WARNING, "cleanup partly:")
     caplog.clear()
     caplog.set_level(logging.INFO, "milepost.worker")
-    worker(manager, clock, KEEP_TWO).run_task("retention")
+    worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert caplog.record_tuples[-1][1:] == (
         logging.INFO,
-        "retention ok: 3 removed, 3 jobs",
+        "cleanup ok: 3 removed, 3 jobs",
     )
     assert [(p.job_id, p.code) for p in report.problems] == [("b", "locked")]
     assert "Traceback" not in caplog.text
@@ -195,7 +191,7 @@ def test_a_damaged_job_is_reported_and_left_as_it_is(
     raw[raw.index(b'"checkpoint.saved"', len(raw) // 2)] ^= 1
     path.write_bytes(raw)
     with CheckpointManager(tmp_path, clock=clock) as fresh:
-        report = worker(fresh, clock, KEEP_TWO).run_task("retention")
+        report = worker(fresh, clock, KEEP_TWO).run_task("cleanup")
         assert (report.damaged, report.failed, report.outcome) == (1, 0, "partly")
         assert [(p.job_id, p.code) for p in report.problems] == [("b", "damaged")]
         assert len(fresh.list("a")) == len(fresh.list("c")) == 2
@@ -213,7 +209,7 @@ def test_a_bug_in_one_job_does_not_stop_the_others(
             raise ZeroDivisionError
 
     manager.before_apply = stumble
-    report = worker(manager, clock, KEEP_TWO).run_task("retention")
+    report = worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert left(manager) == {"a": 2, "b": 5, "c": 2}
     assert report.problems[0] == ("b", "error", "ZeroDivisionError")
     assert "Traceback" in caplog.text
@@ -232,7 +228,7 @@ def test_a_plan_that_went_stale_is_made_again_once(
         manager.save("a", "meanwhile", {})
 
     manager.before_apply = save_once
-    report = worker(manager, clock, KEEP_TWO).run_task("retention")
+    report = worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert (report.counts["removed"], report.outcome) == (4, "ok")
     assert [info.step_name for info in manager.list("a")] == ["step-4", "meanwhile"]
 
@@ -247,7 +243,7 @@ def test_a_job_that_never_rests_is_left_for_the_next_pass(
             manager.save("a", "meanwhile", {})
 
     manager.before_apply = save_always
-    report = worker(manager, clock, KEEP_TWO).run_task("retention")
+    report = worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert [(p.job_id, p.code) for p in report.problems] == [("a", "stale_plan")]
     assert left(manager) == {"a": 7, "b": 2}
 
@@ -260,12 +256,12 @@ def test_a_run_removes_at_most_max_per_run_and_the_next_goes_on(
 ) -> None:
     fill(manager, "a", "b", "c")
     retention = but(max_per_run=4)
-    first = worker(manager, clock, retention).run_task("retention")
+    first = worker(manager, clock, retention).run_task("cleanup")
     assert (first.counts["removed"], first.resume_after) == (4, "b")
     assert left(manager) == {"a": 2, "b": 4, "c": 5}
-    second = worker(manager, clock, retention).run_task("retention")
+    second = worker(manager, clock, retention).run_task("cleanup")
     assert second.removed_by_job == {"c": 3, "b": 1}
-    third = worker(manager, clock, retention).run_task("retention")
+    third = worker(manager, clock, retention).run_task("cleanup")
     assert (third.counts["removed"], third.resume_after) == (1, None)
     assert left(manager) == {"a": 2, "b": 2, "c": 2}
 
@@ -279,7 +275,7 @@ def test_a_job_with_more_than_fits_does_not_starve_those_behind_it(
     for _ in range(2):
         fill(manager, "a", each=10)
         removed.append(
-            worker(manager, clock, retention).run_task("retention").removed_by_job
+            worker(manager, clock, retention).run_task("cleanup").removed_by_job
         )
     assert removed == [{"a": 3}, {"b": 3}]
 
@@ -290,7 +286,7 @@ def test_a_pass_that_is_asked_to_stop_ends_between_two_jobs(
     fill(manager, "a", "b")
     stopping = worker(manager, clock, KEEP_TWO)
     manager.before_apply = lambda _: stopping.ask_to_stop()
-    report = stopping.run_task("retention")
+    report = stopping.run_task("cleanup")
     assert (report.outcome, report.removed_by_job) == ("stopped", {"a": 3})
     assert left(manager) == {"a": 2, "b": 5}
 
@@ -302,8 +298,8 @@ def test_the_last_run_is_remembered_in_the_store(
     manager: Interrupted, clock: Clock
 ) -> None:
     fill(manager, "a")
-    worker(manager, clock, KEEP_TWO).run_task("retention")
-    last = worker(manager, clock, KEEP_TWO).status.task("retention").last
+    worker(manager, clock, KEEP_TWO).run_task("cleanup")
+    last = worker(manager, clock, KEEP_TWO).status.task("cleanup").last
     assert last is not None
     assert (last.at, last.outcome, last.counts["removed"]) == (NOW, "ok", 3)
     assert (last.line, last.error) == ("3 removed, 1 jobs", None)
@@ -317,8 +313,8 @@ def test_a_pass_that_cannot_begin_raises_and_is_remembered(
     (tmp_path / "heads").touch()
     failing = worker(manager, clock, KEEP_TWO)
     with pytest.raises(StorageFailed):
-        failing.run_task("retention")
-    last = failing.status.task("retention").last
+        failing.run_task("cleanup")
+    last = failing.status.task("cleanup").last
     assert last is not None
     assert last.outcome == "failed"
     assert "StorageFailed" in str(last.error)
@@ -326,7 +322,7 @@ def test_a_pass_that_cannot_begin_raises_and_is_remembered(
 
 def test_a_pass_over_no_store_makes_none(tmp_path: Path, clock: Clock) -> None:
     with CheckpointManager(tmp_path / "none", clock=clock) as manager:
-        report = worker(manager, clock, KEEP_TWO).run_task("retention")
+        report = worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert (report.jobs, report.outcome) == (0, "ok")
     assert list((tmp_path / "none").iterdir()) == []
 
@@ -337,10 +333,10 @@ def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(
     fill(manager, "a")
     (tmp_path / "worker/last-runs.json").mkdir(parents=True)
     forgetful = worker(manager, clock, KEEP_TWO)
-    assert forgetful.run_task("retention").counts["removed"] == 3
-    assert "last run of retention: " in str(forgetful.status.problem)
+    assert forgetful.run_task("cleanup").counts["removed"] == 3
+    assert "last run of cleanup: " in str(forgetful.status.problem)
     (tmp_path / "worker/last-runs.json").rmdir()
-    forgetful.run_task("retention")
+    forgetful.run_task("cleanup")
     assert forgetful.status.problem is None
 
 
@@ -363,7 +359,7 @@ def test_last_runs_reach_the_disk_before_they_get_their_name(
 
     monkeypatch.setattr(os, "fsync", note("fsync", os.fsync))
     monkeypatch.setattr(Path, "rename", note("rename", Path.rename))
-    worker(manager, clock, KEEP_TWO).run_task("retention")
+    worker(manager, clock, KEEP_TWO).run_task("cleanup")
     assert steps == ["fsync", "rename", "fsync"] * 2  # of the clocks, of the run
     left_over = {path.name for path in (tmp_path / "worker").iterdir()}
     assert left_over == {"clock_seen.json", "last-runs.json"}

@@ -42,7 +42,7 @@ KEEP_TWO = RetentionSettings(min_keep=1, min_age="0s", default=Rule(keep_last=2)
 FORMAT_1 = {
     "format": 1,
     "tasks": {
-        "retention": {
+        "cleanup": {
             "due_after": "2026-11-22T03:00:00.000000Z",
             "last": {
                 "at": "2026-11-22T03:00:00.000000Z",
@@ -62,26 +62,26 @@ def test_the_file_of_an_older_milepost_is_read_and_kept(tmp_path: Path) -> None:
     path.write_text(json.dumps(FORMAT_1))
     last_runs = LastRuns(tmp_path)
     for _ in range(2):
-        record = last_runs.read()["retention"]
+        record = last_runs.read()["cleanup"]
         assert (record.resume_after, record.failures) == ("a", 0)
         last = record.last
         assert last is not None
         assert (last.outcome, last.line) == ("partly", "7 removed, 3 jobs")
         assert last.error == "job 'b' is damaged"
-        last_runs.write("compaction", TaskRecord(NOW))
+        last_runs.write("compact", TaskRecord(NOW))
     assert json.loads(path.read_bytes())["format"] == 2
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     last = LastRun(NOW, "partly", 1.5, "3 removed, 2 jobs", {"removed": 3}, "no")
     record = TaskRecord(NOW, last, "job-7", 4)
-    LastRuns(tmp_path).write("retention", record)
-    assert LastRuns(tmp_path).read() == {"retention": record}
+    LastRuns(tmp_path).write("cleanup", record)
+    assert LastRuns(tmp_path).read() == {"cleanup": record}
 
 
 def test_two_processes_that_write_at_once_lose_neither_record(tmp_path: Path) -> None:
     children = []
-    for name in ("retention", "compaction"):
+    for name in ("cleanup", "compact"):
         if (child := os.fork()) == 0:
             for number in range(50):
                 LastRuns(tmp_path).write(name, TaskRecord(NOW, failures=number))
@@ -90,8 +90,8 @@ def test_two_processes_that_write_at_once_lose_neither_record(tmp_path: Path) ->
     assert [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children] == [0, 0]
     found = LastRuns(tmp_path).read()
     assert {name: each.failures for name, each in found.items()} == {
-        "retention": 49,
-        "compaction": 49,
+        "cleanup": 49,
+        "compact": 49,
     }
 
 
@@ -111,13 +111,13 @@ def status_of(root: Path, **worker: Any) -> dict[str, TaskStatus]:
 
 def test_the_files_tell_what_ran_and_what_is_due(tmp_path: Path) -> None:
     yesterday = NOW - timedelta(days=1)
-    LastRuns(tmp_path / "worker").write("retention", TaskRecord(yesterday, failures=2))
+    LastRuns(tmp_path / "worker").write("cleanup", TaskRecord(yesterday, failures=2))
     found = status_of(tmp_path, verify="off")
     assert tuple(found) == TASK_NAMES
     missed = datetime(2026, 11, 23, 3, tzinfo=UTC)
-    assert (found["retention"].next_run, found["retention"].failures) == (missed, 2)
-    assert found["compaction"].next_run == datetime(2026, 11, 24, 3, 30, tzinfo=UTC)
-    assert (found["verification"].next_run, found["verification"].last) == (None, None)
+    assert (found["cleanup"].next_run, found["cleanup"].failures) == (missed, 2)
+    assert found["compact"].next_run == datetime(2026, 11, 24, 3, 30, tzinfo=UTC)
+    assert (found["verify"].next_run, found["verify"].last) == (None, None)
 
 
 def test_who_leads_is_told_by_the_lock_and_not_by_the_number_in_it(
@@ -153,7 +153,7 @@ def worker(manager: CheckpointManager, clock: Clock) -> Worker:
 
 
 def test_the_api_tells_of_each_task(worker: Worker, manager: CheckpointManager) -> None:
-    worker.run_task("retention")
+    worker.run_task("cleanup")
     app = create_app(manager, worker=worker, clock=lambda: NOW)
     answer = client_of(app).get("/api/worker").json()
     retention = answer["tasks"][0]
@@ -170,7 +170,7 @@ def test_the_api_tells_of_each_task(worker: Worker, manager: CheckpointManager) 
 def test_a_server_without_a_worker_tells_what_the_files_tell(
     worker: Worker, manager: CheckpointManager
 ) -> None:
-    worker.run_task("retention")
+    worker.run_task("cleanup")
     app = create_app(manager, clock=lambda: NOW)
     answer = client_of(app).get("/api/worker").json()
     assert answer["tasks"][0]["last"]["counts"]["removed"] == 3
@@ -185,13 +185,13 @@ def test_failures_in_a_row_are_counted_until_one_run_succeeds(
     heads.touch()
     for count in (1, 2):
         with pytest.raises(StorageFailed):
-            worker.run_task("verification")
-        assert worker.status.task("verification").failures == count
+            worker.run_task("verify")
+        assert worker.status.task("verify").failures == count
     heads.unlink()
     (root / "aside").rename(heads)
-    worker.run_task("verification")
-    assert worker.status.task("verification").failures == 0
-    assert worker.status.task("retention").last is None
+    worker.run_task("verify")
+    assert worker.status.task("verify").failures == 0
+    assert worker.status.task("cleanup").last is None
 
 
 # -- on the command line ---------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_the_status_needs_no_server_and_has_a_row_per_task(
 ) -> None:
     (folder / "config.toml").write_text(RULE)
     before = call("worker", "status")
-    call("worker", "run", "retention")
+    call("worker", "task", "cleanup")
     after = call("worker", "status")
     assert [row[0] for row in before.rows] == [*TASK_NAMES]
     assert before.err == "no worker is running\n"
@@ -232,15 +232,15 @@ def test_the_status_says_which_process_leads_and_that_it_was_killed() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_a_task_of_another_name_is_refused_with_the_names_there_are() -> None:
-    done = call("worker", "run", "retension")
+    done = call("worker", "task", "cleenup")
     assert done.code == 2
-    assert "retention, compaction, trash, verification" in done.err
+    assert "cleanup, compact, purge, verify" in done.err
     assert call("worker", "--once", "status").code == 2
 
 
 def test_a_run_by_hand_that_finds_damage_is_partly_done(store: Path) -> None:
     damage(store)
-    done = call("worker", "run", "verification", "--json")
+    done = call("worker", "task", "verify", "--json")
     assert done.code == 3
     (found,) = done.json["data"]["runs"]
     assert (found["outcome"], found["damaged"]) == ("partly", 1)
@@ -255,9 +255,9 @@ def test_the_word_about_the_clock_can_be_given_by_hand(
     jump = {"at": "2026-11-23T05:00:00Z", "by_seconds": 9_000_000.0}
     content = {"format": 2, "clock_jump": jump, "tasks": {}}
     (store / "worker/last-runs.json").write_text(json.dumps(content))
-    held = run("worker", "run", "retention")
+    held = run("worker", "task", "cleanup")
     told = call("worker", "status")
-    done = run("worker", "run", "retention", "--trust-clock")
+    done = run("worker", "task", "cleanup", "--trust-clock")
     assert (held.code, held.rows[0][1]) == (3, "waiting")
     assert "the clock jumped forward by 104d 4h" in told.err
     assert (done.code, done.rows[0][3]) == (0, "2 removed, 1 jobs")
@@ -337,12 +337,12 @@ def test_sigterm_ends_what_stays_within_ten_seconds_though_a_task_hangs(
 ) -> None:
     (folder / "config.toml").write_text(RULE)
     long_ago = TaskRecord(NOW - timedelta(days=9))
-    LastRuns(store / "worker").write("retention", long_ago)
+    LastRuns(store / "worker").write("cleanup", long_ago)
     with (store / "heads" / file_name(JOB)).open("rb") as head:
         fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
         with staying(*words) as server:
             server.wait_for("Ctrl-C ends it")
-            eventually(lambda: LastRuns(store / "worker").read().keys() > {"retention"})
+            eventually(lambda: LastRuns(store / "worker").read().keys() > {"cleanup"})
             began = time.monotonic()
             assert server.stop(signal.SIGTERM) == 0
             assert time.monotonic() - began < 10

@@ -70,7 +70,7 @@ class Work:
 
     def empty_trash(self, **past: float) -> None:
         """Let the trash period of all that is removed end, and so much more pass."""
-        self.run("retention")
+        self.run("cleanup")
         self.clock.turn(seconds=self.manager.trash_seconds + 1)
         self.clock.turn(**past)
 
@@ -88,12 +88,12 @@ def test_compaction_takes_what_is_worth_it_and_leaves_the_rest_to_the_trash(
 ) -> None:
     work.fill("large", size=500)
     work.fill("small")
-    assert work.run("compaction").counts["compacted"] == 0
+    assert work.run("compact").counts["compacted"] == 0
     work.empty_trash(days=2)
-    compacted = work.run("compaction")
+    compacted = work.run("compact")
     assert (compacted.counts["compacted"], compacted.counts["states_erased"]) == (1, 3)
     assert compacted.counts["bytes_freed"] > 4096
-    erased = work.run("trash")
+    erased = work.run("purge")
     assert (erased.counts["compacted"], erased.counts["states_erased"]) == (1, 3)  # I9
     assert [found.ok for found in work.manager.verify(deep=True)] == [True, True]
 
@@ -101,10 +101,10 @@ def test_compaction_takes_what_is_worth_it_and_leaves_the_rest_to_the_trash(
 def test_the_trash_waits_for_what_is_late_and_no_longer(work: Work) -> None:
     work.fill("a")
     work.empty_trash(hours=23)
-    assert work.run("trash").counts["states_erased"] == 0
+    assert work.run("purge").counts["states_erased"] == 0
     work.clock.turn(hours=2)
-    assert work.run("trash").counts["states_erased"] == 3  # I9
-    assert work.run("trash").counts["compacted"] == 0
+    assert work.run("purge").counts["states_erased"] == 3  # I9
+    assert work.run("purge").counts["compacted"] == 0
 
 
 def test_the_trash_takes_kept_bytes_of_a_recovery_too(work: Work, root: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_trash_takes_kept_bytes_of_a_recovery_too(work: Work, root: Path) ->
     work.fill("a", count=1)
     assert list((root / "salvage").iterdir())
     work.clock.turn(seconds=work.manager.trash_seconds + 1)
-    work.run("trash")
+    work.run("purge")
     assert not list((root / "salvage").iterdir())  # I9
 
 
@@ -124,8 +124,8 @@ def test_a_run_rewrites_at_most_so_much_and_the_next_goes_on(work: Work) -> None
     work.empty_trash(days=2)
     work.worker = {"max_rewrite_bytes": 1 << 20}
     assert work.manager.jobs()[0].size_bytes > 1 << 19
-    first = work.run("compaction")
-    second = work.run("compaction")
+    first = work.run("compact")
+    second = work.run("compact")
     assert (first.counts["compacted"], first.resume_after) == (2, "b")
     assert (second.counts["compacted"], second.resume_after) == (1, None)
     assert "more next time" in first.line
@@ -135,9 +135,9 @@ def test_a_run_rewrites_at_most_so_much_and_the_next_goes_on(work: Work) -> None
 def test_the_journal_says_which_task_rewrote_it(work: Work) -> None:
     work.fill("a")
     work.empty_trash(days=2)
-    work.run("trash")
+    work.run("purge")
     (event,) = work.manager.history("a", types=["job.compacted"])
-    assert event["actor"] == "worker:trash"
+    assert event["actor"] == "worker:purge"
 
 
 # -- verification ----------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_verification_finds_a_changed_event_in_any_job_and_goes_on(  # I10
     work.fill("a", "b", "c")
     work.worker = {"verify_deep_bytes": 0}
     flip(root / "journals/b.jsonl", b'"checkpoint.saved"')
-    report = work.run("verification")
+    report = work.run("verify")
     assert (report.outcome, report.damaged, report.jobs) == ("partly", 1, 3)
     assert [problem.job_id for problem in report.problems] == ["b"]
     assert report.counts == {"verified": 3, "read_in_full": 0}
@@ -168,7 +168,7 @@ def test_every_state_is_read_after_enough_runs_however_little_each_reads(
     work.worker = {"verify_deep_bytes": 1}
     work.manager.verify()
     flip(root / "journals/c.jsonl", b'"body"')
-    found = [work.run("verification") for _ in range(4)]
+    found = [work.run("verify") for _ in range(4)]
     assert [report.counts["read_in_full"] for report in found] == [1] * 4
     assert [report.resume_after for report in found] == ["a", "b", "c", "a"]
     assert "c" in {problem.job_id for problem in found[2].problems}
@@ -178,7 +178,7 @@ def test_every_state_is_read_after_enough_runs_however_little_each_reads(
 def test_a_store_that_fits_into_one_run_is_read_in_full_each_time(work: Work) -> None:
     work.fill("a", "b")
     for _ in range(2):
-        report = work.run("verification")
+        report = work.run("verify")
         assert report.counts == {"verified": 2, "read_in_full": 2}
         assert report.resume_after is None
 
@@ -220,7 +220,7 @@ class StopsAtPiece(threading.Event):
         return self.looks > 1
 
 
-@pytest.mark.parametrize("name", ["compaction", "verification"])
+@pytest.mark.parametrize("name", ["compact", "verify"])
 def test_a_long_job_is_left_between_two_pieces_and_nothing_was_changed(
     name: str, work: Work, root: Path
 ) -> None:
@@ -244,7 +244,7 @@ def test_a_long_job_is_left_between_two_pieces_and_nothing_was_changed(
 
 def test_every_task_has_a_name_and_a_schedule_of_its_own_that_fires() -> None:
     assert len(BY_NAME) == len(TASKS)
-    schedules = [getattr(WorkerSettings(), task.schedule) for task in TASKS]
+    schedules = [getattr(WorkerSettings(), task.name) for task in TASKS]
     assert sorted(schedules) == sorted(DEFAULT_SCHEDULES)
     for text in schedules:
         assert read_schedule(text)

@@ -116,7 +116,7 @@ class Home:
 
     def due_after(self, moment: datetime) -> None:
         """Write down that everything due until `moment` has run."""
-        LastRuns(self.root / "worker").write("retention", TaskRecord(moment))
+        LastRuns(self.root / "worker").write("cleanup", TaskRecord(moment))
 
     def close(self) -> None:
         for worker in self.workers:
@@ -142,7 +142,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def last(worker: Worker) -> LastRun | None:
-    return worker.status.task("retention").last
+    return worker.status.task("cleanup").last
 
 
 # -- scheduled runs --------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_retention_runs_by_itself_again_and_again(home: Home) -> None:
 def test_a_run_that_was_missed_is_made_up_at_the_start(home: Home) -> None:
     home.fill("a")
     first = home.worker(KEEP_TWO)
-    first.run_task("retention")
+    first.run_task("cleanup")
     home.fill("a")
     home.clock.turn(days=3)
     worker = home.started()
@@ -201,7 +201,7 @@ def test_in_a_new_store_nothing_was_missed_yet_but_counts_from_now_on(
         b'{"format":3,"tasks":{}}',
         b"[1]",
         b"\0" * 99,
-        b'{"format":1,"tasks":{"retention":{"due_after":"2026","last":null}}}',
+        b'{"format":1,"tasks":{"cleanup":{"due_after":"2026","last":null}}}',
     ],
 )
 def test_when_nobody_knows_the_last_run_it_counts_as_missed(
@@ -219,7 +219,7 @@ def test_a_run_that_was_stopped_is_made_up(home: Home) -> None:
     home.due_after(NOW - timedelta(days=1))
     worker = home.worker(KEEP_TWO)
     worker.ask_to_stop()
-    assert worker.run_task("retention").outcome == "stopped"
+    assert worker.run_task("cleanup").outcome == "stopped"
     home.started()
     eventually(lambda: home.count("a") == 2)
 
@@ -271,9 +271,9 @@ def test_each_missed_task_is_made_up_and_one_that_is_off_is_not(home: Home) -> N
     for task in TASK_NAMES:
         LastRuns(home.root / "worker").write(task, TaskRecord(NOW - timedelta(days=8)))
     worker = home.started("[worker]\npurge = 'off'\n")
-    ran = {"retention", "compaction", "verification"}
+    ran = {"cleanup", "compact", "verify"}
     eventually(lambda: {t.name for t in worker.status.tasks if t.last} == ran)
-    assert worker.status.task("trash").next_run is None
+    assert worker.status.task("purge").next_run is None
 
 
 def test_a_task_that_raises_stops_no_other_and_is_retried(
@@ -290,7 +290,7 @@ def test_a_task_that_raises_stops_no_other_and_is_retried(
     schedules = "cleanup = 'every 1s'\nverify = 'every 1y'\n"
     worker = home.started(f"[worker]\n{schedules}", retry_seconds=0.05)
     assert worker._scheduler is not None
-    worker._scheduler.run_soon("verification")
+    worker._scheduler.run_soon("verify")
     eventually(lambda: not failures)
     eventually(lambda: (found := last(worker)) and found.outcome == "ok")
 
@@ -302,7 +302,7 @@ def test_a_jump_of_the_clock_holds_removals_until_it_is_trusted(
     home.fill("a")
     worker = home.started(KEEP_TWO, steady=lambda: 0.0)
     home.clock.turn(days=99)
-    assert worker.run_task("retention").outcome == "waiting"
+    assert worker.run_task("cleanup").outcome == "waiting"
     eventually(lambda: worker._is_held)
     assert home.count("a") == 5
     if is_other_process:
@@ -464,12 +464,12 @@ def test_an_edit_is_in_force_while_it_runs(home: Home) -> None:
     home.fill("a")
     worker = home.started(f"{QUICK}[retention]\ntrash_period = '3d'\n")
     assert home.manager.trash_seconds == 3 * 86_400
-    assert worker.run_task("retention").counts["removed"] == 0
+    assert worker.run_task("cleanup").counts["removed"] == 0
     home.write(f"{KEEP_TWO}trash_period = '1d'\n{QUICK}cleanup = '0 9 * * *'\n")
     eventually(lambda: worker.settings.retention.default.keep_last == 2)
-    eventually(lambda: "09:00" in str(worker.status.task("retention").next_run))
+    eventually(lambda: "09:00" in str(worker.status.task("cleanup").next_run))
     assert home.manager.trash_seconds == 86_400
-    assert worker.run_task("retention").counts["removed"] == 3
+    assert worker.run_task("cleanup").counts["removed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -542,12 +542,12 @@ def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
         fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
         child = home.child(code=code)
         last_runs = home.root / "worker/last-runs.json"
-        eventually(lambda: b"verification" in last_runs.read_bytes())
+        eventually(lambda: b"verify" in last_runs.read_bytes())
         began = time.monotonic()
         child.send_signal(signal.SIGTERM)
         assert child.wait(DEADLINE_SECONDS) == 0
         assert time.monotonic() - began < 10
-        assert b"verification" in last_runs.read_bytes()
+        assert b"verify" in last_runs.read_bytes()
 
 
 def test_each_task_by_hand_leaves_0_or_3_and_one_line_each(home: Home) -> None:
@@ -558,10 +558,10 @@ def test_each_task_by_hand_leaves_0_or_3_and_one_line_each(home: Home) -> None:
     assert done.returncode == 0
     told = [line.partition("milepost.worker: ")[2] for line in talk.splitlines()]
     assert told == [
-        "retention ok: 3 removed, 2 jobs",
-        "compaction ok: 0 compacted, 2 jobs",
-        "trash ok: 0 compacted, 2 jobs",
-        "verification ok: 2 verified, 2 read in full, 2 jobs",
+        "cleanup ok: 3 removed, 2 jobs",
+        "compact ok: 0 compacted, 2 jobs",
+        "purge ok: 0 compacted, 2 jobs",
+        "verify ok: 2 verified, 2 read in full, 2 jobs",
     ]
     (home.root / "journals/first.jsonl").write_bytes(b"nonsense\n")
     done = home.child("--once")

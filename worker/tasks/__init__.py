@@ -1,7 +1,7 @@
 """What the worker does to a store: one file per task, and this list of them.
 
-To add a task: write its file, name its schedule in `[worker]`, add it here.  When it
-runs, is retried, recorded, shown and stopped is then settled.
+To add a task: write its file, add its schedule to `[worker]` under its name, add it
+here.  The rest (retries, records, status, stopping) is the same for all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from worker.tasks.retention import RETENTION
 from worker.tasks.trash import TRASH
 from worker.tasks.verification import VERIFICATION
 
-# In the order in which `milepost worker run` takes them: each may make work for the
+# In the order in which `milepost worker task` takes them: each may make work for the
 # next.
 TASKS = (RETENTION, COMPACTION, TRASH, VERIFICATION)
 TASK_NAMES = tuple(task.name for task in TASKS)

@@ -17,4 +17,4 @@ def _run(run: Run) -> RunReport:
     return rewrite(run, COMPACTION.name, threshold._replace(erase_within_seconds=None))
 
 
-COMPACTION = Task("compaction", "compact", _run, counts_ages=True)
+COMPACTION = Task("compact", _run, counts_ages=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from journal import JobInfo, Plan
     from worker.retention_settings import Effective
 
-ACTOR = "worker:retention"
+ACTOR = "worker:cleanup"
 # How long to rest after a removal, as a part of how long it took.
 REST_FACTOR = 0.5
 
@@ -124,4 +124,4 @@ class _Retention:
             return manager.apply(plan, actor=ACTOR) if plan.remove else 0
 
 
-RETENTION = Task("retention", "cleanup", _run, counts_ages=True)
+RETENTION = Task("cleanup", _run, counts_ages=True)

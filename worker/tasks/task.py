@@ -86,12 +86,11 @@ class Task(NamedTuple):
     """One kind of background work.
 
     Attributes:
-        schedule: the key of `[worker]` that says when it runs.
+        name: as typed, and the key of `[worker]` that holds its schedule.
         run: does it; what it raises is recorded and retried.
         counts_ages: it removes what is old, so it must not run by a wrong clock.
     """
 
     name: str
-    schedule: str
     run: Callable[[Run], RunReport]
     counts_ages: bool

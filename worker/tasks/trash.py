@@ -18,4 +18,4 @@ def _run(run: Run) -> RunReport:
     return rewrite(run, TRASH.name, threshold._replace(min_bytes=sys.maxsize))
 
 
-TRASH = Task("trash", "purge", _run, counts_ages=True)
+TRASH = Task("purge", _run, counts_ages=True)

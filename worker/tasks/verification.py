@@ -42,4 +42,4 @@ def _run(run: Run) -> RunReport:
     return report._replace(resume_after=deep_after)
 
 
-VERIFICATION = Task("verification", "verify", _run, counts_ages=False)
+VERIFICATION = Task("verify", _run, counts_ages=False)
