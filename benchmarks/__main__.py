@@ -28,7 +28,7 @@ from benchmarks import (
 )
 from benchmarks.report import Report
 from benchmarks.running import PROJECT, Run
-from journal.clock import stamp, utc_now
+from milepost.journal.clock import stamp, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks import stores
 from benchmarks.running import PROJECT, Subject, Target
 from benchmarks.timing import race
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ _PATIENCE_SECONDS = 30
 def measure(run: Run) -> Subject:
     """Ask for a job's list of 1,000, in turns with requests that hold nothing."""
     try:
-        import api.app  # noqa: F401 - is it there yet?
+        import milepost.api.http.app  # noqa: F401 - is it there yet?
     except ImportError as exc:
         return Subject(_TITLE, _NOTE, skipped=f"there is no API to ask: {exc}")
     count = run.pick(1_000, 200)

@@ -10,8 +10,8 @@ import sys
 
 import uvicorn
 
-from api import create_app
-from journal import CheckpointManager
+from milepost import CheckpointManager
+from milepost.api import create_app
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from benchmarks.peers import BareAppend, JsonFiles, SqliteRows
 from benchmarks.running import Subject, Target
 from benchmarks.states import states
 from benchmarks.timing import race
-from journal import CheckpointManager, Key, KeyRing
+from milepost import CheckpointManager, Key, KeyRing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,10 +20,10 @@ from benchmarks.peers import BareAppend
 from benchmarks.running import Figure, Subject, Target
 from benchmarks.states import states
 from benchmarks.timing import race
-from journal import CheckpointManager
-from journal.disk import PosixDisk, PosixFile
-from journal.storage_file import FileStorage
-from journal.write_queue import Waiter, WriteQueue
+from milepost import CheckpointManager
+from milepost.journal.disk.disk import PosixDisk, PosixFile
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store.group_commit import Waiter, WriteQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.running import Run
-    from journal.disk import Mode
-    from journal.write_queue import Request
+    from milepost.journal.disk.disk import Mode
+    from milepost.journal.store.group_commit import Request
 
 _THREADS = 32
 _PROCESSES = 8

@@ -13,7 +13,7 @@ from benchmarks.peers import JsonFiles, SqliteRows
 from benchmarks.running import Figure, Subject, Target
 from benchmarks.states import chat, edits, in_turns, noise, states
 from benchmarks.timing import race
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benchmarks.running import Run
     from benchmarks.timing import Times
-    from journal.packer import Codec
+    from milepost.journal.states.packer import Codec
 
     States = list[dict[str, Any]]
 

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from benchmarks import stores
 from benchmarks.running import PROJECT, Figure, Subject, Target
-from journal import CheckpointManager, Span
-from journal.clock import utc_now
-from worker.courtesy import give_way
-from worker.retention_settings import MatchRule, RetentionSettings, Rule
-from worker.settings import Settings
-from worker.tasks.retention import RETENTION
-from worker.tasks.task import Run as TaskRun
+from milepost import CheckpointManager, Span
+from milepost.journal.clock import utc_now
+from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
+from milepost.worker.config.settings import Settings
+from milepost.worker.schedule.priority import give_way
+from milepost.worker.tasks.retention import RETENTION
+from milepost.worker.tasks.task import Run as TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from benchmarks.running import Run
-    from worker.report import RunReport
+    from milepost.worker.schedule.report import RunReport
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ import sys
 import tracemalloc
 
 from benchmarks import stores
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 
 def main() -> None:

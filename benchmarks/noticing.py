@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from benchmarks.running import PROJECT, Subject, Target
 from benchmarks.timing import Times
-from journal import CheckpointManager
-from worker.service import Worker
-from worker.settings import Settings
+from milepost import CheckpointManager
+from milepost.worker.config.settings import Settings
+from milepost.worker.service import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +32,7 @@ _DEADLINE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.3
 _SAVER = """
 import sys, time
-from journal import CheckpointManager
+from milepost import CheckpointManager
 with CheckpointManager(sys.argv[1], durability="never") as manager:
     for _ in sys.stdin:
         manager.save("watched", "step", {})
@@ -40,7 +40,7 @@ with CheckpointManager(sys.argv[1], durability="never") as manager:
 """
 _CROWD = """
 import itertools, sys, threading, time
-from journal import CheckpointManager
+from milepost import CheckpointManager
 over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 with CheckpointManager(sys.argv[1], durability="never") as manager:

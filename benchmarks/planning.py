@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from benchmarks import stores
 from benchmarks.running import Subject, Target
 from benchmarks.timing import race
-from journal import CheckpointManager, Policy
-from journal.keep_rules import Candidate
-from journal.policies import PRESETS
-from journal.retention import decide
+from milepost import CheckpointManager, Policy
+from milepost.journal.retention.decisions import decide
+from milepost.journal.retention.keep_rules import Candidate
+from milepost.journal.retention.policies import PRESETS
 
 if TYPE_CHECKING:
     from benchmarks.running import Run

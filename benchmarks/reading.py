@@ -9,7 +9,7 @@ from benchmarks import stores
 from benchmarks.peers import JsonFiles, SqliteRows
 from benchmarks.running import Subject, Target
 from benchmarks.timing import race
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable

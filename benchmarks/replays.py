@@ -11,7 +11,7 @@ from benchmarks import stores
 from benchmarks.running import Figure, Subject, Target
 from benchmarks.states import states
 from benchmarks.timing import race
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from benchmarks import stores
 from benchmarks.states import states
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ _NOTE = (
     "`milepost list` of a job with three checkpoints, in pairs with "
     "`python -c pass`; the target is for the difference."
 )
-_COMMAND = "import sys; from api.cli.main import main; sys.exit(main())"
+_COMMAND = "import sys; from milepost.api.cli.main import main; sys.exit(main())"
 
 
 def measure(run: Run) -> Subject:

@@ -8,17 +8,17 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from journal import CheckpointManager
-from journal.disk import PosixDisk, PosixFile
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.disk.disk import PosixDisk, PosixFile
+from milepost.journal.storage.files.storage import FileStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
     from benchmarks.running import Run
-    from journal.disk import Mode
-    from journal.packer import Codec
+    from milepost.journal.disk.disk import Mode
+    from milepost.journal.states.packer import Codec
 
 JOB = "orders"
 STEP = "extract"

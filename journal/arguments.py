@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from journal.errors import InvalidArgument
-from journal.info import Checkpoint, CheckpointInfo
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.models import Checkpoint, CheckpointInfo
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -101,11 +101,17 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     ),
     **dict.fromkeys(("migrate", "on_progress", "on_piece", "clock"), _CALLABLE),
     "now": ("a datetime with a time zone", _is_time),
-    "policy": ("a Policy", _instance_of("journal.policy", "Policy")),
-    "plan": ("a Plan", _instance_of("journal.plans", "Plan")),
-    "threshold": ("a Threshold", _instance_of("journal.compaction", "Threshold")),
-    "policies": ("Policies", _instance_of("journal.policies", "Policies")),
-    "keys": ("a KeyRing", _instance_of("journal.keys", "KeyRing")),
+    "policy": ("a Policy", _instance_of("milepost.journal.retention.policy", "Policy")),
+    "plan": ("a Plan", _instance_of("milepost.journal.retention.plans", "Plan")),
+    "threshold": (
+        "a Threshold",
+        _instance_of("milepost.journal.store.compaction", "Threshold"),
+    ),
+    "policies": (
+        "Policies",
+        _instance_of("milepost.journal.retention.policies", "Policies"),
+    ),
+    "keys": ("a KeyRing", _instance_of("milepost.journal.crypto.keys", "KeyRing")),
 }
 
 

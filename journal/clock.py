@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from journal.errors import UnreadableState
+from milepost.journal.errors import UnreadableState
 
 _STAMP = "2026-11-23T05:00:00.123456+00:00"
 

@@ -9,8 +9,8 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
-from journal import entropy
-from journal.errors import InvalidArgument
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.process import random_bytes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -124,7 +124,7 @@ def job_of(name: str) -> str | None:
 
 def new_checkpoint_id(step_name: str, now: datetime) -> str:
     """Return ``<step>_<unix seconds>_<8 hex>``, always one safe segment of a URL."""
-    return f"{_slug(step_name)}_{int(now.timestamp())}_{entropy.draw(4).hex()}"
+    return f"{_slug(step_name)}_{int(now.timestamp())}_{random_bytes.draw(4).hex()}"
 
 
 @functools.lru_cache(maxsize=1024)

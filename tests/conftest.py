@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager
+from milepost import CheckpointManager
 from tests.support.cli import JOB, START
 from tests.support.clock import Clock
 

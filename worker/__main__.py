@@ -1,4 +1,4 @@
-"""`python -m worker`: the worker alone, in the foreground."""
+"""`python -m milepost.worker`: the worker alone, in the foreground."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import logging
 import sys
 from pathlib import Path
 
-from journal.errors import MilepostError
-from worker.settings import load
+from milepost.journal.errors import MilepostError
+from milepost.worker.config.settings import load
 
 
 def main() -> int:
     """Run the worker that the arguments ask for; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m worker",
+        prog="python -m milepost.worker",
         description="Do one store's background work on schedule and notice changes.",
-        epilog="example: python -m worker --config config.toml --once",
+        epilog="example: python -m milepost.worker --config config.toml --once",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="the config.toml")
     parser.add_argument("--once", action="store_true", help="each task once, then end")
@@ -28,7 +28,7 @@ def main() -> int:
     try:
         settings = load(arguments.config)
         # After the settings: APScheduler and watchdog take longer than they do.
-        from worker.process import run
+        from milepost.worker.process import run
 
         return run(settings, arguments.config, once=arguments.once)
     except MilepostError as exc:

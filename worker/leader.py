@@ -12,8 +12,8 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from journal import whole_file
-from journal.disk import PosixDisk, PosixFile, make_folder_like
+from milepost.journal.disk import whole_file
+from milepost.journal.disk.disk import PosixDisk, PosixFile, make_folder_like
 
 if TYPE_CHECKING:
     from pathlib import Path

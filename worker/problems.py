@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from journal.errors import MilepostError
+from milepost.journal.errors import MilepostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,17 +7,17 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
-from journal.errors import MilepostError
-from worker.deadline import ExitDeadline
-from worker.service import Worker
-from worker.settings import open_manager
-from worker.tasks import TASK_NAMES
+from milepost.journal.errors import MilepostError
+from milepost.worker.config.settings import open_manager
+from milepost.worker.deadline import ExitDeadline
+from milepost.worker.service import Worker
+from milepost.worker.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from worker.settings import Settings
+    from milepost.worker.config.settings import Settings
 
 LOOK_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -7,22 +7,27 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from journal.clock_guard import why_waiting
-from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
-from worker.report import RunReport
-from worker.scheduler import is_overdue, read_schedule
-from worker.settings import NEVER
-from worker.tasks import TASK_NAMES
-from worker.tasks.task import Progress, Run, Silent, Task
+from milepost.journal.store.clock_guard import why_waiting
+from milepost.worker.config.settings import NEVER
+from milepost.worker.schedule.last_runs import (
+    LastRun,
+    LastRuns,
+    TaskRecord,
+    UnreadableLastRuns,
+)
+from milepost.worker.schedule.report import RunReport
+from milepost.worker.schedule.scheduler import is_overdue, read_schedule
+from milepost.worker.tasks import TASK_NAMES
+from milepost.worker.tasks.task import Progress, Run, Silent, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from journal import CheckpointManager
-    from journal.clock_guard import ClockGuard
-    from worker.problems import Problems
-    from worker.settings import Settings, WorkerSettings
+    from milepost.journal.manager import CheckpointManager
+    from milepost.journal.store.clock_guard import ClockGuard
+    from milepost.worker.config.settings import Settings, WorkerSettings
+    from milepost.worker.problems import Problems
 
 log = logging.getLogger("milepost.worker")
 

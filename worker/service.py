@@ -18,37 +18,37 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from journal.clock import utc_now
-from journal.clock_guard import ClockGuard
-from journal.clock_memory import ClockMemory
-from journal.clock_watch import ClockWatch, steady_seconds
-from journal.errors import MilepostError
-from worker.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
-from worker.leader import LeaderLock
-from worker.problems import Problems
-from worker.runner import Runner, has_store
-from worker.scheduler import (
+from milepost.journal.clock import utc_now
+from milepost.journal.errors import MilepostError
+from milepost.journal.store.clock_guard import ClockGuard
+from milepost.journal.store.clock_memory import ClockMemory
+from milepost.journal.store.clock_watch import ClockWatch, steady_seconds
+from milepost.worker.config.files import ConfigError, signature
+from milepost.worker.config.settings import NEVER, load
+from milepost.worker.leader import LeaderLock
+from milepost.worker.problems import Problems
+from milepost.worker.runner import Runner, has_store
+from milepost.worker.schedule.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
+from milepost.worker.schedule.scheduler import (
     HEARTBEAT_SECONDS,
     RETRY_SECONDS,
     Scheduler,
     read_schedule,
 )
-from worker.settings import NEVER, load
-from worker.sources import ConfigError, signature
-from worker.status import TaskStatus, WorkerStatus, task_status
-from worker.tasks import TASKS
-from worker.watcher import ConfigWatch, Pace, Watcher
+from milepost.worker.status import TaskStatus, WorkerStatus, task_status
+from milepost.worker.tasks import TASKS
+from milepost.worker.watcher import ConfigWatch, Pace, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
     from pathlib import Path
 
-    from journal import CheckpointManager
-    from journal.clock_watch import ClockJump
-    from worker.report import RunReport
-    from worker.settings import Settings, WorkerSettings
-    from worker.tasks.task import Progress
+    from milepost.journal.manager import CheckpointManager
+    from milepost.journal.store.clock_watch import ClockJump
+    from milepost.worker.config.settings import Settings, WorkerSettings
+    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.tasks.task import Progress
 
 LEAD_POLL_SECONDS = 1.0
 TEND_SECONDS = 1.0

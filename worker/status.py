@@ -6,20 +6,25 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.clock_memory import ClockMemory
-from journal.clock_watch import ClockJump
-from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
-from worker.leader import LeaderLock
-from worker.scheduler import read_schedule
-from worker.settings import NEVER
-from worker.tasks import TASKS
+from milepost.journal.store.clock_memory import ClockMemory
+from milepost.journal.store.clock_watch import ClockJump
+from milepost.worker.config.settings import NEVER
+from milepost.worker.leader import LeaderLock
+from milepost.worker.schedule.last_runs import (
+    LastRun,
+    LastRuns,
+    TaskRecord,
+    UnreadableLastRuns,
+)
+from milepost.worker.schedule.scheduler import read_schedule
+from milepost.worker.tasks import TASKS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from worker.settings import WorkerSettings
-    from worker.tasks.task import Task
-    from worker.watcher import Kind
+    from milepost.worker.config.settings import WorkerSettings
+    from milepost.worker.tasks.task import Task
+    from milepost.worker.watcher import Kind
 
 
 class TaskStatus(NamedTuple):

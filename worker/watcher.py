@@ -34,15 +34,15 @@ from watchdog.events import (
 )
 from watchdog.observers.polling import PollingObserver
 
-from journal.ids import job_of
-from worker import sources
+from milepost.journal.ids import job_of
+from milepost.worker.config import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from watchdog.observers.api import BaseObserver, ObservedWatch
 
-    from worker.sources import Signature
+    from milepost.worker.config.files import Signature
 
 Mode = Literal["auto", "inotify", "poll", "off"]
 Kind = Literal["inotify", "poll", "off"]
@@ -332,7 +332,7 @@ class Watcher:
 
     def _look_at_config(self) -> None:
         assert self._config is not None, "asked only where there is a file"
-        found = sources.signature(self._config.path)
+        found = files.signature(self._config.path)
         if found == self._applied:
             self._seen = found
         elif found != self._seen:

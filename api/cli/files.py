@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from journal.disk import PosixDisk
-from journal.whole_file import append_all
+from milepost.journal.disk.disk import PosixDisk
+from milepost.journal.disk.whole_file import append_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

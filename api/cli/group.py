@@ -12,43 +12,43 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from api.cli import output
-from api.cli.answers import Answer
-from api.cli.exits import Exit, Failure, Problem
-from api.cli.frame import Frame, example_text, with_shared_options
+from milepost.api.cli import output
+from milepost.api.cli.context import Frame, example_text, with_shared_options
+from milepost.api.cli.exits import Exit, Failure, Problem
+from milepost.api.cli.results import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MODULE_OF_VERB = {
-    "save": "saving",
-    "list": "listing",
-    "show": "showing",
-    "cat": "showing",
-    "jobs": "listing",
-    "log": "history",
-    "diff": "history",
-    "restore": "moving",
-    "fork": "moving",
-    "delete": "removing",
-    "undelete": "removing",
-    "pin": "removing",
-    "unpin": "removing",
-    "hold": "removing",
-    "release": "removing",
-    "complete": "completing",
-    "cleanup": "cleaning",
-    "policy": "policing",
-    "compact": "compacting",
-    "erase": "compacting",
-    "import": "importing",
-    "verify": "verifying",
-    "doctor": "diagnosing",
-    "repair": "repairing",
-    "serve": "serving",
-    "worker": "working",
-    "keys": "keying",
-    "config": "configuring",
+    "save": "save",
+    "list": "list",
+    "show": "show",
+    "cat": "show",
+    "jobs": "list",
+    "log": "log",
+    "diff": "log",
+    "restore": "restore",
+    "fork": "restore",
+    "delete": "delete",
+    "undelete": "delete",
+    "pin": "delete",
+    "unpin": "delete",
+    "hold": "delete",
+    "release": "delete",
+    "complete": "complete",
+    "cleanup": "cleanup",
+    "policy": "policy",
+    "compact": "compact",
+    "erase": "compact",
+    "import": "import_files",
+    "verify": "verify",
+    "doctor": "doctor",
+    "repair": "repair",
+    "serve": "serve",
+    "worker": "worker",
+    "keys": "keys",
+    "config": "config",
 }
 
 
@@ -66,7 +66,7 @@ class Milepost(click.Group):
         module_name = _MODULE_OF_VERB.get(cmd_name)
         if module_name is None:
             return None
-        module = import_module(f"api.cli.{module_name}")
+        module = import_module(f"milepost.api.cli.commands.{module_name}")
         command: click.Command = getattr(module, f"{cmd_name}_verb")
         return command
 
@@ -133,7 +133,7 @@ def _report_exception(exc: Exception, frame: Frame) -> int:
 
 def _problem_of(exc: Exception) -> Problem:
     """Return what to tell the person; there is exactly one row per kind."""
-    from journal.errors import MilepostError
+    from milepost.journal.errors import MilepostError
 
     match exc:
         case Failure():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from journal.errors import MilepostError
+from milepost.journal.errors import MilepostError
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager, JobInfo
-    from worker.retention_settings import RetentionSettings
+    from milepost.journal.manager import CheckpointManager
+    from milepost.journal.models import JobInfo
+    from milepost.worker.config.retention import RetentionSettings
 
 _SHOWN_MAX = 20
 

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from api.cli.output import visible
+from milepost.api.cli.output import visible
 
 if TYPE_CHECKING:
     from logging import LogRecord

@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command line and leave with its exit code."""
     try:
         _open_standard_streams()
-        from api.cli.group import milepost
+        from milepost.api.cli.group import milepost
 
         milepost.main()
     except KeyboardInterrupt:

@@ -19,8 +19,8 @@ from contextlib import suppress
 from itertools import compress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from api.cli.answers import Answer, Document, JsonLines, Report, Table
-from api.cli.exits import Exit, Failure, Problem
+from milepost.api.cli.exits import Exit, Failure, Problem
+from milepost.api.cli.results import Answer, Document, JsonLines, Report, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from api.cli.exits import Failure
+from milepost.api.cli.exits import Failure
 
 _STEP = re.compile(
     r"""

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self, TextIO
 
-from api.cli.output import visible
+from milepost.api.cli.output import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,13 +22,14 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from api.cli.exits import Failure
-from api.cli.targets import Target, require_job
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.targets import Target, require_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from journal import CheckpointInfo, CheckpointManager
+    from milepost.journal.manager import CheckpointManager
+    from milepost.journal.models import CheckpointInfo
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvicorn
 
-from api.app import create_app
-from api.cli.connections import Bounds, Connection
-from api.cli.exits import Failure
-from api.cli.output import say
-from api.cli.stores import actor
-from api.security import check_bind
-from api.turns import connections_max
-from journal import premises
-from journal.errors import NotImported
-from worker.service import Worker
-from worker.settings import open_manager
+from milepost.api.cli.connections import Bounds, Connection
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.output import say
+from milepost.api.cli.stores import actor
+from milepost.api.http.app import create_app
+from milepost.api.http.security.gate import check_bind
+from milepost.api.http.turns import connections_max
+from milepost.journal.errors import NotImported
+from milepost.journal.repair import store_check
+from milepost.worker.config.settings import open_manager
+from milepost.worker.service import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fastapi import FastAPI
 
-    from api.cli.waiting import Stop
-    from journal import CheckpointManager
-    from worker.settings import ApiSettings, Settings
+    from milepost.api.cli.waiting import Stop
+    from milepost.journal.manager import CheckpointManager
+    from milepost.worker.config.settings import ApiSettings, Settings
 
 # Together with what the worker then gets, less than 10 s: whoever stops services kills
 # what takes longer.
@@ -90,7 +90,7 @@ def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> No
             closing.callback(worker.stop, _WORKER_SECONDS)
             worker.start()
         url = _url(host, listener)
-        if jobs := premises.jobs_to_import(settings.store.root):
+        if jobs := store_check.jobs_to_import(settings.store.root):
             say(f"warning: {NotImported(jobs, settings.store.root)}")
         greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
         # At the signal, not when the last request is answered: both end side by side.

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from api.previews import plan_fields
-from journal.clock import moment
-from journal.errors import StalePlan
-from journal.planning import cleanup_policy
-from journal.plans import JobPlan, Plan, plan_id, plan_of
-from journal.policy import policy_hash
-from journal.retention import Verdict
+from milepost.api.fields.plans import plan_fields
+from milepost.journal.clock import moment
+from milepost.journal.errors import StalePlan
+from milepost.journal.reading.planning import cleanup_policy
+from milepost.journal.retention.decisions import Verdict
+from milepost.journal.retention.plans import JobPlan, Plan, plan_id, plan_of
+from milepost.journal.retention.policy import policy_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal import CheckpointManager
+    from milepost.journal.manager import CheckpointManager
 
 _PLANS_MAX = 64
 _VERDICTS_MAX = 100_000

@@ -2,8 +2,8 @@
 
 `--store`, then `MILEPOST_STORE_ROOT`, then `[store]` of the config file, then the
 default.  Reading needs to know nothing but the folder, so `list` and its like ask
-`worker.sources`, which knows no pydantic.  Writing obeys every setting (durability,
-limits, trash period), so where any is set it goes through `worker.settings`.
+`milepost.worker.config.files`, which knows no pydantic.  Writing obeys every setting (durability,
+limits, trash period), so where any is set it goes through `milepost.worker.config.settings`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from api.cli.exits import Failure
-from api.cli.output import say
-from journal import CheckpointManager
-from journal.errors import NotImported
-from worker import sources
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.output import say
+from milepost.journal.errors import NotImported
+from milepost.journal.manager import CheckpointManager
+from milepost.worker.config import files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from worker.settings import Settings
+    from milepost.worker.config.settings import Settings
 
 _ROOT = "MILEPOST_STORE_ROOT"
 
@@ -43,7 +43,7 @@ def environment(store: str | None) -> Mapping[str, str]:
 def config_path(config: str | None) -> Path | None:
     """Return `--config` as a path; say which files were found and are not used."""
     path = None if config is None else Path(config)
-    for line in sources.skipped(path, os.environ):
+    for line in files.skipped(path, os.environ):
         say(line)
     return path
 
@@ -57,13 +57,13 @@ def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
         UnusableKeys: the store's keys can't be used.
     """
     path, environ = config_path(config), environment(store)
-    if sources.has_keys(path, environ=environ):
-        from worker.settings import load, open_manager
+    if files.has_keys(path, environ=environ):
+        from milepost.worker.config.settings import load, open_manager
 
         settings = load(path, environ=environ)
         existing(settings.store.root)
         return open_manager(settings, actor=actor())
-    root = sources.store_root(path, environ=environ)
+    root = files.store_root(path, environ=environ)
     return CheckpointManager(existing(root), actor=actor())
 
 
@@ -89,16 +89,16 @@ def open_with_settings(
         ConfigError: any setting is wrong.
     """
     path, environ = config_path(config), environment(store)
-    given = sources.variables(environ).keys() - {_ROOT}
-    if sources.find(path, environ) or given or environ.get(sources.KEYS):
-        from worker.settings import load, open_manager
+    given = files.variables(environ).keys() - {_ROOT}
+    if files.find(path, environ) or given or environ.get(files.KEYS):
+        from milepost.worker.config.settings import load, open_manager
 
         settings = load(path, environ=environ)
         root = settings.store.root
         if not may_create:
             existing(root)
         return open_manager(settings, actor=actor()), settings
-    root = sources.store_root(path, environ=environ)
+    root = files.store_root(path, environ=environ)
     if not may_create:
         existing(root)
     return CheckpointManager(root, actor=actor()), None
@@ -112,9 +112,9 @@ def existing(root: Path) -> Path:
         NotImported: it holds checkpoint files instead.
     """
     if not (root / "journals").is_dir():
-        from journal import premises
+        from milepost.journal.repair import store_check
 
-        if jobs := premises.jobs_to_import(root):
+        if jobs := store_check.jobs_to_import(root):
             raise NotImported(jobs, root)
         hint = "--store DIR or MILEPOST_STORE_ROOT names one; `milepost save` makes one"
         raise Failure("no_store", f"no store in {root}", hint)

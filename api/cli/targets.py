@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from api.cli.exits import Failure
-from api.cli.frame import Frame
+from milepost.api.cli.context import Frame
+from milepost.api.cli.exits import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal import CheckpointManager
+    from milepost.journal.manager import CheckpointManager
 
 AnyFunction = TypeVar("AnyFunction", bound="Callable[..., Any]")
 
@@ -72,7 +72,7 @@ def complete_job(
 ) -> list[str]:
     """Return the job ids that begin with what was typed, for the shell."""
     del param
-    from journal.errors import MilepostError
+    from milepost.journal.errors import MilepostError
 
     try:
         with ctx.ensure_object(Frame).open() as manager:

@@ -7,9 +7,9 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from api.cli.answers import Answer
-from api.cli.exits import Exit, Problem
-from worker.deadline import ExitDeadline
+from milepost.api.cli.exits import Exit, Problem
+from milepost.api.cli.results import Answer
+from milepost.worker.deadline import ExitDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import sys
 
 def milepost_on_a_terminal(*words: str, **environ: str) -> str:
     """Run `milepost` with a pseudo terminal as its stdout; return what it shows."""
-    return shown_by([sys.executable, "-m", "api.cli", *words], **environ)
+    return shown_by([sys.executable, "-m", "milepost", *words], **environ)
 
 
 def shown_by(command: list[str], **environ: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, KeyRing
+from milepost import CheckpointManager, KeyRing
 from tests.support.cli import JOB, call, clean_environ, damage, ids_of, run
 from tests.support.eventually import DEADLINE_SECONDS
 
@@ -82,8 +82,8 @@ def test_cat_ends_with_its_reader_and_names_what_is_not_there(store: Path) -> No
 def test_lines_end_with_their_reader_however_many_there_are() -> None:
     program = (
         "from itertools import count\n"
-        "from api.cli.answers import Answer, JsonLines\n"
-        "from api.cli.output import report\n"
+        "from milepost.api.cli.results import Answer, JsonLines\n"
+        "from milepost.api.cli.output import report\n"
         "report(Answer(None, JsonLines(count())), as_json=False)\n"
     )
     done = subprocess.run(

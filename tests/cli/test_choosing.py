@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from journal import CheckpointManager
+from milepost import CheckpointManager
 from tests.support.cli import JOB, call, ids_of, types_of
 
 HOSTILE = "x\x1b]0;owned\x07\u202e\n\ty"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager
+from milepost import CheckpointManager
+from milepost.api import create_app
+from milepost.worker.config.settings import load, open_manager
 from tests.cli.terminal import milepost_on_a_terminal
 from tests.support.cli import JOB, START, call, damage, ids_of, reader, run, types_of
 from tests.support.client import client_of
 from tests.support.clock import Clock
-from worker.settings import load, open_manager
 
 if TYPE_CHECKING:
     from pathlib import Path

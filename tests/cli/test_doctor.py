@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager, Key, KeyRing
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.worker.leader import LeaderLock
+from milepost.worker.schedule.last_runs import LastRun, LastRuns, TaskRecord
 from tests.support.cli import JOB, START, call, damage, ids_of, reader, run
 from tests.support.stores import files
-from worker.last_runs import LastRun, LastRuns, TaskRecord
-from worker.leader import LeaderLock
 
 if TYPE_CHECKING:
-    from worker.report import Outcome
+    from milepost.worker.schedule.report import Outcome
 
 
 def tear(store: Path) -> None:

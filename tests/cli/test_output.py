@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.cli.answers import Answer, Document, Table
-from api.cli.exits import EXIT_OF_CODE, Exit, Problem
-from api.cli.output import report, visible, visible_json
-from journal import CheckpointManager
+from milepost import CheckpointManager
+from milepost.api.cli.exits import EXIT_OF_CODE, Exit, Problem
+from milepost.api.cli.output import report, visible, visible_json
+from milepost.api.cli.results import Answer, Document, Table
 from tests.cli.terminal import milepost_on_a_terminal, shown_by
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_an_error_code_nobody_knows_is_a_failure() -> None:
 
 
 def test_every_error_of_the_library_has_its_exit_code() -> None:
-    from journal import errors
+    from milepost.journal import errors
 
     codes = {
         kind.code
@@ -97,7 +97,7 @@ def test_every_error_of_the_library_has_its_exit_code() -> None:
 
 LOG_A_NAME = """
 import logging, sys
-from api.cli.logs import log_to_stderr
+from milepost.api.cli.logs import log_to_stderr
 log_to_stderr()
 try:
     raise ValueError(sys.argv[1])
@@ -122,8 +122,8 @@ def test_a_name_can_neither_forge_nor_colour_a_line_of_the_log() -> None:
 
 PRINT_A_TABLE = """
 import sys
-from api.cli.answers import Answer, Problem, Table
-from api.cli.output import report
+from milepost.api.cli.results import Answer, Problem, Table
+from milepost.api.cli.output import report
 rows = [("x" * 90, "[red]not markup[/red]\\x1b[31m")] * int(sys.argv[1])
 problem = Problem("damaged", "seen") if len(sys.argv) > 2 else None
 sys.exit(report(Answer({}, Table(("name", "note"), rows), (), problem), as_json=False))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from api.cli.group import milepost
+from milepost.api.cli.group import milepost
 from tests.support.cli import BIN, JOB, Done, clean_environ, ids_of, run
 from tests.support.eventually import DEADLINE_SECONDS, eventually
 
@@ -27,7 +27,7 @@ SLOW = frozenset(
 )
 SHOW_MODULES = """
 import sys
-from api.cli.group import milepost
+from milepost.api.cli.group import milepost
 try:
     milepost.main(sys.argv[1:])
 finally:
@@ -170,7 +170,7 @@ def test_ctrl_c_before_the_state_has_come_saves_nothing(folder: Path) -> None:
 
 @pytest.mark.usefixtures("store")
 def test_the_package_can_be_run_as_a_module_too() -> None:
-    words = [sys.executable, "-m", "api.cli", "list", JOB]
+    words = [sys.executable, "-m", "milepost", "list", JOB]
 
     done = subprocess.run(words, capture_output=True, env=clean_environ(), check=False)
 
@@ -184,7 +184,7 @@ class Interrupted:
         if name == "click":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupted())
-from api.cli.main import main
+from milepost.api.cli.main import main
 main()
 """
 

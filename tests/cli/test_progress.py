@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.cli import progress
-from api.cli.progress import Progress
+from milepost.api.cli import progress
+from milepost.api.cli.progress import Progress
 from tests.support.cli import BIN, clean_environ, run
 
 if TYPE_CHECKING:
@@ -101,9 +101,11 @@ def test_at_a_terminal_the_pass_is_seen_and_the_answer_is_the_same(
 ) -> None:
     plain = run(*words, "--json")
     assert "jobs (" not in plain.err
-    at_once = "from api.cli import progress; progress.SHOW_AFTER_SECONDS = 0.0; "
+    at_once = (
+        "from milepost.api.cli import progress; progress.SHOW_AFTER_SECONDS = 0.0; "
+    )
     code = f"{at_once}import sys; sys.argv[0] = 'milepost'; "
-    code += "from api.cli.main import main; main()"
+    code += "from milepost.api.cli.main import main; main()"
     ours, theirs = pty.openpty()
     done = subprocess.run(
         [BIN / "python", "-c", code, *words],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from journal import CheckpointManager
+from milepost import CheckpointManager
 from tests.support.cli import JOB, START, call, damage, ids_of, types_of
 
 
@@ -29,7 +29,7 @@ def test_list_shows_the_oldest_first_and_says_which_is_current() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_list_as_json_has_every_field_that_http_has() -> None:
-    from api.wire import CheckpointList
+    from milepost.api.http.wire.answers import CheckpointList
 
     data = call("list", JOB, "--json").json["data"]
 
@@ -74,7 +74,7 @@ def test_an_unknown_job_is_not_an_empty_one() -> None:
 
 
 def test_jobs_shows_damaged_jobs_too_and_what_is_wrong_with_them(store: Path) -> None:
-    from api.wire import JobList
+    from milepost.api.http.wire.answers import JobList
 
     call("fork", JOB, "other")
     damage(store)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from api.cli.exits import Exit, Failure
-from api.cli.paths import value_at
-from api.cli.selectors import (
+from milepost.api.cli.exits import Exit, Failure
+from milepost.api.cli.paths import value_at
+from milepost.api.cli.selectors import (
     AsOf,
     AtSeq,
     FromEnd,
@@ -17,7 +17,7 @@ from api.cli.selectors import (
     Word,
     parse_selector,
 )
-from api.cli.targets import Target, parse_target
+from milepost.api.cli.targets import Target, parse_target
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.cli.group import _MODULE_OF_VERB
+from milepost.api.cli.group import _MODULE_OF_VERB
 from tests.support.cli import BIN, JOB, call, clean_environ
 from tests.support.cli import run as run_command
 from tests.support.eventually import DEADLINE_SECONDS

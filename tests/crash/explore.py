@@ -14,8 +14,8 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.errors import DamagedJournal, MilepostError, StorageFailed
-from journal.event_codec import peek
+from milepost.journal.errors import DamagedJournal, MilepostError, StorageFailed
+from milepost.journal.events.codec import peek
 from tests.crash.ledger import (
     STORE,
     Ledger,

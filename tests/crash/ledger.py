@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from journal import ids
-from journal.event_codec import peek
+from milepost.journal import ids
+from milepost.journal.events.codec import peek
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
-    from journal.index import JobView
+    from milepost import CheckpointManager
+    from milepost.journal.index.job_view import JobView
     from tests.crash.simdisk import World
 
 STORE = "/disk/store"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from journal import event_codec, head, index, recovery, whole_file
-from journal.compaction import Compactor
-from journal.head_file import HeadFile
-from journal.journal_copy import JournalCopy
-from journal.journal_file import JournalFile
-from journal.mending import Mender
-from journal.reader import CheckpointReader
-from journal.settled_journal import SettledJournal
-from journal.side_files import SalvageFiles
-from journal.storage_file import FileStorage
-from journal.store import Store
+from milepost.journal.disk import whole_file
+from milepost.journal.disk.copy_file import JournalCopy
+from milepost.journal.events import codec
+from milepost.journal.index import job_view
+from milepost.journal.reading.queries import CheckpointReader
+from milepost.journal.recovery import head, recovery
+from milepost.journal.recovery.salvage import SalvageFiles
+from milepost.journal.repair.repair import Mender
+from milepost.journal.storage.files.head_file import HeadFile
+from milepost.journal.storage.files.job_files import JournalFile
+from milepost.journal.storage.files.recovering import SettledJournal
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store.compaction import Compactor
+from milepost.journal.store.store import Store
 from tests.crash.explore import Budget, Explorer
 from tests.crash.ledger import Violation
 from tests.crash.rewrite import Rewrite, rewritten
@@ -217,7 +220,7 @@ MUTANTS: dict[str, Mutant] = {
     "it parses, so the event is valid": Mutant(
         (
             Rewrite(
-                event_codec.scan,
+                codec.scan,
                 'event["hash"] == digest and event["seq"] == seq + 1',
                 'event["seq"] == seq + 1',
             ),
@@ -226,7 +229,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "it parses, so the state is valid": Mutant(
         (
-            Rewrite(event_codec.scan, "if crc != found:", "if False:"),
+            Rewrite(codec.scan, "if crc != found:", "if False:"),
             Rewrite(
                 recovery.check_pair,
                 "if not has_state(event):",
@@ -260,7 +263,7 @@ MUTANTS: dict[str, Mutant] = {
     "bad middle line skipped": Mutant(
         (
             Rewrite(
-                event_codec.scan,
+                codec.scan,
                 "            if not is_next:\n",
                 "            is_last = data.find(b'\\n', end + 1) < 0\n"
                 "            if not (is_next or is_last or 'skipped' in locals()):\n"
@@ -270,7 +273,7 @@ MUTANTS: dict[str, Mutant] = {
                 "                digest = event['hash']\n"
                 "            elif not is_next:\n",
             ),
-            Rewrite(index.apply, "if seq != view.seq + 1:", "if False:"),
+            Rewrite(job_view.apply, "if seq != view.seq + 1:", "if False:"),
         ),
         "save",
         is_rot=True,
@@ -428,7 +431,7 @@ MUTANTS: dict[str, Mutant] = {
     "what has no state now is taken for erased before": Mutant(
         (
             Rewrite(
-                index._erase,
+                job_view._erase,
                 "if trashed.entry.seq <= "
                 "lasts[bisect_right(firsts, trashed.entry.seq)]",
                 "if view.faults.get(trashed.entry.seq) == STATE_MISSING",
@@ -439,7 +442,7 @@ MUTANTS: dict[str, Mutant] = {
     "what comes back is forgotten with what its compaction dropped": Mutant(
         (
             Rewrite(
-                index.erased_runs,
+                job_view.erased_runs,
                 "    is_run = False\n    for seq",
                 "    gone = [t.entry.seq for t in view.trash.values()]\n"
                 "    is_run = False\n    for seq",

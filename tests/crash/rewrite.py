@@ -59,7 +59,8 @@ def _holders(function: Callable[..., Any]) -> list[tuple[object, str]]:
     return [
         (module, name)
         for module_name, module in list(sys.modules.items())
-        if module_name.startswith("journal.") and getattr(module, name, None) is now
+        if module_name.startswith("milepost.journal.")
+        and getattr(module, name, None) is now
     ]
 
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from journal import CheckpointManager, entropy
-from journal.errors import DamagedJournal, StorageFailed
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import DamagedJournal, StorageFailed
+from milepost.journal.process import random_bytes
+from milepost.journal.storage.files.storage import FileStorage
 from tests.crash.ledger import (
     STORE,
     Ledger,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from journal.index import JobView
-    from journal.readable_journal import Durability
+    from milepost.journal.index.job_view import JobView
+    from milepost.journal.storage.files.reading import Durability
 
 ROOT = cast("Path", SimPath(STORE))
 _START = datetime(2026, 11, 23, 5, tzinfo=UTC)
@@ -38,13 +39,13 @@ _START = datetime(2026, 11, 23, 5, tzinfo=UTC)
 def seeded(seed: int) -> Iterator[None]:
     """Make salts, nonces and ids the same in every run with the same seed."""
     random, real = Random(seed), os.urandom
-    entropy.forget()
+    random_bytes.forget()
     os.urandom = random.randbytes
     try:
         yield
     finally:
         os.urandom = real
-        entropy.forget()
+        random_bytes.forget()
 
 
 class Moment(NamedTuple):

@@ -12,7 +12,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal.disk import PRIVATE_FOLDER, Mode, Stat
+from milepost.journal.disk.disk import PRIVATE_FOLDER, Mode, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -248,7 +248,7 @@ def change(data: bytes, by: Write | Cut) -> bytes:
 
 
 class SimFile:
-    """A `journal.disk.File` on a `World`."""
+    """A `milepost.journal.disk.disk.File` on a `World`."""
 
     def __init__(self, disk: SimDisk, path: str, inode: int, *, writes: bool) -> None:
         self._disk = disk
@@ -373,7 +373,7 @@ def _arrived(file: Content, how: str) -> bytes:
 
 
 class SimDisk:
-    """A `journal.disk.Disk`: what one process of the machine can do.
+    """A `milepost.journal.disk.disk.Disk`: what one process of the machine can do.
 
     Args:
         world: the machine.

@@ -9,9 +9,9 @@ from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
-from journal import state_codec
-from journal.batch import Batch
-from journal.errors import Conflict, NoSpace, StorageFailed
+from milepost.journal.errors import Conflict, NoSpace, StorageFailed
+from milepost.journal.states import line_codec
+from milepost.journal.store.batch import Batch
 from tests.crash.ledger import NO_PROMISE, STORE, Ledger, Violation
 from tests.crash.session import ROOT, Moment, Session
 from tests.crash.simdisk import Content, Fault, SimDisk, World
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from journal import CheckpointManager
-    from journal.readable_journal import Durability
+    from milepost import CheckpointManager
+    from milepost.journal.storage.files.reading import Durability
 
 JOB = "job"
 _PATIENCE_TURNS = 10_000_000
@@ -389,7 +389,7 @@ def compact(session: Session) -> None:
 
 def _note(session: Session, manager: CheckpointManager, raw: bytes) -> None:
     """Write, as a later version would, an event of an unknown type with a state."""
-    sealed = state_codec.seal(raw, None)
+    sealed = line_codec.seal(raw, None)
     data = {"state_digest": sealed.digest, "state_bytes": sealed.raw_bytes}
     add = partial(Batch.add, type_="task.noted", actor="x", data=data, sealed=sealed)
     manager._store.write(JOB, add)

@@ -14,17 +14,10 @@ import orjson
 import pytest
 
 from benchmarks.states import chat, text
-from journal import (
-    CheckpointManager,
-    Key,
-    KeyRing,
-    MemoryStorage,
-    chain,
-    envelope,
-    state_codec,
-)
-from journal.envelope import Form, Secret
-from journal.errors import (
+from milepost import CheckpointManager, Key, KeyRing, MemoryStorage
+from milepost.journal.crypto import envelope
+from milepost.journal.crypto.envelope import Form, Secret
+from milepost.journal.errors import (
     Conflict,
     KeyNeeded,
     MilepostError,
@@ -33,15 +26,16 @@ from journal.errors import (
     PlaintextRefused,
     UnreadableState,
 )
-from journal.storage_file import FileStorage
-from journal.vault import Vault
+from milepost.journal.states import delta_chain, line_codec
+from milepost.journal.states.access import Vault
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import FaultyDisk, head_of, journal_of
 from tests.support.servers import SERVING, ask, staying
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal.state_proof import Opened
+    from milepost.journal.states.state_digest import Opened
     from tests.support.clock import Clock
 
 JOB = "etl"
@@ -332,7 +326,9 @@ def opened_by_hand(root: Path, line: bytes) -> Opened:
     with opened(root) as manager:
         lines = (line, journal_of(root, JOB).read_bytes().splitlines()[-1])
         site = manager._store.view(JOB).site
-    return chain.open_state(2, lambda seq: chain.member(lines, site(seq), Vault(OLD)))
+    return delta_chain.open_state(
+        2, lambda seq: delta_chain.member(lines, site(seq), Vault(OLD))
+    )
 
 
 def test_an_encrypted_line_with_a_salt_in_the_clear_is_refused(root: Path) -> None:
@@ -363,11 +359,11 @@ def test_metadata_that_is_taken_away_is_missed(root: Path) -> None:
 
 def test_a_plain_line_of_the_same_state_is_refused(root: Path) -> None:
     saved(root)
-    sealed = state_codec.seal(orjson.dumps(STATE), META)
+    sealed = line_codec.seal(orjson.dumps(STATE), META)
     with opened(root) as manager:
         site = manager._store.view(JOB).site(2)
     with pytest.raises(PlaintextRefused):
-        opened_by_hand(root, state_codec.state_line(sealed, site)[:-1])
+        opened_by_hand(root, line_codec.state_line(sealed, site)[:-1])
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager, Key, KeyRing
-from journal.errors import DroppedKey, KeyNeeded, MilepostError, Protected, UnusableKeys
-from journal.key_record import KeyRecord
-from journal.memory_storage import MemoryStorage
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.api import create_app
+from milepost.journal.crypto.key_record import KeyRecord
+from milepost.journal.errors import (
+    DroppedKey,
+    KeyNeeded,
+    MilepostError,
+    Protected,
+    UnusableKeys,
+)
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.storage.memory import MemoryStorage
 from tests.support.cli import call
 from tests.support.client import client_of
 from tests.support.faults import Fault, FaultyDisk, children, in_child
@@ -26,7 +32,7 @@ from tests.support.faults import Fault, FaultyDisk, children, in_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal.storage import Storage
+    from milepost.journal.storage.contract import Storage
 
 JOB = "etl"
 OLD, NEW = Key("old", bytes(32)), Key("new", bytes([1]) * 32)

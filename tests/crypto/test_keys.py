@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from journal import CheckpointManager, Key, KeyRing
-from journal.errors import MissingKey, UnusableKeys
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.journal.errors import MissingKey, UnusableKeys
+from milepost.worker.config.settings import load, load_keys
 from tests.support.cli import call, run
-from worker.settings import load, load_keys
 
 HEX = "0123456789abcdef" * 4
 TEXT = f"# mine\nnew:{HEX}  # current\n\nold:{HEX[::-1]}\n"
@@ -71,7 +71,7 @@ def test_what_is_no_readable_file_is_refused_by_name(folder: Path) -> None:
 
 def test_a_store_without_keys_never_imports_cryptography(tmp_path: Path) -> None:
     code = (
-        "import sys; from journal import CheckpointManager, Key, KeyRing\n"
+        "import sys; from milepost import CheckpointManager, Key, KeyRing\n"
         "KeyRing([Key.new('k')])\n"
         f"with CheckpointManager({str(tmp_path / 'store')!r}) as m:\n"
         "    m.get('j', m.save('j', 's', {}, metadata={'a': 1})); m.list('j')\n"

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-import journal
-from journal import CheckpointManager
+from milepost import CheckpointManager, journal
 
 TESTS = Path(__file__).parents[1]
 TOP = TESTS.parent
@@ -43,7 +42,7 @@ def spy(self, key):
 
 type(os.environ).__getitem__ = spy
 import json, threading
-import journal
+import milepost
 for name in journal.__all__:  # each is imported when it is asked for
     getattr(journal, name)
 imported = [name.split(".")[0] for name in sys.modules]
@@ -56,7 +55,7 @@ print(json.dumps({"read": read, "imported": imported, "threads": threads}))
 # Run in a process of its own: tells which modules reach for files, whatever is done.
 SEAM = """
 import collections, json, sys
-from journal import CheckpointManager
+from milepost import CheckpointManager
 used = collections.defaultdict(set)
 
 def spy(event, _):
@@ -89,7 +88,7 @@ print(json.dumps({name: sorted(events) for name, events in used.items()}))
 def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what a fresh process says about using `journal` alone."""
     folder = tmp_path_factory.mktemp("probe")
-    above = Path(journal.__file__).parents[1]
+    above = Path(journal.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", PROBE, folder / "store"],
         cwd=folder,
@@ -134,15 +133,18 @@ def test_the_file_store_reaches_files_through_its_one_seam_alone(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SEAM, tmp_path / "store"],
-        env={**os.environ, "PYTHONPATH": str(Path(journal.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(journal.__file__).parents[2])},
         capture_output=True,
         check=True,
     )
     used = json.loads(done.stdout)
     # Whether a job is in plain files beside the store, which are not the store's.
-    assert used.pop("journal.checkpoint_files") == ["os.scandir"]
-    assert used.keys() == {"journal.disk", "journal.access"}  # the seam's two files
-    assert {"open", "os.rename", "fcntl.flock"} <= {*used["journal.disk"]}
+    assert used.pop("milepost.journal.importing.checkpoint_folder") == ["os.scandir"]
+    assert used.keys() == {
+        "milepost.journal.disk.disk",
+        "milepost.journal.disk.ownership",
+    }  # the seam's two files
+    assert {"open", "os.rename", "fcntl.flock"} <= {*used["milepost.journal.disk.disk"]}
     lines = (tmp_path / "store" / "journals" / "job.jsonl").read_bytes()
     assert b'"job.compacted"' in lines
     assert b'"job.repaired"' in lines

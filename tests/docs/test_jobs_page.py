@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from journal import CheckpointManager, errors
+from milepost import CheckpointManager
+from milepost.journal import errors
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "jobs.md").read_text()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.cli.group import milepost
-from journal import CheckpointManager
-from journal.policy import KEEP_RULES
+from milepost import CheckpointManager
+from milepost.api.cli.group import milepost
+from milepost.journal.retention.policy import KEEP_RULES
+from milepost.worker.config.retention import Rule
 from tests.support.clock import Clock
-from worker.retention_settings import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def typing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
             tags = ["release"] if number == 2 else []
             manager.save("etl", step, {"n": number}, tags=tags, failed=number == 7)
             clock.turn(hours=12)
-    monkeypatch.setattr("api.cli.cleaning.utc_now", lambda: NOW)
+    monkeypatch.setattr("milepost.api.cli.commands.cleanup.utc_now", lambda: NOW)
     monkeypatch.setenv("COLUMNS", "88")
     monkeypatch.setenv("NO_COLOR", "1")
     assert folder == Path.cwd()

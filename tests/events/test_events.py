@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from journal import CheckpointManager, Event, errors
-from journal.events import EVENT_TYPES, SCHEMA_VERSION
+from milepost import CheckpointManager, Event
+from milepost.journal import errors
+from milepost.journal.events.vocabulary import EVENT_TYPES, SCHEMA_VERSION
 from tests.golden import make
 from tests.support.lines import Draft, append_as_newer, chain
 

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from journal import CheckpointManager, Key, KeyRing, event_codec
-from journal.diagnosis import Condition
-from journal.errors import (
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.journal.errors import (
     CannotRepair,
     Conflict,
     LossNotAccepted,
@@ -23,7 +22,9 @@ from journal.errors import (
     NewerFormat,
     UnreadableState,
 )
-from journal.head import Extent
+from milepost.journal.events import codec
+from milepost.journal.recovery.diagnosis import Condition
+from milepost.journal.recovery.head import Extent
 from tests.support.clock import Clock
 from tests.support.faults import journal_of, put, read_head, replace, write_head
 from tests.support.lines import Draft, append_as_newer
@@ -129,9 +130,9 @@ def forget_what_was_erased(root: Path) -> None:
         data = event["data"]
         data.pop("erased", None)
         if not prev:
-            prev = event_codec.genesis(data["store"], data["job"], data["nonce"])
+            prev = codec.genesis(data["store"], data["job"], data["nonce"])
         seq += 1
-        encoded, event = event_codec.encode(
+        encoded, event = codec.encode(
             prev,
             **{k: event[k] for k in ("seq", "at", "actor", "data")},
             type_=event["type"],

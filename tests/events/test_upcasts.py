@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, errors, event_codec, upcasts
-from journal import head as head_codec
-from journal.events import EVENT_TYPES, SCHEMA_VERSION
-from journal.head import Extent, Head
-from journal.upcasts import Fact, unchanged
+from milepost import CheckpointManager
+from milepost.journal import errors
+from milepost.journal.events import codec, upcasts
+from milepost.journal.events.upcasts import Fact, unchanged
+from milepost.journal.events.vocabulary import EVENT_TYPES, SCHEMA_VERSION
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery.head import Extent, Head
 from tests.support.faults import journal_of
 from tests.support.lines import SUFFIX_BYTES, Draft, append_as_newer, chain, genesis
 
@@ -206,7 +208,7 @@ def test_an_old_event_that_is_not_what_its_schema_says_is_damage(
 def test_where_a_malformed_old_event_stands_is_still_told() -> None:
     """Behind damage it proves a later write, whatever is in it: never cut it."""
     line = b'{"v":0,"seq":7,"type":"checkpoint.deleted","data":[],"hash":"%b"}'
-    event = event_codec.peek(line % (b"0" * 64))
+    event = codec.peek(line % (b"0" * 64))
     assert event is not None
     assert event["seq"] == 7
 

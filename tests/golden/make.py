@@ -6,7 +6,7 @@
 A store is written once, with the first release of its schema, and committed as bytes:
 from then on `v1/` stays as it is.  Until that release a new type of event belongs into
 it: let `write` bring it about, remove `v1/` and `v1.json`, run the script.  Raising
-`SCHEMA_VERSION` asks for a store of its own and for lines in `journal/upcasts.py`.
+`SCHEMA_VERSION` asks for a store of its own and for lines in `journal/events/upcasts.py`.
 
 What a store amounts to (`v1.json`) may be told in more words later, say by a new field
 of `CheckpointInfo`: then `--describe`, and read the difference before you commit it.
@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from journal import CheckpointManager, Policy, entropy
-from journal.events import SCHEMA_VERSION
+from milepost import CheckpointManager, Policy
+from milepost.journal.events.vocabulary import SCHEMA_VERSION
+from milepost.journal.process import random_bytes
 from tests.support.clock import Clock
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ def fixed_randomness() -> Iterator[None]:
     def urandom(size: int) -> bytes:
         return hashlib.shake_128(str(next(counter)).encode()).digest(size)
 
-    entropy.forget()
+    random_bytes.forget()
     with mock.patch("os.urandom", urandom):
         yield
-    entropy.forget()
+    random_bytes.forget()
 
 
 def write(folder: Path) -> None:

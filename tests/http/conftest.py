@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app
+from milepost.api import create_app
 from tests.support.client import Executor, client_of
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
+    from milepost import CheckpointManager
     from tests.support.client import TestClient
     from tests.support.clock import Clock
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from api import create_app
-from api.access import hash_token
-from api.executors import ExecutorUnusable
-from journal import CheckpointManager
-from journal.errors import InvalidArgument
-from tests.support.client import ask, client_of, saved, serving
-from worker.settings import (
+from milepost import CheckpointManager
+from milepost.api import create_app
+from milepost.api.http.security.tokens import hash_token
+from milepost.journal.errors import InvalidArgument
+from milepost.worker.config.settings import (
     ApiSettings,
     ExecutorSettings,
     Settings,
     StoreSettings,
     TokenSettings,
 )
+from milepost.worker.executors import ExecutorUnusable
+from tests.support.client import ask, client_of, saved, serving
 
 if TYPE_CHECKING:
     from tests.support.client import TestClient

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.body import BodyLimits, Refused, check_shape
+from milepost.api.http.security.body import BodyLimits, Refused, check_shape
 
 LIMITS = BodyLimits(depth=5, keys=6)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from api import create_app
-from journal import CheckpointManager
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.api import create_app
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.client import saved
 from tests.support.faults import FaultyDisk
 

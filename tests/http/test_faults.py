@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app
-from api.failures import ADVICE, STATUS_OF
-from journal import CheckpointManager, MemoryStorage, errors
+from milepost import CheckpointManager, MemoryStorage
+from milepost.api import create_app
+from milepost.api.http.failures import ADVICE, STATUS_OF
+from milepost.journal import errors
 from tests.support.client import client_of, saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from journal.storage import Held, Holding
+    from milepost.journal.storage.contract import Held, Holding
     from tests.support.client import TestClient
 
 SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
@@ -250,7 +251,7 @@ def hints_in(path: Path) -> Iterator[tuple[str, str]]:
 
 def test_no_error_over_http_advises_a_call_or_a_command() -> None:
     top, checked = Path(errors.__file__).parents[1], 0
-    for path in [*top.glob("journal/*.py"), *top.glob("api/*.py")]:
+    for path in [*top.glob("journal/**/*.py"), *top.glob("api/**/*.py")]:
         for name, hint in hints_in(path):
             code = getattr(getattr(errors, name, None), "code", None)
             said = ADVICE.get(code, hint) if code else ""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from api.access import hash_token
-from journal import CheckpointManager, MemoryStorage
-from journal.errors import StorageFailed
+from milepost import CheckpointManager, MemoryStorage
+from milepost.api import create_app
+from milepost.api.http.security.tokens import hash_token
+from milepost.journal.errors import StorageFailed
+from milepost.worker.config.settings import ApiSettings, Settings, TokenSettings
+from milepost.worker.service import Worker, WorkerStatus
 from tests.support.client import AT, client_of, saved
 from tests.support.clock import NOW
-from worker.service import Worker, WorkerStatus
-from worker.settings import ApiSettings, Settings, TokenSettings
 
 if TYPE_CHECKING:
     from tests.support.client import TestClient

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from api.idempotency import Answer, AnswerCache, check_key
-from journal.errors import Conflict, InvalidArgument, LockTimeout
+from milepost.api.http.idempotency import Answer, AnswerCache, check_key
+from milepost.journal.errors import Conflict, InvalidArgument, LockTimeout
 
 KEY = ("api", "POST", "/x", "k1")
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal.events import EVENT_TYPES
+from milepost.journal.events.vocabulary import EVENT_TYPES
 from tests.support.client import AT, saved
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
+    from milepost import CheckpointManager
     from tests.support.client import TestClient
 
 

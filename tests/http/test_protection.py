@@ -9,7 +9,7 @@ import pytest
 from tests.support.client import AT, events_of, saved
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
+    from milepost import CheckpointManager
     from tests.support.client import TestClient
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app
+from milepost.api import create_app
 from tests.support.client import Executor, Slow, client_of, events_of, saved
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
+    from milepost import CheckpointManager
     from tests.support.client import TestClient
 
 MARKS = ("pin", "unpin", "hold", "release")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api import create_app
-from api.executors import JobStillRunning
+from milepost.api import create_app
+from milepost.worker.executors import JobStillRunning
 from tests.support.client import AT, Executor, Slow, client_of, events_of, saved
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
+    from milepost import CheckpointManager
     from tests.support.client import TestClient
 
 

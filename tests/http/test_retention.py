@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from api.access import hash_token
-from api.shelf import PlanShelf, UnknownPlan
-from journal import Match, Plan, Policies, Policy
-from tests.support.client import AT, client_of, events_of, saved
-from tests.support.clock import NOW
-from worker.service import Worker
-from worker.settings import (
+from milepost import Match, Plan, Policies, Policy
+from milepost.api import create_app
+from milepost.api.http.plan_cache import PlanShelf, UnknownPlan
+from milepost.api.http.security.tokens import hash_token
+from milepost.worker.config.settings import (
     ApiSettings,
     RetentionSettings,
     Rule,
@@ -22,12 +19,15 @@ from worker.settings import (
     load,
     open_manager,
 )
+from milepost.worker.service import Worker
+from tests.support.client import AT, client_of, events_of, saved
+from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from journal import CheckpointManager
+    from milepost import CheckpointManager
     from tests.support.client import TestClient
 
 

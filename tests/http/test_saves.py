@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager
+from milepost import CheckpointManager
+from milepost.api import create_app
 from tests.support.client import AT, client_of, saved
 
 if TYPE_CHECKING:

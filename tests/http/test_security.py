@@ -11,11 +11,16 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from api.access import UnsafeBind, hash_token
-from api.body import Refused
-from api.hosts import HostList, check_host, check_names
-from api.security import BodyLimits, SecurityMiddleware, TokenBook, check_bind
-from journal.errors import InvalidArgument
+from milepost.api.http.security.body import Refused
+from milepost.api.http.security.gate import (
+    BodyLimits,
+    SecurityMiddleware,
+    TokenBook,
+    check_bind,
+)
+from milepost.api.http.security.hosts import HostList, check_host, check_names
+from milepost.api.http.security.tokens import UnsafeBind, hash_token
+from milepost.journal.errors import InvalidArgument
 from tests.support.client import ask, client_of, read_answer, send_raw, serving
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, MemoryStorage, errors
+from milepost import CheckpointManager, MemoryStorage
+from milepost.journal import errors
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from journal import CheckpointInfo, CheckpointManager, MemoryStorage, Policy, errors
-from journal.diff import Change, diff
+from milepost import CheckpointInfo, CheckpointManager, MemoryStorage, Policy
+from milepost.journal import errors
+from milepost.journal.states.diff import Change, diff
 from tests.support.clock import NOW
 from tests.support.eventually import DEADLINE_SECONDS, eventually
 

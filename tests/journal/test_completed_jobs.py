@@ -6,17 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import (
-    Best,
-    CheckpointManager,
-    Key,
-    KeyRing,
-    Match,
-    Policies,
-    Policy,
-    errors,
-)
-from journal.clock import stamp
+from milepost import Best, CheckpointManager, Key, KeyRing, Match, Policies, Policy
+from milepost.journal import errors
+from milepost.journal.clock import stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable

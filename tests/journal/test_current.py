@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager
+from milepost import CheckpointManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable

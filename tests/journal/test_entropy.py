@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from journal import CheckpointManager, entropy
+from milepost import CheckpointManager
+from milepost.journal.process import random_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def test_threads_that_draw_at_once_never_get_the_same_bytes() -> None:
     with ThreadPoolExecutor(8) as pool:
-        drawn = [*pool.map(lambda _: entropy.draw(16), range(20_000))]
+        drawn = [*pool.map(lambda _: random_bytes.draw(16), range(20_000))]
     assert {len(bits) for bits in drawn} == {16}
     assert len(set(drawn)) == len(drawn)
 

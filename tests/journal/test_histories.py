@@ -25,9 +25,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from journal import CheckpointManager, Policy
-from journal.diagnosis import Condition
-from journal.errors import (
+from milepost import CheckpointManager, Policy
+from milepost.journal.errors import (
     ConfirmationRequired,
     Conflict,
     NoSpace,
@@ -37,7 +36,8 @@ from journal.errors import (
     StorageFailed,
     UnknownCheckpoint,
 )
-from journal.storage_file import FileStorage
+from milepost.journal.recovery.diagnosis import Condition
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.clock import Clock
 from tests.support.faults import Fault, FaultyDisk, Medium, journal_of
 from tests.support.states import STATES
@@ -45,7 +45,7 @@ from tests.support.states import STATES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal.retention import Plan
+    from milepost.journal.retention.decisions import Plan
     from tests.support.tally import Tally
 
 JOB = "etl"

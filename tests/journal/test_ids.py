@@ -12,9 +12,10 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from journal import CheckpointManager, MemoryStorage, ids
-from journal.errors import DamagedJournal, InvalidArgument, StorageFailed
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, MemoryStorage
+from milepost.journal import ids
+from milepost.journal.errors import DamagedJournal, InvalidArgument, StorageFailed
+from milepost.journal.storage.files.storage import FileStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager, Imported, Key, KeyRing, Policy
-from journal.errors import NotImported, UnknownCheckpoint
-from journal.ids import file_name
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, Imported, Key, KeyRing, Policy
+from milepost.api import create_app
+from milepost.journal.errors import NotImported, UnknownCheckpoint
+from milepost.journal.ids import file_name
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.cli import call
 from tests.support.client import client_of
 from tests.support.faults import Child, Fault, FaultyDisk, die, journal_of

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-import journal
-from journal import CheckpointManager
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, journal
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import Fault, FaultyDisk
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import Checkpoint, CheckpointManager, errors
+from milepost import Checkpoint, CheckpointManager
+from milepost.journal import errors
 
 if TYPE_CHECKING:
     from tests.support.clock import Clock

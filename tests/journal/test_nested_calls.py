@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, MemoryStorage
-from journal.errors import NestedCall
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, MemoryStorage
+from milepost.journal.errors import NestedCall
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import Fault, FaultyDisk, children
 
 if TYPE_CHECKING:

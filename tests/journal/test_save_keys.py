@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import create_app
-from journal import CheckpointManager, Key, KeyRing, Policy
-from journal.errors import Conflict
-from journal.lineage import Lineage
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, Key, KeyRing, Policy
+from milepost.api import create_app
+from milepost.journal.errors import Conflict
+from milepost.journal.index.lineage import Lineage
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.client import client_of
 from tests.support.faults import Child, Fault, FaultyDisk, die
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal import CheckpointManager, MemoryStorage, Policy, collector
-from journal.keep_rules import Candidate
-from journal.retention import decide, may_let_go
+from milepost import CheckpointManager, MemoryStorage, Policy
+from milepost.journal.process import gc_pause
+from milepost.journal.retention.decisions import decide, may_let_go
+from milepost.journal.retention.keep_rules import Candidate
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 CANDIDATES = st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=9).map(
@@ -79,17 +80,17 @@ def test_the_collector_works_again_once_all_who_asked_it_to_rest_are_through() -
     assert gc.isenabled()
 
     def rest_again() -> bool:
-        assert not collector.at_rest(gc.isenabled)
+        assert not gc_pause.at_rest(gc.isenabled)
         return gc.isenabled()
 
-    assert not collector.at_rest(rest_again)
+    assert not gc_pause.at_rest(rest_again)
     assert gc.isenabled()
 
 
 def test_a_collector_that_somebody_switched_off_stays_off() -> None:
     gc.disable()
     try:
-        assert not collector.at_rest(gc.isenabled)
+        assert not gc_pause.at_rest(gc.isenabled)
         assert not gc.isenabled()
     finally:
         gc.enable()

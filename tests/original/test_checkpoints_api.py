@@ -14,8 +14,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager
+from milepost import CheckpointManager
+from milepost.api import create_app
 
 with warnings.catch_warnings():
     # Starlette prefers a successor of httpx that is not among our dependencies.

@@ -8,8 +8,8 @@ from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager, Key, KeyRing
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.api import create_app
 from tests.support.client import client_of, saved
 
 if TYPE_CHECKING:

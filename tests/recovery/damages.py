@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from journal import CheckpointManager
-from journal.head import FILE_BYTES, Extent
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.recovery.head import FILE_BYTES, Extent
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import (
     forged,
     head_of,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
 
     Ruin = Callable[[Path], object]
 

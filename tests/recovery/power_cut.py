@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
-from journal import CheckpointManager
-from journal.errors import MilepostError
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import MilepostError
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import Child, FaultyDisk
 
 if TYPE_CHECKING:

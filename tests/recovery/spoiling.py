@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from journal import CheckpointManager, Diagnosis
+from milepost import CheckpointManager, Diagnosis
 from tests.support.faults import (
     head_of,
     journal_of,
@@ -15,7 +15,7 @@ from tests.support.stores import files
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
 
 JOB = "etl"
 

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager, Diagnosis, Key, KeyRing, MemoryStorage
-from journal.diagnosis import TREATMENTS, Condition, Facts, Remedy, judge
-from journal.event_codec import BadLine
-from journal.head import Extent, Head
-from journal.recovery import Action
-from journal.repair import steps_of
+from milepost import CheckpointManager, Diagnosis, Key, KeyRing, MemoryStorage
+from milepost.journal.events.codec import BadLine
+from milepost.journal.recovery.diagnosis import (
+    TREATMENTS,
+    Condition,
+    Facts,
+    Remedy,
+    judge,
+)
+from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.recovery.recovery import Action
+from milepost.journal.repair.steps import steps_of
 from tests.recovery.spoiling import JOB, begin, change, cut, look, unheaded
 from tests.support.faults import (
     forged,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from journal import CheckpointManager, MemoryStorage, zstd
-from journal.errors import MilepostError, UnreadableState
-from journal.head import Extent
-from journal.state_proof import digest
+from milepost import CheckpointManager, MemoryStorage
+from milepost.journal.errors import MilepostError, UnreadableState
+from milepost.journal.recovery.head import Extent
+from milepost.journal.states import zstd
+from milepost.journal.states.state_digest import digest
 from tests.support.faults import (
     forged,
     head_of,

@@ -12,14 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from journal import CheckpointManager
-from journal import head as head_codec
-from journal.errors import (
-    DamagedJournal,
-    MilepostError,
-)
-from journal.head import Extent, Head
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import DamagedJournal, MilepostError
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.clock import Clock
 from tests.support.faults import FaultyDisk, forged, head_of, journal_of, last_hash, put
 from tests.support.states import VALUES

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import (
-    CannotRepair,
-    LossNotAccepted,
-    MilepostError,
-)
+from milepost import CheckpointManager
+from milepost.journal.errors import CannotRepair, LossNotAccepted, MilepostError
 from tests.recovery.damages import DAMAGES, JOB, Damage, begin
 from tests.support.faults import head_of, journal_of, read_head, write_head
 

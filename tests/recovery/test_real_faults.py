@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-import journal
-from journal import CheckpointManager
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, journal
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import Call, FaultyDisk, journal_of, read_head
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ SLOW = pytest.mark.slow
 # What a process does while a call fails under it, and what it was answered.
 WORK = """
 import sys
-from journal import CheckpointManager
-from journal.errors import NoSpace, ReadOnlyStore, StorageFailed
+from milepost import CheckpointManager
+from milepost.journal.errors import NoSpace, ReadOnlyStore, StorageFailed
 
 manager = CheckpointManager(sys.argv[1], trash_seconds=0, codec="json")
 
@@ -64,7 +63,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(journal.__file__).parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(journal.__file__).parents[2])}
 
 
 def tracing(root: Path, calls: str, effect: str, log: Path) -> list[str]:
@@ -183,8 +182,8 @@ def test_whichever_real_call_fails_or_kills_nothing_acknowledged_is_lost(
 # A process whose sync fails, and that lives on.
 UNLUCKY = """
 import sys
-from journal import CheckpointManager
-from journal.errors import StorageFailed
+from milepost import CheckpointManager
+from milepost.journal.errors import StorageFailed
 
 manager = CheckpointManager(sys.argv[1])
 try:

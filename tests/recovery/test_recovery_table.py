@@ -15,16 +15,23 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import (
+from milepost import CheckpointManager
+from milepost.journal.errors import (
     DamagedJournal,
     MilepostError,
     NewerFormat,
     StorageFailed,
     UnreadableState,
 )
-from journal.head import FILE_BYTES, SLOT_BYTES, SLOTS, Extent, Head, slot_offset
-from journal.storage_file import FileStorage
+from milepost.journal.recovery.head import (
+    FILE_BYTES,
+    SLOT_BYTES,
+    SLOTS,
+    Extent,
+    Head,
+    slot_offset,
+)
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import (
     Call,
     Child,
@@ -46,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
 
 JOB = "etl"
 RUINED_LINES = [

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager
-from journal.diagnosis import Condition
-from journal.errors import (
+from milepost import CheckpointManager
+from milepost.journal.errors import (
     CannotRepair,
     DamagedJournal,
     InvalidArgument,
@@ -21,7 +20,8 @@ from journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
-from journal.storage_file import FileStorage
+from milepost.journal.recovery.diagnosis import Condition
+from milepost.journal.storage.files.storage import FileStorage
 from tests.recovery.spoiling import JOB, begin, change, cut, look, unheaded
 from tests.support.faults import (
     Call,
@@ -41,7 +41,7 @@ from tests.support.stores import files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal import CheckpointInfo
+    from milepost import CheckpointInfo
     from tests.support.clock import Clock
 
 _MOST_CALLS = 500

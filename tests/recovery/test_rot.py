@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import DamagedJournal, MilepostError
-from journal.head import SLOT_BYTES
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import DamagedJournal, MilepostError
+from milepost.journal.recovery.head import SLOT_BYTES
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import FaultyDisk, forged, head_of, journal_of, put
 
 if TYPE_CHECKING:

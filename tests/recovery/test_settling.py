@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import DamagedJournal
-from journal.head import SLOT_BYTES
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import DamagedJournal
+from milepost.journal.recovery.head import SLOT_BYTES
+from milepost.journal.storage.files.storage import FileStorage
 from tests.recovery.damages import DAMAGES, JOB, begin
 from tests.support.faults import FaultyDisk, head_of, journal_of, put
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal.disk import Mode, Stat
-    from journal.readable_journal import Durability
+    from milepost.journal.disk.disk import Mode, Stat
+    from milepost.journal.storage.files.reading import Durability
 
 MIB = 1024 * 1024
 BY_NAME = {each.name: each for each in DAMAGES}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from journal import Best, Policy
-from journal.keep_rules import Candidate
-from journal.retention import decide
+from milepost import Best, Policy
+from milepost.journal.retention.decisions import decide
+from milepost.journal.retention.keep_rules import Candidate
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What restic's ``forget`` keeps: the oracle that the keep rules are compared with.
 
-Written from a description of its behaviour, apart from `journal.keep_rules`, and
+Written from a description of its behaviour, apart from `milepost.journal.retention.keep_rules`, and
 checked against the binary by `restic_cases/make.py`.
 """
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager, MemoryStorage, Policy, errors
-from journal.clock import utc_now
-from journal.clock_memory import ClockMemory
-from journal.clock_watch import Seen, boot_id, steady_seconds
+from milepost import CheckpointManager, MemoryStorage, Policy
+from milepost.journal import errors
+from milepost.journal.clock import utc_now
+from milepost.journal.store.clock_memory import ClockMemory
+from milepost.journal.store.clock_watch import Seen, boot_id, steady_seconds
 from tests.support.cli import call
 
 if TYPE_CHECKING:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.app import create_app
-from journal import CheckpointManager, Hold, Policy, errors, index
-from journal.event_codec import STATE_MISSING
-from journal.index import JobView
-from journal.plans import plan_of
+from milepost import CheckpointManager, Hold, Policy
+from milepost.api.http.app import create_app
+from milepost.journal import errors
+from milepost.journal.events.codec import STATE_MISSING
+from milepost.journal.index import job_view
+from milepost.journal.index.job_view import JobView
+from milepost.journal.retention.plans import plan_of
 from tests.support.cli import JOB, call, types_of
 from tests.support.client import client_of
 from tests.support.lines import Draft, append_as_newer
@@ -166,11 +168,11 @@ def test_a_hold_ends_with_the_state_that_a_version_without_holds_deleted(
     view = JobView("job", None)
     for event in manager.history("job"):
         is_gone = event["seq"] == 3
-        index.apply(view, event, 0, 0, STATE_MISSING if is_gone else None)
+        job_view.apply(view, event, 0, 0, STATE_MISSING if is_gone else None)
     assert [*view.held] == [ids[1]]
     compacted: Any = {"v": 1, "seq": view.seq + 1, "at": "", "hash": ""}
     data = {"erased": [[3, 3]]}
-    index.apply(view, {**compacted, "type": "job.compacted", "data": data}, 0, 0)
+    job_view.apply(view, {**compacted, "type": "job.compacted", "data": data}, 0, 0)
     assert view.held == {}
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from journal import Best, CheckpointManager, Match, Policies, Policy
+from milepost import Best, CheckpointManager, Match, Policies, Policy
+from milepost.api import create_app
+from milepost.worker.config.settings import RetentionSettings, Rule, Settings
+from milepost.worker.service import Worker
 from tests.support.cli import call
 from tests.support.client import client_of
 from tests.support.clock import NOW
-from worker.service import Worker
-from worker.settings import RetentionSettings, Rule, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal import Best, Policy
-from journal.keep_rules import Candidate, how_long, ordinal
-from journal.retention import decide
-from journal.span import as_span
+from milepost import Best, Policy
+from milepost.journal.retention.decisions import decide
+from milepost.journal.retention.duration import as_span
+from milepost.journal.retention.keep_rules import Candidate, how_long, ordinal
 from tests.retention.candidates import CANDIDATES, DAY, HOUR, POLICIES, aged, kept
 from tests.support.clock import NOW
 

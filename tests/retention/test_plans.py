@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal import CheckpointManager, MemoryStorage, Plan, Policy, Verdict, errors
-from journal.index import Misfit
-from journal.plans import plan_of
-from journal.policy import describe, policy_hash
+from milepost import CheckpointManager, MemoryStorage, Plan, Policy, Verdict
+from milepost.journal import errors
+from milepost.journal.index.job_view import Misfit
+from milepost.journal.retention.plans import plan_of
+from milepost.journal.retention.policy import describe, policy_hash
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from journal import JobPlan
+    from milepost import JobPlan
     from tests.support.clock import Clock
 
 

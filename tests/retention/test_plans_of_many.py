@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager, Match, Plan, Policies, Policy, errors
-from journal.ids import file_name
-from journal.retention import GUARD_FROM
+from milepost import CheckpointManager, Match, Plan, Policies, Policy
+from milepost.journal import errors
+from milepost.journal.ids import file_name
+from milepost.journal.retention.decisions import GUARD_FROM
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:

@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal import Best, Match, Policies, Policy, Span
-from journal.errors import InvalidArgument
-from journal.policies import KEEP_ALL, PRESETS
-from journal.policy import COUNTS, WITHINS, check_keep_last, describe, policy_hash
+from milepost import Best, Match, Policies, Policy, Span
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.retention.policies import KEEP_ALL, PRESETS
+from milepost.journal.retention.policy import (
+    COUNTS,
+    WITHINS,
+    check_keep_last,
+    describe,
+    policy_hash,
+)
 from tests.retention.candidates import POLICIES
 
 OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import Best
-from journal.errors import InvalidArgument
+from milepost import Best
+from milepost.journal.errors import InvalidArgument
+from milepost.worker.config.policy_file import read_trial
+from milepost.worker.config.settings import ConfigError, Settings, load, open_manager
 from tests.support.cli import call
-from worker.settings import ConfigError, Settings, load, open_manager
-from worker.trial import read_trial
 
 if TYPE_CHECKING:
     from collections.abc import Callable

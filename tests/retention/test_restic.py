@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal import Policy, Span
-from journal.keep_rules import Candidate
-from journal.retention import decide
+from milepost import Policy, Span
+from milepost.journal.retention.decisions import decide
+from milepost.journal.retention.keep_rules import Candidate
 from tests.retention import restic
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from journal import Best, Policy
-from journal.policy import COUNTS, WITHINS
-from journal.retention import decide, explain, guard, shrink
+from milepost import Best, Policy
+from milepost.journal.retention.decisions import decide, explain, guard, shrink
+from milepost.journal.retention.policy import COUNTS, WITHINS
 from tests.retention.candidates import (
     CANDIDATES,
     CAPS,
@@ -27,7 +27,7 @@ from tests.support.clock import NOW
 if TYPE_CHECKING:
     from random import Random
 
-    from journal.keep_rules import Candidate
+    from milepost.journal.retention.keep_rules import Candidate
 
 
 @given(CANDIDATES, POLICIES)

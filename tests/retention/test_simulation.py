@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager, MemoryStorage, Policy, errors
-from journal.simulation import Pace, simulate
+from milepost import CheckpointManager, MemoryStorage, Policy
+from milepost.journal import errors
+from milepost.journal.retention.simulation import Pace, simulate
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from journal import Span
-from journal.errors import InvalidArgument
-from journal.span import UNITS, as_span
+from milepost import Span
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.retention.duration import UNITS, as_span
 from tests.retention import restic
 
 BERLIN = ZoneInfo("Europe/Berlin")

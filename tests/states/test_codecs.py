@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from benchmarks.states import chat, edits, text
-from journal import CheckpointManager
-from journal.errors import UnreadableState
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import UnreadableState
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import journal_of
 
 if TYPE_CHECKING:

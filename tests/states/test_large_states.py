@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from benchmarks.states import text
-from journal import CheckpointManager, Key, KeyRing, zstd
-from journal.errors import StateTooLarge, UnreadableState
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.journal.errors import StateTooLarge, UnreadableState
+from milepost.journal.states import zstd
 from tests.support.faults import in_child, journal_of, replace
 
 if TYPE_CHECKING or sys.version_info < (3, 14):

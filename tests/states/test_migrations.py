@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api.app import create_app
-from journal import CheckpointManager, errors
+from milepost import CheckpointManager
+from milepost.api.http.app import create_app
+from milepost.journal import errors
 from tests.support.client import client_of
 from tests.support.faults import journal_of
 

@@ -23,8 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal import CheckpointManager, MemoryStorage
-from journal.errors import (
+from milepost import CheckpointManager, MemoryStorage
+from milepost.journal.errors import (
     InvalidArgument,
     InvalidState,
     StateTooLarge,

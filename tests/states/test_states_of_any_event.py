@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager, state_codec
-from journal.keys import Key, KeyRing
+from milepost import CheckpointManager
+from milepost.journal.crypto.keys import Key, KeyRing
+from milepost.journal.states import line_codec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from journal.batch import Batch
+    from milepost.journal.store.batch import Batch
 
 JOB = "etl"
 RAW = b'["a result",1]'  # no object, as a checkpoint's state is
@@ -21,7 +22,7 @@ OLD, NEW = Key("old", bytes(32)), Key("new", bytes(range(32)))
 
 def note(manager: CheckpointManager, key: Key | None = None) -> int:
     """Write, as a newer version would, an event of an unknown type with a state."""
-    sealed = state_codec.seal(RAW, None, key=key)
+    sealed = line_codec.seal(RAW, None, key=key)
     data = {"state_digest": sealed.digest, "state_bytes": sealed.raw_bytes, "n": 1}
 
     def request(batch: Batch) -> int:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, chain, state_proof, zstd
-from journal.errors import NewerFormat, UnreadableState
-from journal.vault import Vault
+from milepost import CheckpointManager
+from milepost.journal.errors import NewerFormat, UnreadableState
+from milepost.journal.states import delta_chain, state_digest, zstd
+from milepost.journal.states.access import Vault
 from tests.support.faults import journal_of
 from tests.support.lines import Draft, append_as_newer
 
@@ -35,7 +36,7 @@ def append(
     codec = b'"zstd-delta","base":2,"depth":1' if base else b'"zstd"'
     state = b'"codec":%b,"salt":"%b","body":"%b"' % (codec, salt.hex().encode(), frame)
     data = {"checkpoint_id": "typed_1", "step_name": "s", "parent": 2}
-    data |= {"state_digest": state_proof.digest(salt, b"", bound or raw)}
+    data |= {"state_digest": state_digest.digest(salt, b"", bound or raw)}
     data |= {"state_bytes": len(raw), "state_type": "msgpack"}
     append_as_newer(root, Draft("checkpoint.saved", data=data, state=state), **more)
 
@@ -43,11 +44,11 @@ def append(
 def raw_of(manager: CheckpointManager, seq: int) -> bytes:
     view = manager._store.readable("job")
 
-    def read(wanted: int) -> chain.Member:
+    def read(wanted: int) -> delta_chain.Member:
         lines = manager._store.read_pair(view, wanted)
-        return chain.member(lines, view.site(wanted), Vault())
+        return delta_chain.member(lines, view.site(wanted), Vault())
 
-    return chain.unpack(seq, read).raw
+    return delta_chain.unpack(seq, read).raw
 
 
 @pytest.fixture

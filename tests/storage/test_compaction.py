@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, Key, KeyRing, erasure
-from journal.compaction import Threshold
-from journal.errors import Conflict, NoSpace, StorageFailed, UnknownCheckpoint
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, Key, KeyRing
+from milepost.journal.commands import erasure
+from milepost.journal.errors import Conflict, NoSpace, StorageFailed, UnknownCheckpoint
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store.compaction import Threshold
 from tests.support.faults import (
     Fault,
     FaultyDisk,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import LockTimeout
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import LockTimeout
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import Child, Fault, FaultyDisk, children, in_child
 
 if TYPE_CHECKING:
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
     from tests.support.faults import Tell
 
 JOB = "etl"
@@ -60,7 +60,7 @@ def steps(root: Path) -> list[str]:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a free lock to the next in line, however late a busy machine runs it."""
-    monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 30)
+    monkeypatch.setattr("milepost.journal.storage.files.head_file._GRACE_SECONDS", 30)
 
 
 @pytest.mark.usefixtures("patience")
@@ -175,12 +175,14 @@ def test_a_stopped_waiter_changes_nothing_for_those_behind_it(
     line, names = Line(root), [f"{n}" for n in range(24)]
     waiter = stopped_waiter(root, holder)
     holder.save(JOB, "second", {})  # from now on, this one waits for it no longer
-    monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 30)
+    monkeypatch.setattr("milepost.journal.storage.files.head_file._GRACE_SECONDS", 30)
     holder.save(JOB, "third", {})
     with holder._store.storage.exclusive(JOB):
         for name in names:
             line.join(name)
-        monkeypatch.setattr("journal.head_file._GRACE_SECONDS", 2)
+        monkeypatch.setattr(
+            "milepost.journal.storage.files.head_file._GRACE_SECONDS", 2
+        )
     line.end()
     go_on(waiter)
     found = steps(root)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import MilepostError, NoSpace, StorageFailed
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager
+from milepost.journal.errors import MilepostError, NoSpace, StorageFailed
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.worker.config.settings import ConfigError, load
+from milepost.worker.leader import LeaderLock
+from milepost.worker.schedule.last_runs import LastRuns, TaskRecord
 from tests.support.cli import call
 from tests.support.faults import head_of, in_child, journal_of
-from worker.last_runs import LastRuns, TaskRecord
-from worker.leader import LeaderLock
-from worker.settings import ConfigError, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

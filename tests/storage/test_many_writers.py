@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from journal import CheckpointManager
-from journal.errors import MilepostError
+from milepost import CheckpointManager
+from milepost.journal.errors import MilepostError
 from tests.support.faults import Child, children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
     from tests.support.tally import Tally
 
     Tell = Callable[[Any], None]

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import journal
-from journal import CheckpointManager, Policy
-from journal.errors import LockTimeout, MilepostError, NestedCall
-from journal.storage_file import FileStorage
+from milepost import CheckpointManager, Policy, journal
+from milepost.journal.errors import LockTimeout, MilepostError, NestedCall
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import (
     Child,
     Fault,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sized
     from types import FrameType
 
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
     from tests.support.tally import Tally
 
     Tell = Callable[[Any], None]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import MemoryStorage
-from journal import head as head_codec
-from journal.disk import Busy
-from journal.errors import Conflict, LockTimeout, NestedCall
-from journal.event_codec import genesis
-from journal.head import Extent
-from journal.storage import Storage
-from journal.storage_file import FileStorage
+from milepost import MemoryStorage
+from milepost.journal.disk.disk import Busy
+from milepost.journal.errors import Conflict, LockTimeout, NestedCall
+from milepost.journal.events.codec import genesis
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery.head import Extent
+from milepost.journal.storage.contract import Storage
+from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import forged, head_of, last_hash
 
 if TYPE_CHECKING:

@@ -21,18 +21,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-import journal
-from journal import CheckpointManager
-from journal.errors import (
+from milepost import CheckpointManager, journal
+from milepost.journal.errors import (
     Conflict,
     MilepostError,
     NoSpace,
     ReadOnlyStore,
     StorageFailed,
 )
-from journal.head import Extent
-from journal.storage_file import FileStorage
-from journal.write_queue import Waiter
+from milepost.journal.recovery.head import Extent
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store.group_commit import Waiter
 from tests.support.faults import (
     Call,
     Child,
@@ -52,7 +51,7 @@ from tests.support.namespaces import namespace, needs_namespaces
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from journal.readable_journal import Durability
+    from milepost.journal.storage.files.reading import Durability
     from tests.support.tally import Tally
 
 JOB = "etl"
@@ -639,8 +638,8 @@ FULL_DISK = """
 import sys
 from pathlib import Path
 from secrets import token_hex
-from journal import CheckpointManager
-from journal.errors import NoSpace
+from milepost import CheckpointManager
+from milepost.journal.errors import NoSpace
 
 root = Path(sys.argv[1]) / "store"
 ballast = root.parent / "ballast"
@@ -667,7 +666,7 @@ print(len(acknowledged))
 
 def mounted(folder: Path, mount: str, script: str) -> str:
     """Run Python with something mounted on `folder`, in a namespace of its own."""
-    place = str(Path(journal.__file__).parents[1])
+    place = str(Path(journal.__file__).parents[2])
     code = textwrap.dedent(script)
     shell = f'{mount} && exec "$0" -P -c "$1" "$2"'
     done = subprocess.run(
@@ -693,8 +692,8 @@ def test_a_disk_that_is_really_full_loses_nothing_and_goes_on_once_there_is_room
 READ_ONLY = """
 import json, sys
 from pathlib import Path
-from journal import CheckpointManager
-from journal.errors import MilepostError
+from milepost import CheckpointManager
+from milepost.journal.errors import MilepostError
 
 root = Path(sys.argv[1]) / "store"
 manager, found = CheckpointManager(root), {}

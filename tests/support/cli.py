@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from click.testing import CliRunner
 
-from api.cli.group import milepost
-from journal import CheckpointManager
-from journal.ids import file_name
+from milepost import CheckpointManager
+from milepost.api.cli.group import milepost
+from milepost.journal.ids import file_name
 from tests.support.eventually import DEADLINE_SECONDS
 
 BIN = Path(sys.executable).parent

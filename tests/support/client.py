@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import uvicorn
 
-from journal import CheckpointManager
+from milepost import CheckpointManager
 from tests.support.clock import NOW
 
 with warnings.catch_warnings():

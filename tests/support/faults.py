@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from journal import head as head_codec
-from journal import ids
-from journal.disk import PRIVATE_FOLDER, Mode, PosixDisk, PosixFile, Stat
+from milepost.journal import ids
+from milepost.journal.disk.disk import PRIVATE_FOLDER, Mode, PosixDisk, PosixFile, Stat
+from milepost.journal.recovery import head as head_codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from journal.head import Head
+    from milepost.journal.recovery.head import Head
 
     Tell = Callable[[Any], None]
     Work = Callable[[Tell], object]

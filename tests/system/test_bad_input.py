@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 import pytest
 
-from journal import CheckpointManager, errors
+from milepost import CheckpointManager
+from milepost.journal import errors
 from tests.support.cli import BIN, damage, ids_of, run
 from tests.support.client import Answer, read_answer
 from tests.support.eventually import eventually

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
 from demo import checks, history, job
-from journal import CheckpointManager, MemoryStorage
+from milepost import CheckpointManager, MemoryStorage
+from milepost.api import create_app
 from tests.support.client import serving
 from tests.support.eventually import eventually
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from journal import CheckpointManager
+from milepost import CheckpointManager
 from tests.support.cli import run
 from tests.support.eventually import DEADLINE_SECONDS
 from tests.support.servers import SERVING, staying

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from journal import CheckpointManager
-from journal.clock_guard import ClockGuard, why_waiting
-from journal.clock_memory import ClockMemory
-from journal.clock_watch import ClockJump, ClockWatch, jump_after, steady_seconds
+from milepost import CheckpointManager
+from milepost.journal.store.clock_guard import ClockGuard, why_waiting
+from milepost.journal.store.clock_memory import ClockMemory
+from milepost.journal.store.clock_watch import (
+    ClockJump,
+    ClockWatch,
+    jump_after,
+    steady_seconds,
+)
+from milepost.worker.config.settings import RetentionSettings, Rule, Settings
+from milepost.worker.service import Worker
 from tests.support.clock import NOW, Clock
-from worker.service import Worker
-from worker.settings import RetentionSettings, Rule, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from api.executors import (
+from milepost.journal.errors import InvalidArgument
+from milepost.worker.executors import (
     CommandExecutor,
     ExecutorUnusable,
     JobStillRunning,
     load_executor,
 )
-from journal.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,7 @@ def test_a_job_id_stays_one_argument_whatever_it_holds(
 
 def test_a_job_leads_its_own_session_and_reads_nothing(tmp_path: Path) -> None:
     server = textwrap.dedent(f"""
-        from api.executors import CommandExecutor
+        from milepost.worker.executors import CommandExecutor
         executor = CommandExecutor({SAY!r}, log_dir={str(tmp_path)!r})
         executor.resume_job("etl")
         child = executor._children.get("etl")
@@ -195,7 +195,7 @@ def test_a_job_outlives_its_server_and_the_next_server_sees_it(
 ) -> None:
     server = textwrap.dedent(f"""
         import os
-        from api.executors import CommandExecutor
+        from milepost.worker.executors import CommandExecutor
         CommandExecutor({gate.command!r}, log_dir={str(tmp_path)!r}).resume_job("etl")
         os._exit(9)
     """)

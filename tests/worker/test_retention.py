@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, Plan
-from journal.errors import StorageFailed
-from journal.ids import file_name
+from milepost import CheckpointManager, Plan
+from milepost.journal.errors import StorageFailed
+from milepost.journal.ids import file_name
+from milepost.worker.config.settings import MatchRule, RetentionSettings, Rule, Settings
+from milepost.worker.service import Worker
 from tests.support.clock import NOW, Clock
-from worker.service import Worker
-from worker.settings import MatchRule, RetentionSettings, Rule, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from milepost.worker.schedule.priority import NICENESS
+from milepost.worker.schedule.scheduler import (
+    Scheduler,
+    coming,
+    is_overdue,
+    read_schedule,
+)
 from tests.support.eventually import DEADLINE_SECONDS, eventually
-from worker.courtesy import NICENESS
-from worker.scheduler import Scheduler, coming, is_overdue, read_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from journal import Span
-from worker import layers, sources, units
-from worker.settings import (
+from milepost import Span
+from milepost.journal import quantities
+from milepost.worker.config import files, merge
+from milepost.worker.config.settings import (
     ConfigError,
     MatchRule,
     RetentionSettings,
@@ -74,15 +75,15 @@ def uncommented() -> str:
 
 def test_the_shipped_config_file_mentions_every_key() -> None:
     document = tomllib.loads(uncommented())
-    for key in layers.keys(Settings):
+    for key in merge.keys(Settings):
         if key.dotted.startswith("retention.default.completed."):
             continue  # the same keys once more
         found = document
         for part in key.dotted.split("."):
             found = found[part]
-        item = layers.table_of(key.field)
+        item = merge.table_of(key.field)
         if item is not None:
-            names = {each.dotted for each in layers.keys(item)}
+            names = {each.dotted for each in merge.keys(item)}
             assert {name for table in found for name in table} <= names
 
 
@@ -150,7 +151,7 @@ def test_every_value_tells_its_origin(written: Callable[[str], Path]) -> None:
     assert settings.origins["store.root"] == str(path)
     assert settings.origins["retention.rule"] == str(path)
     assert settings.origins["store.interval"] == "default"
-    assert set(settings.origins) == {key.dotted for key in layers.keys(Settings)}
+    assert set(settings.origins) == {key.dotted for key in merge.keys(Settings)}
 
 
 def test_a_path_counts_from_its_file_or_from_the_current_folder(
@@ -187,7 +188,7 @@ def test_variables_are_read_as_the_type_of_their_setting() -> None:
 
 
 def test_no_two_settings_share_a_variable() -> None:
-    names = [sources.variable_of(key.dotted) for key in layers.keys(Settings)]
+    names = [files.variable_of(key.dotted) for key in merge.keys(Settings)]
     assert len(set(names)) == len(names)
 
 
@@ -307,7 +308,7 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(b"[store]\nroot = '\xff'\n")
     assert refusal(path) == "FILE: line 2: not UTF-8"
-    path.write_bytes(b"#" * (sources.MAX_CONFIG_BYTES + 1))
+    path.write_bytes(b"#" * (files.MAX_CONFIG_BYTES + 1))
     assert "larger than" in refusal(path)
     path.unlink()
     path.mkdir()
@@ -333,7 +334,7 @@ def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_durations_are_seconds(text: str, seconds: float) -> None:
-    assert units.seconds(text) == pytest.approx(seconds, abs=1e-9)
+    assert quantities.seconds(text) == pytest.approx(seconds, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_durations_are_seconds(text: str, seconds: float) -> None:
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
-        units.seconds(text)
+        quantities.seconds(text)
 
 
 @pytest.mark.parametrize(
@@ -349,13 +350,13 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     [("7B", 7), ("1KiB", 1024), ("1.5MiB", 1_572_864), ("2GiB", 2**31)],
 )
 def test_sizes_are_bytes(text: str, size: int) -> None:
-    assert units.size_bytes(text) == size
+    assert quantities.size_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "5", "5KB", "5M", "0.5B", "-1B", "2000000GiB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
-        units.size_bytes(text)
+        quantities.size_bytes(text)
 
 
 # -- schedules -------------------------------------------------------------------------
@@ -408,8 +409,8 @@ def test_a_schedule_that_fires_is_accepted(
 
 
 def test_the_default_schedule_needs_no_check() -> None:
-    from worker.scheduler import read_schedule
-    from worker.settings import DEFAULT_CLEANUP
+    from milepost.worker.config.settings import DEFAULT_CLEANUP
+    from milepost.worker.schedule.scheduler import read_schedule
 
     assert read_schedule(DEFAULT_CLEANUP)
 
@@ -452,9 +453,9 @@ def test_a_rule_inherits_only_when_it_says_so() -> None:
 def test_the_short_way_finds_the_same_store(written: Callable[[str], Path]) -> None:
     path = written('[store]\nroot = "data"\ndurability = "never"\n')
     for environ in ({}, {"MILEPOST_STORE_ROOT": "mine"}):
-        root = sources.store_root(path, environ=environ)
+        root = files.store_root(path, environ=environ)
         assert root == load(path, environ=environ).store.root
-    assert sources.store_root(environ={}) == StoreSettings().root
+    assert files.store_root(environ={}) == StoreSettings().root
 
 
 @pytest.mark.parametrize(
@@ -465,18 +466,18 @@ def test_the_short_way_refuses_what_the_long_way_refuses(
 ) -> None:
     path = written(text)
     with pytest.raises(ConfigError) as caught:
-        sources.store_root(path, environ={})
+        files.store_root(path, environ={})
     assert str(caught.value).replace(str(path), "FILE") == refusal(path)
 
 
 def test_the_short_way_knows_the_tables_and_keys_of_the_models() -> None:
-    assert set(Settings.model_fields) == sources.TABLES
-    assert {key.dotted for key in layers.keys(StoreSettings)} == sources.STORE_KEYS
+    assert set(Settings.model_fields) == files.TABLES
+    assert {key.dotted for key in merge.keys(StoreSettings)} == files.STORE_KEYS
 
 
 def test_the_short_way_imports_no_pydantic() -> None:
     code = (
-        "import sys; from worker.sources import store_root; store_root(environ={});"
+        "import sys; from milepost.worker.config.files import store_root; store_root(environ={});"
         "print({'pydantic', 'apscheduler', 'watchdog'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code]

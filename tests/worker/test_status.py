@@ -12,27 +12,41 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from api import create_app
-from journal import CheckpointManager
-from journal.errors import StorageFailed
-from journal.ids import file_name
+from milepost import CheckpointManager
+from milepost.api import create_app
+from milepost.journal.errors import StorageFailed
+from milepost.journal.ids import file_name
+from milepost.worker.config.settings import (
+    RetentionSettings,
+    Rule,
+    Settings,
+    WorkerSettings,
+)
+from milepost.worker.leader import LeaderLock
+from milepost.worker.schedule.last_runs import (
+    LastRun,
+    LastRuns,
+    TaskRecord,
+    UnreadableLastRuns,
+)
+from milepost.worker.schedule.scheduler import (
+    BEATS_TO_ALARM,
+    BEATS_TO_REPLACE,
+    HEARTBEAT_SECONDS,
+)
+from milepost.worker.service import Worker
+from milepost.worker.status import stored_status
+from milepost.worker.tasks import TASK_NAMES
 from tests.support.cli import JOB, call, damage, run
 from tests.support.client import client_of
 from tests.support.clock import NOW, Clock
 from tests.support.eventually import eventually
 from tests.support.servers import RULE, SERVING, ask, staying
-from worker.last_runs import LastRun, LastRuns, TaskRecord, UnreadableLastRuns
-from worker.leader import LeaderLock
-from worker.scheduler import BEATS_TO_ALARM, BEATS_TO_REPLACE, HEARTBEAT_SECONDS
-from worker.service import Worker
-from worker.settings import RetentionSettings, Rule, Settings, WorkerSettings
-from worker.status import stored_status
-from worker.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from worker.status import TaskStatus
+    from milepost.worker.status import TaskStatus
 
 KEEP_TWO = RetentionSettings(min_keep=1, min_age="0s", default=Rule(keep_last=2))
 

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager
-from worker.scheduler import read_schedule
-from worker.settings import (
+from milepost import CheckpointManager
+from milepost.worker.config.settings import (
     DEFAULT_SCHEDULES,
     RetentionSettings,
     Rule,
     Settings,
     WorkerSettings,
 )
-from worker.tasks import TASKS
-from worker.tasks.task import Run
+from milepost.worker.schedule.scheduler import read_schedule
+from milepost.worker.tasks import TASKS
+from milepost.worker.tasks.task import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from milepost.worker.schedule.report import RunReport
     from tests.support.clock import Clock
-    from worker.report import RunReport
 
 KEEP_TWO = RetentionSettings(
     min_keep=1,

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from watchdog.observers.inotify_c import InotifyFD
 
-from journal.ids import file_name
+from milepost.journal.ids import file_name
+from milepost.worker import watcher
+from milepost.worker.config import files
+from milepost.worker.watcher import MAX_HINTS, ConfigWatch, Pace, Watcher
 from tests.support.eventually import eventually
-from worker import sources, watcher
-from worker.watcher import MAX_HINTS, ConfigWatch, Pace, Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from worker.sources import Signature
-    from worker.watcher import Mode
+    from milepost.worker.config.files import Signature
+    from milepost.worker.watcher import Mode
 
 NEVER = 3600.0
 
@@ -54,7 +55,7 @@ class Watched:
         self.next_pace: Pace | None = None
         watch = None
         if config:
-            read = signature or sources.signature(config)
+            read = signature or files.signature(config)
             watch = ConfigWatch(config, read, self._edited)
         pace = Pace(mode, sweep_seconds, debounce_seconds)
         self.watcher = Watcher(self.journals, self._told, config=watch, pace=pace)
@@ -254,7 +255,7 @@ def test_without_room_for_inotify_it_polls(
 
 OVERFLOWN = """
 import pathlib, sys, time
-from worker.watcher import Pace, Watcher
+from milepost.worker.watcher import Pace, Watcher
 looks = 0
 def told(jobs):
     global looks
@@ -420,7 +421,7 @@ def test_an_edit_after_the_file_was_read_and_before_the_start_is_told(
 ) -> None:
     config = tmp_path / "config.toml"
     config.write_text("old = 1\n")
-    as_read = sources.signature(config)
+    as_read = files.signature(config)
     rename_over(config)
     seen = watch(config=config, signature=as_read)
     seen.start()
@@ -440,7 +441,7 @@ def test_a_file_that_is_being_written_is_told_when_it_is_whole(
     assert seen.edits == 0
     config.write_text("new = 1\n")
     eventually(lambda: seen.edits)
-    assert seen.watcher._applied == sources.signature(config)
+    assert seen.watcher._applied == files.signature(config)
 
 
 def test_other_files_beside_the_config_file_are_no_edits(

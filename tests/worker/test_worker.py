@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from journal import CheckpointManager, MemoryStorage
-from journal.clock_memory import ClockMemory
-from journal.ids import file_name
+from milepost import CheckpointManager, MemoryStorage
+from milepost.journal.ids import file_name
+from milepost.journal.store.clock_memory import ClockMemory
+from milepost.worker.config.settings import load, open_manager
+from milepost.worker.deadline import EXIT_SECONDS
+from milepost.worker.leader import LeaderLock
+from milepost.worker.schedule.last_runs import LastRun, LastRuns, TaskRecord
+from milepost.worker.schedule.scheduler import read_schedule
+from milepost.worker.service import Worker
+from milepost.worker.tasks import TASK_NAMES, verification
 from tests.support.clock import NOW, Clock
 from tests.support.eventually import DEADLINE_SECONDS, eventually
-from worker.deadline import EXIT_SECONDS
-from worker.last_runs import LastRun, LastRuns, TaskRecord
-from worker.leader import LeaderLock
-from worker.scheduler import read_schedule
-from worker.service import Worker
-from worker.settings import load, open_manager
-from worker.tasks import TASK_NAMES, verification
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 HERE = Path(__file__).parents[2]
-MAIN = "import sys; from worker.__main__ import main; sys.exit(main())"
+MAIN = "import sys; from milepost.worker.__main__ import main; sys.exit(main())"
 QUICK = "[worker]\nsweep = '50ms'\ndebounce = '10ms'\n"
 KEEP_TWO = "[retention]\nmin_keep = 1\nmin_age = '0s'\ndefault.keep_last = 2\n"
 
@@ -93,7 +93,13 @@ class Home:
         return made
 
     def child(self, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "worker", "--config", str(self.config)]
+        command = [
+            sys.executable,
+            "-m",
+            "milepost.worker",
+            "--config",
+            str(self.config),
+        ]
         if code is not None:
             command = [sys.executable, "-c", code]
         made = subprocess.Popen(
@@ -438,7 +444,9 @@ def test_a_store_in_memory_has_a_worker_too(caplog: pytest.LogCaptureFixture) ->
 
 # -- what other processes write --------------------------------------------------------
 
-SAVE = "from journal import CheckpointManager as M; M('checkpoints').save('b', 's', {})"
+SAVE = (
+    "from milepost import CheckpointManager as M; M('checkpoints').save('b', 's', {})"
+)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +542,7 @@ def test_a_signal_ends_the_process_in_order(
 def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
     seconds: float, home: Home
 ) -> None:
-    code = f"from worker import deadline; deadline.EXIT_SECONDS = {seconds}; {MAIN}"
+    code = f"from milepost.worker import deadline; deadline.EXIT_SECONDS = {seconds}; {MAIN}"
     home.fill("a")
     home.due_after(NOW - timedelta(days=9))
     home.write(KEEP_TWO)

@@ -6,10 +6,10 @@ here.  The rest (retries, records, status, stopping) is the same for all.
 
 from __future__ import annotations
 
-from worker.tasks.compaction import COMPACTION
-from worker.tasks.retention import RETENTION
-from worker.tasks.trash import TRASH
-from worker.tasks.verification import VERIFICATION
+from milepost.worker.tasks.compaction import COMPACTION
+from milepost.worker.tasks.retention import RETENTION
+from milepost.worker.tasks.trash import TRASH
+from milepost.worker.tasks.verification import VERIFICATION
 
 # In the order in which `milepost worker task` takes them: each may make work for the
 # next.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.tasks.rewriting import rewrite
-from worker.tasks.task import Run, Task
+from milepost.worker.tasks.rewriting import rewrite
+from milepost.worker.tasks.task import Run, Task
 
 if TYPE_CHECKING:
-    from worker.report import RunReport
+    from milepost.worker.schedule.report import RunReport
 
 
 def _run(run: Run) -> RunReport:

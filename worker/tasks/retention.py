@@ -6,18 +6,19 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from journal import retention
-from journal.errors import ConfirmationRequired, MilepostError, StalePlan
-from journal.plans import glob_only, plan_of
-from worker.report import RunReport, Tally
-from worker.tasks.task import Run, Task
-from worker.tasks.walk import walk
+from milepost.journal.errors import ConfirmationRequired, MilepostError, StalePlan
+from milepost.journal.retention import decisions
+from milepost.journal.retention.plans import glob_only, plan_of
+from milepost.worker.schedule.report import RunReport, Tally
+from milepost.worker.tasks.task import Run, Task
+from milepost.worker.tasks.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from journal import JobInfo, Plan
-    from worker.retention_settings import Effective
+    from milepost.journal.models import JobInfo
+    from milepost.journal.retention.plans import Plan
+    from milepost.worker.config.retention import Effective
 
 ACTOR = "worker:cleanup"
 # How long to rest after a removal, as a part of how long it took.
@@ -59,7 +60,7 @@ class _Retention:
             MilepostError: the job can't be read or written, or moved twice meanwhile.
         """
         policy = self._effective(info).policy
-        if not retention.may_let_go(policy, info.checkpoints):
+        if not decisions.may_let_go(policy, info.checkpoints):
             return
         make = partial(self._run.manager.plan, info.job_id, policy, now=self._run.now)
         self._carry_out(info, make(limit=self.left), make)

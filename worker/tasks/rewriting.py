@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from journal.errors import Conflict
-from worker.report import RunReport, Tally
-from worker.tasks.walk import walk
+from milepost.journal.errors import Conflict
+from milepost.worker.schedule.report import RunReport, Tally
+from milepost.worker.tasks.walk import walk
 
 if TYPE_CHECKING:
-    from journal import JobInfo
-    from journal.compaction import Threshold
-    from worker.tasks.task import Run
+    from milepost.journal.models import JobInfo
+    from milepost.journal.store.compaction import Threshold
+    from milepost.worker.tasks.task import Run
 
 
 def rewrite(run: Run, task: str, threshold: Threshold) -> RunReport:

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from journal import CheckpointManager
-    from worker.report import RunReport
-    from worker.settings import Settings
+    from milepost.journal.manager import CheckpointManager
+    from milepost.worker.config.settings import Settings
+    from milepost.worker.schedule.report import RunReport
 
 
 class Progress(Protocol):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.report import RunReport, Tally
-from worker.tasks.task import Run, Task
-from worker.tasks.walk import walk
+from milepost.worker.schedule.report import RunReport, Tally
+from milepost.worker.tasks.task import Run, Task
+from milepost.worker.tasks.walk import walk
 
 if TYPE_CHECKING:
-    from journal import JobInfo
+    from milepost.journal.models import JobInfo
 
 
 def _run(run: Run) -> RunReport:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from journal.errors import MilepostError
-from worker.tasks.task import StopRequested
+from milepost.journal.errors import MilepostError
+from milepost.worker.tasks.task import StopRequested
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from journal import JobInfo
-    from worker.report import RunReport, Tally
-    from worker.tasks.task import Run
+    from milepost.journal.models import JobInfo
+    from milepost.worker.schedule.report import RunReport, Tally
+    from milepost.worker.tasks.task import Run
 
 log = logging.getLogger("milepost.worker")
 

@@ -1,5 +1,0 @@
-"""`python -m api.cli` is `milepost`."""
-
-from api.cli.main import main
-
-main()

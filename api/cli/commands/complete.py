@@ -1,0 +1,37 @@
+"""The verb that says that a job has come to its end: complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.api.cli.context import Frame, expect_seq_option, verb
+from milepost.api.cli.results import Answer
+from milepost.api.cli.targets import Target, job_argument, require_job
+
+if TYPE_CHECKING:
+    from milepost.journal.models import JobInfo
+
+
+@verb("complete", example="milepost complete etl-daily --reason 'all 12 files loaded'")
+@job_argument
+@click.option("--failed", is_flag=True, help="It did not end well.")
+@click.option("--reason", metavar="TEXT", help="Why; the journal keeps it.")
+@expect_seq_option
+def complete_verb(
+    frame: Frame, job: str, reason: str | None, expect_seq: int | None, *, failed: bool
+) -> Answer:
+    """Say that a job has come to its end.
+
+    From then on its policy for completed jobs holds, if config.toml has one.
+    A save or a restore begins the job again.
+    """
+    with frame.open_to_write() as manager:
+        require_job(manager, Target(job, None))
+        manager.complete(job, failed=failed, reason=reason, expected_seq=expect_seq)
+        info: JobInfo | None = manager.job(job)
+    completed_at = info and info.completed_at
+    data = {"job_id": job, "completed_at": completed_at, "failed": failed}
+    word = "failed" if failed else "complete"
+    return Answer(data, None, (f"job {job} is {word}",))

@@ -1,0 +1,156 @@
+"""The verbs about settings: config show, config check, config path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.results import Answer, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic import BaseModel
+
+# Years and months are left out: "7d" says more than "1w", and "365d" than "1y".
+
+
+@with_shared_options
+@click.group("config", epilog=example_text("milepost config show --origin"))
+def config_verb() -> None:
+    """Show and check the settings."""
+
+
+@verb("show", example="milepost config show --origin")
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+def show_verb(frame: Frame, *, origin: bool) -> Answer:
+    """Print every setting as it is in force.
+
+    Hashes of tokens stay hidden.
+    """
+    settings = frame.settings()
+    shown = dict(_written(settings, ""))
+    origins = settings.origins
+    data = {
+        key: {"value": value, "origin": origins.get(key, "default")}
+        for key, value in shown.items()
+    }
+    columns = ("key", "value", "origin") if origin else ("key", "value")
+    rows = (
+        (key, toml(entry["value"]), entry["origin"])[: len(columns)]
+        for key, entry in data.items()
+    )
+    return Answer(data, Table(columns, rows))
+
+
+@verb("check", example="milepost config check")
+def check_verb(frame: Frame) -> Answer:
+    """Say what is wrong with the settings, if anything is.
+
+    Does all that `serve` and `worker` do at their start, but listening: host and
+    tokens, keys, store, executor, schedules.  Then it says which retention rules match
+    no job and no checkpoint of the store.
+    """
+    settings = frame.settings()
+    from milepost.api.cli.idle import idle_retention
+    from milepost.api.cli.server import prepared
+
+    with prepared(settings) as found:
+        warnings = idle_retention(found.manager, settings.retention)
+    path = None if settings.file is None else str(settings.file)
+    changed = sum(origin != "default" for origin in settings.origins.values())
+    note = f"{path or 'no config file'}: fine, {changed} settings are not the defaults"
+    data = {"path": path, "changed": changed, "warnings": warnings}
+    return Answer(data, None, (note, *warnings))
+
+
+@verb("path", example="milepost config path")
+def path_verb(frame: Frame) -> Answer:
+    """Print which config file is in force.
+
+    Exit 4 if there is none.
+    """
+    from milepost.api.cli.stores import config_path, environment
+    from milepost.worker.config import files
+
+    path = files.find(config_path(frame.config), environment(frame.store))
+    if path is None:
+        hint = "the defaults hold; `milepost config show` prints them"
+        raise Failure("not_found", "no config file", hint)
+    return Answer({"path": str(path)}, str(path))
+
+
+for _command in (show_verb, check_verb, path_verb):
+    config_verb.add_command(_command)
+
+
+def _written(table: BaseModel, before: str) -> Iterator[tuple[str, Any]]:
+    """Yield every setting under its key in config.toml, with units put back."""
+    from pydantic import BaseModel
+
+    for name, field in type(table).model_fields.items():
+        value = getattr(table, name)
+        key = f"{before}{field.validation_alias or name}"
+        if isinstance(value, BaseModel):
+            yield from _written(value, f"{key}.")
+        else:
+            yield key, _plain(name, value)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as config.toml would hold it, tables as dicts."""
+    from pydantic import BaseModel
+
+    if isinstance(value, BaseModel):
+        fields = {
+            str(field.validation_alias or key): _plain(key, getattr(value, key))
+            for key, field in type(value).model_fields.items()
+            if getattr(value, key) is not None
+        }
+        return {**fields, "sha256": "hidden"} if "sha256" in fields else fields
+    if name == "keep_tags" and value is not None:
+        return [",".join(tags) for tags in value]
+    if isinstance(value, list):
+        return [_plain("", item) for item in value]
+    return _with_unit(name, value)
+
+
+def _with_unit(name: str, value: Any) -> Any:
+    """Return a value as config.toml would hold it; the field's name says the unit."""
+    from milepost.journal.quantities import BYTES, SECONDS
+
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if name.endswith("_seconds"):
+        return _in_units(value, SECONDS)
+    if name.endswith("_bytes"):
+        return _in_units(value, BYTES)
+    return value if isinstance(value, (int, float)) else str(value)
+
+
+def _in_units(amount: float, units: Mapping[str, float]) -> str:
+    """Return `amount` in the largest unit that leaves a whole number."""
+    for unit, size in sorted(units.items(), key=lambda item: -item[1]):
+        count = round(amount / size, 6)
+        if amount and count.is_integer():
+            return f"{count:.0f}{unit}"
+    smallest = min(units, key=lambda unit: units[unit])
+    return f"{amount / units[smallest]:g}{smallest}"
+
+
+def toml(value: Any) -> str:
+    """Return `value` as TOML writes it on one line; what is unset is left empty."""
+    import json
+
+    match value:
+        case None:
+            return ""
+        case dict():
+            fields = ", ".join(f"{key} = {toml(item)}" for key, item in value.items())
+            return f"{{{fields}}}"
+        case list():
+            return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)

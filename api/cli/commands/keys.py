@@ -1,0 +1,189 @@
+"""The verbs about the keys of an encrypted store: keys generate, list, rotate, drop."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.results import Answer, Table
+from milepost.journal.errors import NotImported
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from milepost.journal.crypto.keys import Key, KeyRing
+    from milepost.worker.config.settings import Settings
+
+_COLUMNS = ("key_id", "current", "states")
+
+
+@with_shared_options
+@click.group("keys", epilog=example_text("milepost keys generate milepost.keys"))
+def keys_verb() -> None:
+    """Make and change the keys that states are encrypted with."""
+
+
+@verb("generate", example="milepost keys generate milepost.keys")
+@click.argument("file", required=False)
+def generate_verb(frame: Frame, file: str | None) -> Answer:
+    """Make a key file with one fresh key.
+
+    FILE, or the one that store.key_file names.  It must not be there yet.
+    """
+    from pathlib import Path
+
+    from milepost.journal.crypto import key_file
+    from milepost.journal.crypto.keys import KeyRing
+
+    settings = frame.settings()
+    path = settings.store.key_file if file is None else Path(file)
+    if path is None:
+        raise Failure("usage", "no FILE, and store.key_file is not set")
+    key = _fresh_key()
+    key_file.make(path, KeyRing([key]).to_text())
+    notes = [f"made {path}; keep a copy elsewhere: without it the states are lost"]
+    if path != settings.store.key_file:
+        notes.append(f'to use it: key_file = "{path}" under [store] in config.toml')
+    return Answer({"key_id": key.key_id, "path": str(path)}, key.key_id, tuple(notes))
+
+
+@verb("list", example="milepost keys list")
+def list_verb(frame: Frame) -> Answer:
+    """List the keys, the current one first, and how many states need each.
+
+    Keys that states need and that are not at hand are listed too.
+    """
+    keys = _keys(frame.settings())
+    used = _used(frame)
+    ids = dict.fromkeys([*keys.ids, *sorted(key_id for key_id in used if key_id)])
+    rows = [(k, k == keys.current.key_id, used.get(k, 0)) for k in ids]
+    missing = [key_id for key_id in ids if keys.get(key_id) is None]
+    notes = [f"key {k!r} is not at hand: {used[k]} states need it" for k in missing]
+    if plain := used.get(""):
+        notes.append(f"{plain} states are not encrypted")
+    data = {
+        "keys": [
+            {**dict(zip(_COLUMNS, row, strict=True)), "at_hand": row[0] not in missing}
+            for row in rows
+        ],
+        "not_encrypted": used.get("", 0),
+    }
+    return Answer(data, Table(_COLUMNS, rows), tuple(notes))
+
+
+@verb("rotate", example="milepost keys rotate")
+def rotate_verb(frame: Frame) -> Answer:
+    """Add a fresh key to the key file and make it the current one.
+
+    What is saved from now on is under it; older states come under it when
+    their job is compacted.  Processes that run have to be restarted.
+    """
+    from milepost.journal.crypto import key_file
+    from milepost.journal.crypto.keys import KeyRing
+
+    path = _file(frame.settings())
+    key = _fresh_key()
+
+    def added(text: str) -> str:
+        return KeyRing.from_text(text).with_current(key).to_text()
+
+    key_file.change(path, added)
+    notes = (
+        f"key {key.key_id!r} is current in {path}; keep a copy elsewhere",
+        "restart what runs; older states keep their keys until they are compacted",
+    )
+    return Answer({"key_id": key.key_id, "path": str(path)}, key.key_id, notes)
+
+
+@verb("drop", example="milepost keys drop 20260301-07ab")
+@click.argument("key_id", metavar="ID")
+@click.option("--force", is_flag=True, help="Though states need it: they are lost.")
+def drop_verb(frame: Frame, key_id: str, *, force: bool) -> Answer:
+    """Take a key out of the key file, for good.
+
+    Refused while a state needs it, and always for the current one.
+    """
+    from milepost.journal.crypto import key_file
+    from milepost.journal.crypto.keys import KeyRing
+
+    path = _file(frame.settings())
+    _without(KeyRing.from_file(path), key_id, path)
+    _retire(frame, key_id, force=force)
+
+    def taken_out(text: str) -> str:
+        return _without(KeyRing.from_text(text), key_id, path).to_text()
+
+    key_file.change(path, taken_out)
+    note = f"key {key_id!r} is gone from {path}; copies elsewhere are yours to erase"
+    return Answer({"key_id": key_id, "path": str(path)}, None, (note,))
+
+
+for _command in (generate_verb, list_verb, rotate_verb, drop_verb):
+    keys_verb.add_command(_command)
+
+
+def _without(keys: KeyRing, key_id: str, path: Path) -> KeyRing:
+    if keys.get(key_id) is None:
+        raise Failure("not_found", f"no key {key_id!r} in {path}")
+    if keys.current.key_id == key_id:
+        hint = "`milepost keys rotate` makes another one current"
+        raise Failure("protected", f"key {key_id!r} is the current one", hint)
+    return keys.without(key_id)
+
+
+def _retire(frame: Frame, key_id: str, *, force: bool) -> None:
+    """Let nobody write with the key any more; nothing to do without a store."""
+    try:
+        with frame.open() as manager:
+            manager.drop_key(key_id, force=force)
+    except Failure as exc:
+        if exc.problem.code != "no_store":
+            raise
+
+
+def _fresh_key() -> Key:
+    from milepost.journal.clock import utc_now
+    from milepost.journal.crypto.keys import Key
+
+    return Key.new(f"{utc_now():%Y%m%d}-{os.urandom(4).hex()}")
+
+
+def _keys(settings: Settings) -> KeyRing:
+    from milepost.worker.config.settings import load_keys
+
+    keys = load_keys(settings.store, environ=settings.environ)
+    if keys is None:
+        raise Failure("not_found", "no keys: nothing is encrypted", _HINT)
+    return keys
+
+
+_HINT = "`milepost keys generate FILE` makes some"
+
+
+def _file(settings: Settings) -> Path:
+    """Return the key file, which is what rotating and dropping change."""
+    from milepost.worker.config import files
+
+    if settings.environ.get(files.KEYS):
+        hint = "change them where they are set"
+        raise Failure("usage", f"the keys are those of {files.KEYS}", hint)
+    if settings.store.key_file is None:
+        raise Failure("usage", "store.key_file is not set", _HINT)
+    return settings.store.key_file
+
+
+def _used(frame: Frame) -> dict[str, int]:
+    """Count the states under each key; none where there is no store yet."""
+    try:
+        with frame.open() as manager:
+            return manager.keys_in_use()
+    except Failure as exc:
+        if exc.problem.code != "no_store":
+            raise
+        return {}
+    except NotImported:
+        return {}

@@ -1,0 +1,334 @@
+"""The verbs about policies: policy show, policy simulate."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from milepost.api.cli.commands.config import toml
+from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.output import size_text
+from milepost.api.cli.progress import Progress
+from milepost.api.cli.results import Answer, Table
+from milepost.api.cli.targets import complete_job
+from milepost.api.fields.plans import (
+    in_force_fields,
+    policies_in_force,
+    policy_fields,
+    policy_in_force,
+)
+from milepost.journal.clock import stamp, utc_now
+from milepost.journal.retention.duration import Span
+from milepost.journal.retention.keep_rules import how_long
+from milepost.journal.retention.simulation import Pace, Run, simulate
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from milepost.api.fields.plans import InForce
+    from milepost.journal.retention.policy import Policy
+    from milepost.worker.config.settings import Settings
+
+_MAX_ROWS = 32
+# What a timeline is told in, and what ages are counted by.
+_PERIODS = {"1d": 1.0, "1w": 7.0, "1mo": 30.4375, "1y": 365.25}
+_AGES = (
+    ("the last hour", timedelta(hours=1)),
+    ("the last day", timedelta(days=1)),
+    ("the last week", timedelta(days=7)),
+    ("the last month", timedelta(days=30.4375)),
+    ("the last year", timedelta(days=365.25)),
+)
+_OLDER = "before that"
+_FORGIVEN = 0.02
+_TIMELINE = ("after", "saved", "kept", "removed", "oldest", "size")
+
+
+@with_shared_options
+@click.group(
+    "policy",
+    epilog=example_text(
+        "milepost policy show etl-daily\n"
+        "milepost policy simulate etl-daily --every 1h --for 1y"
+    ),
+)
+def policy_verb() -> None:
+    """Show retention policies, and try them out.
+
+    `milepost cleanup JOB --dry-run` shows what a job's policy would do now.
+    """
+
+
+@verb("show", example="milepost policy show etl-daily --origin")
+@click.argument("job", required=False, shell_complete=complete_job)
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+def show_verb(frame: Frame, job: str | None, *, origin: bool) -> Answer:
+    """Print the policy of JOB, or every policy in the order they are tried.
+
+    What is not printed is not set.  Without any keep_… and max_… a policy
+    keeps everything.
+    """
+    settings = frame.settings()
+    found = policies_in_force(settings.retention.policies, settings)
+    notes: tuple[str, ...] = ()
+    if job is not None:
+        mine, note = _policy_of(settings, found, job)
+        found, notes = [mine], (note,)
+    policies = [in_force_fields(each) for each in found]
+    columns = ("policy", "key", "value", "origin")
+    spoken = 4 if origin else 3
+    rows = [
+        (each["name"], key, _as_written(key, value["value"]), value["origin"])[:spoken]
+        for each in policies
+        for key, value in _values(each)
+    ]
+    data = {"policies": policies} if job is None else {"job_id": job, **policies[0]}
+    return Answer(data, Table(columns[:spoken], rows), notes)
+
+
+def _values(policy: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    values = list(policy["values"].items())
+    if policy["dry_run"]:
+        values.append(("dry_run", {"value": True, "origin": ""}))
+    return values
+
+
+def _as_written(key: str, value: Any) -> str:
+    """Return a value as config.toml would hold it."""
+    if key == "keep_tags":
+        value = [",".join(tags) for tags in value]
+    if key == "max_bytes":
+        value = f"{value}B"
+    return toml(value)
+
+
+def _policy_of(
+    settings: Settings, found: list[InForce], job: str
+) -> tuple[InForce, str]:
+    """Return a job's policy; a job that is not there yet gets what it would get."""
+    from milepost.worker.config.settings import open_manager
+
+    info = None
+    if (settings.store.root / "journals").is_dir():
+        with open_manager(settings) as manager:
+            info = manager.job(job)
+    is_completed = info is not None and info.completed_at is not None
+    mine = policy_in_force(found, job, is_completed=is_completed)
+    keeps = "" if mine.policy.removes else "; it keeps everything"
+    standing = "complete" if is_completed else "running"
+    if info is None:
+        standing = "not there yet"
+    return mine, f"job {job} is {standing}; its policy is {mine.policy.name}{keeps}"
+
+
+@verb(
+    "simulate",
+    example="milepost policy simulate etl-daily --every 1h --for 1y\n"
+    "echo 'keep_daily = 7' | "
+    "milepost policy simulate --every 1h --for 90d --policy-file -",
+)
+@click.argument("job", required=False, shell_complete=complete_job)
+@click.option("--every", required=True, metavar="TIME", help="How often it saves.")
+@click.option(
+    "--for", "length", required=True, metavar="TIME", help="For how long: 90d, 1y."
+)
+@click.option(
+    "--runs-every",
+    default="1d",
+    show_default=True,
+    metavar="TIME",
+    help="How often retention runs.",
+)
+@click.option("--size", default="0B", metavar="SIZE", help="What one save takes.")
+@click.option(
+    "--policy-file",
+    metavar="FILE|-",
+    help="Instead of the policy of JOB: keys as in [[retention.rule]].",
+)
+@click.option("--until", metavar="TIME", help="The last save's time; else now.")
+def simulate_verb(
+    frame: Frame,
+    *,
+    job: str | None,
+    every: str,
+    length: str,
+    runs_every: str,
+    size: str,
+    policy_file: str | None,
+    until: str | None,
+) -> Answer:
+    """Show what a policy would leave of a job that saves at a steady pace.
+
+    Nothing is saved or read.  The same rules decide, run after run, as for real
+    checkpoints; the saves have no tags and no metadata, and none of them failed.
+    """
+    from milepost.api.cli.selectors import parse_instant
+
+    settings = frame.settings()
+    policy = _policy_to_try(settings, job, policy_file)
+    now = utc_now() if until is None else parse_instant(until)
+    pace = Pace(_length(every, now), _length(runs_every, now), _size(size))
+    lasts = _length(length, now)
+    total = lasts // pace.runs_every + 1 if pace.runs_every else 0
+    runs: list[Run] = []
+    with Progress() as progress:
+        progress.begin("simulating", total, unit="runs")
+        for run in simulate(policy, pace, length=lasts, until=now):
+            runs.append(run)
+            progress.job()
+    return _told(policy, runs, lasts, pace)
+
+
+def _size(text: str) -> int:
+    """Return the bytes that `text` means.
+
+    Raises:
+        Failure: usage.
+    """
+    from milepost.journal.quantities import size_bytes
+
+    try:
+        return size_bytes(text)
+    except ValueError as exc:
+        raise Failure("usage", f"--size {text}: {exc}") from exc
+
+
+def _length(text: str, now: datetime) -> timedelta:
+    return now - Span.parse(text).before(now)
+
+
+def _policy_to_try(settings: Settings, job: str | None, file: str | None) -> Policy:
+    """Return the policy that is meant.
+
+    Raises:
+        Failure: usage.
+        InvalidArgument: the file holds no policy.
+    """
+    if (job is None) == (file is None):
+        raise Failure("usage", "give JOB or --policy-file")
+    if file is not None:
+        from milepost.worker.config.policy_file import read_trial
+
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return read_trial(raw, settings.retention, "stdin" if file == "-" else file)
+    assert job is not None
+    found = policies_in_force(settings.retention.policies, settings)
+    return _policy_of(settings, found, job)[0].policy
+
+
+def _told(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) -> Answer:
+    begun = runs[-1].at - lasts
+    period, rows = _timeline(runs, begun)
+    last = runs[-1]
+    ages = _by_age(last)
+    waiting = [run for run in runs if run.waits]
+    data = {
+        "policy": policy_fields(policy),
+        "saved": last.saved,
+        "kept": len(last.kept),
+        "runs": len(runs),
+        "runs_that_wait": len(waiting),
+        "first_wait": waiting[0].waits[0] if waiting else None,
+        "period": period,
+        "timeline": [_run_fields(name, run, count) for name, run, count in rows],
+        "ages": ages,
+        "checkpoints": [stamp(candidate.at) for candidate in last.kept],
+    }
+    return Answer(
+        data,
+        Table(
+            _TIMELINE if pace.stored_bytes else _TIMELINE[:-1],
+            [_row(*row, has_size=pace.stored_bytes > 0) for row in rows],
+        ),
+        (f"policy {policy.name}: a save every {how_long(pace.every)}",),
+        None,
+        (*_at_the_end(last, ages), *_on_waits(waiting), *_unasked(policy, pace)),
+    )
+
+
+def _timeline(
+    runs: list[Run], begun: datetime
+) -> tuple[str, list[tuple[str, Run, int]]]:
+    """Return the first run of each period, with what was removed since the one before.
+
+    The last run is among them.
+    """
+    days = (runs[-1].at - begun) / timedelta(days=1)
+    period = next((p for p, d in _PERIODS.items() if days / d < _MAX_ROWS), "1y")
+    rows: list[tuple[str, Run, int]] = []
+    removed, told = 0, 0
+    for run in runs:
+        removed += run.removed
+        age = (run.at - begun) / timedelta(days=_PERIODS[period])
+        # A year of days is twelve months only to whoever forgives some hours.
+        whole = round(age) if abs(age - round(age)) < _FORGIVEN else int(age)
+        if whole > told or run is runs[-1]:
+            name = how_long(run.at - begun)
+            rows.append(
+                (f"{whole}{period[1:]}" if whole > told else name, run, removed)
+            )
+            removed, told = 0, whole
+    return period, rows
+
+
+def _run_fields(name: str, run: Run, removed: int) -> dict[str, Any]:
+    return {
+        "after": name,
+        "at": stamp(run.at),
+        "saved": run.saved,
+        "kept": len(run.kept),
+        "removed": removed,
+        "oldest": stamp(run.kept[0].at) if run.kept else None,
+        "kept_bytes": sum(candidate.stored_bytes for candidate in run.kept),
+    }
+
+
+def _row(name: str, run: Run, removed: int, *, has_size: bool) -> tuple[object, ...]:
+    oldest = how_long(run.at - run.kept[0].at) if run.kept else ""
+    row = (name, run.saved, len(run.kept), removed, oldest)
+    if not has_size:
+        return row
+    return (*row, size_text(sum(candidate.stored_bytes for candidate in run.kept)))
+
+
+def _by_age(run: Run) -> dict[str, int]:
+    """Count what is there by age; each is counted once, where it is youngest."""
+    counts: Counter[str] = Counter()
+    for candidate in run.kept:
+        age = run.at - candidate.at
+        counts[next((name for name, most in _AGES if age < most), _OLDER)] += 1
+    return {name: counts[name] for name in (*dict(_AGES), _OLDER) if counts[name]}
+
+
+def _at_the_end(last: Run, ages: dict[str, int]) -> tuple[str, ...]:
+    if not last.kept:
+        return ()
+    spread = ", ".join(f"{count} from {name}" for name, count in ages.items())
+    oldest = how_long(last.at - last.kept[0].at)
+    return (f"in the end {len(last.kept)} are there: {spread}; the oldest is {oldest}",)
+
+
+def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
+    if not waiting:
+        return ()
+    first = waiting[0]
+    return (
+        f"the run at {stamp(first.at)} would require confirmation: {first.waits[0]}",
+        "here it was confirmed at once; after that no plan of this policy waits",
+    )
+
+
+def _unasked(policy: Policy, pace: Pace) -> tuple[str, ...]:
+    if policy.max_bytes is None or pace.stored_bytes:
+        return ()
+    return ("max_bytes was not looked at: give --size",)
+
+
+for _command in (show_verb, simulate_verb):
+    policy_verb.add_command(_command)

@@ -1,0 +1,166 @@
+"""The verb that saves a checkpoint: save."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from milepost.api.cli.context import Frame, expect_seq_option, verb
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.output import say
+from milepost.api.cli.results import Answer
+from milepost.api.cli.targets import job_argument
+from milepost.api.fields.checkpoints import checkpoint_fields
+
+# JSON may be laid out with any amount of white space, so its text may be far larger
+# than the state; but an endless pipe must not fill the memory.
+_TEXT_MAX_BYTES = 256 * 1024 * 1024
+
+
+@verb(
+    "save",
+    example="milepost save etl-daily state.json --step load --tag prod\n"
+    """echo '{"rows": 120}' | milepost save etl-daily --step load --meta source=s3\n"""
+    "milepost save train state.json --step epoch-3 --meta loss:=0.25",
+)
+@job_argument
+@click.argument("file", default="-", metavar="[FILE|-]")
+@click.option("--step", required=True, metavar="NAME", help="The step it belongs to.")
+@click.option(
+    "--meta",
+    multiple=True,
+    metavar="KEY=TEXT|KEY:=JSON",
+    help="Metadata: text, or with := a number or other JSON; repeatable.",
+)
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable.")
+@click.option("--pin", is_flag=True, help="Protect it from policies and deletion.")
+@click.option("--failed", is_flag=True, help="The step did not end well.")
+@click.option("--workflow", metavar="NAME", help="The workflow's name.")
+@click.option("--workflow-version", metavar="VERSION", help="The workflow's version.")
+@expect_seq_option
+@click.option(
+    "--idempotency-key", metavar="KEY", help="The same key again saves nothing new."
+)
+def save_verb(
+    frame: Frame,
+    *,
+    job: str,
+    file: str,
+    step: str,
+    meta: tuple[str, ...],
+    tags: tuple[str, ...],
+    workflow: str | None,
+    workflow_version: str | None,
+    expect_seq: int | None,
+    idempotency_key: str | None,
+    pin: bool,
+    failed: bool,
+) -> Answer:
+    """Save a state as a new checkpoint.
+
+    The state is the JSON object in FILE, or on stdin.  Prints the checkpoint's id.
+    """
+    metadata = _metadata(meta)
+    state = _parse(_read(file), file)
+    with frame.open_to_write(may_create=True) as manager:
+        checkpoint_id = manager.save(
+            job,
+            step,
+            state,
+            metadata=metadata,
+            tags=tags,
+            pinned=pin,
+            failed=failed,
+            workflow_name=workflow,
+            workflow_version=workflow_version,
+            idempotency_key=idempotency_key,
+            expected_seq=expect_seq,
+        )
+        info = manager.get(job, checkpoint_id).info
+    note = f"saved {info.stored_bytes} bytes as seq {info.seq} of job {job}"
+    return Answer(checkpoint_fields(info), checkpoint_id, (note,))
+
+
+def _metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:
+    metadata: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        is_json = key.endswith(":")
+        key = key[:-1] if is_json else key
+        if not key or not equals:
+            hint = "KEY=TEXT, or KEY:=JSON for a number: loss:=0.25"
+            raise Failure("usage", f"--meta {pair!r:.100} names no key and value", hint)
+        if key in metadata:
+            raise Failure("usage", f"--meta {key} was given twice")
+        metadata[key] = _json_value(key, text) if is_json else text
+    return metadata or None
+
+
+def _json_value(key: str, text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as exc:
+        msg = f"--meta {key}:={text:.60} is no JSON: {exc}"
+        raise Failure("usage", msg, f"{key}={text:.60} saves it as text") from exc
+
+
+def _read(file: str) -> bytes:
+    """Return the whole file, or stdin for `-`.
+
+    Raises:
+        Failure: state_too_large.
+    """
+    if file != "-":
+        with Path(file).open("rb") as opened:
+            text = opened.read(_TEXT_MAX_BYTES + 1)
+    else:
+        if sys.stdin is None:
+            raise Failure("io_failed", "stdin is closed", "name a FILE with the state")
+        if sys.stdin.isatty():
+            say("reading a JSON object; end with Ctrl-D")
+        text = sys.stdin.buffer.read(_TEXT_MAX_BYTES + 1)
+    if len(text) > _TEXT_MAX_BYTES:
+        msg = f"{file} holds more than {_TEXT_MAX_BYTES} bytes of JSON"
+        raise Failure("state_too_large", msg, "save it through the Python library")
+    return text
+
+
+def _parse(text: bytes, file: str) -> dict[str, Any]:
+    """Return the JSON object in `text`.
+
+    The standard library's parser, though orjson is at hand: it keeps an integer beyond
+    64 bits whole, so that `save` refuses it by its path, where orjson hands back a
+    rounded float.
+
+    Raises:
+        Failure: invalid_state: no JSON, no object, or a key given twice.
+    """
+    import json
+
+    where = "stdin" if file == "-" else file
+    try:
+        state = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as exc:
+        msg = f"{where} nests deeper than any state may"
+        raise Failure("state_too_large", msg, "[store] max_depth") from exc
+    except ValueError as exc:
+        raise Failure("invalid_state", f"{where} holds no valid JSON: {exc}") from exc
+    if not isinstance(state, dict):
+        msg = f"{where} holds a {type(state).__name__}, and a state is a JSON object"
+        raise Failure("invalid_state", msg, 'wrap it: {"items": […]}')
+    return state
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    state = dict(pairs)
+    if len(state) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        # One of the two values would be lost without a word.
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return state

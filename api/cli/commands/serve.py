@@ -1,0 +1,40 @@
+"""The verb that serves.  What it needs is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from milepost.api.cli.context import Frame, verb
+from milepost.api.cli.orphans import leave_orphans_to_parent
+from milepost.api.cli.waiting import stopped, until_stopped
+
+if TYPE_CHECKING:
+    from milepost.api.cli.results import Answer
+
+
+@verb("serve", example="milepost serve --host 127.0.0.1 --port 0")
+@click.option("--host", metavar="ADDRESS", help="Listen here instead of on api.host.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Listen here instead of on api.port; 0 takes a free one.",
+)
+def serve_verb(frame: Frame, *, host: str | None, port: int | None) -> Answer:
+    """Serve the HTTP API, with the worker beside it.
+
+    Until Ctrl-C or SIGTERM.
+    """
+    leave_orphans_to_parent()
+    with until_stopped() as stop:
+        settings = frame.settings(
+            MILEPOST_API_HOST=host,
+            MILEPOST_API_PORT=None if port is None else str(port),
+        )
+        from milepost.api.cli.logs import log_to_stderr
+        from milepost.api.cli.server import serve
+
+        lines = log_to_stderr()
+        serve(settings, stop, greet=lines.say)
+    return stopped(stop)

@@ -1,0 +1,220 @@
+"""The verbs about background work: worker, worker task, worker status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.exits import Failure, Problem
+from milepost.api.cli.output import say
+from milepost.api.cli.results import Answer, Table
+from milepost.api.cli.waiting import Stop, stopped, until_stopped
+from milepost.journal.clock import stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from milepost.journal.errors import MilepostError
+    from milepost.worker.config.settings import Settings
+    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.service import Worker
+    from milepost.worker.status import TaskStatus
+
+_LOOK_SECONDS = 1.0
+_RUN_COLUMNS = ("task", "outcome", "seconds", "did")
+_STATUS_COLUMNS = (
+    *("task", "schedule", "next_run"),
+    *("last_run", "seconds", "outcome", "did"),
+)
+
+
+@with_shared_options
+@click.group(
+    "worker",
+    invoke_without_command=True,
+    epilog=example_text("milepost worker --once\nmilepost worker status"),
+)
+@click.option("--once", is_flag=True, help="Run each task once, then leave.")
+@click.pass_context
+def worker_verb(context: click.Context, *, once: bool) -> Answer | None:
+    """Do the background work on schedule, without the HTTP API.
+
+    Runs cleanup, compact, purge and verify; until Ctrl-C or SIGTERM.
+    """
+    frame: Frame = context.obj
+    if context.invoked_subcommand is not None:
+        if once:
+            raise Failure("usage", "--once takes no subcommand", "worker task TASK")
+        return None
+    if once:
+        return _run(frame, (), trust_clock=False)
+    with until_stopped() as stop, _worker(frame) as (worker, settings):
+        _stay(worker, f"working on {settings.store.root} (Ctrl-C ends it)")
+    return stopped(stop)
+
+
+@verb("task", example="milepost worker task\nmilepost worker task verify")
+@click.argument("tasks", nargs=-1, metavar="[TASK]...")
+@click.option(
+    "--trust-clock",
+    is_flag=True,
+    help="The clock is right, though it jumped while a worker looked on.",
+)
+def task_verb(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Answer:
+    """Run each TASK once in this process; all of them if none is named.
+
+    Safe to run while another worker is active. Exit 3 if something was left out.
+    """
+    return _run(frame, tasks, trust_clock=trust_clock)
+
+
+@verb("status", example="milepost worker status --json")
+def status_verb(frame: Frame) -> Answer:
+    """Say who does the background work, and how each task went.
+
+    Read from the store's files: no worker or server is needed.
+    """
+    settings = frame.settings()
+    from milepost.api.cli.stores import existing
+    from milepost.api.fields.worker import stored_fields
+    from milepost.journal.clock import utc_now
+    from milepost.worker.status import stored_status
+
+    root = existing(settings.store.root)
+    status = stored_status(root, settings.worker, utc_now())
+    pid = status.leader_pid
+    said = [f"process {pid} leads" if pid else "no worker is running"]
+    if status.clock_jump is not None:
+        from milepost.journal.store.clock_guard import why_waiting
+
+        said.append(why_waiting(status.clock_jump))
+    if status.problem is not None:
+        said.append(status.problem)
+    rows = map(_status_row, status.tasks)
+    return Answer(stored_fields(status), Table(_STATUS_COLUMNS, rows), tuple(said))
+
+
+for _command in (task_verb, status_verb):
+    worker_verb.add_command(_command)
+
+
+def _worker(frame: Frame) -> AbstractContextManager[tuple[Worker, Settings]]:
+    from contextlib import contextmanager
+
+    settings = frame.settings()
+    from milepost.api.cli.logs import log_to_stderr
+    from milepost.api.cli.stores import actor
+    from milepost.worker.config.settings import open_manager
+    from milepost.worker.service import Worker
+
+    log_to_stderr()
+
+    @contextmanager
+    def opened() -> Iterator[tuple[Worker, Settings]]:
+        with open_manager(settings, actor=actor()) as manager:
+            yield Worker(manager, settings, config_path=settings.file), settings
+
+    return opened()
+
+
+def _stay(worker: Worker, greeting: str) -> None:
+    """Let the worker run until a signal raises `KeyboardInterrupt`.
+
+    Raises:
+        Failure: it ended by itself.
+    """
+    try:
+        worker.start()
+        say(greeting)
+        while not worker.join(_LOOK_SECONDS):
+            pass
+    finally:
+        worker.stop()
+    raise Failure("internal", "the worker ended by itself; its log says why")
+
+
+def _run(frame: Frame, names: Sequence[str], *, trust_clock: bool) -> Answer:
+    from milepost.worker.tasks import TASK_NAMES
+
+    for name in names:
+        if name not in TASK_NAMES:
+            hint = f"there are {', '.join(TASK_NAMES)}"
+            raise Failure("usage", f"there is no task {name!r}", hint)
+    with until_stopped() as stop, _worker(frame) as (worker, _):
+        if trust_clock:
+            worker.trust_clock()
+        # A run ends between two jobs, and its report says that it is not through.
+        with stop.calling(worker.ask_to_stop):
+            return _ran(worker, names or TASK_NAMES, stop)
+    return stopped(stop)
+
+
+def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
+    """Run tasks one after another; one that raises keeps none of the others from it.
+
+    Raises:
+        MilepostError: of the only task.
+    """
+    from milepost.api.cli.progress import Progress
+    from milepost.api.fields.worker import report_fields
+    from milepost.journal.errors import MilepostError
+
+    reports: list[RunReport] = []
+    failed: list[tuple[str, MilepostError]] = []
+    for name in names:
+        try:
+            with Progress() as progress:
+                reports.append(worker.run_task(name, progress=progress))
+        except MilepostError as exc:
+            if len(names) == 1:
+                raise
+            failed.append((name, exc))
+        if stop.received is not None:
+            break
+    data = {
+        "runs": [report_fields(report) for report in reports],
+        "failed": [
+            {"task": name, "code": exc.code, "detail": str(exc)} for name, exc in failed
+        ],
+    }
+    # The worker has said the rest already, in its log.
+    return Answer(
+        data,
+        Table(_RUN_COLUMNS, map(_run_row, reports)),
+        (),
+        _left(reports, failed, stop),
+    )
+
+
+def _left(
+    reports: list[RunReport], failed: list[tuple[str, MilepostError]], stop: Stop
+) -> Problem | None:
+    """Return why the exit code is not 0, if it is not."""
+    if stop.problem is not None:
+        return stop.problem
+    if failed:
+        name, exc = failed[0]
+        return Problem(exc.code, f"{name}: {exc}", exc.hint)
+    for report in reports:
+        if report.outcome != "ok":
+            text = f"{report.task} {report.outcome}: {report.line}"
+            return Problem("partly_done", text)
+    return None
+
+
+def _run_row(report: RunReport) -> tuple[object, ...]:
+    took = f"{report.duration_seconds:.1f}"
+    return report.task, report.outcome, took, report.line
+
+
+def _status_row(task: TaskStatus) -> tuple[object, ...]:
+    last = task.last
+    told: Any = (None, None, None, None)
+    if last is not None:
+        took = f"{last.duration_seconds:.1f}"
+        told = (stamp(last.at), took, last.outcome, last.line or last.error)
+    due = task.next_run and stamp(task.next_run)
+    return task.name, task.schedule, due, *told

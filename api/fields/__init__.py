@@ -1,0 +1,1 @@
+"""The JSON form of answers, for HTTP and for ``--json``."""

@@ -1,0 +1,77 @@
+"""The JSON form of checkpoints, jobs and problems, for HTTP and for ``--json``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milepost.journal.errors import MilepostError
+    from milepost.journal.models import CheckpointInfo, ErrorInfo, JobInfo
+
+
+def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
+    """Return a checkpoint as `ListedCheckpoint` has it, with its `state` if given.
+
+    The fields of the original endpoints come first.
+    """
+    broken = info.metadata_problem
+    return {
+        "checkpoint_id": info.checkpoint_id,
+        "job_id": info.job_id,
+        "step_name": info.step_name,
+        "timestamp": info.timestamp,
+        "workflow_version": info.workflow_version,
+        "workflow_name": info.workflow_name,
+        "metadata": info.metadata,
+        **state,
+        "seq": info.seq,
+        "parent_id": info.parent_id,
+        "tags": info.tags,
+        **protection_fields(info),
+        "failed": info.failed,
+        "stored_bytes": info.stored_bytes,
+        **({"metadata_problem": problem_fields(broken)} if broken else {}),
+    }
+
+
+def protection_fields(info: CheckpointInfo) -> dict[str, Any]:
+    """Return what protects a checkpoint, as `MarkAnswer` describes it."""
+    held = info.held
+    return {
+        "pinned": info.pinned,
+        "held": held and held._asdict(),
+    }
+
+
+def job_fields(info: JobInfo) -> dict[str, Any]:
+    """Return a job as `Job` describes it."""
+    return {
+        "job_id": info.job_id,
+        "seq": info.seq,
+        "checkpoints": info.checkpoints,
+        "saved": info.saved,
+        "deleted": info.deleted,
+        "restored": info.restored,
+        "created_at": info.created_at,
+        "last_activity": info.last_activity,
+        "completed_at": info.completed_at,
+        "current_checkpoint_id": info.current_id,
+        "latest_checkpoint_id": info.latest_id,
+        "size_bytes": info.size_bytes,
+        "damage": info.damage and problem_fields(info.damage),
+        "failed": info.failed,
+        "reason": info.reason,
+    }
+
+
+def problem_fields(
+    error: ErrorInfo | MilepostError, *, hint: bool = False
+) -> dict[str, Any]:
+    """Return why something is not shown: `detail` for people, `code` for programs.
+
+    Args:
+        error: what was reported.
+        hint: give its hint too, which is for users of the library and the command line.
+    """
+    found = {"code": error.code, "detail": str(error)}
+    return {**found, "hint": error.hint} if hint else found

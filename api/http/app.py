@@ -1,0 +1,132 @@
+"""Putting the application together."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI
+
+from milepost.api.http import failures
+from milepost.api.http.routes import (
+    checkpoints,
+    events,
+    health,
+    jobs,
+    page,
+    protection,
+    restore,
+    retention,
+    work,
+)
+from milepost.api.http.security.body import BodyLimits
+from milepost.api.http.security.gate import SecurityMiddleware, TokenBook
+from milepost.api.http.security.hosts import HostList, check_names
+from milepost.api.http.services import Services
+from milepost.journal.clock import utc_now
+from milepost.worker.config.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from datetime import datetime
+
+    from milepost.journal.manager import CheckpointManager
+    from milepost.worker.executors import Executor
+    from milepost.worker.service import Worker
+
+# A state sits one level below the body; the rest is for what stands beside it.  The
+# upper bound is what Python's own JSON parser, which recurses, takes without harm.
+_DEPTH_AROUND_STATE = 8
+_DEPTH_MAX = 400
+
+
+def create_app(
+    manager: CheckpointManager | None = None,
+    executor: Executor | None = None,
+    *,
+    settings: Settings | None = None,
+    worker: Worker | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    body_timeout_seconds: float | None = None,
+) -> FastAPI:
+    """Return the HTTP application.  Nothing is opened or started before it serves.
+
+    Args:
+        manager: the store; without one, `settings` say where it is, and without those
+            it is ``./checkpoints``.  One that is passed in stays the caller's to close.
+        executor: anything with ``resume_job(job_id)``; without one, `settings` may name
+            a command or an object.  Jobs are stopped with the server only if the
+            executor was made here.
+        settings: hosts, tokens, limits; the defaults unless given.
+        worker: only reported on by ``/readyz``; whoever made it starts and stops it.
+        clock: the time in answers.
+        body_timeout_seconds: how long a request body may take to arrive, if not what
+            `settings` say.
+
+    Raises:
+        ExecutorUnusable: the executor that `settings` name cannot be used.
+        InvalidArgument: a host or a token in `settings` is malformed, or every host is
+            allowed without a token.
+    """
+    settings = settings or Settings()
+    hosts = HostList(settings.api.host, settings.api.allowed_hosts)
+    check_names(hosts, settings.api.tokens)
+    services = Services(
+        manager, executor, settings=settings, worker=worker, clock=clock
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        # Not with the threads of requests, which may all hang.
+        await anyio.to_thread.run_sync(
+            services.close, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+        )
+
+    app = FastAPI(
+        title="Milepost",
+        summary="Checkpoints of long-running jobs.",
+        version=_version(),
+        # Their pages load scripts from a CDN; `/` explains the endpoints without.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # The gate has judged it: where there is none, no browser sent the body.
+        strict_content_type=False,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    for routes in (
+        restore,
+        checkpoints,
+        protection,
+        retention,
+        jobs,
+        events,
+        work,
+        health,
+        page,
+    ):
+        app.include_router(routes.router)
+    failures.install(app)
+    app.add_middleware(
+        SecurityMiddleware,
+        hosts=hosts,
+        tokens=TokenBook(settings.api.tokens),
+        limits=BodyLimits(
+            size_bytes=settings.api.max_body_bytes,
+            depth=min(settings.store.max_depth + _DEPTH_AROUND_STATE, _DEPTH_MAX),
+            timeout_seconds=body_timeout_seconds or settings.api.body_timeout_seconds,
+        ),
+    )
+    return app
+
+
+def _version() -> str:
+    try:
+        return metadata.version("milepost")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,137 @@
+"""First answers, kept for those who ask again with the same key.
+
+A client that lost an answer repeats its request.  With an `Idempotency-Key` the repeat
+gets the first answer and nothing happens twice.  (Saves need no memory of ours: their
+keys are journaled, and so outlive the server.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+from milepost.journal.errors import Conflict, InvalidArgument, LockTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MAX_KEY_CHARACTERS = 255
+
+
+class Answer(NamedTuple):
+    """An answer as it went out."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class _Slot:
+    """One key: what was asked with it, and the answer once there is one."""
+
+    def __init__(self, digest: bytes) -> None:
+        self.digest = digest
+        self.is_settled = threading.Event()
+        self.answer: Answer | None = None
+
+
+class AnswerCache:
+    """Runs a request once per key.  Thread-safe; bounded in answers and in bytes.
+
+    The oldest answers go first, the newest always stays.  Only successes are kept: what
+    failed changed nothing, so the next try may find the world in better order.
+    """
+
+    def __init__(
+        self,
+        *,
+        answers_max: int = 1024,
+        size_bytes_max: int = 64 * 1024 * 1024,
+        wait_seconds: float = 30.0,
+    ) -> None:
+        self._answers_max = answers_max
+        self._size_bytes_max = size_bytes_max
+        self._wait_seconds = wait_seconds
+        self._slots: OrderedDict[tuple[str, ...], _Slot] = OrderedDict()
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+
+    def once(
+        self, key: tuple[str, ...], digest: bytes, compute: Callable[[], Answer]
+    ) -> Answer:
+        """Return the first answer to `key`; only the first caller runs `compute`.
+
+        Callers that come while the first is at work wait for it; if it fails, one of
+        them is first.
+
+        Raises:
+            Conflict: the key was used for something else, that is, another `digest`.
+            LockTimeout: the first is still at work after the wait's limit.
+        """
+        slot = self._take(key, digest)
+        if slot.answer is not None:
+            return slot.answer
+        try:
+            answer = compute()
+        except BaseException:
+            with self._lock:
+                del self._slots[key]
+            slot.is_settled.set()
+            raise
+        # A copy: orjson's result holds on to a buffer about ten times as large.
+        answer = answer._replace(body=bytes(memoryview(answer.body)))
+        with self._lock:
+            slot.answer = answer
+            self._size_bytes += len(answer.body)
+            self._slots.move_to_end(key)
+            self._shrink()
+        slot.is_settled.set()
+        return answer
+
+    def _take(self, key: tuple[str, ...], digest: bytes) -> _Slot:
+        """Return a slot with the answer, or a new one whose answer we owe."""
+        while True:
+            with self._lock:
+                slot = self._slots.get(key)
+                if slot is None:
+                    slot = self._slots[key] = _Slot(digest)
+                    return slot
+            if slot.digest != digest:
+                raise Conflict(
+                    f"Idempotency-Key {key[-1]!r} was used for another request"
+                )
+            if not slot.is_settled.wait(self._wait_seconds):
+                raise LockTimeout(
+                    f"the first request with Idempotency-Key {key[-1]!r} is still "
+                    "at work"
+                )
+            if slot.answer is not None:
+                return slot
+
+    def _shrink(self) -> None:
+        settled = [k for k, slot in self._slots.items() if slot.answer is not None]
+        for key in settled[:-1]:
+            if (
+                len(self._slots) <= self._answers_max
+                and self._size_bytes <= self._size_bytes_max
+            ):
+                return
+            answer = self._slots.pop(key).answer
+            assert answer is not None
+            self._size_bytes -= len(answer.body)
+
+
+def check_key(key: str | None) -> str | None:
+    """Return `key` if it can be an `Idempotency-Key`.
+
+    Raises:
+        InvalidArgument: it is empty, over 255 characters, or not printable ASCII.
+    """
+    if key is None or (
+        1 <= len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()
+    ):
+        return key
+    raise InvalidArgument(
+        f"Idempotency-Key must be 1 to {MAX_KEY_CHARACTERS} printable ASCII "
+        f"characters, got {key[:60]!r}"
+    )

@@ -1,0 +1,126 @@
+"""A route of this API: what holds for every endpoint stands here once.
+
+- A query parameter that the endpoint does not know, or that is given twice, is refused:
+  a filter that is ignored would show, or delete, more than was asked for.
+- A handler that is a plain function runs in a thread when its turn has come.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from difflib import get_close_matches
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_origin
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from milepost.journal.errors import UnknownCheckpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from fastapi import Request, Response
+    from fastapi.dependencies.models import Dependant
+
+    from milepost.api.http.services import Services
+
+
+class Resource(APIRoute):
+    """An endpoint; its handler takes `services` if it is a plain function."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if not inspect.iscoroutinefunction(endpoint):
+            is_reading = set(options.get("methods") or ("GET",)) == {"GET"}
+            endpoint = _in_turn(endpoint, is_reading=is_reading)
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request whose query it has checked."""
+        answer = super().get_route_handler()
+        known = _query_of(self.dependant)
+
+        async def checked(request: Request) -> Response:
+            errors = [*_misfits(request.query_params.multi_items(), known)]
+            if errors:
+                raise RequestValidationError(errors)
+            return await answer(request)
+
+        return checked
+
+
+def _query_of(dependant: Dependant) -> dict[str, bool]:
+    """Return the query parameters of an endpoint; whether each may be repeated."""
+    found = {
+        field.alias: get_origin(field.field_info.annotation) is list
+        or "list[" in str(field.field_info.annotation)
+        for field in dependant.query_params
+    }
+    for each in dependant.dependencies:
+        found |= _query_of(each)
+    return found
+
+
+def _misfits(
+    items: list[tuple[str, str]], known: dict[str, bool]
+) -> list[dict[str, Any]]:
+    errors: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for name, value in items:
+        if name not in known:
+            message, kind = f"there is no such parameter{_advice(name, known)}", "extra"
+        elif name in seen and not known[name]:
+            message, kind = "must be given once", "repeated"
+        else:
+            seen.add(name)
+            continue
+        errors.append(
+            {"loc": ("query", name), "msg": message, "type": kind, "input": value}
+        )
+    return errors
+
+
+def _advice(name: str, known: dict[str, bool]) -> str:
+    if near := get_close_matches(name, known, n=1):
+        return f" (did you mean {near[0]}?)"
+    return f" (there are: {', '.join(known)})" if known else " (there are none)"
+
+
+def _in_turn(handler: Callable[..., Any], *, is_reading: bool) -> Callable[..., Any]:
+    """Return `handler` as a coroutine that runs it in a thread."""
+
+    @functools.wraps(handler)
+    async def asked(**values: Any) -> Any:  # what FastAPI parsed for the handler
+        services: Services = values["services"]
+        work = partial(handler, **values)
+        if is_reading:
+            return await services.readers.run(_named(values), work)
+        job_id = await _job_of(services, values)
+        return await services.writers.run(job_id, work)
+
+    return asked
+
+
+def _named(values: dict[str, Any]) -> str:
+    """Return the job or the checkpoint that a request names; "" if it is about all."""
+    for source in (values, vars(values.get("body") or object)):
+        for name in ("job_id", "checkpoint_id"):
+            if isinstance(value := source.get(name), str):
+                return value
+    return ""
+
+
+async def _job_of(services: Services, values: dict[str, Any]) -> str:
+    """Return the job whose lock a request may wait for, by what it names."""
+    checkpoint_id = values.get("checkpoint_id")
+    if checkpoint_id is None:
+        return _named(values)
+
+    def find() -> str:
+        try:
+            return services.manager.find(checkpoint_id).job_id
+        except UnknownCheckpoint as exc:  # the handler answers that
+            return exc.job_id or checkpoint_id
+
+    return await services.readers.run(checkpoint_id, find)

@@ -1,0 +1,115 @@
+"""Headers and query fields that several endpoints share, and what they mean."""
+
+# FastAPI reads these annotations at run time, so their imports stay where they are.
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from fastapi import Header, Path, Query
+
+from milepost.api.http.failures import PreconditionFailed, Unsearchable
+from milepost.api.http.wire.answers import ErrorAnswer
+from milepost.journal.errors import (
+    Conflict,
+    InvalidArgument,
+    StalePlan,
+    UnknownCheckpoint,
+)
+from milepost.journal.manager import CheckpointManager
+
+_ETAG = re.compile(r'"([0-9]{1,18})"')
+
+JobIdQuery = Annotated[str, Query(min_length=1, max_length=512)]
+CheckpointId = Annotated[str, Path(max_length=512)]
+Limit = Annotated[int | None, Query(ge=1)]
+IfMatch = Annotated[
+    str | None,
+    Header(description="An ETag; 412 if the job has moved on since."),
+]
+
+
+def failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI should say about answers with `statuses`."""
+    return {status: {"model": ErrorAnswer} for status in (*statuses, 422)}
+
+
+def page_size(limit: int | None, *, default: int, most: int) -> int:
+    """Return how many items a page holds.
+
+    Raises:
+        InvalidArgument: `limit` is more than `most`.
+    """
+    if limit is not None and limit > most:
+        raise InvalidArgument(
+            f"limit must be at most {most} (api.max_page), got {limit}"
+        )
+    return min(default, most) if limit is None else limit
+
+
+def seq_of(if_match: str | None) -> int | None:
+    """Return the seq that an `If-Match` header names; None if there is no header.
+
+    Raises:
+        InvalidArgument: it is not one entity tag as this API hands them out.
+    """
+    if if_match is None:
+        return None
+    matched = _ETAG.fullmatch(if_match.strip())
+    if matched is None:
+        raise InvalidArgument(
+            f'If-Match must be the ETag of a job, such as "7", got {if_match[:60]!r}'
+        )
+    return int(matched[1])
+
+
+def job_of(manager: CheckpointManager, checkpoint_id: str) -> str:
+    """Return the job of a live checkpoint.
+
+    Raises:
+        UnknownCheckpoint: there is none, or it was deleted.
+        Unsearchable: none of the readable jobs has it, and others cannot be read.
+    """
+    try:
+        return manager.find(checkpoint_id).job_id
+    except UnknownCheckpoint as exc:
+        if exc.deleted_at is None:
+            for job in manager.jobs():
+                if job.damage is not None:
+                    raise Unsearchable(checkpoint_id, job.damage) from exc
+        raise
+
+
+def job_of_deleted(manager: CheckpointManager, checkpoint_id: str) -> str:
+    """Return the job of a checkpoint, whether it is live or was deleted.
+
+    Raises:
+        UnknownCheckpoint: there is none, or its state is gone.
+        Unsearchable: none of the readable jobs has it, and others cannot be read.
+    """
+    try:
+        return job_of(manager, checkpoint_id)
+    except UnknownCheckpoint as exc:
+        if exc.job_id is None:
+            raise
+        return exc.job_id
+
+
+@contextmanager
+def precondition(
+    manager: CheckpointManager, job_id: str, if_match: int | None
+) -> Iterator[None]:
+    """Turn the conflict of a write into a 412 where `If-Match` is what failed.
+
+    Raises:
+        PreconditionFailed: the job's seq is not `if_match`.
+        Conflict: any other conflict, as it came.
+    """
+    try:
+        yield
+    except StalePlan:
+        raise
+    except Conflict as exc:
+        if if_match is not None and manager.seq(job_id) != if_match:
+            raise PreconditionFailed(str(exc), hint=exc.hint) from exc
+        raise

@@ -1,0 +1,161 @@
+"""Retention: what policies would remove and why, and doing just that."""
+
+# FastAPI reads these annotations at run time, so their imports stay where they are.
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from milepost.api.fields.plans import (
+    in_force_fields,
+    plan_fields,
+    policies_in_force,
+    policy_in_force,
+)
+from milepost.api.http.resource import Resource
+from milepost.api.http.responses import JsonAnswer, etag
+from milepost.api.http.routes.idempotent import UseRepeatable
+from milepost.api.http.routes.parameters import JobIdQuery, Limit, failing, page_size
+from milepost.api.http.security.tokens import Forbidden
+from milepost.api.http.services import Caller, Services, UseServices
+from milepost.api.http.wire.answers import ApplyAnswer, PlanAnswer, PoliciesAnswer
+from milepost.api.http.wire.requests import ApplyRequest, PreviewRequest
+from milepost.journal.retention.plans import Applied, Plan, glob_only, plan_of
+from milepost.journal.retention.policy import Policy
+
+router = APIRouter(prefix="/api/retention", tags=["retention"], route_class=Resource)
+
+_PAGE = 100
+
+
+@router.get("/preview", response_model=PlanAnswer, responses=failing())
+def preview_job(
+    services: UseServices, job_id: JobIdQuery, limit: Limit = None
+) -> Response:
+    """Say what the policy of a job would remove and why; remove nothing.
+
+    `limit` bounds the checkpoints that are listed, of those that would stay and of
+    those that would go; the counts tell of all.
+    """
+    return _shown(services, _planned(services, PreviewRequest(job_id=job_id)), limit)
+
+
+@router.post("/preview", response_model=PlanAnswer, responses=failing())
+def preview_policy(
+    services: UseServices, body: PreviewRequest, limit: Limit = None
+) -> Response:
+    """The same for one job or for all that `match`, and with a policy to try.
+
+    `policy` has the keys of config.toml's `[[retention.rule]]`.  Without it each job's
+    own is asked, and for the match `*` the budget of the whole store, too.
+    """
+    return _shown(services, _planned(services, body), limit)
+
+
+@router.post("/apply", response_model=ApplyAnswer, responses=failing(403, 404, 409))
+def apply_plan(
+    services: UseServices,
+    repeatable: UseRepeatable,
+    caller: Caller,
+    body: ApplyRequest,
+) -> Response:
+    """Carry out just what a preview showed.
+
+    A job that has moved on since, so that what was shown is no longer so, is skipped;
+    `skipped` says which and why.  404 `not_found`: this server has not shown the plan,
+    or too long ago.  409 `stale_plan`: no job is left; preview again.  409
+    `confirmation_required`: it removes much of a job, so the request must set
+    `confirm`, which takes the scope admin.
+    """
+
+    def compute() -> JsonAnswer:
+        if body.confirm and not caller.may("admin"):
+            raise Forbidden(
+                f"{caller.actor} has no admin scope, which confirming takes"
+            )
+        plan = services.shelf.take(body.plan_id)
+        removed = services.manager.apply(
+            plan, actor=repeatable.actor, confirm=body.confirm
+        )
+        tag = {}
+        if len(plan.jobs) == 1 and not removed.skipped:
+            tag["ETag"] = etag(services.manager.seq(plan.jobs[0].job_id))
+        return JsonAnswer(_applied(services, plan, removed), headers=tag)
+
+    return repeatable.once(body, compute)
+
+
+@router.get("/policies", response_model=PoliciesAnswer, responses=failing())
+def list_policies(services: UseServices, job_id: JobIdQuery | None = None) -> Response:
+    """Tell every policy in the order in which a job's is looked for, or just a job's.
+
+    And where each value came from, if the server was started from settings.
+    """
+    manager = services.manager
+    found = policies_in_force(manager.policies, services.settings_in_force)
+    if job_id is not None:
+        job = manager.job(job_id)
+        is_completed = job is not None and job.completed_at is not None
+        found = [policy_in_force(found, job_id, is_completed=is_completed)]
+    content = {
+        "job_id": job_id,
+        "policies": [in_force_fields(each) for each in found],
+        "timestamp": services.now(),
+    }
+    return JsonAnswer(content)
+
+
+def _planned(services: Services, asked: PreviewRequest) -> Plan:
+    """Plan, and put it where `apply` finds it."""
+    manager, retention = services.manager, services.settings_in_force.retention
+    policy: Policy | None = None
+    if asked.policy is not None:
+        policy = retention.trial(asked.policy)
+    if asked.job_id is None:
+        assert asked.match is not None
+        has_budget = asked.match == "*" and policy is None
+        plan = manager.plan(
+            glob_only(asked.match, manager.job),
+            policy,
+            max_bytes=retention.max_store_bytes if has_budget else None,
+        )
+    elif manager.seq(asked.job_id):
+        plan = manager.plan(asked.job_id, policy)
+    else:
+        plan = plan_of(())  # an unknown job is empty here, as in every list
+    services.shelf.put(plan)
+    return plan
+
+
+def _shown(services: Services, plan: Plan, limit: int | None) -> Response:
+    most = services.settings.api.max_page
+    listed = page_size(limit, default=_PAGE, most=most)
+    content = plan_fields(plan, jobs=most, verdicts=listed)
+    # Of one job; that of many is nobody's seq.
+    tag = {"ETag": etag(plan.jobs[0].head_seq)} if len(plan.jobs) == 1 else {}
+    return JsonAnswer({**content, "timestamp": services.now()}, headers=tag)
+
+
+def _applied(services: Services, plan: Plan, applied: Applied) -> dict[str, Any]:
+    most = services.settings.api.max_page
+    skipped = dict(applied.skipped)
+    cleaned = [job for job in plan.jobs if job.job_id not in skipped]
+    jobs = [
+        {
+            "job_id": job.job_id,
+            "deleted_count": len(job.remove),
+            "kept_count": len(job.keep),
+        }
+        for job in cleaned[:most]
+    ]
+    return {
+        "plan_id": plan.plan_id,
+        "deleted_count": int(applied),
+        "job_count": len(cleaned),
+        "jobs": jobs,
+        "skipped_count": len(skipped),
+        "skipped": [
+            {"job_id": job_id, "code": problem.code, "detail": str(problem)}
+            for job_id, problem in applied.skipped[:most]
+        ],
+        "timestamp": services.now(),
+    }

@@ -1,0 +1,1 @@
+"""Who may send what: hosts, origins, tokens, the size and shape of bodies."""

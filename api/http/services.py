@@ -1,0 +1,124 @@
+"""What the handlers of one application share."""
+
+# FastAPI reads these annotations at run time, so their imports stay where they are.
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from milepost.api.http.idempotency import AnswerCache
+from milepost.api.http.plan_cache import PlanShelf
+from milepost.api.http.readiness import Readiness
+from milepost.api.http.resuming import Resumer
+from milepost.api.http.security.tokens import EVERYONE, Principal
+from milepost.api.http.turns import Sizes, connections_max
+from milepost.journal.clock import stamp
+from milepost.journal.manager import CheckpointManager
+from milepost.worker.config.settings import Settings, open_manager
+from milepost.worker.executors import CommandExecutor, Executor, load_executor
+
+if TYPE_CHECKING:
+    from milepost.worker.service import Worker
+
+
+# A server has 10 s to end, and its requests come first.
+STOP_SECONDS = 2.0
+
+
+class Services:
+    """The manager, the executor and what was made around them.  Thread-safe.
+
+    What was passed in belongs to the caller; what is made here is closed by `close`.
+    """
+
+    def __init__(
+        self,
+        manager: CheckpointManager | None,
+        executor: Executor | None,
+        *,
+        settings: Settings,
+        worker: "Worker | None",
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.answers = AnswerCache()
+        self.shelf = PlanShelf()
+        self.readiness = Readiness(lambda: self.manager, worker)
+        sizes = Sizes(connections_max(settings.api.max_connections))
+        # Longer than a lock is waited for, so that its holder is who is named.
+        patience = settings.store.lock_timeout_seconds + 1
+        self.readers = sizes.readers(patience)
+        self.writers = sizes.writers(patience)
+        self._clock = clock
+        self._manager = manager
+        self._is_manager_ours = manager is None
+        self._lock = threading.Lock()
+        self._own_executor = _make_executor(settings) if executor is None else None
+        self.resumer = Resumer(self._own_executor if executor is None else executor)
+
+    @property
+    def settings_in_force(self) -> Settings:
+        """The settings, with the edits of config.toml that the worker took over."""
+        return self.settings if self.worker is None else self.worker.settings
+
+    @property
+    def manager(self) -> CheckpointManager:
+        """The manager; made on first use if none was passed in."""
+        with self._lock:
+            if self._manager is None:
+                self._manager = open_manager(self.settings)
+            return self._manager
+
+    def now(self) -> str:
+        """Return the current time as answers show it."""
+        return stamp(self._clock())
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The clock of the answers."""
+        return self._clock
+
+    def close(self, timeout_seconds: float = STOP_SECONDS) -> None:
+        """Stop the jobs that our own executor started, then close our own manager.
+
+        The jobs have `timeout_seconds` to end.
+
+        The next request would make a new one, so an application can be started again.
+        """
+        if isinstance(self._own_executor, CommandExecutor):
+            self._own_executor.stop_all(timeout_seconds)
+        with self._lock:
+            if self._is_manager_ours and self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+
+def _make_executor(settings: Settings) -> Executor | None:
+    if settings.executor.command is not None:
+        return CommandExecutor(settings.executor.command, log_dir=settings.log_dir)
+    if settings.executor.python is not None:
+        return load_executor(settings.executor.python)
+    return None
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _caller(request: Request) -> Principal:
+    # Set by the gate; an actor never comes from what a client wrote.
+    principal: Principal = getattr(request.state, "principal", EVERYONE)
+    return principal
+
+
+async def _actor(caller: "Caller") -> str:
+    return caller.actor
+
+
+UseServices = Annotated[Services, Depends(_services)]
+Caller = Annotated[Principal, Depends(_caller)]
+Actor = Annotated[str, Depends(_actor)]

@@ -1,0 +1,381 @@
+"""The models of answers, for the OpenAPI document.
+
+Answers are plain dicts, which `milepost.api.fields.checkpoints` builds and orjson writes: validating a
+thousand checkpoints would cost more than everything else in a request.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class Damage(BaseModel):
+    """Why a job is quarantined, or a checkpoint's metadata is not shown."""
+
+    code: str
+    detail: str
+
+
+class Holding(BaseModel):
+    """Who keeps a checkpoint from being removed, since when and why."""
+
+    actor: str
+    since: datetime
+    reason: str | None
+
+
+class ListedCheckpoint(BaseModel):
+    """A checkpoint without its state.
+
+    `held` is null unless it is held.  `failed`: it was saved as such.  `parent_id`: the
+    checkpoint that it continued from.  `metadata_problem` is there only if `metadata`
+    cannot be shown.
+    """
+
+    checkpoint_id: str
+    job_id: str
+    step_name: str
+    timestamp: datetime
+    workflow_version: str
+    workflow_name: str | None
+    metadata: dict[str, Any]
+    seq: int
+    parent_id: str | None
+    tags: list[str]
+    pinned: bool
+    held: Holding | None
+    failed: bool
+    stored_bytes: int
+    metadata_problem: Damage | None = None
+
+
+class CheckpointWithState(ListedCheckpoint):
+    """A checkpoint and the state that it restores."""
+
+    state_snapshot: dict[str, Any]
+
+
+class CheckpointList(BaseModel):
+    """The live checkpoints of a job, oldest first.
+
+    `total` counts them all.  `next_cursor` is there only if `limit` or `cursor` was
+    given; null means that this was the last page.
+    """
+
+    job_id: str
+    checkpoints: list[ListedCheckpoint]
+    total: int
+    timestamp: datetime
+    next_cursor: str | None = None
+
+
+class RestoreAnswer(BaseModel):
+    """The restored state; the checkpoint is current now."""
+
+    checkpoint_id: str
+    job_id: str
+    state: dict[str, Any]
+    job_status: Literal["restored", "resumed"]
+    message: str
+    timestamp: datetime
+
+
+class CleanupAnswer(BaseModel):
+    """How many checkpoints went and how many are left."""
+
+    job_id: str
+    deleted_count: int
+    kept_count: int
+    timestamp: datetime
+
+
+class MarkAnswer(BaseModel):
+    """What protects a checkpoint now; `changed` is false if it was so before."""
+
+    checkpoint_id: str
+    job_id: str
+    changed: bool
+    pinned: bool
+    held: Holding | None
+    timestamp: datetime
+
+
+class SaveAnswer(BaseModel):
+    """The new checkpoint; `timestamp` is when it was saved, `seq` its event."""
+
+    checkpoint_id: str
+    job_id: str
+    step_name: str
+    timestamp: datetime
+    seq: int
+
+
+class PlannedCheckpoint(BaseModel):
+    """A checkpoint that would stay or go, and why."""
+
+    checkpoint_id: str
+    seq: int
+    timestamp: datetime
+    stored_bytes: int
+    reasons: list[str]
+
+
+class PlannedJob(BaseModel):
+    """What a policy would do to one job, as of event `head_seq`."""
+
+    job_id: str
+    policy: dict[str, Any]
+    head_seq: int
+    head_hash: str
+    keep_count: int
+    keep_bytes: int
+    remove_count: int
+    remove_bytes: int
+    waits: list[str]
+    idle_rules: list[str]
+    remove: list[PlannedCheckpoint]
+    keep: list[PlannedCheckpoint]
+
+
+class JobProblem(BaseModel):
+    """A job that was left out of a plan or of its application, and why."""
+
+    job_id: str
+    code: str
+    detail: str
+
+
+class PlanAnswer(BaseModel):
+    """What would stay and what would go; nothing has been removed.
+
+    Counts tell of everything, lists of a part.  Of many jobs only those are listed that
+    would lose something.  `waits` says why it requires confirmation.
+    """
+
+    plan_id: str
+    job_count: int
+    keep_count: int
+    keep_bytes: int
+    remove_count: int
+    remove_bytes: int
+    waits: list[str]
+    jobs: list[PlannedJob]
+    problem_count: int
+    problems: list[JobProblem]
+    timestamp: datetime
+
+
+class AppliedJob(BaseModel):
+    """How many checkpoints of a job went and how many are left."""
+
+    job_id: str
+    deleted_count: int
+    kept_count: int
+
+
+class ApplyAnswer(BaseModel):
+    """A plan was carried out, but for the jobs that were `skipped`."""
+
+    plan_id: str
+    deleted_count: int
+    job_count: int
+    jobs: list[AppliedJob]
+    skipped_count: int
+    skipped: list[JobProblem]
+    timestamp: datetime
+
+
+class PolicyValue(BaseModel):
+    """One value of a policy, and who set it."""
+
+    value: Any
+    origin: str
+
+
+class PolicyInForce(BaseModel):
+    """The policy of jobs whose id fits `match`; of completed ones, if it says so."""
+
+    match: str
+    completed: bool
+    dry_run: bool
+    name: str
+    hash: str
+    values: dict[str, PolicyValue]
+
+
+class PoliciesAnswer(BaseModel):
+    """Policies in the order in which a job's is looked for, or that of `job_id`."""
+
+    job_id: str | None
+    policies: list[PolicyInForce]
+    timestamp: datetime
+
+
+class CompleteAnswer(BaseModel):
+    """The job is complete, until it saves or is restored again."""
+
+    job_id: str
+    completed_at: datetime | None
+    failed: bool
+    timestamp: datetime
+
+
+class Job(BaseModel):
+    """A job: live checkpoints, counters over its whole history, where it stands.
+
+    `failed` and `reason` tell how it was completed, if it is.
+    """
+
+    job_id: str
+    seq: int
+    checkpoints: int
+    saved: int
+    deleted: int
+    restored: int
+    created_at: datetime | None
+    last_activity: datetime | None
+    completed_at: datetime | None
+    current_checkpoint_id: str | None
+    latest_checkpoint_id: str | None
+    size_bytes: int
+    damage: Damage | None
+    failed: bool
+    reason: str | None
+
+
+class JobList(BaseModel):
+    """Jobs by id; `next_cursor` null means that this was the last page."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+    timestamp: datetime
+
+
+class JournalEvent(BaseModel):
+    """One event of a journal, as it stands there."""
+
+    v: int
+    seq: int
+    at: datetime
+    type: str
+    actor: str
+    data: dict[str, Any]
+    span: list[int] | None = None
+    hash: str
+
+
+class EventList(BaseModel):
+    """Events of a job in order; ask on with `after_seq` set to `next_after_seq`."""
+
+    job_id: str
+    events: list[JournalEvent]
+    next_after_seq: int
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class WorkerHealth(BaseModel):
+    """The attached worker; a second one of a store stands by until the first ends.
+
+    `restart_needed` names tables of the config file whose edits wait for a restart.
+    """
+
+    leader: bool
+    scheduler_alive: bool
+    problem: str | None
+    restart_needed: list[str]
+
+
+class LastRunOfTask(BaseModel):
+    """How the last run of a task ended, whichever process ran it.
+
+    `outcome`: ok; partly (some jobs were left out, `error` is the first); failed (it is
+    retried); stopped (it is made up); waiting (it needs confirmation).
+    """
+
+    at: datetime
+    outcome: Literal["ok", "partly", "failed", "stopped", "waiting"]
+    duration_seconds: float
+    line: str
+    counts: dict[str, int]
+    error: str | None
+
+
+class TaskOfWorker(BaseModel):
+    """One task: when it runs, and how it went.
+
+    `next_run` is null if the schedule is off, in the past if a run was missed.
+    `failures` counts the runs in a row that raised.  `resume_after` is the job before
+    the one the next run begins with, if the last one could not do all.
+    """
+
+    task: str
+    schedule: str
+    next_run: datetime | None
+    running_since: datetime | None
+    last: LastRunOfTask | None
+    failures: int
+    resume_after: str | None
+
+
+class ClockJumped(BaseModel):
+    """The clock was set forward by so much while a worker looked on."""
+
+    at: datetime
+    by_seconds: float
+
+
+class WorkerAnswer(BaseModel):
+    """The background work of the store.
+
+    `leader`: whether this server's own worker does it; `leader_pid`: the process that
+    does.  What only a worker of this server could know is null if it has none.
+    """
+
+    leader: bool
+    leader_pid: int | None
+    scheduler_alive: bool | None
+    tasks: list[TaskOfWorker]
+    watcher: Literal["inotify", "poll", "off"] | None
+    config_problem: str | None
+    restart_needed: list[str]
+    problem: str | None
+    clock_jump: ClockJumped | None
+    timestamp: datetime
+
+
+class Readiness(BaseModel):
+    """Whether answers are complete and retention runs; `reasons` say why not."""
+
+    ready: bool
+    reasons: list[str]
+    jobs: int | None
+    damaged_jobs: int | None
+    config_problem: str | None
+    worker: WorkerHealth | None
+    timestamp: datetime
+
+
+class FieldError(BaseModel):
+    """One field that is wrong."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ErrorAnswer(BaseModel):
+    """Any answer of 400 and above: `detail` for people, `code` for programs.
+
+    `details` are there with some codes only: `held` has who, since when and why.
+    """
+
+    detail: str
+    code: str
+    errors: list[FieldError] | None = None
+    details: dict[str, str | None] | None = None

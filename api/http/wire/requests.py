@@ -1,0 +1,107 @@
+"""The bodies of requests, validated by pydantic."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from milepost.worker.config.retention import CompletedRule
+
+Count = Annotated[int, Field(ge=0)]
+Label = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class Asked(BaseModel):
+    """A request body.  A misspelt key is refused: ignoring it could delete too much."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class AskedAsBefore(BaseModel):
+    """A body of the original endpoints: its callers rely on it being lenient.
+
+    Unknown fields are ignored, and values are coerced: ``"3"`` is 3, ``"true"`` is
+    true.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class RestoreRequest(AskedAsBefore):
+    """What to do besides restoring; null is false."""
+
+    resume: bool | None = False
+
+
+class CleanupRequest(AskedAsBefore):
+    """Which job to clean up, and how many of its newest checkpoints stay."""
+
+    job_id: Label
+    keep_last: int = Field(default=10, ge=1, le=100)
+
+    @field_validator("keep_last", mode="before")
+    @classmethod
+    def _is_no_boolean(cls, value: object) -> object:
+        if isinstance(value, bool):  # as a number, true would leave one checkpoint
+            raise ValueError("a boolean is no number")  # noqa: TRY004 - for pydantic
+        return value
+
+
+class MarkRequest(Asked):
+    """Why a checkpoint is protected, or no longer; the journal keeps it."""
+
+    reason: Label | None = None
+
+
+class UndeleteRequest(Asked):
+    """Nothing has to be said."""
+
+
+class SaveRequest(Asked):
+    """A new checkpoint."""
+
+    job_id: Label
+    step_name: Label
+    state: dict[str, Any]
+    metadata: dict[str, Any] | None = None
+    tags: list[str] = Field(default=[], max_length=100)
+    pinned: bool = False
+    failed: bool = False
+    workflow_name: Label | None = None
+    workflow_version: Label | None = None
+    expected_seq: Count | None = None
+
+
+class CompleteRequest(Asked):
+    """Which job has come to its end, whether well, and why."""
+
+    job_id: Label
+    failed: bool = False
+    reason: Label | None = None
+
+
+class PolicyToTry(CompletedRule):
+    """A policy with the keys of config.toml's `[[retention.rule]]`.
+
+    With `inherit` it takes what it leaves unset from `[retention.default]`.
+    """
+
+
+class PreviewRequest(Asked):
+    """One job, or a glob for many; and a policy to try instead of their own."""
+
+    job_id: Label | None = None
+    match: Label | None = None
+    policy: PolicyToTry | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.job_id is None) == (self.match is None):
+            raise ValueError("give either job_id or match")
+        return self
+
+
+class ApplyRequest(Asked):
+    """Which plan to apply, and whether to confirm it."""
+
+    plan_id: Label
+    confirm: bool = False

@@ -1,0 +1,1 @@
+"""Commands: decisions under the lock of a job, and the events that they add."""

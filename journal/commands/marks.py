@@ -1,0 +1,159 @@
+"""Pins and holds: what keeps a checkpoint from being removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from milepost.journal import ids
+from milepost.journal.arguments import id_of
+from milepost.journal.clock import stamped
+from milepost.journal.commands.command import Writer
+from milepost.journal.errors import OnHold
+from milepost.journal.store.batch import Batch
+
+if TYPE_CHECKING:
+    from milepost.journal.index.job_view import JobView
+    from milepost.journal.models import CheckpointInfo
+
+_PINS = frozenset({"checkpoint.pinned", "checkpoint.unpinned"})
+_PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
+
+
+class Protection(Writer):
+    """Protects checkpoints from policies, and from people."""
+
+    def pin(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Shield a checkpoint from every policy; False if it already was.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        marked = id_of(checkpoint_id)
+        return self._mark(
+            job_id, marked, "checkpoint.pinned", actor, reason, expected_seq
+        )
+
+    def unpin(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Take the shield away; False if there was none.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        marked = id_of(checkpoint_id)
+        return self._mark(
+            job_id, marked, "checkpoint.unpinned", actor, reason, expected_seq
+        )
+
+    def hold(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Keep a checkpoint from being removed by anything; False if it already was.
+
+        No policy and no `cleanup`, `delete` or `erase` removes it until `release`, not
+        even with force.  The journal says who holds it, since when and why; a second
+        hold changes nothing about that.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        marked = id_of(checkpoint_id)
+        return self._mark(
+            job_id, marked, "checkpoint.held", actor, reason, expected_seq
+        )
+
+    def release(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """End a hold, whoever began it; False if there was none.
+
+        Raises:
+            UnknownCheckpoint: not there, or deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        marked = id_of(checkpoint_id)
+        return self._mark(
+            job_id, marked, "checkpoint.released", actor, reason, expected_seq
+        )
+
+    def _mark(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        type_: str,
+        actor: str | None,
+        reason: str | None,
+        expected_seq: int | None,
+    ) -> bool:
+        """Pin, unpin, hold or release; False if that changes nothing."""
+        checkpoint_id = id_of(checkpoint_id)
+        self._markable(self._view(job_id), checkpoint_id, type_)
+
+        def request(batch: Batch) -> bool:
+            view = batch.view
+            self._markable(view, checkpoint_id, type_)
+            batch.check_seq(expected_seq)
+            marked = view.pinned if type_ in _PINS else view.held
+            if (checkpoint_id in marked) == (type_ in _PROTECTS):
+                return False
+            data = {"checkpoint_id": checkpoint_id}
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add(type_, self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
+
+    def _markable(self, view: JobView, checkpoint_id: str, type_: str) -> None:
+        # Deleted by a version that knows no holds, it can be released all the same.
+        if type_ != "checkpoint.released" or checkpoint_id not in view.held:
+            self._entry(view, checkpoint_id)
+
+
+def refuse_held(view: JobView, checkpoint_id: str) -> None:
+    """Refuse to remove what is held.
+
+    Raises:
+        OnHold: so it is.
+    """
+    if (held := view.held.get(checkpoint_id)) is not None:
+        raise OnHold(
+            checkpoint_id,
+            held_by=held.actor,
+            held_since=stamped(held.at),
+            reason=held.reason,
+        )

@@ -1,0 +1,1 @@
+"""Encryption: key files, data keys, the record of a store's keys."""

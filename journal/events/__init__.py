@@ -1,0 +1,1 @@
+"""The event types, their lines, and the upcasts of older schemas."""

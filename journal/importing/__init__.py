@@ -1,0 +1,1 @@
+"""Import of a folder with one JSON file per checkpoint."""

@@ -1,0 +1,1 @@
+"""The in-memory index of a job, folded from its events.  Pure."""

@@ -1,0 +1,613 @@
+"""The index: what a journal's events amount to.  Pure; can be thrown away any time."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+
+from milepost.journal.crypto.envelope import Site
+from milepost.journal.events.codec import STATE_MISSING, has_state
+from milepost.journal.events.vocabulary import (
+    DEFAULT_WORKFLOW_VERSION,
+    EVENT_TYPES,
+    SCHEMA_VERSION,
+    CheckpointSaved,
+    Event,
+)
+from milepost.journal.index.lineage import Lineage
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+# Every so many events the place of one is remembered, so that reading history from the
+# middle need not begin at the start.
+MARK_EVERY = 512
+
+
+class Misfit(Exception):
+    """An event that does not follow from those before it; the view is unchanged."""
+
+
+# What folding an event can raise that has the right hash and makes no sense.
+MALFORMED = (
+    *(Misfit, AttributeError, KeyError, TypeError, ValueError),
+    *(IndexError, OverflowError, RecursionError),
+)
+
+
+class Labels(NamedTuple):
+    """What checkpoints of one workflow have in common; shared between entries."""
+
+    workflow_name: str | None = None
+    workflow_version: str = DEFAULT_WORKFLOW_VERSION
+    tags: tuple[str, ...] = ()
+    has_metadata: bool = False
+    is_failed: bool = False
+
+
+class Entry:
+    """One checkpoint: what lists and policies ask for.
+
+    Slots and shared values keep it under 400 bytes, its place in the dict included.
+    """
+
+    __slots__ = ("at", "checkpoint_id", "labels", "parent_id", "seq", "step_name")
+
+    def __init__(
+        self,
+        checkpoint_id: str,
+        step_name: str,
+        seq: int,
+        parent_id: str | None,
+        at: str,
+        labels: Labels,
+    ) -> None:
+        self.checkpoint_id = checkpoint_id
+        self.step_name = step_name
+        self.seq = seq
+        self.parent_id = parent_id
+        self.at = at
+        self.labels = labels
+
+
+class Place(NamedTuple):
+    """Where a state line, if it is there, and the event line below it are."""
+
+    offset: int
+    size: int
+
+
+class Places:
+    """The places of all states, in 24 bytes each: a delta may need a deleted one's."""
+
+    __slots__ = ("_offsets", "_others", "_seqs", "_sizes")
+
+    def __init__(self) -> None:
+        self._seqs = array("Q")
+        self._offsets = array("Q")
+        self._sizes = array("Q")
+        self._others = array("Q")
+
+    def add(self, seq: int, offset: int, size: int, *, is_save: bool = True) -> None:
+        """Note where event `seq` is; it is the last one with a state so far."""
+        if not is_save:
+            self._others.append(seq)
+        self._offsets.append(offset)
+        self._sizes.append(size)
+        self._seqs.append(seq)  # last: a reader finds all of it or nothing
+
+    def __getitem__(self, seq: int) -> Place:
+        """Return the place of event `seq`; `KeyError` if it has no state."""
+        at = bisect_left(self._seqs, seq)
+        if at == len(self._seqs) or self._seqs[at] != seq:
+            raise KeyError(seq)
+        return Place(self._offsets[at], self._sizes[at])
+
+    def numbered(self) -> dict[int, tuple[int, int]]:
+        """Return, by seq, which save of the job each is, from 1, and its size."""
+        states, others = zip(self._seqs, self._sizes, strict=False), {*self._others}
+        saves = (state for state in states if state[0] not in others)
+        return {seq: (number, size) for number, (seq, size) in enumerate(saves, 1)}
+
+    def others(self) -> list[int]:
+        """Return the events with a state that are no saves."""
+        return [*self._others]
+
+
+class Trashed(NamedTuple):
+    """A deleted checkpoint: it can come back until an event says it is erased."""
+
+    entry: Entry
+    at: str
+    actor: str
+    reason: str
+    was_pinned: bool
+    is_purged: bool = False  # no way back, even within the trash period
+
+
+class Completion(NamedTuple):
+    """When a job was said to be complete, whether it had failed, and why."""
+
+    at: str
+    failed: bool
+    reason: str | None
+
+
+class Holding(NamedTuple):
+    """Who holds a checkpoint, since when and why.
+
+    It outlasts a deletion, which only a version that knows no holds can have written:
+    so the checkpoint is held when it comes back.
+    """
+
+    actor: str
+    at: str
+    reason: str | None
+
+
+class Mark(NamedTuple):
+    """Where the lines after event `seq` begin, and that event's hash."""
+
+    seq: int
+    offset: int
+    hash: str | None
+
+
+class JobView:
+    """All that is known of one job, as of event `seq`."""
+
+    __slots__ = (
+        "checkpoints",
+        "chosen",
+        "completion",
+        "confirmed",
+        "created_at",
+        "current",
+        "deleted",
+        "end",
+        "faults",
+        "hash",
+        "held",
+        "job_id",
+        "keys",
+        "labels",
+        "last_at",
+        "latest",
+        "lineage",
+        "losses",
+        "marks",
+        "misfit",
+        "newer_seq",
+        "pinned",
+        "places",
+        "restored",
+        "salvage_files",
+        "saved",
+        "seq",
+        "steps",
+        "store_id",
+        "trash",
+    )
+
+    def __init__(self, job_id: str, store_id: str | None) -> None:
+        self.job_id = job_id
+        self.store_id = store_id
+        self.seq = 0
+        self.hash: str | None = None
+        self.end = 0  # bytes of the journal that are folded
+        self.checkpoints: dict[str, Entry] = {}  # live ones, oldest first
+        self.trash: dict[str, Trashed] = {}
+        self.places = Places()
+        self.latest: Entry | None = None  # the newest live one
+        self.current: Entry | None = None
+        self.chosen: Entry | None = None  # the last one saved or restored
+        self.confirmed: frozenset[str] = frozenset()  # hashes of policies
+        self.pinned: set[str] = set()
+        self.held: dict[str, Holding] = {}
+        # Idempotency key -> the checkpoint that was saved with it last.
+        self.keys: dict[str, str] = {}
+        self.lineage = Lineage()
+        # What is wrong with the state line of a save, by seq.  About the bytes stored
+        # now, which may have been compacted since the events were written: `apply`
+        # notes it, and never asks for it.
+        self.faults: dict[int, str] = {}
+        # Named by a job.repaired -> when; "" if it is to go with the next compaction.
+        self.salvage_files: dict[str, str] = {}
+        self.losses: list[tuple[int, int]] = []  # seq of a job.repaired, events lost
+        self.newer_seq = 0  # the first event that this version cannot fold
+        self.misfit = ""  # why not, if it is not for its newer schema
+        self.saved = self.deleted = self.restored = 0
+        self.created_at: str | None = None
+        self.completion: Completion | None = None  # no save or restore since
+        self.last_at: str | None = None
+        self.marks: list[Mark] = [Mark(0, 0, None)]
+        self.steps: dict[str, str] = {}
+        self.labels: dict[Labels, Labels] = {}
+
+    def keyed(self, key: str) -> Entry | None:
+        """Return the checkpoint that an idempotency key stands for; see `save`."""
+        entry = self.checkpoints.get(self.keys.get(key, ""))
+        if entry is None or self.current is None:
+            return None
+        is_on_line = self.lineage.leads(entry.seq, self.current.seq)
+        return entry if is_on_line else None
+
+    def site(self, seq: int) -> Site:
+        """Return whose event `seq` is: what its state is encrypted for."""
+        assert self.store_id is not None, "no job without a store"
+        return Site(self.store_id, self.job_id, seq)
+
+
+NO_LABELS = Labels()
+_PLAIN_FIELDS = 5  # of every saved event; a plain one has its version besides
+
+
+def apply(
+    view: JobView, event: Event, offset: int, size: int, fault: str | None = None
+) -> None:
+    """Fold one event into `view`.
+
+    Deterministic: no clock, no I/O, no randomness, and nothing that depends on which
+    states are stored now (I5).  Updates in place, because copying the view for every
+    event would make replay quadratic.  Checks first, then changes.
+
+    An intact event that does not follow from those before it ends the fold, not the
+    journal: from there on events are only chained, as behind a newer schema.
+
+    Args:
+        view: what the events before amount to.
+        event: the next one.
+        offset: where its lines begin in the journal (its state line, if it has one).
+        size: how many bytes they take.
+        fault: what is wrong with its state line.
+
+    Raises:
+        Misfit: the event is not the next one, or the first is of another journal; the
+            view is unchanged.
+    """
+    seq = event["seq"]
+    if seq != view.seq + 1:
+        raise Misfit(f"event {view.seq + 1} was next, not {seq}")
+    if view.newer_seq or event["v"] != SCHEMA_VERSION:
+        # What follows may build on what we cannot read, so all of it is only chained.
+        view.newer_seq = view.newer_seq or seq
+    else:
+        try:
+            if event["type"] == "checkpoint.saved":
+                _save(view, event, offset, size)
+            else:
+                if event["type"] in EVENT_TYPES:
+                    _apply_rare(view, event)
+                # An unknown type is kept and chained, and means nothing here.
+                if has_state(event):
+                    view.places.add(seq, offset, size, is_save=False)
+        except MALFORMED as exc:
+            if seq == 1:
+                raise
+            name = "" if isinstance(exc, Misfit) else f"{type(exc).__name__}: "
+            view.newer_seq, view.misfit = seq, f"{name}{exc}"
+    if fault is not None:
+        view.faults[seq] = fault
+    view.seq = seq
+    view.hash = event["hash"]
+    view.last_at = event["at"]
+    view.end = offset + size
+    if seq % MARK_EVERY == 0:
+        view.marks.append(Mark(seq, view.end, view.hash))
+
+
+def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None:
+    data = event["data"]
+    checkpoint_id = data["checkpoint_id"]
+    if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
+        check(view, "checkpoint.saved", data)  # raises
+    labels, at = NO_LABELS, event["at"]
+    version = data.get("workflow_version")
+    if len(data) > _PLAIN_FIELDS + (version == DEFAULT_WORKFLOW_VERSION):
+        labels = Labels(
+            data.get("workflow_name"),
+            DEFAULT_WORKFLOW_VERSION if version is None else version,
+            tuple(data.get("tags", ())),
+            data.get("has_metadata", False),
+            data.get("failed", False),
+        )
+        labels = view.labels.setdefault(labels, labels)
+        if data.get("pinned"):
+            view.pinned.add(checkpoint_id)
+        if (key := data.get("idempotency_key")) is not None:
+            view.keys[key] = checkpoint_id
+        at = data.get("saved_at", at)
+    seq, parent = event["seq"], data["parent"]
+    if parent != view.lineage.tip:
+        view.lineage.branch(seq, parent)
+    view.lineage.tip = seq
+    current = view.current
+    if current is not None and current.seq == parent:
+        parent_id: str | None = current.checkpoint_id
+    else:
+        parent_id = _id_of(view, parent)
+    step = data["step_name"]
+    entry = Entry(
+        checkpoint_id,
+        view.steps.setdefault(step, step),
+        seq,
+        parent_id,
+        at,
+        labels,
+    )
+    view.places.add(seq, offset, size)
+    view.checkpoints[checkpoint_id] = view.latest = entry
+    view.current = view.chosen = entry
+    view.completion = None
+    view.saved += 1
+
+
+def _id_of(view: JobView, seq: int) -> str | None:
+    """Return the id of the checkpoint saved as event `seq`, deleted or not."""
+    trashed = (found.entry for found in view.trash.values())
+    for entry in itertools.chain(view.checkpoints.values(), trashed):
+        if entry.seq == seq:
+            return entry.checkpoint_id
+    return None
+
+
+def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
+    """Refuse an event that does not follow from those before it.
+
+    Writers ask before they write, so that no journal is ever left with one; the fold
+    asks again, for journals that somebody else wrote.
+
+    Raises:
+        Misfit: it does not.
+    """
+    match type_:
+        case "checkpoint.saved":
+            checkpoint_id = data["checkpoint_id"]
+            if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
+                raise Misfit(f"checkpoint {checkpoint_id!r} is saved a second time")
+        case "checkpoints.cleaned":
+            for checkpoint_id in data["removed"]:
+                _live(view, checkpoint_id)
+        case "checkpoint.undeleted":
+            trashed = view.trash.get(data["checkpoint_id"])
+            if trashed is None or trashed.is_purged:
+                raise Misfit(f"checkpoint {data['checkpoint_id']!r} cannot come back")
+        case "checkpoint.purged":
+            if data["checkpoint_id"] not in view.trash:
+                _live(view, data["checkpoint_id"])
+        case "job.opened":
+            _check_opening(view, data["job"], data["store"])
+        case _:
+            if type_ in _ABOUT_A_LIVE_ONE:
+                _live(view, data["checkpoint_id"])
+
+
+_ABOUT_A_LIVE_ONE = frozenset(
+    {
+        "checkpoint.restored",
+        "checkpoint.deleted",
+        "checkpoint.pinned",
+        "checkpoint.unpinned",
+        "checkpoint.held",
+    }
+)
+
+
+def _live(view: JobView, checkpoint_id: str) -> Entry:
+    entry = view.checkpoints.get(checkpoint_id)
+    if entry is None:
+        raise Misfit(f"checkpoint {checkpoint_id!r} is not there")
+    return entry
+
+
+def _check_opening(view: JobView, job_id: str, store_id: str) -> None:
+    if view.seq != 0:
+        raise Misfit("a job is opened once, by its first event")
+    if job_id != view.job_id:
+        raise Misfit(f"this is the journal of job {job_id!r}")
+    if view.store_id is not None and store_id != view.store_id:
+        raise Misfit(f"this journal belongs to store {store_id}, not {view.store_id}")
+
+
+def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a table
+    view: JobView, event: Event
+) -> None:
+    check(view, event["type"], event["data"])
+    match event["type"]:
+        case "checkpoint.restored":
+            view.current = view.checkpoints[event["data"]["checkpoint_id"]]
+            view.chosen = view.current
+            view.completion = None
+            view.restored += 1
+        case "checkpoint.deleted":
+            data = event["data"]
+            reason = {data["checkpoint_id"]: data.get("reason", "deleted")}
+            _remove(view, reason, event["at"], event["actor"])
+        case "checkpoints.cleaned":
+            _remove(view, event["data"]["removed"], event["at"], event["actor"])
+            if event["data"].get("confirmed"):
+                view.confirmed |= {str(event["data"]["policy"].get("hash"))}
+        case "checkpoint.undeleted":
+            _undelete(view, event["data"]["checkpoint_id"])
+        case "checkpoint.pinned":
+            view.pinned.add(event["data"]["checkpoint_id"])
+        case "checkpoint.unpinned":
+            view.pinned.discard(event["data"]["checkpoint_id"])
+        case "checkpoint.held":
+            why_held = event["data"].get("reason")
+            holding = Holding(event["actor"], event["at"], why_held)
+            view.held[event["data"]["checkpoint_id"]] = holding
+        case "checkpoint.released":
+            view.held.pop(event["data"]["checkpoint_id"], None)
+        case "job.opened":
+            view.created_at = event["at"]
+            view.store_id = event["data"]["store"]
+        case "job.repaired":
+            if (name := event["data"].get("salvage_file")) is not None:
+                view.salvage_files[name] = event["at"]
+            if (lost := event["data"].get("lost_events", 0)) > 0:
+                view.losses.append((event["seq"], lost))
+        case "checkpoint.purged":
+            data = event["data"]
+            reason = {data["checkpoint_id"]: data.get("reason", "purged")}
+            _purge(view, reason, event["at"], event["actor"])
+        case "job.completed":
+            end = event["data"]
+            view.completion = Completion(
+                event["at"], end.get("failed", False), end.get("reason")
+            )
+        case "job.erased":
+            why = event["data"].get("reason", "erased")
+            reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
+            _purge(view, reason, event["at"], event["actor"])
+        case "job.compacted":
+            _erase(view, event["data"].get("erased", []))
+            for name in event["data"].get("salvage_files", ()):
+                view.salvage_files.pop(name, None)
+        case "checkpoint.saved":
+            raise AssertionError("folded by the caller")
+        case _:
+            assert_never(event["type"])
+
+
+def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None:
+    for checkpoint_id, reason in removed.items():
+        entry = view.checkpoints.pop(checkpoint_id)
+        was_pinned = checkpoint_id in view.pinned
+        view.pinned.discard(checkpoint_id)
+        view.trash[checkpoint_id] = Trashed(entry, at, actor, reason, was_pinned)
+    view.deleted += len(removed)
+    _settle_current(view)
+
+
+def _purge(view: JobView, purged: dict[str, str], at: str, actor: str) -> None:
+    live = {c: reason for c, reason in purged.items() if c in view.checkpoints}
+    _remove(view, live, at, actor)
+    for checkpoint_id in purged:
+        trashed = view.trash[checkpoint_id]
+        view.trash[checkpoint_id] = trashed._replace(is_purged=True)
+    # A torn tail may hold the same state: saved, lost in a crash, and saved again.
+    view.salvage_files = dict.fromkeys(view.salvage_files, "")
+
+
+def erased_runs(view: JobView, gone: Collection[int]) -> list[list[int]]:
+    """Return the saves `gone`, all of them deleted, as runs from first to last seq.
+
+    A run may span live checkpoints: it is about deleted ones alone, and so stays short.
+    """
+    runs: list[list[int]] = []
+    is_run = False
+    for seq in sorted(trashed.entry.seq for trashed in view.trash.values()):
+        if seq in gone and is_run:
+            runs[-1][1] = seq
+        elif seq in gone:
+            runs.append([seq, seq])
+        is_run = seq in gone
+    return runs
+
+
+def _erase(view: JobView, runs: list[list[int]]) -> None:
+    """Forget the deleted checkpoints of `runs`, as `erased_runs` returned them.
+
+    The event alone says which: a state that is missing now may have been there then,
+    and its checkpoint undeleted since.  Descendants of what is erased descend, from now
+    on, from what led to it.
+    """
+    firsts, lasts = [first for first, _ in runs], [0, *(last for _, last in runs)]
+    gone = {
+        checkpoint_id: trashed.entry.parent_id
+        for checkpoint_id, trashed in view.trash.items()
+        if trashed.entry.seq <= lasts[bisect_right(firsts, trashed.entry.seq)]
+    }
+    kept = (t.entry for t in view.trash.values() if t.entry.checkpoint_id not in gone)
+    for entry in itertools.chain(view.checkpoints.values(), kept):
+        while entry.parent_id in gone:
+            entry.parent_id = gone[entry.parent_id]
+    chosen = view.chosen
+    while chosen is not None and chosen.checkpoint_id in gone:
+        parent_id = chosen.parent_id
+        chosen = view.checkpoints.get(parent_id or "") or (
+            view.trash[parent_id].entry if parent_id in view.trash else None
+        )
+    view.chosen = chosen
+    for checkpoint_id in gone:
+        view.faults.pop(view.trash.pop(checkpoint_id).entry.seq, None)
+        view.held.pop(checkpoint_id, None)
+
+
+def newer_reason(view: JobView) -> str:
+    """Return why a job's events end in some that this version cannot fold."""
+    if not view.misfit:
+        return f"event {view.newer_seq} was written by a newer Milepost"
+    return (
+        f"event {view.newer_seq} is intact, but does not follow from those before it "
+        f"({view.misfit}): another version of Milepost wrote it"
+    )
+
+
+def parent_of(view: JobView, entry: Entry) -> str | None:
+    """Return the nearest ancestor of `entry` whose state was not erased.
+
+    Compactions of earlier versions do not say what they erased.  What they left is a
+    deleted checkpoint without a state line: it stays in the trash until a compaction
+    that says so, and is passed over here.
+    """
+    found = entry.parent_id
+    while (trashed := view.trash.get(found or "")) is not None:
+        if view.faults.get(trashed.entry.seq) != STATE_MISSING:
+            break
+        found = trashed.entry.parent_id
+    return found
+
+
+def _undelete(view: JobView, checkpoint_id: str) -> None:
+    trashed = view.trash.pop(checkpoint_id)
+    entries = [*view.checkpoints.values(), trashed.entry]
+    entries.sort(key=lambda entry: entry.seq)
+    view.checkpoints = {entry.checkpoint_id: entry for entry in entries}
+    if trashed.was_pinned:
+        view.pinned.add(checkpoint_id)
+    view.deleted -= 1
+    _settle_current(view)
+
+
+def _settle_current(view: JobView) -> None:
+    view.latest = next(reversed(view.checkpoints.values()), None)
+    found = current_without(view, ())
+    view.current = None if found is None else view.checkpoints[found]
+
+
+def current_without(
+    view: JobView, removed: Collection[str], undeleted: str | None = None
+) -> str | None:
+    """Return the id of the current checkpoint once `removed` are gone, if one is left.
+
+    It is the last one saved or restored, else its nearest ancestor that is left, else
+    the newest.  This depends on what is there, not on the order in which it went or
+    came back.
+
+    Args:
+        view: the job.
+        removed: ids of live checkpoints that go.
+        undeleted: the id of a deleted one that comes back.
+    """
+    found = None if view.chosen is None else view.chosen.checkpoint_id
+    while found is not None and found != undeleted:
+        if found in view.trash:
+            found = view.trash[found].entry.parent_id
+        elif found in removed:
+            found = view.checkpoints[found].parent_id
+        else:
+            break
+    if found is not None:
+        return found
+    left = (c for c in reversed(view.checkpoints) if c not in removed)
+    newest = next(left, None)
+    if undeleted is None or (
+        newest is not None
+        and view.checkpoints[newest].seq > view.trash[undeleted].entry.seq
+    ):
+        return newest
+    return undeleted

@@ -1,0 +1,404 @@
+"""The public face: save, list, restore, delete, clean up, and ask."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from milepost.journal import ids
+from milepost.journal.arguments import id_of
+from milepost.journal.commands.marks import Protection
+from milepost.journal.commands.removal import Removal
+from milepost.journal.errors import Conflict, InvalidArgument
+from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
+from milepost.journal.index.content import Content, fields_of
+from milepost.journal.states import json_states, line_codec
+from milepost.journal.states.delta import Link
+from milepost.journal.store.batch import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from milepost.journal.events.vocabulary import CheckpointSaved, ForkOrigin
+    from milepost.journal.importing.importing import Imported
+    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.models import CheckpointInfo
+    from milepost.journal.repair.steps import Repair
+    from milepost.journal.states.packer import Packed
+    from milepost.journal.states.state_digest import Opened
+
+_MAX_TAGS = 64
+
+
+class CheckpointManager(Protection, Removal):
+    """Keeps the checkpoints of jobs; see `Inquiry` for its arguments.
+
+    Safe for many threads, and for many processes of one machine on one folder.
+    Construction makes the folder, and nothing else before the first call.
+    """
+
+    def save(
+        self,
+        job_id: str,
+        step_name: str,
+        state: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        pinned: bool = False,
+        failed: bool = False,
+        workflow_name: str | None = None,
+        workflow_version: str | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+        expected_seq: int | None = None,
+    ) -> str:
+        """Save `state` as a new checkpoint, make it current, and return its id.
+
+        Returns once it is durable.  The first save creates the job.
+
+        Args:
+            job_id: 1 to 512 bytes of printable text.
+            step_name: 1 to 512 bytes; part of the id, made safe for a URL.
+            state: a dict of plain JSON values.
+            metadata: a dict of plain JSON values, at most 64 KiB, shown by `list`.
+            tags: labels for policies and searches.
+            pinned: no policy removes it.
+            failed: the step did not end well; policies judge it apart.
+            workflow_name: recorded.
+            workflow_version: recorded; ``"1.0"`` unless given.
+            actor: who saves, if not the manager's.
+            idempotency_key: names this save within its job.  The key stands for its
+                checkpoint as long as that is live and is `current` or one of its
+                ancestors: until then the same call returns the first id and saves
+                nothing, and a call with other content (anything but `actor` and
+                `expected_seq`) is refused.  Once the checkpoint was deleted, cleaned up
+                or purged, or a restore left it aside, the next call is a new save,
+                which takes the key over for good.  A fork begins without keys.
+            expected_seq: refuse if the job has moved on since; 0: it must be new.
+
+        Raises:
+            InvalidArgument: an id, a name or a label is out of bounds.
+            InvalidState: the state would not come back equal; names the path.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for a
+                checkpoint with other content.
+            NotImported: the job's checkpoints are in plain files; see `import_files`.
+            DamagedJournal: the job is quarantined.
+            StorageFailed: the disk said no; its subclasses say what that means.
+        """
+        ids.check_job_id(job_id)
+        ids.check_step_name(step_name)
+        labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
+        raw = json_states.to_json(state, self._limits)
+        view = self._existing(self._store.glance(job_id))
+        packed = self._packer.pack(view, raw, self._read)
+        sealed = line_codec.seal(raw, metadata, packed.body, key=self._vault.key)
+        data: dict[str, Any] = {
+            "checkpoint_id": "",
+            "step_name": step_name,
+            "parent": 0,
+            "state_digest": sealed.digest,
+            "state_bytes": sealed.raw_bytes,
+            **labels,
+        }
+        if pinned:
+            data["pinned"] = True
+        if failed:
+            data["failed"] = True
+        if sealed.metadata:
+            data["has_metadata"] = True
+        who = self._who(actor)
+        saved: list[tuple[Link, Packed]] = []
+        if expected_seq and (known := self._store.view(job_id)).seq == 0:
+            Batch(known, self._clock()).check_seq(
+                expected_seq
+            )  # refused before the job is made
+
+        def request(batch: Batch) -> str:
+            if idempotency_key is not None:
+                content = Content(fields_of(data), raw, sealed.metadata)
+                known = self._answered(batch, idempotency_key, content)
+                if known is not None:
+                    return known
+            batch.check_seq(expected_seq)
+            checkpoint_id = self._new_id(batch, step_name)
+            data["checkpoint_id"] = checkpoint_id
+            data["parent"] = batch.current
+            final, stored = packed, sealed
+            if not self._packer.is_usable(packed, batch.view):
+                # The base was deleted meanwhile, and a compaction may take it.
+                final = self._packer.whole(raw)
+                stored = sealed.stored_as(final.body)
+            batch.current = batch.add("checkpoint.saved", who, data, stored)
+            batch.ids.add(checkpoint_id)
+            if idempotency_key is not None:
+                batch.keys[idempotency_key] = checkpoint_id, content
+            saved.append((Link(batch.current, final.body.depth, checkpoint_id), final))
+            return checkpoint_id
+
+        checkpoint_id: str = self._store.write(job_id, request, is_shared=True)
+        for link, final in saved:
+            self._packer.remember(job_id, link, raw, final)
+        return checkpoint_id
+
+    def restore(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> dict[str, Any]:
+        """Return a checkpoint's state and make it current, on the record.
+
+        The next save becomes its child; nothing that was saved since is lost.  `get`
+        reads without either.  A state of an older workflow version is migrated, if
+        migrations are registered, and the record says from which version to which.
+
+        Raises:
+            UnknownCheckpoint: (a FileNotFoundError) not there, or deleted.
+            UnreadableState: (a ValueError) its bytes are not what was saved.
+            NewerState: (a ValueError) a newer version of its workflow saved it.
+            NoMigration: (a ValueError) no migration leads from its version on.
+            MigrationFailed: (a ValueError) one raised, or returned no valid state.
+            DamagedJournal: (a ValueError) the job is quarantined.
+            Conflict: `expected_seq` is stale.
+            StorageFailed: it could not be recorded.
+        """
+        checkpoint_id = id_of(checkpoint_id)
+        info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
+        migrated = self._migrated(info, opened)
+
+        def request(batch: Batch) -> None:
+            batch.check_seq(expected_seq)
+            self._entry(batch.view, checkpoint_id)
+            data = {"checkpoint_id": checkpoint_id}
+            if batch.view.current is not None:
+                data["previous"] = batch.view.current.checkpoint_id
+            if migrated.from_version is not None and migrated.to_version is not None:
+                data["migrated_from"] = migrated.from_version
+                data["migrated_to"] = migrated.to_version
+            batch.add("checkpoint.restored", self._who(actor), data)
+
+        self._store.write(job_id, request)
+        return migrated.state
+
+    def fork(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        new_job_id: str,
+        *,
+        actor: str | None = None,
+    ) -> str:
+        """Begin a new job with a copy of a checkpoint; return the copy's id.
+
+        The source is untouched, and deleting it later does not touch the new job.  Its
+        first event says where it came from.
+
+        Raises:
+            UnknownCheckpoint, UnreadableState: as `restore`.
+            Conflict: `new_job_id` already exists.
+            InvalidArgument, DamagedJournal, StorageFailed: as `save`.
+        """
+        checkpoint_id = id_of(checkpoint_id)
+        ids.check_job_id(new_job_id)
+        self._existing(self._store.glance(new_job_id))
+        entry, event, opened = self._answer(
+            job_id, partial(self._source, checkpoint_id)
+        )
+        raw = json_states.to_json(opened.state, self._limits)
+        body = self._packer.whole(raw).body
+        sealed = line_codec.seal(raw, opened.metadata, body, key=self._vault.key)
+        origin: ForkOrigin = {
+            "job": job_id,
+            "checkpoint_id": checkpoint_id,
+            "seq": entry.seq,
+            "hash": event["hash"],
+        }
+        data: dict[str, Any] = {
+            "checkpoint_id": "",
+            "step_name": entry.step_name,
+            "parent": 0,
+            "state_digest": sealed.digest,
+            "state_bytes": sealed.raw_bytes,
+            **_labels(
+                entry.labels.tags,
+                entry.labels.workflow_name,
+                entry.labels.workflow_version,
+                None,
+            ),
+        }
+        if sealed.metadata:
+            data["has_metadata"] = True
+
+        def request(batch: Batch) -> str:
+            if batch.seen_seq != 0:
+                raise Conflict(f"job {new_job_id!r} already exists")
+            batch.opening["forked_from"] = origin
+            data["checkpoint_id"] = self._new_id(batch, entry.step_name)
+            batch.add("checkpoint.saved", self._who(actor), data, sealed)
+            return str(data["checkpoint_id"])
+
+        forked: str = self._store.write(new_job_id, request)
+        return forked
+
+    def _source(
+        self, checkpoint_id: str, view: JobView
+    ) -> tuple[Entry, CheckpointSaved, Opened]:
+        entry = self._entry(view, checkpoint_id)
+        return entry, self._event_of(view, entry), self._open(view, entry)
+
+    def import_files(
+        self,
+        folder: str | Path,
+        *,
+        dry_run: bool = False,
+        actor: str | None = None,
+    ) -> Imported:
+        """Take over a folder with one JSON file per checkpoint, and never change it.
+
+        The files are ``<job>/<step>_<unix seconds>_<8 characters>.json``.  Checkpoints
+        keep their ids, times, steps, workflow versions and states, and follow on each
+        other by time, so that the newest of a job is current; if the job has a current
+        checkpoint that is newer, that stays current.  It can be repeated: what is there
+        already, or was deleted since, is not imported again.
+
+        Args:
+            folder: that of all jobs, or of one; it may be the store's own folder.
+            dry_run: only say what would be imported.
+            actor: who imports, if not the manager's.
+
+        Raises:
+            InvalidArgument: `folder` is no folder.
+            StorageFailed: a write failed; do it again, nothing is imported twice.
+        """
+        from milepost.journal.importing.importing import (
+            Importer,  # most programs import nothing
+        )
+
+        importer = Importer(
+            self._store,
+            self._packer,
+            self._vault,
+            self._limits,
+            self._is_saved_as,
+            self._who(actor),
+            dry_run=dry_run,
+        )
+        return importer.run(Path(folder))
+
+    def complete(
+        self,
+        job_id: str,
+        *,
+        failed: bool = False,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Say that the job has come to its end; False if there is no such job.
+
+        From then on its policy for completed jobs is in force, if it has one.  A save
+        or a restore begins the job again.
+
+        Args:
+            job_id: which.
+            failed: it did not end well.
+            reason: recorded.
+            actor: who says so, if not the manager's.
+            expected_seq: refuse if the job has moved on since.
+
+        Raises:
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+
+        def request(batch: Batch) -> bool:
+            batch.check_seq(expected_seq)
+            data: dict[str, object] = {}
+            if failed:
+                data["failed"] = True
+            if reason is not None:
+                data["reason"] = ids.check_label("reason", reason)
+            batch.add("job.completed", self._who(actor), data)
+            return True
+
+        return self._change(job_id, request)
+
+    def repair(
+        self,
+        job_id: str,
+        *,
+        accept_loss: bool = False,
+        dry_run: bool = False,
+        actor: str | None = None,
+    ) -> Repair:
+        """Mend a job as far as that can be done, and journal it.
+
+        Without consent, only what gives up nothing that was acknowledged: a tail is
+        settled, a head made anew, a journal rewritten after a failed sync.  With it,
+        the journal is cut back to its last proven write and what was behind is kept in
+        ``salvage/``; checkpoints whose states cannot be read are deleted.
+
+        Args:
+            job_id: which job.
+            accept_loss: acknowledged events may be given up, if it takes that.
+            dry_run: only say what would be done; see `Repair.steps`.
+            actor: who gives them up, if not the manager's.
+
+        Returns:
+            What was wrong and what was done; without steps if nothing is wrong.
+
+        Raises:
+            InvalidArgument: there is no such job, or `job_id` is out of bounds.
+            LossNotAccepted: it takes a loss.
+            CannotRepair: another job's journal, or a newer version's.
+            LockTimeout, NoSpace, ReadOnlyStore, StorageFailed: what was there is
+                still there; do it again.
+        """
+        from milepost.journal.repair.repair import (
+            Mender,  # most programs repair nothing
+        )
+
+        mender = Mender(self._store.storage, self._vault, self._clock, self._who(actor))
+        ids.check_job_id(job_id)
+        return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
+
+    def _answered(self, batch: Batch, key: str, content: Content) -> str | None:
+        """Return the id of the checkpoint that `key` stands for, if there is one."""
+        if (pending := batch.keys.get(key)) is not None:
+            known, is_same = pending[0], content.equals(pending[1])
+        elif (entry := batch.view.keyed(key)) is not None:
+            known = entry.checkpoint_id
+            is_same = self._is_saved_as(batch.view, entry, content)
+        else:
+            return None
+        if not is_same:
+            raise Conflict(
+                f"idempotency key {key!r} stands for checkpoint {known!r}, whose "
+                "content is different",
+                hint="use another key, or delete that checkpoint or restore an earlier "
+                "one first",
+            )
+        return known
+
+
+def _labels(
+    tags: Sequence[str], name: str | None, version: str | None, key: str | None
+) -> dict[str, Any]:
+    """Return the optional fields of a saved event, checked; only those that are set."""
+    labels: dict[str, Any] = {}
+    if name is not None:
+        labels["workflow_name"] = ids.check_label("workflow_name", name)
+    if version is None:
+        version = DEFAULT_WORKFLOW_VERSION
+    labels["workflow_version"] = ids.check_label("workflow_version", version)
+    if key is not None:
+        labels["idempotency_key"] = ids.check_label("idempotency_key", key)
+    if len(tags) > _MAX_TAGS:
+        raise InvalidArgument(f"at most {_MAX_TAGS} tags, got {len(tags)}")
+    if tags:
+        labels["tags"] = [ids.check_label("a tag", tag) for tag in tags]
+    return labels

@@ -1,0 +1,1 @@
+"""Read calls: lists, states, histories, plans, verification."""

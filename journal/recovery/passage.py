@@ -1,0 +1,85 @@
+"""Reading a journal of any size piece by piece: its events, or what claims to be one.
+
+Memory stays at one piece, or at the longest line if that is longer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from milepost.journal.events.codec import BadLine, peek, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from milepost.journal.events.codec import Located
+    from milepost.journal.events.vocabulary import Event
+    from milepost.journal.recovery.head import Extent
+
+    Read = Callable[[int, int], bytes]
+
+PIECE_BYTES = 1024 * 1024
+# A line in what may be anything is not put together beyond this length.
+_LONGEST_CLAIM_BYTES = 16 * PIECE_BYTES
+
+
+def pieces(read: Read, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes from `start` to `end`, fewer if the file ends before."""
+    while start < end:
+        data = read(start, min(PIECE_BYTES, end - start))
+        if not data:
+            return
+        yield data
+        start += len(data)
+
+
+def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]]:
+    """Yield each event behind `after`, verified, with its lines.
+
+    Raises:
+        BadLine: a line is not next in the chain, or the last one has no end.
+    """
+    seq, prev, end, want = after.seq, after.hash or None, after.size, PIECE_BYTES
+    while end < size:
+        before = end
+        data = read(before, min(want, size - before))
+        for located in scan(data, seq=seq, prev=prev, offset=before):
+            event, offset, length, _ = located
+            seq, prev, end = event["seq"], event["hash"], offset + length
+            yield located, data[offset - before : end - before]
+        if end > before:
+            continue
+        # One event with its state is longer than a piece, or what follows is no line.
+        line = data[data.rfind(b"\n") + 1 :]
+        is_all = before + len(data) >= size or len(data) < want
+        is_long = want >= _LONGEST_CLAIM_BYTES  # a large state may be rotten
+        if is_all or (is_long and not _begins_a_line(line)):
+            raise BadLine(before, "a whole write", f"{size - before} bytes of one")
+        want *= 2
+
+
+def _begins_a_line(line: bytes) -> bool:
+    return all(start.startswith(line[: len(start)]) for start in (b'{"',)) and (
+        line[2:3] in (b"", b"v", b"s")
+    )
+
+
+def claims(read: Read, start: int, end: int) -> Iterator[tuple[bytes, Event]]:
+    """Yield the lines that claim to be events, unverified, in what may be anything."""
+    line, is_skipped = b"", False
+    for data in pieces(read, start, end):
+        *ended, rest = data.split(b"\n")
+        for each in ended:
+            whole, line = line + each, b""
+            event = None if is_skipped else peek(whole)
+            is_skipped = False
+            if event is not None:
+                yield whole, event
+        line += rest
+        if line and (not _begins_a_line(line) or len(line) > _LONGEST_CLAIM_BYTES):
+            line, is_skipped = b"", True
+
+
+def line_number(read: Read, offset: int) -> int:
+    """Return the 1-based number of the line at `offset`."""
+    return 1 + sum(data.count(b"\n") for data in pieces(read, 0, offset))

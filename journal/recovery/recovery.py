@@ -1,0 +1,275 @@
+"""What a job's files prove, and what the bytes behind that are.  Changes nothing.
+
+`milepost.journal.recovery.diagnosis` judges what is found here.  Rows are those of the recovery table in
+docs/recovery.md.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, cast
+
+from milepost.journal.errors import NewerFormat, UnreadableState
+from milepost.journal.events.codec import (
+    STATE_MISSING,
+    BadLine,
+    has_state,
+    peek,
+    span_of,
+)
+from milepost.journal.events.vocabulary import SCHEMA_VERSION
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery.canonical import Canonical
+from milepost.journal.recovery.diagnosis import Action, Facts, required
+from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.recovery.passage import claims, walk
+from milepost.journal.states import line_codec, state_digest
+
+if TYPE_CHECKING:
+    from milepost.journal.events.codec import Located
+    from milepost.journal.events.vocabulary import Event, StatefulData
+    from milepost.journal.recovery.passage import Read
+    from milepost.journal.recovery.snapshot import Evidence
+
+_FIRST_LINE_BYTES = 8192
+# A larger state behind the head is proved by the checksum of its line alone.
+_MAX_INFLATED_BYTES = 16 * 1024 * 1024
+
+
+def look(
+    evidence: Evidence,
+    job_id: str,
+    store_id: str | None,
+    *,
+    trusted: Extent | None = None,
+    is_poisoned: bool = False,
+) -> Facts:
+    """Find out what a job's files prove, in one pass over its events.
+
+    Args:
+        evidence: the files.
+        job_id: whose they must be.
+        store_id: of the store, None if it is not known.
+        trusted: an acknowledged event that is where the head says, so that nothing
+            before it is read.
+        is_poisoned: a sync failed, whatever the head says.
+
+    Raises:
+        NewerFormat: a newer version wrote the head.
+        OSError, StorageFailed: the journal cannot be read.
+    """
+    raw = evidence.head
+    head = head_codec.decode(raw or b"")
+    if is_poisoned:
+        head = (head or Head())._replace(is_poisoned=True)
+    size = evidence.size or 0
+    facts = Facts(
+        head,
+        raw is not None,
+        size,
+        is_short=head is None and len(raw or b"") < head_codec.FILE_BYTES,
+        text=evidence,
+    )
+    if size == 0:
+        return facts
+    writes = _Writes(head, trusted, states_may_be_gone=_is_other(head, evidence))
+    writes.follow(evidence.read, size)
+    tail, problem = Action.NOTHING, writes.problem
+    if writes.keep.size < size:
+        text = Canonical(evidence.read, writes.keep.size, size)
+        more = writes.further(text) if text.is_other else writes
+        # Behind what is acknowledged, or at creation, that is what a crash leaves.
+        is_finished = text.size == size + 1 == more.keep.size
+        is_finished &= facts.has_head and not facts.is_short
+        is_finished &= writes.base is not None
+        shown = Head().shown if head is None else head.shown
+        is_unseen = head is not None and writes.base and shown.seq <= writes.keep.seq
+        if more.keep.seq > writes.keep.seq and (is_finished or not is_unseen):
+            tail = (
+                Action.FINISH_LINE if is_finished else more.tail(text.read, text.size)
+            )
+            canonical = evidence._replace(read=text.read, size=text.size)
+            facts = facts._replace(is_altered=not is_finished, text=canonical)
+            writes = more
+        else:
+            tail = writes.tail(evidence.read, size)
+    if moved := _moved(head, evidence, writes.base):
+        facts = facts._replace(is_altered=True)
+        problem = problem or moved
+    foreign = None if trusted else _foreign(facts, job_id, store_id)
+    return facts._replace(
+        is_foreign=foreign is not None,
+        newer_seq=writes.newer_seq,
+        proven=writes.keep,
+        problem=foreign or problem,
+        base=writes.base,
+        tail=tail,
+        is_given_up=writes.is_given_up,
+        shown=writes.shown,
+    )
+
+
+def _is_other(head: Head | None, evidence: Evidence) -> bool:
+    """Tell whether the head is about another file: then this one may be compacted."""
+    return head is None or head.inode != evidence.inode
+
+
+def _moved(
+    head: Head | None, evidence: Evidence, base: Extent | None
+) -> BadLine | None:
+    """Return what shows that another program wrote into this very file; else None."""
+    must = required(head)
+    if _is_other(head, evidence) or base is None or base[:2] != must[:2]:
+        return None
+    if base.size == must.size:
+        return None
+    what = f"{must.seq} events in {must.size} bytes"
+    return BadLine(base.size, what, f"{must.seq} events in {base.size} bytes")
+
+
+class _Writes:
+    """Whole writes, one after another: how far they go, and what is among them."""
+
+    def __init__(
+        self, head: Head | None, trusted: Extent | None, *, states_may_be_gone: bool
+    ) -> None:
+        self._must = required(head)
+        self._shown = (head or Head()).shown
+        self._durability = (head or Head()).durability
+        self._may_miss = states_may_be_gone
+        begin = None if self._must.seq else Extent()
+        self.base = begin if trusted is None else trusted
+        self.keep = trusted or Extent()
+        self.shown = self.keep if self.keep.hash == self._shown.hash else None
+        self.is_given_up = False
+        self.newer_seq = 0
+        self.problem: BadLine | None = None
+
+    def further(self, text: Canonical) -> _Writes:
+        """Return these, and what follows them in a canonical text."""
+        more = copy(self)
+        more.follow(text.read, text.size)
+        return more
+
+    def follow(self, read: Read, size: int) -> None:
+        """Take all that follows, as far as it is intact."""
+        self.problem = None
+        write: list[Located] = []
+        try:
+            for located, lines in walk(read, self.keep, size):
+                write.append(located)
+                event, offset, _, fault = located
+                if self.base is not None:
+                    self._check_state(event, lines, offset, fault)
+                start = self.keep.seq + 1
+                first, last = span_of(event)
+                if first != start or not first <= event["seq"] <= last:
+                    what = f"a write that begins at {start}"
+                    raise BadLine(offset, what, f"one at {first}")  # noqa: TRY301
+                if event["seq"] == last:
+                    self._take(write)
+                    write = []
+        except BadLine as exc:
+            self.problem = exc
+
+    def _take(self, write: list[Located]) -> None:
+        """Take a write that is whole."""
+        for event, offset, size, _ in write:
+            at = Extent(event["seq"], event["hash"], offset + size)
+            if event["v"] != SCHEMA_VERSION:
+                self.newer_seq = self.newer_seq or at.seq
+            if at[:2] == self._shown[:2]:
+                self.shown = at
+            if gives_up(event, self._shown):
+                self.base, self.is_given_up = at, True
+            elif self.base is None and at[:2] == self._must[:2]:
+                self.base = at
+            self.keep = at
+
+    def _check_state(
+        self, event: Event, lines: bytes, offset: int, fault: str | None
+    ) -> None:
+        """Beyond the watermark a state must decode and give its event's digest."""
+        if self._may_miss and fault == STATE_MISSING:
+            return  # for the fold to judge
+        check_pair(event, lines, offset, fault)
+
+    def tail(self, read: Read, size: int) -> Action:
+        """Judge the bytes behind the last whole write."""
+        if self.keep.size == size:
+            return Action.NOTHING
+        # Each write begins after the one before was synced, so an intact later write
+        # behind damage means rot.  Not so unless durability is ``always``.
+        proves = self._durability == "always"
+        if proves and _has_later_write(read, self.keep, size):
+            return Action.QUARANTINE
+        return Action.CUT
+
+
+def gives_up(event: Event, acknowledged: Extent) -> bool:
+    """Tell whether `event` says that a person gave up what was `acknowledged`.
+
+    Then a head that still acknowledges it is older than that repair (R21).
+    """
+    data: object = event["data"]
+    if event["type"] != "job.repaired" or not isinstance(data, dict):
+        return False
+    return data.get("lost_hash") == acknowledged.hash
+
+
+def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> None:
+    """Refuse an event whose state line is not what it binds.
+
+    Raises:
+        BadLine: it is not.
+    """
+    if event["v"] != SCHEMA_VERSION:
+        return  # a newer version's; intact by its hash, and not ours to judge
+    if fault is not None:
+        raise BadLine(offset, "an intact state line", fault)
+    if not has_state(event):
+        return
+    line, _, _ = lines.partition(b"\n")
+    data = cast("StatefulData", event["data"])
+    try:
+        parts = line_codec.read_line(line, seq=event["seq"])
+        # What a delta differs from is not at hand, and neither is a key; the line's
+        # checksum has to do.
+        is_small = data["state_bytes"] <= _MAX_INFLATED_BYTES
+        if is_small and not (parts.base or parts.wrapped):
+            raw = line_codec.raw_of(parts, data["state_bytes"])
+            state_digest.prove(parts, raw, data["state_digest"])
+    except NewerFormat:
+        return  # intact by its checksum, and not ours to judge
+    except (UnreadableState, KeyError, TypeError, ValueError) as exc:
+        raise BadLine(offset, "a state with its digest", str(exc)) from exc
+
+
+def _has_later_write(read: Read, keep: Extent, size: int) -> bool:
+    """Tell whether a line behind the damage belongs to a write after the missing event.
+
+    Its hash cannot always be checked (it needs the hash of the event before, which may
+    be what is damaged), so an event line in form is enough.  That errs towards
+    quarantine, never towards cutting what was acknowledged.
+    """
+    found = (span_of(event)[0] for _, event in claims(read, keep.size, size))
+    return any(first > keep.seq + 1 for first in found)
+
+
+def _foreign(facts: Facts, job_id: str, store_id: str | None) -> BadLine | None:
+    """Return what shows that the journal is another job's; None if nothing does."""
+    assert facts.text is not None
+    line, _, _ = facts.text.read(0, _FIRST_LINE_BYTES).partition(b"\n")
+    event = peek(line)
+    if event is None or event["type"] != "job.opened":
+        return None
+    data: object = event["data"]
+    if not isinstance(data, dict):
+        return None
+    job, store = data.get("job"), data.get("store")
+    if job != job_id:
+        return BadLine(0, f"job {job_id!r}", f"the journal of job {job!r}")
+    if store_id not in (None, store):
+        found = f"this journal belongs to store {store}, not {store_id}"
+        return BadLine(0, f"job {job_id!r} of this store", found)
+    return None

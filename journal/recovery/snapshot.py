@@ -1,0 +1,133 @@
+"""What the files of one job say, as they are: nothing is settled or changed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery.elsewhere import Neighbour
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from milepost.journal.disk.disk import Disk, File
+    from milepost.journal.recovery.salvage import SalvageFolder
+
+
+class Evidence(NamedTuple):
+    """One moment of a job's files.
+
+    Attributes:
+        name: the job's file name.
+        head: the bytes of its head; None if there is no such file.
+        size: of the journal; None if there is no such file.
+        inode: of the journal.
+        read: returns bytes of the journal, by offset and size.
+        salvage_files: names of what was cut from it.
+        leftovers: what a process that died left, for the next one to remove.
+        is_still: nobody could write at that moment.
+        neighbours: returns files beside the journal that are named after it.
+    """
+
+    name: str
+    head: bytes | None
+    size: int | None
+    inode: int
+    read: Callable[[int, int], bytes]
+    salvage_files: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    is_still: bool = True
+    neighbours: Callable[[], Iterable[Neighbour]] = tuple
+
+
+def _nothing(offset: int, size: int) -> bytes:
+    del offset, size
+    return b""
+
+
+@contextmanager
+def of_files(
+    disk: Disk, salvage: SalvageFolder, name: str, *, is_held: bool = False
+) -> Iterator[Evidence]:
+    """Look at the files of a job of a folder.
+
+    The lock is tried and held only while the head is read and the journal measured, so
+    that a write under way is not taken for a torn tail; nobody waits for it.
+
+    Args:
+        disk: the file operations.
+        salvage: the store's salvage files.
+        name: the job's file name.
+        is_held: the caller has the lock.  Then the journal is read from the medium, not
+            from memory: what a repair builds on must be true.
+
+    Raises:
+        OSError: a file cannot be opened or read.
+    """
+    root = salvage.path.parent
+    head = _open_if(disk, root / "heads" / name)
+    journal: File | None = None
+    try:
+        is_still = is_held or head is None or head.try_lock()
+        try:
+            raw = None if head is None else head.read(0, head_codec.READ_BYTES)
+            journal = _open_if(disk, root / "journals" / f"{name}.jsonl")
+            if journal is not None and is_held:
+                journal.drop_cache()
+            found = None if journal is None else journal.stat()
+        finally:
+            if head is not None and is_still and not is_held:
+                head.unlock()
+        yield Evidence(
+            name,
+            raw,
+            None if found is None else found.size,
+            0 if found is None else found.inode,
+            _nothing if journal is None else journal.read,
+            tuple(salvage.names_of(name)),
+            tuple(_leftovers(disk, root, name)),
+            is_still,
+            partial(_neighbours, disk, root, name),
+        )
+    finally:
+        for file in (head, journal):
+            if file is not None:
+                file.close()
+
+
+def _open_if(disk: Disk, path: Path) -> File | None:
+    try:
+        return disk.open(path, "read")
+    except FileNotFoundError:
+        return None
+
+
+def _neighbours(disk: Disk, root: Path, name: str) -> Iterator[Neighbour]:
+    journal = f"{name}.jsonl"
+    for found in sorted(disk.names(root / "journals")):
+        if not found.startswith(journal) or found == journal:
+            continue
+        try:
+            file = disk.open(root / "journals" / found, "read")
+        except OSError:
+            continue  # no file of ours, or gone by now
+        try:
+            yield Neighbour(f"journals/{found}", file.stat().size, file.read)
+        except OSError:
+            continue
+        finally:
+            file.close()
+
+
+def _leftovers(disk: Disk, root: Path, name: str) -> Iterator[str]:
+    for folder, suffix in (
+        ("journals", "tmp"),
+        ("journals", "copy"),
+        ("salvage", "tmp"),
+    ):
+        path = root / folder / f"{name}.{suffix}"
+        if disk.stat(path) is not None:
+            yield f"{folder}/{path.name}"

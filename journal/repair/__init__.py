@@ -1,0 +1,1 @@
+"""Diagnosis of whole stores and repair of damaged jobs."""

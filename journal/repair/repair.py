@@ -1,0 +1,204 @@
+"""Carrying a repair out, under the job's lock.
+
+What is given up is kept aside first, durably.  Then a new file, the proven writes and
+the ``job.repaired`` behind them, takes the journal's place in one rename, and last the
+head moves.  So a crash leaves the damage as it was, or the repair in place.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from milepost.journal import ids
+from milepost.journal.disk.disk import Busy
+from milepost.journal.errors import (
+    CannotRepair,
+    InvalidArgument,
+    LockTimeout,
+    LossNotAccepted,
+)
+from milepost.journal.recovery.diagnosis import Remedy
+from milepost.journal.recovery.head import Extent
+from milepost.journal.recovery.passage import pieces
+from milepost.journal.repair import check
+from milepost.journal.repair.steps import REASONS, Repair, steps_of
+from milepost.journal.storage.contract import during
+from milepost.journal.store.batch import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from milepost.journal.events.vocabulary import JobRepairedData
+    from milepost.journal.index.job_view import JobView
+    from milepost.journal.recovery.diagnosis import Diagnosis
+    from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.repair.steps import Step
+    from milepost.journal.states.access import Vault
+    from milepost.journal.storage.contract import Held, Storage, Unsettled
+
+# A tail to be settled, damage to be cut, states to be dropped, and one to spare.
+_MAX_ROUNDS = 4
+_REBUILDS = frozenset({Remedy.CUT, Remedy.RESTART})
+_WHY_NOT = {
+    Remedy.BY_HAND: "move its files out of journals/ and heads/, or put the right ones "
+    "there",
+    Remedy.UPGRADE: "upgrade",
+    Remedy.WAIT: "a writer holds its lock; try again, or look for a stopped process",
+}
+
+
+class Mender:
+    """Repairs the jobs of a storage.
+
+    Args:
+        storage: where they are.
+        vault: the keys at hand.
+        clock: gives the time that events carry.
+        actor: who the journal says gave something up.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        vault: Vault,
+        clock: Callable[[], datetime],
+        actor: str,
+    ) -> None:
+        self._storage = storage
+        self._vault = vault
+        self._clock = clock
+        self._actor = actor
+
+    def diagnose(self, job_id: str) -> Diagnosis:
+        """Say what is wrong with a job, every live state read."""
+        return check.diagnose(self._storage, job_id, self._vault, deep=True)
+
+    def repair(self, job_id: str, *, accept_loss: bool, dry_run: bool) -> Repair:
+        """Do what can be done; see `CheckpointManager.repair`."""
+        before = found = self.diagnose(job_id)
+        if not found.exists:
+            raise InvalidArgument(f"there is no job {job_id!r}")
+        done: list[Step] = []
+        for _ in range(_MAX_ROUNDS):
+            steps = steps_of(found)
+            if dry_run:
+                return Repair(job_id, before, steps)
+            if found.treatment.remedy is Remedy.NOTHING:
+                break
+            self._check(found, steps, accept_loss=accept_loss)
+            if found.treatment.remedy in _REBUILDS:
+                done += self._rebuild(job_id)
+            else:
+                self._settle(job_id, may_drop=accept_loss)
+                done += [step for step in steps if accept_loss or not step.is_lossy]
+            found = self.diagnose(job_id)
+        return Repair(job_id, before, tuple(dict.fromkeys(done)), found)
+
+    @staticmethod
+    def _check(found: Diagnosis, steps: tuple[Step, ...], *, accept_loss: bool) -> None:
+        what = f"job {found.job_id!r}: {found.message}"
+        if not steps:
+            raise CannotRepair(what, hint=_WHY_NOT[found.treatment.remedy])
+        if found.treatment.is_lossy and not accept_loss:
+            lossy = "; ".join(step.would for step in steps if step.is_lossy)
+            raise LossNotAccepted(
+                f"{what}; a repair {lossy}",
+                hint="a backup may have more; --accept-loss does it, --dry-run tells "
+                "all of it",
+            )
+
+    # -- nothing is given up -------------------------------------------------------
+
+    def _settle(self, job_id: str, *, may_drop: bool) -> None:
+        """Do what the next write would do, and drop the states that are no more."""
+
+        def settle(held: Held) -> None:
+            with self._storage.evidence(job_id) as evidence:
+                found, view, _ = self._examined(evidence, job_id)
+            batch = Batch(view, self._clock())
+            if view.seq:
+                batch.add_repairs(held.repairs())
+            if may_drop:
+                self._drop(batch, found.unreadable)
+            if len(batch):
+                written = batch.encode()
+                held.append(written.data, after=view.seq, last=written.last)
+
+        during(self._storage.exclusive(job_id), settle)
+
+    def _drop(self, batch: Batch, unreadable: tuple[str, ...]) -> None:
+        """Delete what cannot be read; its line stays until the trash period ends."""
+        for checkpoint_id in unreadable:
+            data = {"checkpoint_id": checkpoint_id, "reason": "its state is damaged"}
+            if checkpoint_id in batch.view.held:
+                batch.add("checkpoint.released", self._actor, data)
+            batch.remove("checkpoint.deleted", self._actor, data, [checkpoint_id])
+
+    # -- something is --------------------------------------------------------------
+
+    def _rebuild(self, job_id: str) -> tuple[Step, ...]:
+        """Put the proven writes, and what tells of the loss, in the journal's place.
+
+        Returns:
+            What was done; nothing if somebody was quicker.
+        """
+        self._storage.create()
+
+        def rebuild(held: Unsettled) -> tuple[Step, ...]:
+            with held.evidence() as evidence, self._storage.copying(job_id) as copy:
+                found, view, text = self._examined(evidence, job_id)
+                if found.treatment.remedy not in _REBUILDS:
+                    return ()
+                end = found.proven_bytes + found.cut_bytes
+                if found.cut_bytes:
+                    rest = partial(pieces, text.read, found.proven_bytes, end)
+                    held.keep_aside(rest, found.proven_bytes, found.lost_events)
+                for piece in pieces(text.read, 0, found.proven_bytes):
+                    copy.write(piece)
+                last = Extent(view.seq, view.hash or "")
+                if found.is_journaled:
+                    written = self._telling(found, view, evidence).encode()
+                    copy.write(written.data)
+                    last = written.last
+                held.replace(copy, last)
+                return steps_of(found._replace(unreadable=()))
+
+        try:
+            return during(self._storage.unsettled(job_id), rebuild)
+        except Busy:
+            raise LockTimeout(
+                f"a compaction of job {job_id!r} is on its way", hint="try again"
+            ) from None
+
+    def _telling(self, found: Diagnosis, view: JobView, evidence: Evidence) -> Batch:
+        """Return the events that say what was given up."""
+        batch = Batch(view, self._clock())
+        if view.seq == 0:
+            store_id = self._storage.store_id
+            assert store_id is not None, "it was created"
+            if ids.file_name(found.job_id) != evidence.name:
+                raise CannotRepair(
+                    f"job {found.job_id!r}: its true id cannot be read any more",
+                    hint=_WHY_NOT[Remedy.BY_HAND],
+                )
+            batch.open(store_id)
+        data: JobRepairedData = {
+            "reason": REASONS[found.verdict],
+            "offset": found.proven_bytes,
+            "cut_bytes": found.cut_bytes,
+        }
+        if found.salvage_file is not None:
+            data["salvage_file"] = found.salvage_file
+        if found.lost_events:
+            data["lost_events"] = found.lost_events
+        if found.lost_hash:
+            data["lost_hash"] = found.lost_hash
+        batch.add("job.repaired", self._actor, cast("dict[str, object]", data))
+        return batch
+
+    def _examined(self, evidence: Evidence, job_id: str) -> check.Found:
+        return check.examine(
+            evidence, job_id, self._storage.store_id, self._vault, deep=True
+        )

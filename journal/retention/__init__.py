@@ -1,0 +1,1 @@
+"""Retention: policies, rules, decisions, plans.  Pure."""

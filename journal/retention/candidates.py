@@ -1,0 +1,115 @@
+"""From a job's view to a plan: what the rules have to know about each checkpoint."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from milepost.journal.clock import moment
+from milepost.journal.errors import UnreadableState
+from milepost.journal.retention import decisions
+from milepost.journal.retention.keep_rules import CURRENT, Candidate
+from milepost.journal.retention.plans import JobPlan
+from milepost.journal.retention.policy import policy_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.retention.decisions import Decision
+    from milepost.journal.retention.policy import Policy
+
+    ReadMetadata = Callable[[JobView, Entry], dict[str, Any]]
+
+_WORD_FOR = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
+OVER_LIMIT = ("over the limit of one run",)
+
+
+def candidates(
+    view: JobView, entries: Iterable[Entry], policy: Policy, read: ReadMetadata
+) -> list[Candidate]:
+    """Return what the rules look at: live `entries`, with what shields them.
+
+    Args:
+        view: of their job.
+        entries: all that are live.
+        policy: metadata is read only if it ranks by a metric.
+        read: returns a checkpoint's metadata.
+    """
+    numbered = view.places.numbered()
+    current, held, pinned = view.current, view.held, view.pinned
+    best = policy.keep_best
+    found = []
+    for entry in entries:
+        shields = []
+        if entry.checkpoint_id in held:
+            shields.append("held")
+        if entry.checkpoint_id in pinned:
+            shields.append("pinned")
+        if entry is current:
+            shields.append(CURRENT)
+        metric = not_a_number = None
+        if best is not None:
+            try:
+                metric, not_a_number = _number_at(read(view, entry), best.metric)
+            except UnreadableState:
+                shields.append(f"its {best.metric!r} cannot be read")
+        number, size = numbered[entry.seq]
+        found.append(
+            Candidate(
+                entry.checkpoint_id,
+                entry.seq,
+                moment(entry.at),
+                tuple(shields),
+                number,
+                entry.labels.tags,
+                size,
+                entry.labels.is_failed,
+                metric,
+                not_a_number,
+            )
+        )
+    return found
+
+
+def job_plan(
+    view: JobView,
+    decision: Decision,
+    policy: Policy,
+    limit: int | None = None,
+    *,
+    is_confirmed: Callable[[str], bool] = lambda _: False,
+) -> JobPlan:
+    """Return the plan that carries out `decision`.
+
+    Args:
+        view: the job, as it was decided about.
+        decision: what stays and what goes.
+        policy: that it was decided by.
+        limit: let at most so many go, the oldest; the rest waits for the next run.
+        is_confirmed: whether a plan of the policy with this hash was confirmed before.
+    """
+    keep, remove = decision
+    waits = decisions.guard(decision, policy)
+    if waits and is_confirmed(policy_hash(policy)):
+        waits = ()
+    if limit is not None and len(remove) > limit:
+        spared = len(remove) - limit
+        later = (v._replace(reasons=OVER_LIMIT) for v in remove[:spared])
+        keep = tuple(sorted((*keep, *later), key=attrgetter("seq"), reverse=True))
+        remove = remove[spared:]
+    if not remove:
+        waits = ()
+    return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)
+
+
+def _number_at(metadata: dict[str, Any], path: str) -> tuple[float | None, str | None]:
+    """Return the number at a dotted path, and what is there if that is none."""
+    found: Any = metadata.get(path)
+    if found is None:
+        found = metadata
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        return float(found), None
+    return None, None if found is None else _WORD_FOR[type(found)]

@@ -1,0 +1,151 @@
+"""Lengths of time as people mean them: ``"90min"``, ``"7d"``, ``"3mo"``, ``"2y"``.
+
+Months and days are those of the calendar, hours and less are exact.  Going back rolls
+over and never clamps, as Go's ``AddDate`` and so restic's ``--keep-within`` do: a month
+before 31 March is 3 March, or 2 March in a leap year.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from milepost.journal.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+_MONTHS = {"mo": 1, "y": 12}
+_DAYS = {"d": 1, "w": 7}
+SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+UNITS = (*SECONDS, *_DAYS, *_MONTHS)
+
+# Beyond a thousand years, going back from today leaves the calendar.
+_EVER = datetime.min.replace(tzinfo=UTC)
+_MAX_SECONDS = 1000 * 365.25 * 86_400
+_PART = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
+_EXPECTED = (
+    'a duration such as "200ms", "90min", "12h", "7d", "6w" or "1y6mo" '
+    f"(units: {' '.join(UNITS)})"
+)
+
+
+class Span(NamedTuple):
+    """A length of time: calendar months, calendar days, and exact seconds."""
+
+    months: int = 0
+    days: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Span:
+        """Return the span that `text` means; several units add up: ``"1y6mo"``.
+
+        Raises:
+            InvalidArgument: a unit is missing, unknown or ambiguous, or it is over a
+                thousand years; says what is expected.
+        """
+        span, at = cls(), 0
+        while at < len(text) or not text.strip():
+            part = _PART.match(text, at)
+            if part is None:
+                raise InvalidArgument(f"expected {_EXPECTED}, got {text!r:.60}")
+            span = span.plus(_one(part[1], part[2], text))
+            at = part.end()
+        if span.about_seconds > _MAX_SECONDS:
+            raise InvalidArgument(f"expected at most 1000y, got {text!r:.60}")
+        return span
+
+    def plus(self, other: Span) -> Span:
+        """Return both together, to the microsecond."""
+        return Span(
+            self.months + other.months,
+            self.days + other.days,
+            round(self.seconds + other.seconds, 6),
+        )
+
+    @property
+    def about_seconds(self) -> float:
+        """Its length, with months of 30.4375 days: to compare spans, not to go back."""
+        return self.months * 30.4375 * 86_400 + self.days * 86_400 + self.seconds
+
+    def before(self, moment: datetime, zone: tzinfo = UTC) -> datetime:
+        """Return the moment that lies this long before `moment`, in UTC.
+
+        Args:
+            moment: with a time zone.
+            zone: whose calendar and clock months and days are of.
+        """
+        if not (self.months or self.days):
+            return _back(moment.astimezone(UTC), self.seconds)
+        try:
+            local = moment.astimezone(zone)
+            year, month = divmod(local.year * 12 + local.month - 1 - self.months, 12)
+            day = date(year, month + 1, 1) + timedelta(days=local.day - 1 - self.days)
+            there = datetime.combine(day, local.time(), tzinfo=zone).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return _EVER
+        return _back(there, self.seconds)
+
+    def __str__(self) -> str:
+        """Return it as `parse` reads it."""
+        parts = []
+        years, months = divmod(self.months, 12)
+        parts += [f"{years}y"] * bool(years) + [f"{months}mo"] * bool(months)
+        if self.days:
+            weeks, days = divmod(self.days, 7)
+            parts.append(f"{self.days}d" if days else f"{weeks}w")
+        if self.seconds or not parts:
+            parts.append(_seconds_text(self.seconds))
+        return "".join(parts)
+
+
+def as_span(value: Span | str) -> Span:
+    """Return `value`, parsed if it is text.
+
+    Raises:
+        InvalidArgument: it is neither, no duration, negative or over a thousand years.
+    """
+    if isinstance(value, Span):
+        if min(value) < 0 or not value.about_seconds <= _MAX_SECONDS:
+            raise InvalidArgument(f"expected {_EXPECTED}, 1000y at most, got {value}")
+        return value
+    if not isinstance(value, str):
+        raise InvalidArgument(f"expected {_EXPECTED}, got {value!r:.60}")
+    return Span.parse(value)
+
+
+def _one(number: str, unit: str, text: str) -> Span:
+    if unit == "m":
+        raise InvalidArgument(
+            'expected "min" or "mo" for the unit: "m" could be minutes or months, '
+            f"got {text!r:.60}"
+        )
+    if unit in SECONDS:
+        return Span(seconds=float(number) * SECONDS[unit])
+    if unit not in _DAYS and unit not in _MONTHS:
+        raise InvalidArgument(f"expected {_EXPECTED}, got {text!r:.60}")
+    if not number.isdecimal():
+        raise InvalidArgument(
+            f'"{unit}" is of the calendar: expected a whole number, got {text!r:.60}'
+        )
+    if unit in _DAYS:
+        return Span(days=int(number) * _DAYS[unit])
+    return Span(months=int(number) * _MONTHS[unit])
+
+
+def _seconds_text(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds % size == 0 and (seconds or unit == "s"):
+            return f"{seconds / size:.0f}{unit}"
+    if (seconds * 1000).is_integer():
+        return f"{seconds * 1000:.0f}ms"
+    return f"{seconds:.6f}s".rstrip("0s") + "s"
+
+
+def _back(moment: datetime, seconds: float) -> datetime:
+    try:
+        return moment - timedelta(seconds=seconds)
+    except OverflowError:
+        return _EVER

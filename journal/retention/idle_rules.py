@@ -1,0 +1,45 @@
+"""Rules of a policy that match none of a job's checkpoints, and why.  Pure.
+
+Such a rule keeps nothing, and nothing else would tell: what it was meant to keep goes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from milepost.journal.retention.keep_rules import tag_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from milepost.journal.retention.keep_rules import Candidate
+    from milepost.journal.retention.policy import Policy
+
+
+def idle_rules(candidates: Sequence[Candidate], policy: Policy) -> tuple[str, ...]:
+    """Return a line for each rule that matches nothing, or less than it seems to."""
+    if not candidates:
+        return ()
+    return (*_best(candidates, policy), *_tags(candidates, policy))
+
+
+def _best(candidates: Sequence[Candidate], policy: Policy) -> Iterator[str]:
+    if policy.keep_best is None:
+        return
+    metric, count = policy.keep_best.metric, len(candidates)
+    kinds = Counter(c.not_a_number for c in candidates if c.not_a_number is not None)
+    for what, times in kinds.items():
+        yield (
+            f"keep_best: {metric} is {what} in {times} of {count} checkpoints, "
+            "not a number"
+        )
+    if not kinds and all(c.metric is None for c in candidates):
+        yield f"keep_best: none of {count} checkpoints has {metric} in its metadata"
+
+
+def _tags(candidates: Sequence[Candidate], policy: Policy) -> Iterator[str]:
+    for tags in map(frozenset, policy.keep_tags or ()):
+        if not any(tags.issubset(c.tags) for c in candidates):
+            count = len(candidates)
+            yield f"keep_tags: none of {count} checkpoints has {tag_text(tags)}"

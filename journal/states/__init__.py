@@ -1,0 +1,1 @@
+"""States: JSON, compression, deltas, digests, migrations, differences."""

@@ -1,0 +1,209 @@
+"""States as JSON: the promise that what comes back equals what was saved.  Pure."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import tee
+from typing import Any, NamedTuple
+
+import orjson
+
+from milepost.journal.errors import InvalidState, StateTooLarge
+from milepost.journal.process import gc_pause
+
+MAX_METADATA_BYTES = 64 * 1024
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_ORJSON_DEPTH = 254
+# What orjson raises for a value that JSON cannot hold.
+_REFUSALS = (TypeError, ValueError, RecursionError)
+# How often a state is encoded until it holds still; each time is decided by itself.
+_ATTEMPTS = 3
+# A few levels less than that: answers wrap a state into objects of their own.
+DEPTH_LIMIT = 250
+
+
+class Limits(NamedTuple):
+    """How large a state may be: bytes of its JSON, levels of nesting."""
+
+    max_bytes: int = 16 * 1024 * 1024
+    max_depth: int = 200
+
+
+def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
+    """Return `state` as JSON that reads back equal to it.
+
+    Raises:
+        InvalidState: it would not read back equal; names the path and what to do.
+        StateTooLarge: more bytes or levels than `limits`.
+    """
+    if not isinstance(state, dict):
+        raise InvalidState(
+            "$", f"{what} must be a dict, got {type(state).__name__}", hint=_WRAP
+        )
+    try:
+        raw = orjson.dumps(state)
+    except _REFUSALS:
+        raw, back = _at_one_moment(state, limits, what)
+    else:
+        _check_size(raw, limits, what)
+        # Comparing with what a reader would get is the promise itself, at C speed.
+        back = orjson.loads(raw)
+        if back != state:
+            raw, back = _at_one_moment(state, limits, what)
+    # A walk would cost more than all the rest, and most states have few brackets.
+    if raw.count(b"{") + raw.count(b"[") > limits.max_depth:
+        try:
+            _check_depth(back, limits.max_depth)
+        except orjson.JSONEncodeError as exc:
+            raise _find(back, limits, what) or InvalidState("$", str(exc)) from exc
+    return raw
+
+
+def _check_size(raw: bytes, limits: Limits, what: str) -> None:
+    if len(raw) > limits.max_bytes:
+        raise StateTooLarge(
+            "$",
+            f"{what} has {len(raw)} bytes as JSON, more than {limits.max_bytes}",
+            hint="save less, keep large data in files, or raise max_state_bytes",
+        )
+
+
+def _at_one_moment(
+    state: dict[str, Any], limits: Limits, what: str
+) -> tuple[bytes, dict[str, Any]]:
+    """Return `state` as JSON and what that reads back as, compared at one moment.
+
+    Another thread may change the state between two steps of Python code.  Here one
+    call of C code encodes, decodes and compares, and the interpreter gives no other
+    thread a turn within it; nor does the garbage collector call anybody's code, as it
+    rests.  Only objects with Python code of their own can still change the state
+    meanwhile.
+
+    Raises:
+        InvalidState, StateTooLarge: as `to_json`.
+    """
+    cause: Exception | None = None
+    for _ in range(_ATTEMPTS):
+        raws, again = tee(map(orjson.dumps, (state,)))
+        backs, compared = tee(map(orjson.loads, again))
+        same = map(operator.eq, compared, (state,))
+        try:
+            answers = zip(raws, backs, same, strict=True)
+            raw, back, is_same = gc_pause.at_rest(partial(next, answers))
+        except _REFUSALS as exc:
+            cause = exc
+        else:
+            cause = None
+            if is_same:
+                _check_size(raw, limits, what)
+                return raw, back
+        problem = None
+        with suppress(RuntimeError):  # a container's own code found it changed
+            problem = _find(state, limits, what)
+        if problem is not None:
+            raise problem from cause
+    reason = str(cause or f"the {what} changed while it was being saved")
+    raise InvalidState("$", reason) from cause
+
+
+def _check_depth(state: object, max_depth: int) -> None:
+    """Raise `orjson.JSONEncodeError` for more levels than `max_depth`, at C speed."""
+    # orjson has a bound of its own: wrapped in as many lists as ours is lower, a state
+    # meets ours.
+    wrapped = state
+    for _ in range(_ORJSON_DEPTH - max_depth):
+        wrapped = [wrapped]
+    orjson.dumps(wrapped)
+
+
+_WRAP = "wrap it: {'value': …}"
+
+
+def _find(state: dict[str, Any], limits: Limits, what: str) -> InvalidState | None:
+    """Return what is wrong with the first place that JSON cannot hold, if any is.
+
+    Another thread may change the state meanwhile, so each container is copied, in one
+    step, before it is walked.
+    """
+    where = "" if what == "state" else f"in the {what}, "
+    stack: list[tuple[str, object, int]] = [("$", state, 1)]
+    while stack:
+        path, value, depth = stack.pop()
+        if depth > limits.max_depth + 1:
+            deep = f"{where}it nests deeper than {limits.max_depth} levels"
+            return StateTooLarge(path[:60], deep)
+        if (problem := _problem(value)) is not None:
+            return InvalidState(path, where + problem[0], hint=problem[1])
+        if isinstance(value, dict):
+            for key, child in reversed([*value.items()]):
+                if (problem := _key_problem(key)) is not None:
+                    at = f"{path}.{key!r}"
+                    return InvalidState(at, where + problem[0], hint=problem[1])
+                name = key if key.isprintable() else repr(key)
+                stack.append((f"{path}.{name}", child, depth + 1))
+        elif isinstance(value, list):
+            stack.extend(
+                (f"{path}[{i}]", child, depth + 1)
+                for i, child in reversed([*enumerate(value)])
+            )
+    return None
+
+
+def _key_problem(key: object) -> tuple[str, str | None] | None:
+    if type(key) is not str:
+        return f"the key is {type(key).__name__}, not a plain string", "use str(key)"
+    return _problem(key)
+
+
+def _problem(  # noqa: PLR0911 - one return per kind of value, like a table
+    value: object,
+) -> tuple[str, str | None] | None:
+    match value:
+        case None | bool() | dict() | list():
+            return None
+        case str():
+            return _text_problem(value)
+        case int():
+            if _INT_MIN <= value <= _INT_MAX:
+                return None
+            return "an integer beyond 64 bits", "save it as a string"
+        case float():
+            if type(value) is not float:
+                return f"a {type(value).__name__} has no JSON form", "save float(value)"
+            if value - value == 0:
+                return None
+            return f"{value} has no JSON form", "save None or a string"
+        case tuple():
+            return "a tuple would come back as a list", "save list(value)"
+        case bytes() | bytearray():
+            return "bytes have no JSON form", "save base64 text"
+        case set() | frozenset():
+            return "a set has no JSON form", "save sorted(value)"
+    kind = type(value).__name__
+    if hasattr(value, "isoformat"):
+        return f"a {kind} would come back as a string", "save value.isoformat()"
+    return f"a {kind} would not come back as it is", "save plain JSON values"
+
+
+def _text_problem(value: str) -> tuple[str, str | None] | None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "text with a lone surrogate has no UTF-8 form", "clean it first"
+    return None
+
+
+def metadata_json(metadata: Mapping[str, Any] | None) -> bytes:
+    """Return the bytes of `metadata`, none if there is none.
+
+    Raises:
+        InvalidState: it would not come back equal.
+        StateTooLarge: more than 64 KiB.
+    """
+    if metadata is None or metadata == {}:
+        return b""
+    plain = dict(metadata) if isinstance(metadata, Mapping) else metadata
+    return to_json(plain, Limits(MAX_METADATA_BYTES), what="metadata")

@@ -1,0 +1,384 @@
+"""State lines: how a state stands in the journal, and what proves it.
+
+A state line is ``{"state":SEQ,"codec":"json","salt":…,"metadata_bytes":…,
+"metadata":{…},"body":…,"crc":"<8 hex>"}``, the two in the middle only where there is
+metadata.  Under the codecs ``zstd`` and ``zstd-delta`` the body is base64 of a
+Zstandard frame, and a delta says, before the salt, from which state it differs and how
+deep it is (`milepost.journal.states.delta`): ``"base":SEQ,"depth":N``.
+
+An encrypted one begins ``{"state":SEQ,"alg":"A256GCM","key":ID,"wrapped":…,"codec":…``.
+It has no salt in the clear, and its metadata and its body are ciphertext
+(`milepost.journal.crypto.envelope`).
+
+The event below binds metadata and state by a salted digest of their raw bytes, never by
+how they are stored, so a state line may be encoded or encrypted anew, or dropped,
+without touching an event.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from milepost.journal.crypto import envelope
+from milepost.journal.crypto.envelope import Form, Secret, Site
+from milepost.journal.crypto.keys import MAX_KEY_ID_BYTES, Key
+from milepost.journal.errors import NewerFormat, UnreadableState
+from milepost.journal.events.codec import CRC_SUFFIX_BYTES
+from milepost.journal.process import random_bytes
+from milepost.journal.states import encoding, state_digest
+from milepost.journal.states.encoding import Body
+from milepost.journal.states.json_states import metadata_json
+
+_SALT_BYTES = 16
+
+
+class Sealed(NamedTuple):
+    """A state ready to be written: all that does not depend on its site."""
+
+    rest: bytes  # the state line from its codec on, before its checksum
+    digest: str
+    raw_bytes: int
+    salt: bytes
+    metadata: bytes
+    secret: Secret | None = None  # what `rest` is encrypted with
+
+    def stored_as(self, body: Body) -> Sealed:
+        """Return the same state, bound by the same digest, in another form."""
+        if self.secret is None:
+            return self._replace(rest=_rest(body, self.salt, self.metadata))
+        return self.encrypted(body, self.secret.key)
+
+    def encrypted(self, body: Body, key: Key) -> Sealed:
+        """Return the same state, bound by the same digest, under a fresh data key."""
+        secret = Secret.new(key)
+        rest = _secret_rest(secret, body, self)
+        return self._replace(rest=rest, secret=secret)
+
+
+def seal(
+    raw: bytes,
+    metadata: Mapping[str, Any] | None,
+    body: Body | None = None,
+    *,
+    key: Key | None = None,
+) -> Sealed:
+    """Return `raw` and `metadata` with a fresh salt and the digest that binds them.
+
+    Args:
+        raw: the state's bytes, as `state_json.to_json` gives them.
+        metadata: shown in lists.
+        body: how `raw` is stored; plain unless given.
+        key: encrypts them; they stay readable without one.
+
+    Raises:
+        InvalidState: `metadata` would not come back equal.
+        StateTooLarge: `metadata` has more than 64 KiB.
+    """
+    body = body or encoding.plain(raw)
+    salt = random_bytes.draw(_SALT_BYTES)
+    meta = metadata_json(metadata)
+    digest = state_digest.digest(salt, meta, raw)
+    if key is None:
+        return Sealed(_rest(body, salt, meta), digest, len(raw), salt, meta)
+    return Sealed(b"", digest, len(raw), salt, meta).encrypted(body, key)
+
+
+def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
+    return b'%b,"salt":"%b"%b,"body":%b' % (
+        _form(body),
+        salt.hex().encode(),
+        _metadata_field(meta),
+        body.text,
+    )
+
+
+def _secret_rest(secret: Secret, body: Body, sealed: Sealed) -> bytes:
+    form = Form(body.codec, body.base, body.depth, sealed.raw_bytes)
+    meta = sealed.metadata
+    if meta:
+        meta = b'"%b"' % envelope.seal_metadata(secret, meta)
+    text = envelope.seal_body(secret, form, sealed.salt + body.content)
+    return b'%b%b,"body":"%b"' % (_form(body), _metadata_field(meta), text)
+
+
+def _form(body: Body) -> bytes:
+    base = b',"base":%d,"depth":%d' % (body.base, body.depth) if body.base else b""
+    return b'"codec":"%b"%b' % (body.codec.encode(), base)
+
+
+def _metadata_field(text: bytes) -> bytes:
+    return b',"metadata_bytes":%d,"metadata":%b' % (len(text), text) if text else b""
+
+
+def state_line(sealed: Sealed, site: Site) -> bytes:
+    """Return the whole state line for `site`, checksum and newline included."""
+    return _line(_head(site, sealed.secret), sealed.rest) + b"\n"
+
+
+def _head(site: Site, secret: Secret | None) -> bytes:
+    if secret is None:
+        return b'{"state":%d,' % site.seq
+    return b'{"state":%d,"alg":"%b","key":"%b","wrapped":"%b",' % (
+        site.seq,
+        envelope.ALGORITHM.encode(),
+        secret.key.key_id.encode(),
+        envelope.wrap(secret, site),
+    )
+
+
+def _line(head: bytes, rest: bytes) -> bytes:
+    return b'%b%b,"crc":"%08x"}' % (head, rest, zlib.crc32(rest, zlib.crc32(head)))
+
+
+def rewrapped(line: bytes, old: Key, new: Key, site: Site) -> bytes:
+    """Return an encrypted state line with its data key under `new` instead of `old`.
+
+    The ciphertexts of metadata and body stay as they are, and so does the digest.
+
+    Args:
+        line: as `read_line` takes it.
+        old: the key that the line names.
+        new: the key that it will name.
+        site: whose it is.
+
+    Raises:
+        UnreadableState, NewerFormat: it is not what was written there with `old`.
+    """
+    _check_crc(line, site.seq)
+    header = _header(line, site.seq)
+    assert header["key"] == old.key_id.encode()
+    secret = envelope.unwrap(header["wrapped"], old, site)
+    rest = line[header.start("codec") : -CRC_SUFFIX_BYTES]
+    return _line(_head(site, Secret(new, secret.data_key)), rest)
+
+
+def line_of(
+    parts: Parts, body: Body, site: Site, *, raw_bytes: int, key: Key | None
+) -> bytes:
+    """Return a state line re-encoded in another form, newline included.
+
+    Args:
+        parts: the line as it was, in the clear.
+        body: the form.
+        site: whose it is.
+        raw_bytes: of the state, as its event says.
+        key: encrypts it; None leaves it readable.
+    """
+    sealed = Sealed(b"", "", raw_bytes, parts.salt, parts.metadata)
+    stored = sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
+    return state_line(stored, site)
+
+
+def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
+    """Return the raw bytes of a state; its digest is the caller's to check.
+
+    Args:
+        parts: its line, in the clear.
+        raw_bytes: how many there are; a frame that claims more is refused.
+        base: the raw bytes that a delta differs from.
+
+    Raises:
+        UnreadableState: they cannot be had from what is stored.
+    """
+    assert not parts.wrapped, "decrypt it first"
+    if parts.codec == "json":
+        raw = parts.content
+        if len(raw) != raw_bytes:
+            raise UnreadableState(
+                f"state {parts.seq} has {len(raw)} bytes, its event says {raw_bytes}"
+            )
+        return raw
+    from milepost.journal.states import zstd
+
+    if parts.base and base is None:
+        raise UnreadableState(f"state {parts.seq} needs state {parts.base}")
+    try:
+        return zstd.decompress(parts.content, raw_bytes, base or b"")
+    except ValueError as exc:
+        raise UnreadableState(f"state {parts.seq}: {exc}") from exc
+
+
+class Parts(NamedTuple):
+    """A state line taken apart.
+
+    While it is encrypted, `salt` is empty, and `metadata` and `content` are base64 of
+    ciphertext; `decrypted` puts them in the clear.
+    """
+
+    seq: int
+    codec: str
+    base: int
+    depth: int
+    salt: bytes
+    metadata: bytes
+    content: bytes  # see `Body`
+    key_id: str = ""  # the key that it is, or was, encrypted with; none if empty
+    wrapped: bytes = b""  # the data key, while the rest is encrypted
+
+
+def decrypted(parts: Parts, key: Key, site: Site, raw_bytes: int) -> Parts:
+    """Return the parts of an encrypted line in the clear.
+
+    Args:
+        parts: the line.
+        key: the one it names.
+        site: whose it is.
+        raw_bytes: of the state, as its event says.
+
+    Raises:
+        UnreadableState: it is not what was written there with `key`.
+    """
+    secret = envelope.unwrap(parts.wrapped, key, site)
+    form = Form(parts.codec, parts.base, parts.depth, raw_bytes)
+    body = envelope.open_body(secret, form, parts.content, parts.seq)
+    meta = parts.metadata
+    if meta:
+        meta = envelope.open_metadata(secret, meta, parts.seq)
+    salt, content = body[:_SALT_BYTES], body[_SALT_BYTES:]
+    return parts._replace(salt=salt, metadata=meta, content=content, wrapped=b"")
+
+
+# Metadata may hold a key named "body", so its length says where it ends.
+_HEADER = re.compile(
+    rb'\{"state":(?P<seq>\d{1,19}),'
+    rb'(?:"alg":"A256GCM","key":"(?P<key>[A-Za-z0-9._-]{1,%d})",'
+    rb'"wrapped":"(?P<wrapped>[A-Za-z0-9+/]{%d})",)?'
+    rb'(?P<codec>"codec":"(?P<name>json|zstd|zstd-delta)")'
+    rb'(?:,"base":(?P<base>\d{1,19}),"depth":(?P<depth>\d{1,19}))?'
+    rb'(?:,"salt":"(?P<salt>[0-9a-f]{32})")?'
+    rb'(?:,"metadata_bytes":(?P<metadata>\d{1,19}),"metadata":)?'
+    % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES)
+)
+_BODY = b',"body":'
+# Of any codec, those of newer versions among them.
+_BASE = re.compile(
+    rb'\{"state":\d{1,19},(?:"alg":"[^"]*","key":"[^"]*","wrapped":"[^"]*",)?'
+    rb'"codec":"[^"]*","base":(\d{1,19}),'
+)
+
+
+# No header is longer: a few numbers, names, a salt or a wrapped key, and their names.
+HEADER_BYTES = 320
+
+
+def read_line(line: bytes, *, seq: int) -> Parts:
+    """Take apart the state line of event `seq`, its checksum verified.
+
+    Raises:
+        UnreadableState: the checksum or the number is wrong, or what is base64 is not.
+        NewerFormat: a codec that this version does not know.
+    """
+    _check_crc(line, seq)
+    header = _header(line, seq)
+    border = header.end() + int(header["metadata"] or 0)
+    is_delta = header["name"] == b"zstd-delta"
+    if not line.startswith(_BODY, border) or is_delta != bool(header["base"]):
+        raise _unknown(line)
+    metadata = line[header.end() : border]
+    body = line[border + len(_BODY) : -CRC_SUFFIX_BYTES]
+    if header["wrapped"]:
+        metadata, body = _unquoted(metadata, seq), _unquoted(body, seq)
+    elif header["name"] != b"json":
+        body = _frame(body, seq)
+    return Parts(
+        seq,
+        header["name"].decode(),
+        int(header["base"] or 0),
+        int(header["depth"] or 0),
+        bytes.fromhex((header["salt"] or b"").decode()),
+        metadata,
+        body,
+        (header["key"] or b"").decode(),
+        header["wrapped"] or b"",
+    )
+
+
+def base_of(line: bytes) -> int:
+    """Return which state a state line differs from, whatever its codec; 0 if none."""
+    match = _BASE.match(line)
+    return 0 if match is None else int(match[1])
+
+
+def _check_crc(line: bytes, seq: int) -> None:
+    crc = b',"crc":"%08x"}' % zlib.crc32(line[:-CRC_SUFFIX_BYTES])
+    if line[-CRC_SUFFIX_BYTES:] != crc:
+        raise UnreadableState(f"state {seq} fails its checksum")
+
+
+def _unquoted(text: bytes, seq: int) -> bytes:
+    if text and (text[:1] != b'"' or text[-1:] != b'"'):
+        raise UnreadableState(f"state {seq}: no text where there must be some")
+    return text[1:-1]
+
+
+def _frame(body: bytes, seq: int) -> bytes:
+    try:
+        return binascii.a2b_base64(_unquoted(body, seq), strict_mode=True)
+    except ValueError as exc:
+        raise UnreadableState(f"state {seq}: {exc}") from exc
+
+
+def _header(line: bytes, seq: int) -> re.Match[bytes]:
+    header = _HEADER.match(line)
+    # A salt in the clear is what an encrypted state must not have.
+    if header is None or bool(header["wrapped"]) == bool(header["salt"]):
+        raise _unknown(line)
+    if int(header["seq"]) != seq:
+        raise UnreadableState(f"state {int(header['seq'])} stands where {seq} must")
+    return header
+
+
+def _unknown(line: bytes) -> NewerFormat:
+    return NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
+
+
+class Header(NamedTuple):
+    """What a list needs of a state line: where its metadata begins and ends.
+
+    `key_id` and `wrapped` are as in `Parts`; `metadata_of` decrypts.
+    """
+
+    start: int
+    end: int
+    key_id: str
+    wrapped: bytes
+
+
+def read_header(start_of_line: bytes, *, seq: int) -> Header:
+    """Return what stands before the metadata on the state line of event `seq`.
+
+    Args:
+        start_of_line: at least `HEADER_BYTES` of the line, or all of it.
+        seq: whose line it must be.
+
+    Raises:
+        UnreadableState: it is another's.
+        NewerFormat: a codec that this version does not know.
+    """
+    header = _header(start_of_line, seq)
+    return Header(
+        header.end(),
+        header.end() + int(header["metadata"] or 0),
+        (header["key"] or b"").decode(),
+        header["wrapped"] or b"",
+    )
+
+
+def metadata_of(header: Header, text: bytes, key: Key, site: Site) -> bytes:
+    """Return encrypted metadata in the clear.
+
+    Args:
+        header: of its line.
+        text: what stands on the line from `header.start` to `header.end`.
+        key: the one that the line names.
+        site: whose it is.
+
+    Raises:
+        UnreadableState: it is not what was written there with `key`.
+    """
+    secret = envelope.unwrap(header.wrapped, key, site)
+    return envelope.open_metadata(secret, _unquoted(text, site.seq), site.seq)

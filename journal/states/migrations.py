@@ -1,0 +1,174 @@
+"""Migrations: states of older workflow versions, brought to the newest.  Pure.
+
+What is stored never changes; a state is migrated each time that it is read.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from milepost.journal import ids
+from milepost.journal.errors import (
+    InvalidArgument,
+    InvalidState,
+    MigrationFailed,
+    NewerState,
+    NoMigration,
+)
+from milepost.journal.states import json_states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Migrate = Callable[[dict[str, Any]], dict[str, Any]]
+
+# Whatever a state may be when it is saved, it may be when it was migrated.
+_ANY_SIZE = json_states.Limits(sys.maxsize, json_states.DEPTH_LIMIT)
+_DOTTED = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+class Step(NamedTuple):
+    """One migration: the version that it leads to, and how."""
+
+    to_version: str
+    migrate: Migrate
+
+
+class Migrated(NamedTuple):
+    """A state, and which versions it was migrated from and to, if it was."""
+
+    state: dict[str, Any]
+    from_version: str | None = None
+    to_version: str | None = None
+
+
+class Migrations:
+    """The migrations of each workflow: a tree of versions with the newest as its root.
+
+    Not safe for two threads that add at once; reading is safe at any time.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Mapping[str, Step]] = {}
+
+    def add(
+        self, workflow: str, from_version: str, to_version: str, migrate: Migrate
+    ) -> None:
+        """Add one migration; all of a workflow must lead to one version.
+
+        Raises:
+            InvalidArgument: a second one from this version, a cycle, or two versions
+                that nothing leads on from; nothing is added.
+        """
+        ids.check_label("workflow_name", workflow)
+        ids.check_label("from_version", from_version)
+        ids.check_label("to_version", to_version)
+        known = self._steps.get(workflow, {})
+        what = f"migration of {workflow!r} from {from_version!r} to {to_version!r}"
+        if from_version in known:
+            other = known[from_version].to_version
+            raise InvalidArgument(f"{what}: there is one from it to {other!r} already")
+        if from_version in (to_version, *_way(known, to_version)):
+            raise InvalidArgument(f"{what}: it would lead back to where it began")
+        steps = {**known, from_version: Step(to_version, migrate)}
+        if len(ends := _ends(steps)) > 1:
+            raise InvalidArgument(
+                f"{what}: there would be two newest versions, "
+                + " and ".join(map(repr, ends)),
+                hint="add migrations in the order in which they follow on each other",
+            )
+        self._steps[workflow] = steps
+
+    def apply(
+        self,
+        state: dict[str, Any],
+        *,
+        workflow: str | None,
+        version: str,
+        checkpoint_id: str,
+    ) -> Migrated:
+        """Return `state` as the newest version of its workflow has it.
+
+        It stays as it is if the workflow has no migrations.
+
+        Raises:
+            NewerState: its version is newer than all that the migrations know.
+            NoMigration: no migration leads from its version to the newest.
+            MigrationFailed: one of them raised, or returned what JSON cannot hold.
+        """
+        steps = {} if workflow is None else self._steps.get(workflow, {})
+        if workflow is None or not steps:
+            return Migrated(state)
+        (newest,) = _ends(steps)
+        if version == newest:
+            return Migrated(state)
+        if version not in steps:
+            raise _no_way(workflow, version, steps, checkpoint_id)
+        at = version
+        while (step := steps.get(at)) is not None:
+            state = _run(step, state, (workflow, at, step.to_version, checkpoint_id))
+            at = step.to_version
+        return Migrated(state, version, at)
+
+
+def _way(steps: Mapping[str, Step], version: str) -> list[str]:
+    """Return the versions that a state of `version` passes, without `version`."""
+    way: list[str] = []
+    while (step := steps.get(version)) is not None:
+        version = step.to_version
+        way.append(version)
+    return way
+
+
+def _ends(steps: Mapping[str, Step]) -> list[str]:
+    """Return the versions that nothing leads on from."""
+    return sorted({step.to_version for step in steps.values()} - steps.keys())
+
+
+def _run(
+    step: Step, state: dict[str, Any], what: tuple[str, str, str, str]
+) -> dict[str, Any]:
+    try:
+        # A copy comes back: what the function keeps a hand on, nobody else changes.
+        raw = json_states.to_json(step.migrate(state), _ANY_SIZE)
+    except InvalidState as exc:
+        raise MigrationFailed(
+            *what, f"it returned what no state can be, {exc}"
+        ) from exc
+    except Exception as exc:
+        raise MigrationFailed(*what, f"{type(exc).__name__}: {exc}") from exc
+    migrated: dict[str, Any] = orjson.loads(raw)
+    return migrated
+
+
+def _no_way(
+    workflow: str, version: str, steps: Mapping[str, Step], checkpoint_id: str
+) -> NewerState | NoMigration:
+    known = _in_order({*steps, *(step.to_version for step in steps.values())})
+    numbers = [number for name in known if (number := _number(name)) is not None]
+    own = _number(version)
+    if own is not None and numbers and own > max(numbers):
+        return NewerState(workflow, version, known, checkpoint_id)
+    return NoMigration(workflow, version, known, checkpoint_id)
+
+
+def _in_order(versions: Iterable[str]) -> list[str]:
+    """Return `versions` as people count them: 1.9, 1.10, and then what is no number."""
+    return sorted(versions, key=lambda v: (_number(v) is None, _number(v) or (), v))
+
+
+def _number(version: str) -> tuple[int, ...] | None:
+    """Return a dotted number so that it compares as one, None if it is none.
+
+    1.10 is above 1.9, and 1 is as much as 1.0.
+    """
+    if _DOTTED.fullmatch(version) is None:
+        return None
+    parts = [int(part) for part in version.split(".")]
+    while parts and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)

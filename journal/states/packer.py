@@ -1,0 +1,326 @@
+"""How a new state is stored: as it is, compressed, or as what differs from another."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from milepost.journal.errors import NewerFormat, StorageFailed, UnreadableState
+from milepost.journal.process import forks
+from milepost.journal.process.mutex import Mutex
+from milepost.journal.states import delta, delta_chain, encoding
+from milepost.journal.states.delta import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.states.delta_chain import Member
+    from milepost.journal.states.encoding import Body
+
+# ``auto``: whatever is shortest; ``zstd``: each state on its own; ``json``: as it is.
+Codec = Literal["auto", "json", "zstd"]
+
+# Below, JSON is readable, and compressing takes as long as all else that a save does.
+_SMALL_BYTES = 2048
+_CACHE_BYTES = 32 * 1024 * 1024
+# What the cache takes for a state besides its bytes: the key, the chain, the entry.
+_ENTRY_BYTES = 1024
+_MAX_HINTS = 4096
+_CANDIDATES = 4
+_FULL_SEARCH_EVERY = 16
+# A delta this much shorter than its state needs no further search.
+_GOOD_ENOUGH = 8
+# Nor does one that takes hardly more than what the last search found best.
+_AS_EXPECTED = 1.25
+# A restore reads at most so many times the state, or so much.
+_READ_FACTOR, _READ_BYTES = 4, 64 * 1024
+
+
+class Known(NamedTuple):
+    """A state at hand: its raw bytes, the chain to it, and what reading that costs."""
+
+    raw: bytes
+    links: tuple[Link, ...]
+    stored_bytes: int
+
+
+class Packed(NamedTuple):
+    """A state as it will be stored.
+
+    Attributes:
+        body: what goes on the line.
+        base: the state that a delta needs, None if it needs none.
+        known: that state.
+    """
+
+    body: Body
+    base: Link | None = None
+    known: Known | None = None
+
+
+class _Hint:
+    """What worked for a job's last states."""
+
+    __slots__ = ("enough", "lag", "misses", "sure", "trusted")
+
+    def __init__(self) -> None:
+        self.lag = 0  # the base's chain began so many saves before the newest
+        self.misses = 0  # saves since a delta last helped
+        self.sure = 0  # searches, one after the other, that need not have been
+        self.trusted = 0  # saves that went on unsearched, since the last search
+        # How long a delta was that followed on the newest state when no other was much
+        # shorter, by how far in depth it reached back.
+        self.enough: dict[int, int] = {}
+
+    def is_enough(self, lag: int, body: Body, raw_bytes: int) -> bool:
+        """Tell whether searching on would hardly find anything shorter."""
+        if body.text_bytes * _GOOD_ENOUGH <= raw_bytes:
+            if lag != 0:
+                self.sure = 0
+            return True
+        if lag != 0 or self.sure <= _CANDIDATES or self.trusted >= _FULL_SEARCH_EVERY:
+            return False
+        known = self.enough.get(delta.stride(body.depth), 0) * _AS_EXPECTED
+        if body.text_bytes > known:
+            return False
+        self.trusted += 1
+        return True
+
+    def searched(self, tried: Mapping[int, _Tried]) -> None:
+        """Remember how long the deltas were that a search found, by their lag."""
+        best = _shortest(tried)
+        newest = tried.get(0)
+        is_sure = (
+            newest is not None
+            and len(tried) > _CANDIDATES // 2
+            and newest.text_bytes <= tried[best].text_bytes * _AS_EXPECTED
+        )
+        # Several in a row: else a job of so many shapes looks like one without any.
+        self.sure = self.sure + 1 if is_sure else 0
+        is_trusted = self.sure > _CANDIDATES
+        self.lag, self.misses, self.trusted = 0 if is_trusted else best, 0, 0
+        if newest is not None:
+            self.enough[delta.stride(newest.depth)] = newest.text_bytes * is_sure
+
+
+class _Tried(NamedTuple):
+    """How long a delta was, and its depth."""
+
+    text_bytes: int
+    depth: int
+
+
+def _shortest(tried: Mapping[int, _Tried]) -> int:
+    """Return the lag of the shortest; of the first tried, if others are as short."""
+    return min(tried, key=lambda lag: tried[lag].text_bytes)
+
+
+class Packer:
+    """Chooses codec and base for each new state of every job of a store.
+
+    Safe for threads.  It works on what this process last saw of a job; whether a base
+    is still there is for `is_usable` to say, under the job's lock.
+
+    Args:
+        codec: see `Codec`.
+        key_id: what new states are encrypted with, as `Vault.key_id`.
+    """
+
+    def __init__(self, codec: Codec, key_id: str = "") -> None:
+        self._codec = codec
+        self._key_id = key_id
+        self._guard = Mutex()
+        self._states: OrderedDict[tuple[str, str], Known] = OrderedDict()
+        self._bytes = 0
+        self._hints: dict[str, _Hint] = {}
+        forks.watch(self)
+
+    def whole(self, raw: bytes) -> Packed:
+        """Return `raw` stored so that no other state is needed."""
+        if self._codec == "json" or len(raw) < _SMALL_BYTES:
+            return Packed(encoding.plain(raw))
+        return Packed(encoding.compressed(raw))
+
+    def pack(
+        self,
+        view: JobView,
+        raw: bytes,
+        read: Callable[[JobView, int], Member],
+    ) -> Packed:
+        """Return `raw` in the shortest form that a bounded search finds.
+
+        Args:
+            view: the job, perhaps not quite up to date.
+            raw: the new state.
+            read: returns a save of that view, as `chain.member` does; asked only for
+                what is not in memory.
+        """
+        if self._codec != "auto" or len(raw) < _SMALL_BYTES:
+            return self.whole(raw)
+        hint = self._hint(view.job_id)
+        best: Packed | None = None
+        tried: dict[int, _Tried] = {}
+        for lag, entry in self._candidates(view, hint):
+            packed = self._delta(view, raw, entry, read)
+            if packed is None:
+                continue
+            if hint.is_enough(lag, packed.body, len(raw)):
+                hint.lag, hint.misses = lag, 0
+                return packed
+            tried[lag] = _Tried(packed.body.text_bytes, packed.body.depth)
+            if lag == _shortest(tried):
+                best = packed
+        whole = self.whole(raw)
+        if best is None or best.body.text_bytes * 10 > whole.body.text_bytes * 9:
+            hint.misses += 1
+            return whole
+        hint.searched(tried)
+        return best
+
+    def is_usable(self, packed: Packed, view: JobView) -> bool:
+        """Tell whether a delta's base is live in `view`: no compaction drops it."""
+        return packed.base is None or _is_live(view, packed.base)
+
+    def remember(self, job_id: str, link: Link, raw: bytes, packed: Packed) -> None:
+        """Keep a state that was just saved, as a base for those to come."""
+        if self._codec != "auto" or len(raw) < _SMALL_BYTES:
+            return
+        before = packed.known
+        self._keep(
+            (job_id, link.checkpoint_id),
+            Known(
+                raw,
+                (link, *(() if before is None else before.links)),
+                packed.body.text_bytes + (0 if before is None else before.stored_bytes),
+            ),
+        )
+
+    def after_fork(self) -> None:
+        """Start anew in a forked child: a thread of the parent may have been at it."""
+        self._guard = Mutex()
+        self._states = OrderedDict()
+        self._hints = {}
+        self._bytes = 0
+
+    def forget(self) -> None:
+        """Let go of all states."""
+        self._guard.hold(self._clear)
+
+    def _clear(self) -> None:
+        self._states.clear()
+        self._hints.clear()
+        self._bytes = 0
+
+    # -- inside ----------------------------------------------------------------
+
+    def _hint(self, job_id: str) -> _Hint:
+        hint = self._hints.get(job_id)
+        if hint is None:
+            if len(self._hints) >= _MAX_HINTS:
+                self._hints.clear()
+            hint = self._hints[job_id] = _Hint()
+        return hint
+
+    @staticmethod
+    def _candidates(view: JobView, hint: _Hint) -> Iterator[tuple[int, Entry]]:
+        """Yield the states to follow on: current, what helped last, the newest few.
+
+        Jobs jump back by a restore, and alternate between shapes.
+        """
+        try:
+            newest = [*islice(reversed(view.checkpoints.values()), _CANDIDATES)]
+        except RuntimeError:  # another thread is folding; the next save searches again
+            newest = []
+        found = dict(enumerate(newest))
+        order = [hint.lag, *range(_CANDIDATES)]
+        if view.current is not None and view.current is not found.get(0):
+            found[_CANDIDATES] = view.current
+            order.insert(0, _CANDIDATES)
+        seen = [lag for lag in dict.fromkeys(order) if lag in found]
+        # Where nothing helps, searching for it each time would only cost.
+        if hint.misses > 1 and hint.misses % _FULL_SEARCH_EVERY:
+            seen = seen[:1]
+        for lag in seen:
+            yield lag, found[lag]
+
+    def _delta(
+        self,
+        view: JobView,
+        raw: bytes,
+        entry: Entry,
+        read: Callable[[JobView, int], Member],
+    ) -> Packed | None:
+        """Return `raw` as a delta in the chain of `entry`; None if that can't be."""
+        try:
+            start = self._known(view, entry.seq, entry.checkpoint_id, read)
+            base = delta.base_of(start.links, partial(_is_live, view))
+            if base is None:
+                return None
+            known = self._known(view, base.seq, base.checkpoint_id, read)
+        except (UnreadableState, NewerFormat, StorageFailed):
+            return None  # its readers are told; a new state needs no old trouble
+        from milepost.journal.states import zstd
+
+        reach = len(raw) + len(known.raw)
+        if len(known.raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
+            return None
+        depth = start.links[0].depth + 1
+        body = encoding.delta(raw, known.raw, base=base.seq, depth=depth)
+        to_read = known.stored_bytes + body.text_bytes
+        if to_read > max(_READ_FACTOR * len(raw), _READ_BYTES):
+            return None
+        return Packed(body, base, known)
+
+    def _known(
+        self,
+        view: JobView,
+        seq: int,
+        checkpoint_id: str,
+        read: Callable[[JobView, int], Member],
+    ) -> Known:
+        key = (view.job_id, checkpoint_id)
+        known = self._states.get(key)
+        if known is not None:
+            with suppress(KeyError):  # it is just being dropped: still good
+                self._states.move_to_end(key)
+            return known
+        found = delta_chain.unpack(seq, partial(read, view))
+        # A key that goes takes its own states with it, and no others.
+        if any(member.parts.key_id != self._key_id for member in found.members):
+            raise UnreadableState(f"state {seq} is under another key")
+        known = Known(found.raw, found.links, found.stored_bytes)
+        self._keep(key, known)
+        return known
+
+    def _keep(self, key: tuple[str, str], known: Known) -> None:
+        if len(known.raw) > _CACHE_BYTES // 4:
+            return
+        # A copy: orjson's result holds on to the buffer it was written in, which is
+        # about ten times as large.
+        known = known._replace(raw=bytes(memoryview(known.raw)))
+        try:
+            self._guard.hold(partial(self._put, key, known))
+        except BaseException:
+            self.forget()  # what was counted may not be what is there
+            raise
+
+    def _put(self, key: tuple[str, str], known: Known) -> None:
+        old = self._states.pop(key, None)
+        self._bytes += _cached_bytes(known) - (0 if old is None else _cached_bytes(old))
+        self._states[key] = known
+        while self._bytes > _CACHE_BYTES:
+            _, dropped = self._states.popitem(last=False)
+            self._bytes -= _cached_bytes(dropped)
+
+
+def _cached_bytes(known: Known) -> int:
+    return len(known.raw) + _ENTRY_BYTES
+
+
+def _is_live(view: JobView, link: Link) -> bool:
+    entry = view.checkpoints.get(link.checkpoint_id)
+    return entry is not None and entry.seq == link.seq

@@ -1,0 +1,457 @@
+"""One job's two files: the journal, and the head that says how far it is acknowledged.
+
+Order is the design.  Writing: lock, settle what others left, one write, one sync, move
+the head, unlock.  `milepost.journal.recovery.recovery` judges; this module carries the verdicts out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from milepost.journal.disk import copy_file
+from milepost.journal.disk.copy_file import JournalCopy
+from milepost.journal.disk.disk import Busy
+from milepost.journal.errors import (
+    Conflict,
+    MilepostError,
+    NestedCall,
+    NoSpace,
+    StorageFailed,
+)
+from milepost.journal.process.mutex import Mutex
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery import snapshot
+from milepost.journal.recovery.diagnosis import judge
+from milepost.journal.recovery.head import Extent
+from milepost.journal.storage.contract import Stamp, during
+from milepost.journal.storage.files.head_file import Opened
+from milepost.journal.storage.files.reading import failure
+from milepost.journal.storage.files.recovering import SettledJournal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from milepost.journal.disk.disk import File
+    from milepost.journal.events.vocabulary import JobRepairedData
+    from milepost.journal.recovery.salvage import Data
+    from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.storage.contract import Copy, Holding
+    from milepost.journal.storage.files.reading import Place
+
+_log = logging.getLogger("milepost.journal")
+
+
+class HeldJournal:
+    """One job's files while their lock is held; see `Held`."""
+
+    __slots__ = ("_file", "extent")
+
+    def __init__(self, file: JournalFile, extent: Extent) -> None:
+        self._file = file
+        self.extent = extent
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """See `Held.stamp`."""
+        size = self.extent.size
+        return Stamp(self._file.inode, size) if size else None
+
+    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
+        """See `Held.append`."""
+        self.extent = self._file.append(data, after=after, last=last)
+        return self.extent
+
+    def repairs(self) -> list[JobRepairedData]:
+        """See `Held.repairs`."""
+        return self._file.repairs()
+
+    def replace(self, copy: Copy, last: Extent) -> Extent:
+        """See `Held.replace`."""
+        assert isinstance(copy, JournalCopy)
+        self.extent = self._file.replace(copy, last)
+        return self.extent
+
+    def evidence(self) -> AbstractContextManager[Evidence]:
+        """See `Unsettled.evidence`."""
+        return self._file.evidence()
+
+    def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
+        """See `Unsettled.keep_aside`."""
+        return self._file.give_up(data, offset, lost_events)
+
+    def recall(self, seen: Extent) -> None:
+        """See `Held.recall`."""
+        self._file.recall(seen)
+
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """See `Held.remove_salvage_files`."""
+        self._file.remove_salvage_files(names)
+
+
+class _Holding:
+    """One job, held for as long as a `with` lasts.
+
+    Args:
+        file: its files.
+        take: takes hold of them.
+        what: says what fails.
+    """
+
+    __slots__ = ("_file", "_is_mine", "_take", "_what")
+
+    def __init__(
+        self, file: JournalFile, take: Callable[[], HeldJournal], what: str
+    ) -> None:
+        self._file = file
+        self._take = take
+        self._what = what
+        self._is_mine = False
+
+    def __enter__(self) -> HeldJournal:
+        self._file.refuse_nested()
+        self._is_mine = True
+        try:
+            return self._take()
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, None)
+            raise
+
+    def release(self) -> None:
+        """See `Holding.release`."""
+        if self._is_mine:
+            self._file.release()
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        self.release()
+        if isinstance(exc, OSError) and not isinstance(exc, MilepostError):
+            raise failure(exc, f"{self._what} {self._file.path}") from exc
+
+
+class JournalFile(SettledJournal):
+    """One job's files, for its one writer and any number of readers.
+
+    Safe for threads: `_mutex` is held by the one writer.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._mutex = Mutex()
+        self._lock_timeout_seconds = min(
+            place.lock_timeout_seconds, threading.TIMEOUT_MAX
+        )
+        self._is_repaired = False  # it is held as it is
+        self._owes_sync = False  # something was acknowledged before its sync
+
+    @property
+    def path(self) -> Path:
+        """The journal's."""
+        return self._path
+
+    def exclusive(self, *, wait: bool) -> Holding[HeldJournal]:
+        """Hold the job against all other writers; see `Storage.exclusive`."""
+        return _Holding(self, partial(self._settled, wait), "cannot write")
+
+    def unsettled(self) -> Holding[HeldJournal]:
+        """Hold the job as it is, for a repair; see `Storage.unsettled`."""
+        return _Holding(self, self._as_it_is, "cannot repair")
+
+    def _settled(self, wait: bool) -> HeldJournal:
+        self._take(wait=wait)
+        self._head.lock(wait=wait, may_create=self._may_make_head)
+        return HeldJournal(self, self._settle())
+
+    def _as_it_is(self) -> HeldJournal:
+        self._take(wait=True)
+        self._head.lock(wait=True, may_create=lambda **_: True)
+        self._is_settled = False
+        self._is_repaired = True
+        self._head.take_over(self._head.read())
+        return HeldJournal(self, Extent())
+
+    def _take(self, *, wait: bool) -> None:
+        """Take the lock that excludes the other threads of this process.
+
+        Raises:
+            Busy: one has it, and `wait` is false.
+            LockTimeout: one had it for too long.
+        """
+        if not self._mutex.acquire(self._lock_timeout_seconds if wait else 0):
+            raise self._head.late() if wait else Busy
+
+    def refuse_nested(self) -> None:
+        """Refuse to wait for this very thread.
+
+        Raises:
+            NestedCall: it holds the job.
+        """
+        if self._mutex.is_mine:
+            raise NestedCall.inside()
+
+    def release(self) -> None:
+        """Give back what this thread holds; idempotent."""
+        if not self._mutex.is_mine:
+            return
+        try:
+            if self._is_repaired:
+                self._is_repaired = False
+                if self._head.is_new:  # it would look like a creation that was cut
+                    self._head.remove()
+        finally:
+            self._head.unlock()
+            self._mutex.release()
+
+    @contextmanager
+    def evidence(self) -> Iterator[Evidence]:
+        """Look at both files; only under the lock."""
+        salvage, name = self._salvage, self._name
+        with snapshot.of_files(self._disk, salvage, name, is_held=True) as found:
+            # A head that was made to be locked says nothing yet.
+            yield found._replace(head=None) if self._head.is_new else found
+
+    def give_up(self, data: Data, offset: int, lost_events: int) -> str:
+        """Keep what a repair takes out of the journal; see `Unsettled.keep_aside`."""
+        return self._salvage_files.keep(data, offset, lost_events, is_damage=True)
+
+    def _may_make_head(self, *, wait: bool) -> bool:
+        """Tell whether a missing head may be made: for a new job, or to adopt one.
+
+        Decided before it is made: an empty head beside a bad tail would look like a
+        creation that was cut.
+
+        Raises:
+            DamagedJournal: the journal has a bad tail, and no head to judge it by.
+        """
+        found = self._disk.stat(self._path)
+        if found is None or found.size == 0:
+            return wait
+        facts = self._look(None, found)
+        self._refuse(facts, judge(facts))
+        return True
+
+    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
+        """Make `data` durable behind event `after`; see `Held.append`."""
+        shown = self._head.head.shown
+        if shown.seq != after:
+            raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
+        is_first = shown.size == 0
+        try:
+            file = self._create_journal() if is_first else self._private_journal()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot write {self._path}") from exc
+        extent = Extent(last.seq, last.hash, shown.size + len(data))
+        is_synced = self._durability == "always" or is_first
+        self._is_settled = False  # until it is done; an exception may come in between
+        # Encoded beforehand: a thread that wakes from a sync is slow at first.
+        head = self._next_head(extent, extent if is_synced else self._head.head.synced)
+        slot = head_codec.encode(head)
+        self._write(file, data, shown.size)
+        if is_synced:
+            self._sync(file, is_first=is_first)
+        else:
+            self._owes_sync = True
+        try:
+            self._head.put(head, slot)
+            if is_first:
+                self._head.write(head._replace(writing=head.writing + 1))
+                self._head.sync()  # both slots, so that none is ever the only one
+        except OSError as exc:
+            # The journal has the write, so the next look at it will show it.
+            raise StorageFailed(
+                f"wrote to {self._path}, but cannot move its head: {exc.strerror}; "
+                "the write will be shown once the disk works again",
+                hint="look at the disk, then read the job again before you retry",
+            ) from exc
+        self._pending.clear()
+        self._may_owe_repairs = False
+        self._is_settled = True
+        return extent
+
+    @contextmanager
+    def copying(self) -> Iterator[JournalCopy]:
+        """Begin a journal that is to take this one's place; removed if it does not."""
+        try:
+            copy = JournalCopy(self._disk, self._copy_path, self._path)
+            try:
+                yield copy
+            finally:
+                copy.discard()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot rewrite {self._path}") from exc
+
+    def sweep(self) -> None:
+        """Remove what a rewrite that died has left; see `Storage.sweep`."""
+        try:
+            with suppress(Busy):
+                copy_file.remove_leftover(self._disk, self._copy_path)
+        except OSError as exc:
+            raise failure(exc, f"cannot remove {self._copy_path}") from exc
+
+    def replace(self, copy: JournalCopy, last: Extent) -> Extent:
+        """Put `copy` in the journal's place; see `Held.replace`."""
+        self._is_settled = False
+        if not self._head.head.shown.seq:
+            self._disk.sync_folder(self._folders.heads)  # as `_create_journal` does
+        placed = copy.place()
+        placed.unlock()  # or the next rewrite would find it busy
+        try:
+            self._disk.sync_folder(self._folders.journals)
+        except OSError as exc:
+            raise self._poison(exc, "cannot sync the folder of") from exc
+        self._opened = Opened(placed, placed.stat().inode, is_writable=True)
+        extent = Extent(last.seq, last.hash, copy.size)
+        try:
+            self._move_head(extent, synced=extent)
+            self._head.sync()
+        except OSError as exc:
+            raise StorageFailed(
+                f"rewrote {self._path}, but cannot move its head: {exc.strerror}",
+                hint="look at the disk; nothing is lost",
+            ) from exc
+        self._owes_sync = self._is_poisoned = False
+        self._head.begin()
+        self._is_settled = True
+        return extent
+
+    def recall(self, seen: Extent) -> None:
+        """Acknowledge an event again that was shown before; see `Held.recall`."""
+        self._is_settled = False
+        if self._head.is_writable:
+            # About no file: so whoever comes looks for it in the one that is there.
+            head = self._next_head(seen, seen)._replace(inode=0)
+            self._head.write(head)
+            self._head.sync()
+
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """Remove bytes that were kept aside; see `Held.remove_salvage_files`."""
+        self._salvage_files.remove(names)
+
+    def _create_journal(self) -> File:
+        # A head that lost its name would leave a journal that nobody can judge, and
+        # whoever made this one may have died before its name was durable.
+        self._disk.sync_folder(self._folders.heads)
+        self._disk.make_folder(self._folders.journals)
+        found = self._disk.stat(self._path)
+        is_left_over = found is not None  # empty: R2
+        if found is not None and found.links > 1:
+            self._disk.unlink(self._path)
+            is_left_over = False
+        file = self._disk.open(self._path, "append", create=not is_left_over)
+        self._opened = Opened(file, file.stat().inode, is_writable=True)
+        return file
+
+    def _write(self, file: File, data: bytes, size: int) -> None:
+        try:
+            taken = file.append(data)
+        except OSError as exc:
+            self._roll_back(file, size)
+            raise failure(exc, f"cannot append to {self._path}") from exc
+        if taken != len(data):
+            # Writing the rest in a second call could tear the write in two.
+            self._roll_back(file, size)
+            raise NoSpace(
+                f"{self._path} took {taken} of {len(data)} bytes; nothing was written",
+                hint="free some space",
+            )
+
+    def _roll_back(self, file: File, size: int) -> None:
+        try:
+            file.truncate(size)
+            file.sync(metadata=True)
+            self._is_settled = True
+        except OSError as exc:
+            raise self._poison(exc, "cannot undo a failed write to") from exc
+
+    def _sync(self, file: File, *, is_first: bool) -> None:
+        try:
+            file.sync(metadata=is_first)
+            if is_first:
+                # A new file's name lives in its folder: without this a crash can
+                # forget the whole journal, acknowledged events included.
+                self._disk.sync_folder(self._folders.journals)
+        except OSError as exc:
+            raise self._poison(exc, "cannot sync") from exc
+
+    def _poison(self, exc: OSError, what: str) -> StorageFailed:
+        """Stop all writing, in every process: what is on the disk is unknown."""
+        self._is_settled, self._is_poisoned = False, True
+        head = self._head.head
+        head = head._replace(
+            writing=head.writing + 1, inode=self.inode, is_poisoned=True
+        )
+        try:
+            self._head.write(head)
+        except OSError:
+            _log.exception("job %r: the poison mark itself failed", self._job_id)
+        return StorageFailed(
+            f"{what} {self._path}: {exc.strerror}; whether the last write is on the "
+            "disk is unknown",
+            hint="look at the disk; the next write first rewrites the journal from "
+            "what the disk really holds",
+        )
+
+    def flush(self) -> None:
+        """Sync what was acknowledged here, if it is not on the disk yet."""
+        if not self._owes_sync:
+            return
+        during(self.exclusive(wait=True), self._flush)
+
+    def _flush(self, held: HeldJournal) -> None:
+        if self._head.head.synced != held.extent and self._opened is not None:
+            self._sync(self._opened.file, is_first=False)
+            self._move_head(held.extent, synced=held.extent)
+        self._owes_sync = False
+
+    def close(self) -> None:
+        """Sync the head, so that a power cut finds it fresh, and close both files.
+
+        Waits for a write that is on its way.
+        """
+        self._mutex.hold(self._sync_and_forget)
+
+    def _sync_and_forget(self) -> None:
+        if self._is_settled:
+            try:
+                self._head.sync()
+            except OSError:  # the journal itself is synced; a stale head is legal
+                _log.warning("job %r: cannot sync its head", self._job_id)
+        self._forget()
+
+    def retire(self) -> bool:
+        """Close both files for want of room; what must be synced is synced first.
+
+        The head need not be: a stale one is legal, and whoever goes through thousands
+        of jobs would sync twice for each.  A reader that still has this object opens
+        them again, and its end closes them.
+
+        Returns:
+            Whether they are closed: not while another thread writes.
+        """
+        if self._mutex.is_mine:
+            return False
+        try:
+            if self._durability == "interval":
+                self.flush()
+        except MilepostError as exc:  # not the trouble of the job that needs the room
+            _log.warning("job %r: not synced: %s", self._job_id, exc)
+        return self._mutex.try_hold(self._forget)
+
+    def _forget(self) -> None:
+        self._head.close()
+        self._opened = None
+        self._is_settled = False
+
+    def after_fork(self) -> None:
+        """Close descriptors without a sync or an unlock; this is of no use any more."""
+        if self._opened is not None:
+            self._opened.file.close()
+        self._head.after_fork()

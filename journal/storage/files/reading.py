@@ -1,0 +1,241 @@
+"""One job's two files as a reader finds them: the journal, and its head.
+
+Reading takes no lock and changes nothing.  What a head acknowledges is shown, and only
+that; whatever else is there is settled first, under the lock.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from milepost.journal.errors import (
+    DamagedJournal,
+    MilepostError,
+    NewerFormat,
+    NoSpace,
+    ReadOnlyStore,
+    StorageFailed,
+)
+from milepost.journal.events.codec import BadLine
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery import recovery
+from milepost.journal.recovery.diagnosis import Action, Condition, judge, problem_of
+from milepost.journal.recovery.head import Extent
+from milepost.journal.recovery.passage import line_number
+from milepost.journal.recovery.snapshot import Evidence
+from milepost.journal.storage.contract import Stamp
+from milepost.journal.storage.files.head_file import HeadFile, Opened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from milepost.journal.disk.disk import Disk, Stat
+    from milepost.journal.recovery.diagnosis import Facts, Judgement
+    from milepost.journal.recovery.head import Head
+    from milepost.journal.recovery.salvage import SalvageFolder
+
+Durability = Literal["always", "interval", "never"]
+
+
+class Folders(NamedTuple):
+    """Where the files of a store live.
+
+    Attributes:
+        journals: one journal per job.
+        heads: one head per job.
+        salvage: bytes that a recovery cut, kept until the trash period ends.
+    """
+
+    root: Path
+    journals: Path
+    heads: Path
+    salvage: Path
+
+    @classmethod
+    def of(cls, root: Path) -> Folders:
+        """Return those of the store in `root`."""
+        return cls(root, root / "journals", root / "heads", root / "salvage")
+
+
+class Place(NamedTuple):
+    """Where one job's files are, and how they are written.
+
+    Attributes:
+        salvage: the folder of the salvage files, which all jobs share.
+        name: what the files are called.
+        store_id: returns the store's id; None if it cannot be told.
+        lock_timeout_seconds: how long to wait for another writer.
+    """
+
+    disk: Disk
+    folders: Folders
+    salvage: SalvageFolder
+    name: str
+    job_id: str
+    store_id: Callable[[], str | None]
+    durability: Durability
+    lock_timeout_seconds: float
+
+
+def failure(exc: OSError, what: str) -> StorageFailed:
+    """Return the error that tells a caller what to do about `exc`."""
+    reason = exc.strerror or str(exc)
+    match exc.errno:
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return ReadOnlyStore(
+                f"{what}: {reason}", hint="make the folder writable for this user"
+            )
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return NoSpace(
+                f"{what}: {reason}; nothing was written", hint="free some space"
+            )
+        case errno.ELOOP:
+            return StorageFailed(f"{what}: refused, it is a symbolic link")
+    return StorageFailed(f"{what}: {reason}")
+
+
+class ReadableJournal:
+    """The files of one job, opened when first needed.
+
+    Safe for threads: each uses the file that it has found open, and a file that another
+    one puts in its place is closed when nobody uses it any more.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._disk, self._folders = place.disk, place.folders
+        self._name, self._job_id = place.name, place.job_id
+        self._store_id = place.store_id
+        self._path = self._folders.journals / f"{place.name}.jsonl"
+        head = self._folders.heads / place.name
+        self._head = HeadFile(place.disk, head, place.lock_timeout_seconds)
+        self._opened: Opened | None = None
+
+    @property
+    def inode(self) -> int:
+        """Which journal is open; 0 if none is."""
+        return 0 if self._opened is None else self._opened.inode
+
+    def stamp(self) -> Stamp | None:
+        """Return what changes whenever the journal does, None if there is none."""
+        try:
+            found = self._disk.stat(self._path)
+        except OSError as exc:
+            raise failure(exc, f"cannot look at {self._path}") from exc
+        return None if found is None else Stamp(found.inode, found.size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes of the journal from `offset`.
+
+        Raises:
+            StorageFailed: it cannot be opened or read.
+        """
+        try:
+            return self._open_journal().file.read(offset, size)
+        except OSError as exc:
+            raise failure(exc, f"cannot read {self._path}") from exc
+
+    def extent(self) -> Extent:
+        """Return what is acknowledged, without the lock and without any change.
+
+        Raises:
+            DamagedJournal: it is not there; under the lock it shows why.
+        """
+        try:
+            raw = self._head.peek()
+            head = head_codec.decode(raw)
+            found = self._disk.stat(self._path)
+            if head is None or head.shown.seq == 0:
+                return Extent()
+            return self._current_extent(head, raw, found)
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot read {self._path}") from exc
+
+    def _current_extent(self, head: Head, raw: bytes, found: Stat | None) -> Extent:
+        is_known = found is not None and head.inode == found.inode
+        if is_known and found and found.size >= head.shown.size:
+            self._open_journal()
+            return head.shown
+        # Rewritten, copied, or less than it was.
+        facts = self._look(raw, found)
+        ruling = judge(facts)
+        # A repair that gave up what the head shows is on its way, or died: not yet
+        # shown, perhaps not durable.  Nor is what a power cut took of unsynced events.
+        if facts.shown is None or facts.is_foreign or facts.is_altered:
+            raise self._damaged(problem_of(facts, ruling) or _misfit(facts, head.shown))
+        return facts.shown
+
+    def _look(
+        self,
+        raw: bytes | None,
+        found: Stat | None,
+        trusted: Extent | None = None,
+        *,
+        is_poisoned: bool = False,
+    ) -> Facts:
+        """Find out what both files prove; see `recovery.look`."""
+        size, inode = (None, 0) if found is None else (found.size, found.inode)
+        evidence = Evidence(self._name, raw, size, inode, self.read)
+        return recovery.look(
+            evidence,
+            self._job_id,
+            self._store_id(),
+            trusted=trusted,
+            is_poisoned=is_poisoned,
+        )
+
+    def _refuse(self, facts: Facts, ruling: Judgement) -> None:
+        """Raise if nothing may be written, nor be settled, under this ruling.
+
+        Raises:
+            DamagedJournal: a person has to decide.
+            NewerFormat: only the version that wrote there may.
+        """
+        match ruling.verdict:
+            case Condition.NEWER if not _is_kept_as_it_is(facts):
+                raise NewerFormat(
+                    f"event {facts.newer_seq} of job {self._job_id!r} was written by a "
+                    "newer Milepost; only that one may settle what it left",
+                    hint="upgrade",
+                )
+            case Condition.JOURNAL_MISSING | Condition.DAMAGED | Condition.FOREIGN:
+                problem = problem_of(facts, ruling)
+                assert problem is not None, "damage has a place"
+                raise self._damaged(problem, is_gone=facts.size == 0)
+
+    def _open_journal(self) -> Opened:
+        """Return the open journal; opens it again if a rewrite put another in place."""
+        opened = self._opened
+        found = self._disk.stat(self._path)
+        if opened is None or found is None or found.inode != opened.inode:
+            opened = self._opened = Opened.of(self._disk, self._path, "append")
+        return opened
+
+    def _damaged(self, problem: BadLine, *, is_gone: bool = False) -> DamagedJournal:
+        try:
+            line = 0 if is_gone else line_number(self.read, problem.offset)
+        except StorageFailed:
+            line = 0
+        return DamagedJournal(
+            self._job_id,
+            line=line,
+            offset=problem.offset,
+            expected=problem.expected,
+            found=problem.found,
+        )
+
+
+def _is_kept_as_it_is(facts: Facts) -> bool:
+    """Tell whether nothing has to be repaired, so that nothing has to be journaled."""
+    is_poisoned = facts.head is not None and facts.head.is_poisoned
+    is_whole = facts.tail is Action.NOTHING and not facts.lost_events
+    return is_whole and facts.has_head and not is_poisoned
+
+
+def _misfit(facts: Facts, shown: Extent) -> BadLine:
+    what = f"event {shown.seq} with hash {shown.hash}"
+    found = f"event {facts.proven.seq} with hash {facts.proven.hash} as the last"
+    return BadLine(facts.proven.size, what, found)

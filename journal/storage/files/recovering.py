@@ -1,0 +1,264 @@
+"""Bringing a job's two files into agreement after whoever died with them.
+
+`milepost.journal.recovery.recovery` finds what they prove, `milepost.journal.recovery.diagnosis` judges it; this module
+carries the ruling out, under the job's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from milepost.journal.disk import copy_file, whole_file
+from milepost.journal.disk.disk import Busy
+from milepost.journal.errors import ReadOnlyStore, StorageFailed
+from milepost.journal.recovery.diagnosis import Action, Condition, judge
+from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.recovery.passage import pieces
+from milepost.journal.recovery.salvage import SalvageFiles
+from milepost.journal.storage.files.reading import ReadableJournal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from milepost.journal.disk.disk import File, Stat
+    from milepost.journal.events.vocabulary import JobRepairedData
+    from milepost.journal.recovery.diagnosis import Facts
+    from milepost.journal.storage.files.reading import Durability, Place
+
+_log = logging.getLogger("milepost.journal")
+
+# What follows the trusted event is kept as it is; nothing before it need be read.
+_AS_IT_IS = frozenset({"R10", "R11"})
+
+
+class SettledJournal(ReadableJournal):
+    """Settles what an earlier writer left behind, before another one writes."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._salvage = place.salvage
+        self._salvage_files = SalvageFiles(place.disk, place.salvage, place.name)
+        self._durability: Durability = place.durability
+        self._is_settled = False  # first look under the lock is done
+        self._is_poisoned = False  # also when the mark in the head could not be set
+        self._pending: list[JobRepairedData] = []
+        self._may_owe_repairs = True  # until a look found none, or they were told
+        self._is_shared = False  # the journal has other names, perhaps a snapshot's
+
+    def _settle(self) -> Extent:
+        """Bring both files into agreement, under the lock; return the extent."""
+        raw = self._head.read()
+        found = self._disk.stat(self._path)
+        head = self._head.head
+        self._is_shared = found is not None and found.links > 1
+        if (
+            self._is_settled
+            and raw == self._head.raw
+            and found is not None
+            and found.size == head.shown.size
+            and found.inode == head.inode == self.inode
+            and not self._is_poisoned
+            and not head.is_poisoned
+        ):
+            return head.shown  # nobody was here since
+        self._may_owe_repairs = True  # whoever was here may have died before telling
+        has_slot = self._head.take_over(raw)
+        self._head.secure()
+        # A file that was made to be locked says nothing, unless somebody was quicker.
+        known = raw if has_slot or not self._head.is_new else None
+        extent = self._settle_as(known, found)
+        self._head.allocate()
+        self._head.begin()
+        self._is_settled = True
+        return extent
+
+    def _settle_as(self, raw: bytes | None, found: Stat | None) -> Extent:
+        """Do what the one judgement of the files asks for."""
+        head = self._head.head
+        is_poisoned = head.is_poisoned or self._is_poisoned
+        if is_poisoned and found is not None and found.size:
+            # The kernel may have marked pages clean that it never wrote, so a retried
+            # sync proves nothing; only the medium does.
+            self._open_journal()
+            self._writable_journal().drop_cache()
+        trusted = None if is_poisoned else self._trusted(head, found)
+        facts = self._look(raw, found, trusted, is_poisoned=is_poisoned)
+        ruling = judge(facts)
+        if trusted is not None and ruling.row not in _AS_IT_IS:
+            # Nothing is repaired behind what is not itself intact, and ours.
+            facts = self._look(raw, found)
+            ruling = judge(facts)
+        self._refuse(facts, ruling)
+        if facts.size == 0:
+            if is_poisoned:
+                self._head.clear()
+            self._head.head = Head(writing=self._head.head.writing)
+            return Extent()
+        self._open_journal()
+        if not self._is_settled:
+            self._remove_leftovers()
+        if head.inode != self.inode or (not self._is_settled and not head.shown.seq):
+            self._sync_names()
+        if ruling.verdict is Condition.POISONED:
+            return self._heal(facts)
+        if ruling.verdict is Condition.HEAD_MISSING:
+            self._owe({"reason": "head_missing"})
+        if facts.proven == trusted == head.shown and facts.tail is Action.NOTHING:
+            return facts.proven
+        return self._carry_out(facts)
+
+    def _trusted(self, head: Head, found: Stat | None) -> Extent | None:
+        """Return an acknowledged event that is where the head says; None if unknown."""
+        # With other modes, what came after the last sync may be gone with a power cut;
+        # not so if this process has seen it.
+        is_durable = head.durability == "always" or self._is_settled
+        last = head.shown if is_durable else head.synced
+        is_there = found is not None and head.inode == found.inode
+        return last if is_there and found and last.size <= found.size else None
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a rewriter who died has left behind."""
+        for folder in self._folders[1:]:
+            leftover = folder / f"{self._name}.tmp"
+            if self._disk.stat(leftover) is not None:
+                self._disk.unlink(leftover)
+        with suppress(Busy):  # a compaction is on its way
+            copy_file.remove_leftover(self._disk, self._copy_path)
+
+    def _sync_names(self) -> None:
+        """Make the names durable that a creator or rewriter may have died with.
+
+        Only where the head does not speak of this very file: before it does, whoever
+        moves it has synced them.
+        """
+        for folder in (
+            self._folders.journals,
+            self._folders.heads,
+            self._folders.root,
+            self._folders.root.parent,
+        ):
+            self._disk.sync_folder(folder)
+
+    def _carry_out(self, facts: Facts) -> Extent:
+        """Keep what is proven and nothing else, durably, and acknowledge it."""
+        keep, file = facts.proven, self._private_journal()
+        if facts.tail is Action.FINISH_LINE:
+            file.append(b"\n")
+        if facts.tail is Action.CUT or facts.lost_events:
+            # Even nothing is kept, if it is all that is left of acknowledged events:
+            # the file's name says how many there were.
+            self._keep_aside(keep.size, facts)
+        if facts.tail is Action.CUT:
+            file.truncate(keep.size)
+            _log.warning(
+                "job %r: cut %d unacknowledged bytes at byte %d: %s",
+                self._job_id,
+                facts.size - keep.size,
+                keep.size,
+                facts.problem,
+            )
+        file.sync(metadata=True)
+        # Shown only if the medium has it, not just the page cache.
+        file.drop_cache()
+        if self._look(self._head.raw, file.stat(), facts.base).proven != keep:
+            raise StorageFailed(f"{self._path} reads differently after a sync")
+        self._move_head(keep, synced=keep)
+        if facts.head is None:
+            self._move_head(keep, synced=keep)  # so that no slot is the only one
+        if facts.head is None or facts.is_given_up:
+            # The slot that the next write overwrites acknowledges what was given up,
+            # and the one before it perhaps events that no repair names.
+            self._head.sync()
+        return keep
+
+    def _owe(self, repair: JobRepairedData) -> None:
+        self._pending.append(repair)
+        self._may_owe_repairs = True
+
+    def _keep_aside(self, offset: int, facts: Facts) -> None:
+        """Make the bytes that will be cut durable in a file of their own."""
+        self._may_owe_repairs = True
+        rest = partial(pieces, self.read, offset, facts.size)
+        self._salvage_files.keep(rest, offset, facts.lost_events)
+
+    def _heal(self, facts: Facts) -> Extent:
+        """After a failed sync: rewrite the journal from what the medium holds."""
+        assert facts.head is not None
+        assert facts.text is not None
+        keep = facts.proven
+        if facts.head.inode == self.inode:
+            # What follows was not acknowledged.  In another file it was, or may be: the
+            # mark is older than a rewrite that healed it, brought back by a power cut.
+            keep = min(keep, facts.head.shown)
+        if facts.size > keep.size or facts.lost_events:
+            self._keep_aside(keep.size, facts)
+        healed = pieces(facts.text.read, 0, keep.size)
+        whole_file.replace(self._disk, self._temporary, self._path, healed)
+        self._open_journal()
+        self._is_poisoned = False
+        self._owe({"reason": "sync_failed"})
+        self._move_head(keep, synced=keep)
+        self._head.sync()
+        return keep
+
+    def repairs(self) -> list[JobRepairedData]:
+        """Return what recovery did here, salvage files and all; see `Held.repairs`."""
+        if not self._may_owe_repairs:
+            return []
+        found = [*self._pending, *self._salvage_files.repairs()]
+        self._may_owe_repairs = bool(found)
+        return found
+
+    def _writable_journal(self) -> File:
+        """Return the open journal, if this user may write to it by now.
+
+        Raises:
+            ReadOnlyStore: not so.
+        """
+        opened = self._opened  # it was the one in place when the lock was taken
+        if opened is None or not opened.is_writable:
+            self._opened = None
+            opened = self._open_journal()
+        if not (opened.is_writable and self._head.is_writable):
+            raise ReadOnlyStore(
+                f"cannot write {self._path}: this user may only read it",
+                hint="make the folder writable for this user",
+            )
+        return opened.file
+
+    def _private_journal(self) -> File:
+        """Return the open journal, to be written in place: no other name shows it.
+
+        A copy made by hard links (``cp -al``) shares the file with the store.  The
+        store takes a file of its own, so that the copy stays what it is.
+
+        Raises:
+            ReadOnlyStore: this user may not write to it, or not make one like it.
+            OSError: it cannot be copied.
+        """
+        file = self._writable_journal()
+        if not self._is_shared:
+            return file
+        self._is_settled = False  # until the head speaks of the new file
+        whole = pieces(file.read, 0, file.stat().size)
+        whole_file.replace(self._disk, self._temporary, self._path, whole)
+        self._is_shared = False
+        return self._open_journal().file
+
+    def _move_head(self, shown: Extent, *, synced: Extent) -> None:
+        self._head.write(self._next_head(shown, synced))
+
+    def _next_head(self, shown: Extent, synced: Extent) -> Head:
+        writing = self._head.head.writing + 1
+        return Head(writing, shown, self.inode, self._durability, synced)
+
+    @property
+    def _copy_path(self) -> Path:
+        return self._folders.journals / f"{self._name}.copy"
+
+    @property
+    def _temporary(self) -> Path:
+        return self._folders.journals / f"{self._name}.tmp"

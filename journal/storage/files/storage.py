@@ -1,0 +1,476 @@
+"""Journals as files in one folder: a `Storage` for one machine, many processes."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import threading
+import weakref
+from collections import OrderedDict
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import orjson
+
+from milepost.journal import ids
+from milepost.journal.disk.disk import (
+    PRIVATE_FOLDER,
+    SHARED_FOLDER,
+    Disk,
+    PosixDisk,
+    make_folder_like,
+    within,
+)
+from milepost.journal.disk.whole_file import append_all
+from milepost.journal.errors import (
+    LockTimeout,
+    MilepostError,
+    NewerFormat,
+    StorageFailed,
+)
+from milepost.journal.events.codec import peek
+from milepost.journal.process import forks
+from milepost.journal.process.mutex import Mutex
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery import snapshot
+from milepost.journal.recovery.salvage import SalvageFolder
+from milepost.journal.storage.files.job_files import JournalFile
+from milepost.journal.storage.files.key_record_file import RecordFile
+from milepost.journal.storage.files.reading import Durability, Folders, Place, failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from milepost.journal.crypto.key_record import KeyRecord
+    from milepost.journal.events.vocabulary import JobRepairedData
+    from milepost.journal.recovery.head import Extent
+    from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.storage.contract import Copy, Held, Holding, Stamp, Unsettled
+
+_log = logging.getLogger("milepost.journal")
+
+Sharing = Literal["private", "group"]
+
+FORMAT = 1
+# Of the descriptors that the process may have, journals keep a quarter open, two each.
+_DESCRIPTORS_PER_JOURNAL = 8
+_FEWEST_OPEN, _MOST_OPEN = 4, 1000
+_SMALL_BYTES = 8192  # enough for store.json, a head, and a first line
+_SUFFIX = ".jsonl"
+
+
+class FileStorage:
+    """A `Storage` in a folder of the local disk.
+
+    Args:
+        root: the folder; made by `make_root` or the first save, never by a read.
+        durability: ``always`` syncs before every answer; ``interval`` syncs in the
+            background; ``never`` leaves it to the operating system until `close`.
+        interval_seconds: how long an answer may stay unsynced under ``interval``.
+        lock_timeout_seconds: how long to wait for another process's write.
+        shared: who may use a store that is made here: ``private`` its owner,
+            ``group`` the group of its folder too.  It stays as it was made.
+        disk: the file operations; a test may bring its own.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        durability: Durability = "always",
+        interval_seconds: float = 0.2,
+        lock_timeout_seconds: float = 30.0,
+        shared: Sharing = "private",
+        disk: Disk | None = None,
+    ) -> None:
+        self.root = root
+        self._folder_mode = SHARED_FOLDER if shared == "group" else PRIVATE_FOLDER
+        self._folders = Folders.of(root)
+        self._durability: Durability = durability
+        self._interval_seconds = interval_seconds
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._disk: Disk = PosixDisk() if disk is None else disk
+        self._salvage = SalvageFolder(self._disk, self._folders.salvage)
+        self._record = RecordFile(self._disk, root, lock_timeout_seconds)
+        self._files: OrderedDict[str, JournalFile] = OrderedDict()
+        self._nameless: dict[str, str] = {}
+        self._guard = Mutex()
+        self._durable_id: str | None = None  # of the store whose names are synced
+        self._flusher: threading.Thread | None = None
+        self._stop_flusher = threading.Event()
+        forks.watch(self)
+
+    # -- the store ---------------------------------------------------------------
+
+    @property
+    def store_id(self) -> str | None:
+        """See `Storage.store_id`."""
+        # Read each time: a folder may be removed and another store made in its place.
+        path = self.root / "store.json"
+        try:
+            raw = self._read_small(path)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise failure(exc, f"cannot read {path}") from exc
+        return _store_id_in(raw, path)
+
+    def make_root(self) -> None:
+        """Make the folder and sync its name; if that fails, `create` says why."""
+        with suppress(OSError):
+            self._make_root()
+
+    def _make_root(self) -> None:
+        missing = [p for p in self._ancestors() if self._disk.stat(p) is None]
+        self._disk.make_folder(self.root, mode=self._folder_mode)
+        for folder in missing:
+            self._disk.sync_folder(folder.parent)
+
+    def _known_id(self) -> str | None:
+        try:
+            return self.store_id
+        except MilepostError:
+            return None  # whoever looks at the store says so; the chain needs none
+
+    def create(self) -> str:
+        """See `Storage.create`."""
+        try:
+            known = self.store_id
+            if known is not None and known == self._durable_id:
+                return known
+            found = self._create() if known is None else known
+            self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
+            make_folder_like(self._disk, self._folders.heads, self._folders.journals)
+            # Whoever made them may have died before it synced their names, and a power
+            # cut may have taken them; from here on, no journal outlives `heads`.
+            for folder in (self.root, self.root.parent):
+                self._disk.sync_folder(folder)
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot make a store in {self.root}") from exc
+        self._durable_id = found
+        return found
+
+    def _create(self) -> str:
+        self._make_root()
+        self._disk.check_supported(self.root)
+        path = self.root / "store.json"
+        if self._disk.names(self._folders.journals):
+            if self.store_id is not None:  # another process has just made it
+                return self.store_id
+            raise StorageFailed(
+                f"{path} is missing, but there are journals beside it",
+                hint="put it back from a backup; the first line of every journal "
+                'says what stands in it: {"format":1,"store":"…"}',
+            )
+        # Made first: what else the store gets is as open to others as this folder is.
+        self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
+        temporary = self.root / f"store.{ids.new_nonce()}.tmp"
+        file = self._disk.open(
+            temporary, "append", create=True, like=self._folders.journals
+        )
+        try:
+            mine = orjson.dumps({"format": FORMAT, "store": ids.new_nonce()}) + b"\n"
+            append_all(file, mine, path)
+            file.sync(metadata=True)
+            try:
+                self._disk.link(temporary, path)
+            except FileExistsError:
+                _log.debug("another process made %s first", path)
+            self._disk.sync_folder(self.root)
+        finally:
+            file.close()
+            self._disk.unlink(temporary)
+        found = self.store_id
+        assert found is not None
+        return found
+
+    def _read_small(self, path: Path) -> bytes:
+        file = self._disk.open(path, "read")
+        try:
+            return file.read(0, _SMALL_BYTES)
+        finally:
+            file.close()
+
+    def _ancestors(self) -> list[Path]:
+        root = self.root.absolute()
+        return [root, *root.parents]
+
+    def key_record(self) -> KeyRecord | None:
+        """See `Storage.key_record`."""
+        try:
+            return self._record.read()
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot read the keys of {self.root}") from exc
+
+    def change_key_record(
+        self, change: Callable[[KeyRecord | None], KeyRecord]
+    ) -> KeyRecord:
+        """See `Storage.change_key_record`."""
+        try:
+            return self._record.change(change)
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot record the keys of {self.root}") from exc
+
+    def wait_for_writers(self) -> None:
+        """See `Storage.wait_for_writers`."""
+        try:
+            # Heads, not jobs: the first write to a job may be under way.
+            for name in self._disk.names(self._folders.heads):
+                self._wait_for_writer(self._folders.heads / name)
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot lock the jobs of {self.root}") from exc
+
+    def _wait_for_writer(self, path: Path) -> None:
+        found = self._disk.stat(path)
+        while found is not None:
+            try:
+                file = self._disk.open(path, "read")
+            except FileNotFoundError:
+                return
+            try:
+                if not within(self._lock_timeout_seconds, file.try_lock):
+                    raise LockTimeout(f"{path} stayed locked by a writer")
+                found = self._disk.stat(path)
+                if found is not None and found.inode == file.stat().inode:
+                    return
+            finally:
+                file.close()
+
+    def job_ids(self) -> list[str]:
+        """See `Storage.job_ids`."""
+        try:
+            journals = self._disk.names(self._folders.journals)
+            heads = self._disk.names(self._folders.heads)
+        except OSError as exc:
+            raise failure(exc, f"cannot list {self.root}") from exc
+        heads = [name for name in heads if "." not in name]  # one in the making
+        names = {name[: -len(_SUFFIX)] for name in journals if name.endswith(_SUFFIX)}
+        missing = {name for name in heads if name not in names and self._is_owed(name)}
+        found = (self._job_id_of(name) for name in names | missing)
+        return sorted(job_id for job_id in found if job_id is not None)
+
+    def _is_owed(self, name: str) -> bool:
+        """Tell whether a head without a journal says that there was one."""
+        try:
+            head = head_codec.decode(self._read_small(self._folders.heads / name))
+        except NewerFormat:
+            return True
+        except OSError:
+            return False
+        return head is not None and head.shown.seq > 0
+
+    def _job_id_of(self, name: str) -> str | None:
+        job_id = ids.job_of(name)
+        if job_id is not None or "~" not in name:
+            return job_id
+        job_id = self._first_line_says(self._folders.journals / (name + _SUFFIX))
+        if job_id is not None and ids.file_name(job_id) == name:
+            return job_id
+        # Its id cannot be read, but the job must not vanish from the lists: it goes by
+        # its file's name until it is repaired.
+        self._nameless[name] = name
+        return name
+
+    def _first_line_says(self, path: Path) -> str | None:
+        try:
+            line, _, _ = self._read_small(path).partition(b"\n")
+        except OSError:
+            return None
+        event = peek(line)
+        if event is None or event["type"] != "job.opened":
+            return None
+        data: object = event["data"]
+        job_id = data.get("job") if isinstance(data, dict) else None
+        return job_id if isinstance(job_id, str) else None
+
+    # -- one job -----------------------------------------------------------------
+
+    def file(self, job_id: str) -> JournalFile:
+        """Return the files of one job; only so many jobs keep theirs open."""
+        found = self._files.get(job_id)
+        if found is not None:
+            try:  # noqa: SIM105 - each save comes by, and `suppress` is three calls
+                self._files.move_to_end(job_id)
+            except KeyError:  # it is just being taken out: still good
+                pass
+            return found
+        place = Place(
+            self._disk,
+            self._folders,
+            self._salvage,
+            self._name(job_id),
+            job_id,
+            self._known_id,
+            self._durability,
+            self._lock_timeout_seconds,
+        )
+        found = self._files.setdefault(job_id, JournalFile(place))
+        self._make_room()
+        return found
+
+    def _make_room(self) -> None:
+        """Close the journals that were not used for longest, beyond the bound."""
+        surplus = len(self._files) - _most_open()
+        for job_id in list(self._files)[: max(surplus, 0)]:
+            file = self._files.get(job_id)
+            # It may sync, and wait for another process's write.
+            if file is not None and file.retire():
+                self._files.pop(job_id, None)
+
+    def stamp(self, job_id: str) -> Stamp | None:
+        """See `Storage.stamp`."""
+        return self.file(job_id).stamp()
+
+    def extent(self, job_id: str) -> Extent:
+        """See `Storage.extent`."""
+        return self.file(job_id).extent()
+
+    def read(self, job_id: str, offset: int, size: int) -> bytes:
+        """See `Storage.read`."""
+        return self.file(job_id).read(offset, size)
+
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+        """See `Storage.exclusive`."""
+        if self._durability == "interval" and self._flusher is None:
+            self._start_flusher()
+        return self.file(job_id).exclusive(wait=wait)
+
+    @contextmanager
+    def evidence(self, job_id: str) -> Iterator[Evidence]:
+        """See `Storage.evidence`."""
+        try:
+            with snapshot.of_files(
+                self._disk, self._salvage, self._name(job_id)
+            ) as found:
+                yield found
+        except OSError as exc:
+            if isinstance(exc, MilepostError):
+                raise
+            raise failure(exc, f"cannot read the files of job {job_id!r}") from exc
+
+    def unsettled(self, job_id: str) -> Holding[Unsettled]:
+        """See `Storage.unsettled`."""
+        return self.file(job_id).unsettled()
+
+    def _name(self, job_id: str) -> str:
+        return self._nameless.get(job_id) or ids.file_name(job_id)
+
+    def copying(self, job_id: str) -> AbstractContextManager[Copy]:
+        """See `Storage.copying`."""
+        return self.file(job_id).copying()
+
+    def sweep(self, job_id: str) -> None:
+        """See `Storage.sweep`."""
+        self.file(job_id).sweep()
+
+    def repairs(self, job_id: str) -> list[JobRepairedData]:
+        """See `Storage.repairs`."""
+        return self.file(job_id).repairs()
+
+    # -- durability = interval ---------------------------------------------------
+
+    def _start_flusher(self) -> None:
+        self._guard.hold(self._start_one_flusher)
+
+    def _start_one_flusher(self) -> None:
+        if self._flusher is None:
+            flusher = threading.Thread(
+                target=_flush_regularly,
+                args=(weakref.ref(self), self._stop_flusher, self._interval_seconds),
+                name="milepost-flusher",
+                daemon=True,
+            )
+            flusher.start()
+            self._flusher = flusher
+
+    def flush(self) -> None:
+        """See `Storage.flush`."""
+        failed: MilepostError | None = None
+        for file in list(self._files.values()):
+            try:
+                file.flush()
+            except MilepostError as exc:  # one job's trouble is not the others'
+                failed = failed or exc
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self._stop_flusher.set()
+        self._record.close()
+        if self._flusher is not None:
+            self._flusher.join()
+            self._flusher = None
+            self._stop_flusher = threading.Event()
+        try:
+            self.flush()
+        except MilepostError:
+            if self._durability != "never":
+                raise
+            _log.warning("%s: cannot sync at the end", self.root, exc_info=True)
+        finally:
+            for job_id, file in list(self._files.items()):
+                file.close()  # waits for a write on its way
+                self._files.pop(job_id, None)
+
+    def after_fork(self) -> None:
+        """Let go, in a forked child, of what belongs to the parent.
+
+        The child shares the parent's locks: closing a descriptor keeps them, an unlock
+        would free them, so nothing is unlocked here.
+        """
+        files = list(self._files.values())
+        self._guard = Mutex()
+        self._files = OrderedDict()
+        self._flusher = None
+        self._stop_flusher = threading.Event()
+        for file in files:
+            file.after_fork()
+
+
+def _most_open() -> int:
+    """Return how many journals may stay open, by what the process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_OPEN
+    return min(max(soft // _DESCRIPTORS_PER_JOURNAL, _FEWEST_OPEN), _MOST_OPEN)
+
+
+def _store_id_in(raw: bytes, path: Path) -> str:
+    try:
+        values = orjson.loads(raw)
+        format_, store_id = values["format"], values["store"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise StorageFailed(
+            f"{path} is not what a store has there",
+            hint="put it back from a backup; the first line of every journal says "
+            'what stands in it: {"format":1,"store":"…"}',
+        ) from exc
+    if format_ != FORMAT:
+        raise NewerFormat(f"{path} says format {format_}, this version knows {FORMAT}")
+    return str(store_id)
+
+
+def _flush_regularly(
+    storage: weakref.ref[FileStorage], stop: threading.Event, seconds: float
+) -> None:
+    while not stop.wait(seconds):
+        alive = storage()
+        if alive is None:
+            return
+        try:
+            alive.flush()
+        except MilepostError:
+            # The head carries the poison mark by now, so the next save says it too.
+            _log.exception("a background sync failed")
+        del alive

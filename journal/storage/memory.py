@@ -1,0 +1,238 @@
+"""A store in memory: the reference of `milepost.journal.storage.contract`, and a store for tests."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from milepost.journal import ids
+from milepost.journal.disk.disk import Busy
+from milepost.journal.errors import Conflict, NestedCall
+from milepost.journal.process.mutex import Mutex
+from milepost.journal.recovery import head as head_codec
+from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.recovery.salvage import name_of
+from milepost.journal.recovery.snapshot import Evidence
+from milepost.journal.storage.contract import Copy, Held, Holding, Stamp, Unsettled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from milepost.journal.crypto.key_record import KeyRecord
+    from milepost.journal.events.vocabulary import JobRepairedData
+    from milepost.journal.recovery.salvage import Data
+
+
+class _MemoryJournal:
+    """One job's bytes, and what its holder has in hand."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self.lock = Mutex()
+        self.data = bytearray()
+        self.extent = Extent()
+        self.generation = 0
+        self.copy: _MemoryCopy | None = None
+
+    @contextmanager
+    def evidence(self) -> Iterator[Evidence]:
+        """See `Unsettled.evidence`."""
+        head = Head(1, self.extent, self.generation, "always", self.extent)
+        raw = head_codec.encode(head) if self.extent.seq else None
+        name = ids.file_name(self._job_id)
+        yield Evidence(name, raw, len(self.data), self.generation, self.read)
+
+    def begin(self, copy: _MemoryCopy) -> None:
+        """Note that `copy` is to take this one's place.
+
+        Raises:
+            Busy: so is another.
+        """
+        if self.copy is not None:
+            raise Busy
+        self.copy = copy
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset`."""
+        return bytes(self.data[offset : offset + size])
+
+    def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
+        """See `Unsettled.keep_aside`: nothing outlasts the process, this neither."""
+        return name_of(self._job_id, data, offset, lost_events, is_damage=True)
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """See `Held.stamp`."""
+        return Stamp(self.generation, self.extent.size) if self.extent.seq else None
+
+    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
+        """See `Held.append`."""
+        if self.extent.seq != after:
+            raise Conflict(f"job {self._job_id!r} is at {self.extent.seq}, not {after}")
+        del self.data[self.extent.size :]  # of an append that was interrupted
+        self.data += data
+        self.extent = Extent(last.seq, last.hash, len(self.data))
+        return self.extent
+
+    def repairs(self) -> list[JobRepairedData]:
+        """See `Held.repairs`."""
+        return []
+
+    def recall(self, seen: Extent) -> None:
+        """See `Held.recall`: memory is not put back."""
+
+    def replace(self, copy: Copy, last: Extent) -> Extent:
+        """See `Held.replace`."""
+        assert isinstance(copy, _MemoryCopy)
+        self.data, self.generation = copy.data, self.generation + 1
+        self.extent = Extent(last.seq, last.hash, len(self.data))
+        return self.extent
+
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """See `Held.remove_salvage_files`: there are none."""
+
+
+class _MemoryCopy:
+    """A journal that is to take another's place."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    @property
+    def size(self) -> int:
+        """See `Copy.size`."""
+        return len(self.data)
+
+    def write(self, data: bytes) -> None:
+        """See `Copy.write`."""
+        self.data += data
+
+    def sync(self) -> None:
+        """See `Copy.sync`: there is no medium."""
+
+
+class _MemoryHolding:
+    """One job in memory, held against every other writer."""
+
+    def __init__(self, journal: _MemoryJournal, *, wait: bool) -> None:
+        self._journal = journal
+        self._wait = wait
+        self._is_mine = False
+
+    def __enter__(self) -> _MemoryJournal:
+        lock = self._journal.lock
+        if lock.is_mine:
+            raise NestedCall.inside()
+        self._is_mine = True
+        if not lock.acquire(-1 if self._wait else 0):
+            raise Busy
+        return self._journal
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """See `Holding.release`."""
+        if self._is_mine:
+            self._journal.lock.release()
+
+
+class MemoryStorage:
+    """A `Storage` that ends with the process: the reference, and handy in tests."""
+
+    def __init__(self) -> None:
+        self._journals: dict[str, _MemoryJournal] = {}
+        self._guard = Mutex()
+        self._store_id: str | None = None
+        self._key_record: KeyRecord | None = None
+
+    @property
+    def store_id(self) -> str | None:
+        """See `Storage.store_id`."""
+        return self._store_id
+
+    def create(self) -> str:
+        """See `Storage.create`."""
+        if self._store_id is None:
+            self._store_id = ids.new_nonce()
+        return self._store_id
+
+    def key_record(self) -> KeyRecord | None:
+        """See `Storage.key_record`."""
+        return self._key_record
+
+    def change_key_record(
+        self, change: Callable[[KeyRecord | None], KeyRecord]
+    ) -> KeyRecord:
+        """See `Storage.change_key_record`."""
+
+        def changed() -> KeyRecord:
+            self._key_record = record = change(self._key_record)
+            return record
+
+        return self._guard.hold(changed)
+
+    def wait_for_writers(self) -> None:
+        """See `Storage.wait_for_writers`."""
+        for journal in [*self._journals.values()]:
+            journal.lock.hold(lambda: None)
+
+    def job_ids(self) -> list[str]:
+        """See `Storage.job_ids`."""
+        return sorted(j for j, found in self._journals.items() if found.extent.seq)
+
+    def stamp(self, job_id: str) -> Stamp | None:
+        """See `Storage.stamp`."""
+        found = self._journals.get(job_id)
+        return None if found is None else found.stamp
+
+    def extent(self, job_id: str) -> Extent:
+        """See `Storage.extent`."""
+        found = self._journals.get(job_id)
+        return Extent() if found is None else found.extent
+
+    def read(self, job_id: str, offset: int, size: int) -> bytes:
+        """See `Storage.read`."""
+        return self._journals[job_id].read(offset, size)
+
+    def evidence(self, job_id: str) -> AbstractContextManager[Evidence]:
+        """See `Storage.evidence`."""
+        found = self._journals.get(job_id)
+        return (found or _MemoryJournal(job_id)).evidence()
+
+    def unsettled(self, job_id: str) -> Holding[Unsettled]:
+        """See `Storage.unsettled`."""
+        return _MemoryHolding(self._journals[job_id], wait=True)
+
+    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+        """See `Storage.exclusive`."""
+        found = self._journals.setdefault(job_id, _MemoryJournal(job_id))
+        return _MemoryHolding(found, wait=wait)
+
+    @contextmanager
+    def copying(self, job_id: str) -> Iterator[Copy]:
+        """See `Storage.copying`."""
+        found = self._journals[job_id]
+        copy = _MemoryCopy()
+        try:
+            self._guard.hold(partial(found.begin, copy))
+            yield copy
+        finally:
+            if found.copy is copy:
+                found.copy = None
+
+    def sweep(self, job_id: str) -> None:
+        """See `Storage.sweep`: what dies takes its copy with it."""
+
+    def repairs(self, job_id: str) -> list[JobRepairedData]:
+        """See `Storage.repairs`."""
+        del job_id
+        return []
+
+    def flush(self) -> None:
+        """See `Storage.flush`."""
+
+    def close(self) -> None:
+        """See `Storage.close`."""

@@ -1,0 +1,1 @@
+"""Jobs of an open store: replicas, group commit, compaction, clocks."""

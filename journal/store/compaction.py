@@ -1,0 +1,196 @@
+"""A journal rewritten shorter: the same events, without the states that have to go.
+
+Event lines are copied byte for byte.  A state line is copied, dropped, or, if its base
+is dropped, re-encoded.  An encrypted one goes under the current key, if its own is at
+hand; its ciphertext stays.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from milepost.journal.errors import (
+    MissingKey,
+    NewerFormat,
+    PlaintextRefused,
+    UnreadableState,
+)
+from milepost.journal.events.codec import STATE_MISSING
+from milepost.journal.states import delta, delta_chain, encoding, line_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from milepost.journal.crypto.envelope import Site
+    from milepost.journal.index.job_view import JobView
+    from milepost.journal.states.access import Vault
+    from milepost.journal.states.encoding import Body
+
+# Where a chain is that long, a state is re-encoded as a whole one.
+_MAX_LINKS = delta.MAX_LINKS // 2
+
+
+class Compaction(NamedTuple):
+    """What a compaction did: states dropped and re-encoded, bytes before and after."""
+
+    job_id: str
+    dropped: int
+    reencoded: int
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def bytes_freed(self) -> int:
+        """How much shorter the journal is, the event that tells of it not counted."""
+        return self.bytes_before - self.bytes_after
+
+
+def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
+    """Return the saves whose states have to go: purged, or out of their trash period.
+
+    Those that are gone already are not among them, nor are those on hold.  States of
+    other events stay: this version does not know how long they are needed.
+    """
+    latest = now - timedelta(seconds=trash_seconds)
+    return frozenset(
+        trashed.entry.seq
+        for trashed in view.trash.values()
+        if (trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest)
+        and view.faults.get(trashed.entry.seq) != STATE_MISSING
+        and trashed.entry.checkpoint_id not in view.held
+    )
+
+
+def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
+    """Return about how many bytes of the journal `drop` takes, events included."""
+    return sum(view.places[seq].size for seq in drop)
+
+
+class Threshold(NamedTuple):
+    """When a compaction is worth its work.
+
+    Attributes:
+        min_bytes: as much at least would be freed,
+        min_fraction: and as much of the journal.
+        erase_within_seconds: or a state is out of its trash period for that long; None
+            if time alone is no reason.  What was purged is always one.
+    """
+
+    min_bytes: int = 0
+    min_fraction: float = 0.0
+    erase_within_seconds: float | None = 0.0
+
+    def is_met(
+        self, view: JobView, drop: Collection[int], now: datetime, trash_seconds: float
+    ) -> bool:
+        """Tell whether dropping `drop` is worth rewriting the journal."""
+        if not drop:
+            return False
+        within = self.erase_within_seconds
+        latest = now - timedelta(seconds=trash_seconds + (within or 0.0))
+        is_late = any(
+            trashed.is_purged
+            or (within is not None and datetime.fromisoformat(trashed.at) <= latest)
+            for trashed in view.trash.values()
+            if trashed.entry.seq in drop
+        )
+        least = max(self.min_bytes, self.min_fraction * view.end)
+        return is_late or dead_bytes(view, drop) >= least
+
+
+class Compactor:
+    """Turns the lines of an old journal into those of the new one, in order.
+
+    Args:
+        drop: the saves whose states go.
+        live: the saves that can be restored, so that their states must be readable.
+        read: returns the state line and the event line of an event with a state, from
+            the old journal.
+        vault: the keys at hand.
+        site: tells whose a state is.
+    """
+
+    def __init__(
+        self,
+        drop: Collection[int],
+        live: Collection[int],
+        read: Callable[[int], tuple[bytes, bytes]],
+        vault: Vault,
+        site: Callable[[int], Site],
+    ) -> None:
+        self._drop = drop
+        self._live = live
+        self._lines = read
+        self._vault = vault
+        self._site = site
+        # Links to the whole state, in the new journal.
+        self._links: dict[int, int] = {}
+        self.dropped = self.reencoded = 0
+
+    def lines_of(self, seq: int, lines: bytes) -> bytes:
+        """Return what becomes of the lines of event `seq`: state line and event line.
+
+        Raises:
+            UnreadableState: the state must be re-encoded and cannot be read, though it
+                can be restored: by a live checkpoint, or by who has its key.
+            NewerFormat: the same of a codec that this version does not know.
+        """
+        state_line, _, event_line = lines[:-1].rpartition(b"\n")
+        event_line += b"\n"
+        if not state_line:
+            return lines  # its state went with an earlier compaction
+        if seq in self._drop:
+            self.dropped += 1
+            return event_line
+        try:
+            return self._kept(seq, state_line) + b"\n" + event_line
+        except (UnreadableState, NewerFormat) as exc:
+            # Who has the key can undelete it; without its base it would be lost.
+            if seq in self._live or isinstance(exc, (MissingKey, PlaintextRefused)):
+                raise
+            # The same holds for a newer version.
+            if line_codec.base_of(state_line) in self._drop:
+                raise
+            return lines  # damaged, or unknown and complete
+
+    def _kept(self, seq: int, state_line: bytes) -> bytes:
+        parts = line_codec.read_line(state_line, seq=seq)
+        links = self._links.get(parts.base) if parts.base else -1
+        if links is not None and links + 1 < delta.MAX_LINKS:
+            self._links[seq] = links + 1
+            return self._vault.rewrap(state_line, self._site(seq))
+        line = self._reencode(seq)
+        self.reencoded += 1
+        return line
+
+    def _read(self, seq: int) -> delta_chain.Member:
+        return delta_chain.member(self._lines(seq), self._site(seq), self._vault)
+
+    def _reencode(self, seq: int) -> bytes:
+        unpacked = delta_chain.prove(seq, self._read)
+        parts, data, _ = unpacked.members[0]
+        body = self._body(unpacked)
+        self._links[seq] = self._links[body.base] + 1 if body.base else 0
+        return line_codec.line_of(
+            parts,
+            body,
+            self._site(seq),
+            raw_bytes=data["state_bytes"],
+            key=self._vault.key if parts.key_id else None,
+        )[:-1]
+
+    def _body(self, unpacked: delta_chain.Unpacked) -> Body:
+        """Return the state as what differs from the nearest that stays, or whole."""
+        parts, data, _ = unpacked.members[0]
+        whole = encoding.compressed(unpacked.raw, is_json="state_type" not in data)
+        for member in unpacked.members[1:]:
+            links = self._links.get(member.parts.seq, _MAX_LINKS)
+            if links >= _MAX_LINKS:
+                continue
+            base = delta_chain.unpack(member.parts.seq, self._read).raw
+            told = encoding.delta(
+                unpacked.raw, base, base=member.parts.seq, depth=parts.depth
+            )
+            return min(told, whole, key=lambda body: body.text_bytes)
+        return whole

@@ -1,0 +1,116 @@
+"""Checkpoints of long-running jobs, in an append-only journal per job.
+
+    from milepost import CheckpointManager
+
+    manager = CheckpointManager("./checkpoints")
+    checkpoint_id = manager.save("orders", "extract", {"rows": 1200})
+    manager.restore("orders", checkpoint_id)
+
+Importing this package starts nothing and reads neither environment nor configuration.
+`milepost.api` has `create_app`, the HTTP API.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milepost.journal import errors
+    from milepost.journal.crypto.keys import Key, KeyRing
+    from milepost.journal.events.vocabulary import Event
+    from milepost.journal.importing.importing import FileNote, Imported, ImportedJob
+    from milepost.journal.manager import CheckpointManager
+    from milepost.journal.models import (
+        Checkpoint,
+        CheckpointInfo,
+        Hold,
+        JobInfo,
+        JobReport,
+    )
+    from milepost.journal.recovery.diagnosis import Diagnosis
+    from milepost.journal.repair.steps import Repair
+    from milepost.journal.retention.decisions import Ruling, Verdict
+    from milepost.journal.retention.duration import Span
+    from milepost.journal.retention.plans import Applied, JobPlan, Plan
+    from milepost.journal.retention.policies import Match, Policies
+    from milepost.journal.retention.policy import Best, Policy
+    from milepost.journal.states.diff import Change
+    from milepost.journal.storage.memory import MemoryStorage
+    from milepost.journal.store.compaction import Compaction, Threshold
+
+    __version__: str
+
+__all__ = [
+    "Applied",
+    "Best",
+    "Change",
+    "Checkpoint",
+    "CheckpointInfo",
+    "CheckpointManager",
+    "Compaction",
+    "Diagnosis",
+    "Event",
+    "FileNote",
+    "Hold",
+    "Imported",
+    "ImportedJob",
+    "JobInfo",
+    "JobPlan",
+    "JobReport",
+    "Key",
+    "KeyRing",
+    "Match",
+    "MemoryStorage",
+    "Plan",
+    "Policies",
+    "Policy",
+    "Repair",
+    "Ruling",
+    "Span",
+    "Threshold",
+    "Verdict",
+    "__version__",
+    "errors",
+]
+
+_NAMES_OF = {
+    "journal.crypto.keys": ("Key", "KeyRing"),
+    "journal.events.vocabulary": ("Event",),
+    "journal.importing.importing": ("FileNote", "Imported", "ImportedJob"),
+    "journal.manager": ("CheckpointManager",),
+    "journal.models": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),
+    "journal.recovery.diagnosis": ("Diagnosis",),
+    "journal.repair.steps": ("Repair",),
+    "journal.retention.decisions": ("Ruling", "Verdict"),
+    "journal.retention.duration": ("Span",),
+    "journal.retention.plans": ("Applied", "JobPlan", "Plan"),
+    "journal.retention.policies": ("Match", "Policies"),
+    "journal.retention.policy": ("Best", "Policy"),
+    "journal.states.diff": ("Change",),
+    "journal.storage.memory": ("MemoryStorage",),
+    "journal.store.compaction": ("Compaction", "Threshold"),
+}
+_HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # whatever the module holds
+    # Each name is imported when it is asked for: a command that lists checkpoints must
+    # not pay for plans and repairs (PEP 562).
+    found: Any
+    if name == "errors":
+        return import_module("milepost.journal.errors")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        found = version("milepost")
+    elif name in _HOME_OF:
+        found = getattr(import_module(f"milepost.{_HOME_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Configuration: config.toml, environment, defaults, and their validation."""

@@ -1,0 +1,43 @@
+"""A policy to try out, written as one of config.toml's rules."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from milepost.journal.errors import InvalidArgument
+from milepost.worker.config.errors import refusal
+from milepost.worker.config.merge import Layers
+from milepost.worker.config.retention import CompletedRule
+from milepost.worker.config.tables import AS_WRITTEN
+
+if TYPE_CHECKING:
+    from milepost.journal.retention.policy import Policy
+    from milepost.worker.config.retention import RetentionSettings
+
+
+def read_trial(raw: bytes, retention: RetentionSettings, place: str) -> Policy:
+    """Return the policy that `raw` holds, with the keys of ``[[retention.rule]]``.
+
+    Args:
+        raw: TOML.
+        retention: says what a rule takes for all jobs, and what it may inherit.
+        place: where the text comes from, for errors.
+
+    Raises:
+        InvalidArgument: it holds none; says where and why.
+    """
+    try:
+        values = tomllib.loads(raw.decode())
+    except UnicodeDecodeError as exc:
+        raise InvalidArgument(f"{place}: not UTF-8") from exc
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        raise InvalidArgument(f"{place}: {exc}") from exc
+    try:
+        rule = CompletedRule.model_validate(values, context=AS_WRITTEN)
+    except ValidationError as exc:
+        merged = Layers(values, {})
+        raise InvalidArgument(refusal(exc, CompletedRule, merged, place)) from exc
+    return retention.trial(rule)

@@ -1,0 +1,345 @@
+"""`[retention]` of config.toml: which job has which policy, and who said so."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
+
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.quantities import seconds, size_bytes
+from milepost.journal.retention.duration import Span, as_span
+from milepost.journal.retention.policies import PRESETS, Match, Policies
+from milepost.journal.retention.policy import CAPS, KEEP_RULES, Best, Policy
+from milepost.journal.store.compaction import Threshold
+from milepost.worker.config.tables import Table, Zone, quantity
+
+_MAX_COUNT = 1_000_000
+# What one rule may set otherwise than `[retention]` does for all.
+FLOORS = ("min_keep", "min_age", "max_remove_fraction", "timezone")
+
+
+def _span(value: object) -> Span:
+    if isinstance(value, (str, Span)):
+        return as_span(value)
+    return as_span(str(value))  # refused: nobody can see whether 200 is seconds
+
+
+def _count_from(least: int) -> BeforeValidator:
+    def check(value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if value != "all" and not (is_number and least <= value <= _MAX_COUNT):  # type: ignore[operator]  # is_number says so
+            raise ValueError(f'expected a whole number of at least {least}, or "all"')
+        return value
+
+    return BeforeValidator(check)
+
+
+def _tag_lists(value: object) -> object:
+    """Return ``["prod", "a,b", ""]`` as lists of tags, as restic's ``--keep-tag``."""
+    if not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        raise ValueError('expected a list of tags, such as ["release", "prod,eu"]')
+    return [[tag for tag in text.split(",") if tag] for text in value]
+
+
+SpanSetting = Annotated[
+    Span,
+    PlainValidator(_span),
+    WithJsonSchema({"type": "string", "examples": ["90min", "7d", "1y6mo"]}),
+]
+CountSetting = Annotated[int | Literal["all"], _count_from(1)]
+Positive = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+BytesSetting = Annotated[
+    int,
+    quantity(size_bytes, "1KiB", "1048576GiB"),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+]
+TagListsSetting = Annotated[
+    list[list[str]],
+    BeforeValidator(_tag_lists),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
+]
+
+
+class BestSettings(Table):
+    """`keep_best`: the metric, which of its ends is the best, and how many to keep."""
+
+    metric: str = Field(min_length=1)
+    mode: Literal["min", "max"]
+    keep: int = Field(default=1, ge=1, le=_MAX_COUNT)
+
+
+class CompletedRule(Table):
+    """What to keep.  Each key keeps on its own; with none set everything stays."""
+
+    preset: Literal["gfs"] | None = None
+    keep_last: CountSetting | None = None
+    keep_hourly: CountSetting | None = None
+    keep_daily: CountSetting | None = None
+    keep_weekly: CountSetting | None = None
+    keep_monthly: CountSetting | None = None
+    keep_yearly: CountSetting | None = None
+    keep_within: SpanSetting | None = None
+    keep_within_hourly: SpanSetting | None = None
+    keep_within_daily: SpanSetting | None = None
+    keep_within_weekly: SpanSetting | None = None
+    keep_within_monthly: SpanSetting | None = None
+    keep_within_yearly: SpanSetting | None = None
+    keep_tags: TagListsSetting | None = None
+    keep_every: Positive | None = None
+    keep_best: BestSettings | None = None
+    keep_failed: Annotated[int | Literal["all"], _count_from(0)] | None = None
+    max_age: SpanSetting | None = None
+    max_count: Positive | None = None
+    max_bytes: BytesSetting | None = None
+    min_keep: Positive | None = None
+    min_age: SpanSetting | None = None
+    max_remove_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
+    timezone: Zone | None = None
+    inherit: bool = False
+
+
+class Rule(CompletedRule):
+    """`[retention.default]`: the same, and what holds once a job is complete."""
+
+    dry_run: bool | None = None
+    completed: CompletedRule | None = None
+
+
+class MatchRule(Rule):
+    """One `[[retention.rule]]`: a rule for the jobs whose id matches a glob."""
+
+    match: str = Field(min_length=1)
+
+
+class Value(NamedTuple):
+    """One value of a policy, and where it came from."""
+
+    value: Any
+    origin: str
+
+
+class Effective(NamedTuple):
+    """A policy with the origin of everything in it.
+
+    Attributes:
+        origins: by the policy's field.
+        is_dry: plans are made and told, but not carried out.
+    """
+
+    policy: Policy
+    origins: dict[str, str]
+    is_dry: bool
+
+
+class Cascade(NamedTuple):
+    """What decides about the jobs of one glob, and once they are complete."""
+
+    pattern: str
+    running: Effective
+    completed: Effective | None
+
+
+class RetentionSettings(Table):
+    """`[retention]`: what the scheduled cleanup keeps and removes."""
+
+    timezone: Zone = "UTC"
+    min_keep: int = Field(default=3, ge=1, le=1_000_000)
+    min_age: SpanSetting = Span(seconds=3600)
+    trash_seconds: Annotated[float, quantity(seconds, "0s", "1000y")] = Field(
+        default=7 * 86_400.0, validation_alias="trash_period"
+    )
+    max_remove_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_per_run: int = Field(default=10_000, ge=1, le=10_000_000)
+    max_store_bytes: BytesSetting | None = None
+    confirm_deadline: SpanSetting = Span()
+    dry_run: bool = False
+    compact_min_bytes: Annotated[int, quantity(size_bytes, "1KiB", "1GiB")] = Field(
+        default=1024 * 1024, validation_alias="compact_min"
+    )
+    compact_fraction: float = Field(default=0.25, ge=0.0, le=1.0)
+    erase_within_seconds: Annotated[float, quantity(seconds, "0s", "1000y")] = Field(
+        default=7 * 86_400.0, validation_alias="erase_within"
+    )
+    default: Rule = Rule()
+    rule: list[MatchRule] = Field(default_factory=list)
+
+    _default: Cascade = PrivateAttr()
+    _cascades: tuple[Cascade, ...] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _make_sense(self) -> Self:
+        self._default = self._cascade(self.default, "*", "default")
+        self._cascades = tuple(
+            self._cascade(rule, rule.match, f"rule:{rule.match}") for rule in self.rule
+        )
+        return self
+
+    @property
+    def compaction(self) -> Threshold:
+        """When a journal is rewritten without the states that have to go."""
+        return Threshold(
+            self.compact_min_bytes, self.compact_fraction, self.erase_within_seconds
+        )
+
+    @property
+    def policies(self) -> Policies:
+        """Which job has which policy."""
+        default, *matches = (_match(c) for c in (self._default, *self._cascades))
+        return Policies(default, tuple(matches))
+
+    @property
+    def cascades(self) -> tuple[Cascade, ...]:
+        """Every rule in the order in which they are asked, the default last."""
+        return (*self._cascades, self._default)
+
+    def trial(self, rule: CompletedRule, name: str = "trial") -> Policy:
+        """Return what `rule` would be as one of `retention.rule`.
+
+        Raises:
+            InvalidArgument: it is no policy; says why.
+        """
+        layers = _said(rule, name)
+        if rule.inherit:
+            layers = [*_said(self.default, "retention.default"), *layers]
+        return self._merged(name, layers)[0]
+
+    def effective(self, job_id: str, *, is_completed: bool = False) -> Effective:
+        """Return the policy of a job, and where everything in it came from.
+
+        The first rule that matches decides, or the default.  A rule starts from
+        nothing; only with `inherit` does it take what it leaves unset from the default.
+        """
+        cascade = next(
+            (c for c in self._cascades if fnmatchcase(job_id, c.pattern)), self._default
+        )
+        if is_completed and cascade.completed is not None:
+            return cascade.completed
+        return cascade.running
+
+    def _cascade(self, rule: Rule, pattern: str, name: str) -> Cascade:
+        place = "retention.default" if name == "default" else name
+        layers = _said(rule, place)
+        if rule.inherit and name != "default":
+            layers = [*_said(self.default, "retention.default"), *layers]
+        is_dry = self.dry_run if rule.dry_run is None else rule.dry_run
+        running = self._effective(name, layers, is_dry=is_dry)
+        completed = None
+        if rule.completed is not None:
+            own = _said(rule.completed, f"{place}.completed")
+            above = layers if rule.completed.inherit else []
+            completed = self._effective(
+                f"{name}:completed", [*above, *own], is_dry=is_dry
+            )
+        return Cascade(pattern, running, completed)
+
+    def _effective(
+        self, name: str, layers: list[dict[str, Value]], *, is_dry: bool
+    ) -> Effective:
+        try:
+            policy, origins = self._merged(name, layers)
+        except InvalidArgument as exc:
+            hint = f"; {exc.hint}" if exc.hint else ""
+            raise ValueError(f"policy {name!r}: {exc}{hint}") from exc
+        return Effective(policy, origins, is_dry)
+
+    def _merged(
+        self, name: str, layers: list[dict[str, Value]]
+    ) -> tuple[Policy, dict[str, str]]:
+        """Return the policy of all layers, and where everything in it came from.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
+        merged = {
+            floor: Value(
+                getattr(self, floor),
+                "retention" if floor in self.model_fields_set else "default",
+            )
+            for floor in FLOORS
+        }
+        for layer in layers:
+            merged |= layer
+        policy = Policy(name=name, **{k: v.value for k, v in merged.items()})
+        self._check_deadline(policy)
+        return policy, {k: v.origin for k, v in merged.items()}
+
+    def _check_deadline(self, policy: Policy) -> None:
+        """Refuse a policy that may remove checkpoints before the deadline to confirm.
+
+        Raises:
+            InvalidArgument: so it is.
+        """
+        deadline = self.confirm_deadline
+        sooner = _removes_before(policy, deadline.about_seconds)
+        if self.max_store_bytes is not None and _is_before(policy.min_age, deadline):
+            sooner.append(f"max_store_bytes = {self.max_store_bytes}")
+        if sooner:
+            raise InvalidArgument(
+                f"{sooner[0]} with min_age = {policy.min_age} keeps less than a "
+                f"confirmation may take, confirm_deadline = {deadline}",
+                hint="set min_age to at least that much"
+                + " and max_age too" * sooner[0].startswith("max_age"),
+            )
+
+
+def _is_before(span: Span | str, deadline: Span) -> bool:
+    return as_span(span).about_seconds < deadline.about_seconds
+
+
+def _removes_before(policy: Policy, seconds: float) -> list[str]:
+    """Return the settings that could remove what is younger than `seconds`.
+
+    Nothing younger than `min_age` goes.  Else only what keeps all the younger ones is
+    safe: a `max_age` or a `keep_within` of that length, or ``keep_last = "all"``.
+    """
+
+    def is_shorter(span: Span | str | None) -> bool:
+        return span is None or as_span(span).about_seconds < seconds
+
+    if not is_shorter(policy.min_age):
+        return []
+    unsafe = {name: value for name, value in policy.caps.items() if name != "max_age"}
+    if policy.max_age is not None and is_shorter(policy.max_age):
+        unsafe = {"max_age": policy.max_age, **unsafe}
+    if is_shorter(policy.keep_within) and policy.keep_last != "all":
+        unsafe |= policy.rules
+    if policy.keep_failed not in (None, "all"):
+        unsafe["keep_failed"] = policy.keep_failed
+    return [f"{name} = {value}" for name, value in unsafe.items()]
+
+
+def _said(rule: CompletedRule, place: str) -> list[dict[str, Value]]:
+    """Return what a rule says, its preset below its own words."""
+    preset = {
+        name: Value(value, f"preset {rule.preset}")
+        for name, value in PRESETS.get(rule.preset or "", {}).items()
+    }
+    own = {}
+    for name in (*KEEP_RULES, *CAPS, *FLOORS):
+        if (value := getattr(rule, name)) is not None:
+            own[name] = Value(_as_policy_has_it(value), place)
+    return [preset, own]
+
+
+def _as_policy_has_it(value: object) -> object:
+    if isinstance(value, BestSettings):
+        return Best(value.metric, value.mode, value.keep)
+    if isinstance(value, list):
+        return tuple(tuple(tags) for tags in value)
+    return value
+
+
+def _match(cascade: Cascade) -> Match:
+    completed = cascade.completed
+    return Match(
+        cascade.pattern, cascade.running.policy, completed and completed.policy
+    )

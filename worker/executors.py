@@ -1,0 +1,312 @@
+"""Starting jobs again: a command of the operator's, or an object of the user's.
+
+An executor is anything with ``resume_job(job_id)``.  Two more methods are used where an
+object has them: ``is_running(job_id)``, asked before anything is journaled, and
+``stop_all(timeout_seconds)``, called when the server that owns the executor ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from errno import EINVAL
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from milepost.journal.errors import MilepostError
+from milepost.journal.ids import check_job_id, file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger("milepost.executors")
+
+PLACEHOLDER = "{job_id}"
+_LOCK_TRIES = 20
+_LOCK_PAUSE_SECONDS = 0.01
+_KILL_GRACE_SECONDS = 5.0
+# Shell scripts reuse descriptors 3 to 9 (`exec 3>file`), which would let go of a lock
+# that stands there.
+_LOCK_DESCRIPTOR_MIN = 100
+
+
+class JobStillRunning(MilepostError):
+    """The job runs already, started here or by another server; nothing was started."""
+
+    code = "job_running"
+
+    def __init__(self, job_id: str, *, detail: str = "it is still running") -> None:
+        super().__init__(f"job {job_id!r} was not started: {detail}")
+        self.job_id = job_id
+
+
+class ExecutorUnusable(MilepostError, ValueError):
+    """The configured executor cannot be loaded or makes no sense."""
+
+    code = "executor_unusable"
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What `create_app` needs to start a job again."""
+
+    def resume_job(self, job_id: str) -> object:
+        """Start `job_id` again, from its current checkpoint, and return."""
+
+
+class _Child:
+    """One process that we started, with the group that it leads."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.is_stopping = False
+        self.is_reaped = threading.Event()
+
+    def is_alive(self) -> bool:
+        # WNOWAIT: whoever reaps the process must still find it.
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, options) is None
+
+    def signal_group(self, number: signal.Signals) -> None:
+        # Only ever called before the leader is reaped: a zombie still holds its
+        # number, so this cannot hit a stranger who was given it since.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+class CommandExecutor:
+    """Starts a job as ``command``, in a process group of its own, without a shell.
+
+    ``{job_id}`` inside an element is replaced by the job's id; the element stays one
+    argument, whatever the id holds.  An id may begin with a dash, so write
+    ``--job={job_id}`` rather than two elements.  Standard input is empty; output is
+    appended to ``<log_dir>/<name>.log``, the name being the job's file name in the
+    store.  A lock on ``<log_dir>/<name>.lock`` is inherited by the process and so held
+    until it ends: servers that share `log_dir` never run one job twice.
+
+    Args:
+        command: program and arguments.
+        log_dir: made if it does not exist, readable by its owner only.
+        cwd: where the command runs; the server's own folder unless given.
+
+    Raises:
+        ExecutorUnusable: `command` is empty or is not a sequence of strings.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log_dir: str | Path,
+        cwd: str | Path | None = None,
+    ) -> None:
+        if isinstance(command, str) or not command:
+            raise ExecutorUnusable(
+                f"command must be a list such as ['python', 'job.py'], got {command!r}"
+            )
+        bad = next((part for part in command if not isinstance(part, str)), None)
+        if bad is not None or any("\0" in part for part in command):
+            raise ExecutorUnusable(f"command {command!r} holds more than plain strings")
+        self._command = tuple(command)
+        self._log_dir = Path(log_dir)
+        self._cwd = cwd
+        self._children: dict[str, _Child] = {}
+        self._lock = threading.Lock()
+
+    def resume_job(self, job_id: str) -> int:
+        """Start the command for `job_id` and return its process id.
+
+        Raises:
+            JobStillRunning: the process of an earlier start has not ended.
+            InvalidArgument: no job can have this id.
+            OSError: the command cannot be started, or its log cannot be written.
+        """
+        check_job_id(job_id)
+        argv = [part.replace(PLACEHOLDER, job_id) for part in self._command]
+        held = self._take_lock(job_id)
+        # A program that closes all it inherits drops the lock; ours we know anyway.
+        if self._has_child(job_id):
+            os.close(held)
+            raise JobStillRunning(job_id)
+        try:
+            with self._open("log", job_id) as log:
+                process = subprocess.Popen(  # noqa: S603 - argv, never a shell
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._cwd,
+                    start_new_session=True,
+                    # The lock belongs to the open file, so the child's copy of the
+                    # descriptor keeps it after ours is closed, and for as long as
+                    # the child lives, even if this server dies first.
+                    pass_fds=(held,),
+                )
+            self._watch(job_id, _Child(process))
+        finally:
+            os.close(held)
+        logger.info("job %r started as process %d", job_id, process.pid)
+        return process.pid
+
+    def is_running(self, job_id: str) -> bool:
+        """Say whether a process of `job_id` lives, whichever server started it.
+
+        Raises:
+            InvalidArgument: no job can have this id.
+            OSError: the lock file cannot be opened.
+        """
+        path = self._log_dir / f"{file_name(check_job_id(job_id))}.lock"
+        if self._has_child(job_id):
+            return True
+        if not path.exists():
+            return False
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            # Shared, so that two who ask do not see each other as the job.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def stop_all(self, timeout_seconds: float = 10.0) -> None:
+        """End every process started here, groups and all, and wait for them.
+
+        SIGTERM first; what lives after `timeout_seconds`, and whatever a process that
+        ended left behind in its group, gets SIGKILL.
+        """
+        with self._lock:
+            children = list(self._children.values())
+            for child in children:
+                child.is_stopping = True
+                child.signal_group(signal.SIGTERM)
+        deadline = time.monotonic() + timeout_seconds
+        for child in children:
+            child.is_reaped.wait(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            for child in self._children.values():
+                if child.is_stopping:
+                    child.signal_group(signal.SIGKILL)
+        for child in children:
+            child.is_reaped.wait(_KILL_GRACE_SECONDS)
+
+    def _watch(self, job_id: str, child: _Child) -> None:
+        with self._lock:
+            self._children[job_id] = child
+        threading.Thread(
+            target=self._reap, args=(job_id, child), name="milepost-reap", daemon=True
+        ).start()
+
+    def _reap(self, job_id: str, child: _Child) -> None:
+        # WNOWAIT leaves the zombie in place until we hold the lock: `stop_all` signals
+        # under that lock, so it never signals a number that the system gave away.
+        os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:
+            if child.is_stopping:
+                child.signal_group(signal.SIGKILL)
+            status = child.process.wait()
+            if self._children.get(job_id) is child:
+                del self._children[job_id]
+        logger.info("job %r: process %d ended, %d", job_id, child.process.pid, status)
+        child.is_reaped.set()
+
+    def _has_child(self, job_id: str) -> bool:
+        with self._lock:
+            child = self._children.get(job_id)
+            return child is not None and child.is_alive()
+
+    def _take_lock(self, job_id: str) -> int:
+        low = self._open_raw("lock", job_id)
+        try:
+            descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _LOCK_DESCRIPTOR_MIN)
+        finally:
+            os.close(low)
+        for attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # `is_running` in another server holds it for an instant; a job, for
+                # as long as it lives.
+                if attempt + 1 < _LOCK_TRIES:
+                    time.sleep(_LOCK_PAUSE_SECONDS)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            else:
+                return descriptor
+        os.close(descriptor)
+        raise JobStillRunning(job_id)
+
+    def _open(self, kind: str, job_id: str) -> Any:  # an open binary file
+        return os.fdopen(self._open_raw(kind, job_id), "ab", buffering=0)
+
+    def _open_raw(self, kind: str, job_id: str) -> int:
+        self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._log_dir / f"{file_name(job_id)}.{kind}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        # Opening a FIFO must not wait for its other end.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(EINVAL, "is not a file", str(path))
+        return descriptor
+
+
+def load_executor(spec: str) -> Executor:
+    """Return the object that `spec`, as ``package.module:object``, names.
+
+    The current folder is searched like an installed package, as other servers do it.
+
+    Raises:
+        ExecutorUnusable: the spec is malformed, the module cannot be imported, it has
+            no such object, or the object has no ``resume_job(job_id)``.
+    """
+    module_name, colon, attribute = spec.partition(":")
+    if not (module_name and colon and attribute):
+        raise ExecutorUnusable(
+            f"executor {spec!r} must be written as 'package.module:object'"
+        )
+    found: Any = _import(module_name, spec)
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as exc:
+            raise ExecutorUnusable(
+                f"executor {spec!r}: module {module_name!r} has no {attribute!r}"
+            ) from exc
+    if isinstance(found, type):
+        raise ExecutorUnusable(
+            f"executor {spec!r} is a class; name an object made from it"
+        )
+    if not callable(getattr(found, "resume_job", None)):
+        raise ExecutorUnusable(
+            f"executor {spec!r} is a {type(found).__name__} without resume_job(job_id)"
+        )
+    executor: Executor = found
+    return executor
+
+
+def _import(module_name: str, spec: str) -> object:
+    with contextlib.suppress(OSError):  # a current folder that was removed
+        here = str(Path.cwd())
+        if "" not in sys.path and here not in sys.path:
+            sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module_name)
+    except Exception as exc:
+        # A module of the user's may fail in any way while it is imported.
+        raise ExecutorUnusable(
+            f"executor {spec!r}: module {module_name!r} cannot be imported: "
+            f"{type(exc).__name__}: {exc}"
+        ) from exc

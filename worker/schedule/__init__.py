@@ -1,0 +1,1 @@
+"""Schedules, the record of the last runs, thread priority."""
