@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from milepost import CheckpointManager, journal
+import milepost
+from milepost import CheckpointManager, errors
 
 TESTS = Path(__file__).parents[1]
 TOP = TESTS.parent
@@ -36,18 +37,18 @@ def spy(self, key):
     frame = sys._getframe(1)
     while frame.f_globals["__name__"] in ("os", "collections.abc", "_collections_abc"):
         frame = frame.f_back
-    if frame.f_globals["__name__"].split(".")[0] == "journal":
+    if frame.f_globals["__name__"].startswith("milepost."):
         read.append(str(key))
     return real(self, key)
 
 type(os.environ).__getitem__ = spy
 import json, threading
 import milepost
-for name in journal.__all__:  # each is imported when it is asked for
-    getattr(journal, name)
-imported = [name.split(".")[0] for name in sys.modules]
+for name in milepost.__all__:  # each is imported when it is asked for
+    getattr(milepost, name)
+imported = [name.removeprefix("milepost.").split(".")[0] for name in sys.modules]
 threads = [threading.active_count()]
-with journal.CheckpointManager(sys.argv[1]) as manager:
+with milepost.CheckpointManager(sys.argv[1]) as manager:
     manager.restore("job", manager.save("job", "step", {}))
     threads.append(threading.active_count())
 print(json.dumps({"read": read, "imported": imported, "threads": threads}))
@@ -61,7 +62,7 @@ used = collections.defaultdict(set)
 def spy(event, _):
     if event.split(".")[0] in ("open", "os", "fcntl", "shutil", "tempfile"):
         frame = sys._getframe(1)
-        while frame and frame.f_globals.get("__name__", "").split(".")[0] != "journal":
+        while frame and not frame.f_globals.get("__name__", "").startswith("milepost."):
             if frame.f_globals.get("__name__") == "importlib._bootstrap":
                 return  # its own modules, on first use
             frame = frame.f_back
@@ -88,13 +89,13 @@ print(json.dumps({name: sorted(events) for name, events in used.items()}))
 def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what a fresh process says about using `journal` alone."""
     folder = tmp_path_factory.mktemp("probe")
-    above = Path(journal.__file__).parents[2]
+
     done = subprocess.run(
         [sys.executable, "-c", PROBE, folder / "store"],
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": str(above),
+            "PYTHONPATH": str(TOP),
             "MILEPOST_STORE_ROOT": "elsewhere",
         },
         capture_output=True,
@@ -133,7 +134,7 @@ def test_the_file_store_reaches_files_through_its_one_seam_alone(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SEAM, tmp_path / "store"],
-        env={**os.environ, "PYTHONPATH": str(Path(journal.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(TOP)},
         capture_output=True,
         check=True,
     )
@@ -197,8 +198,8 @@ def test_every_public_call_says_what_it_does() -> None:
 def test_every_error_has_a_code_of_its_own_and_says_when_it_is_raised() -> None:
     found = [
         error
-        for _, error in inspect.getmembers(journal.errors, inspect.isclass)
-        if issubclass(error, journal.errors.MilepostError)
+        for _, error in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(error, errors.MilepostError)
     ]
     assert len({error.code for error in found}) == len(found)
     for error in found:
@@ -207,8 +208,8 @@ def test_every_error_has_a_code_of_its_own_and_says_when_it_is_raised() -> None:
 
 
 def test_what_the_package_exports_is_there_and_sorted() -> None:
-    assert journal.__all__ == sorted(journal.__all__)
-    assert all(hasattr(journal, name) for name in journal.__all__)
+    assert milepost.__all__ == sorted(milepost.__all__)
+    assert all(hasattr(milepost, name) for name in milepost.__all__)
 
 
 def test_the_event_of_a_plain_save_takes_less_than_400_bytes_besides_its_ids(

@@ -6,7 +6,8 @@
 A store is written once, with the first release of its schema, and committed as bytes:
 from then on `v1/` stays as it is.  Until that release a new type of event belongs into
 it: let `write` bring it about, remove `v1/` and `v1.json`, run the script.  Raising
-`SCHEMA_VERSION` asks for a store of its own and for lines in `journal/events/upcasts.py`.
+`SCHEMA_VERSION` asks for a store of its own and for lines in
+`journal/events/upcasts.py`.
 
 What a store amounts to (`v1.json`) may be told in more words later, say by a new field
 of `CheckpointInfo`: then `--describe`, and read the difference before you commit it.

@@ -1,7 +1,7 @@
 """What restic's ``forget`` keeps: the oracle that the keep rules are compared with.
 
-Written from a description of its behaviour, apart from `milepost.journal.retention.keep_rules`, and
-checked against the binary by `restic_cases/make.py`.
+Written from a description of its behaviour, independent of the keep rules, and checked
+against the binary by `restic_cases/make.py`.
 """
 
 from __future__ import annotations

@@ -477,7 +477,8 @@ def test_the_short_way_knows_the_tables_and_keys_of_the_models() -> None:
 
 def test_the_short_way_imports_no_pydantic() -> None:
     code = (
-        "import sys; from milepost.worker.config.files import store_root; store_root(environ={});"
+        "import sys; from milepost.worker.config.files import store_root;"
+        "store_root(environ={});"
         "print({'pydantic', 'apscheduler', 'watchdog'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code]

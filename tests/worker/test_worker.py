@@ -542,7 +542,8 @@ def test_a_signal_ends_the_process_in_order(
 def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
     seconds: float, home: Home
 ) -> None:
-    code = f"from milepost.worker import deadline; deadline.EXIT_SECONDS = {seconds}; {MAIN}"
+    imported = "from milepost.worker import deadline"
+    code = f"{imported}; deadline.EXIT_SECONDS = {seconds}; {MAIN}"
     home.fill("a")
     home.due_after(NOW - timedelta(days=9))
     home.write(KEEP_TWO)
