@@ -37,7 +37,7 @@ STATE_MISSING = "its state line is missing"
 Located = tuple[Event, int, int, str | None]
 
 
-class BadLine(Exception):
+class CorruptLine(Exception):
     """The bytes at `offset` are not the line that must stand there."""
 
     def __init__(self, offset: int, expected: str, found: str) -> None:
@@ -112,7 +112,7 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
     events, whatever became of these lines.
 
     Raises:
-        BadLine: a line that is not next in the chain.  Every event before it has been
+        CorruptLine: a line is not the next in the chain; the events before it were
             yielded.
     """
     # This is the replay loop, and each line of it was measured: names are bound once,
@@ -141,7 +141,7 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
             if fault is not None and not (is_next and (is_stateful or odd < 0)):
                 raise _no_state(data, start, odd, seq + 1, fault, offset)
             if not is_next:
-                raise BadLine(
+                raise CorruptLine(
                     offset + position,
                     f"event {seq + 1} with hash {digest}",
                     _claims(line),
@@ -193,24 +193,24 @@ def _judge_states(
     if event["type"] not in EVENT_TYPES:
         return fault  # likewise
     expected = "no state line above an event without a state_digest"
-    raise BadLine(offset, expected, f"{states} for {event['type']}")
+    raise CorruptLine(offset, expected, f"{states} for {event['type']}")
 
 
 def _refuse_white(line: bytes, offset: int, seq: int) -> None:
     """Leave white space around a line to `milepost.journal.recovery.canonical`, which takes it away."""
     if not line.strip(WHITE) or line.strip(WHITE) != line:
-        raise BadLine(offset, f"a state line or event {seq}", _excerpt(line))
+        raise CorruptLine(offset, f"a state line or event {seq}", _excerpt(line))
 
 
 def _no_state(
     data: bytes, start: int, odd: int, seq: int, fault: str, offset: int
-) -> BadLine:
+) -> CorruptLine:
     """Return what is wrong with the lines from `start` that are no event's state."""
     if odd < 0:
         # A state line that lost its newline swallows the event below it.
-        return BadLine(offset + start, "an intact state line", fault)
+        return CorruptLine(offset + start, "an intact state line", fault)
     line = data[odd : data.find(b"\n", odd)]
-    return BadLine(offset + odd, f"a state line or event {seq}", _excerpt(line))
+    return CorruptLine(offset + odd, f"a state line or event {seq}", _excerpt(line))
 
 
 def _lifted(event: Any, offset: int) -> Event:
@@ -219,7 +219,7 @@ def _lifted(event: Any, offset: int) -> Event:
     try:
         return cast("Event", upcasts.lift(event))
     except upcasts.MALFORMED as exc:
-        raise BadLine(
+        raise CorruptLine(
             offset, f"an event of schema {version}", f"{type(exc).__name__}: {exc}"
         ) from exc
 
@@ -242,7 +242,7 @@ def _decode(line: bytes, offset: int) -> Event:
             return _lifted_if(event)
     except (ValueError, KeyError, TypeError):
         pass
-    raise BadLine(offset, "an event as JSON", _excerpt(line))
+    raise CorruptLine(offset, "an event as JSON", _excerpt(line))
 
 
 def _lifted_if(event: Any) -> Event:
@@ -259,12 +259,12 @@ def _genesis_of(lines: bytes, offset: int) -> bytes:
     line, _, _ = lines.partition(b"\n")
     event = _decode(line, offset)
     if event["type"] != "job.opened":
-        raise BadLine(offset, "a job.opened event", _excerpt(line))
+        raise CorruptLine(offset, "a job.opened event", _excerpt(line))
     try:
         data = event["data"]
         return genesis(data["store"], data["job"], data["nonce"]).encode()
     except (KeyError, TypeError, AttributeError) as exc:
-        raise BadLine(offset, "a job.opened event", _excerpt(line)) from exc
+        raise CorruptLine(offset, "a job.opened event", _excerpt(line)) from exc
 
 
 def follows(line: bytes, prev: str) -> bool:
@@ -282,7 +282,7 @@ def peek(line: bytes) -> Event | None:
         return None
     try:
         return _decode(line, 0)
-    except BadLine:
+    except CorruptLine:
         return None
 
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 MARK_EVERY = 512
 
 
-class Misfit(Exception):
+class InvalidEvent(Exception):
     """An event that does not follow from those before it; the view is unchanged."""
 
 
 # What folding an event can raise that has the right hash and makes no sense.
 MALFORMED = (
-    *(Misfit, AttributeError, KeyError, TypeError, ValueError),
+    *(InvalidEvent, AttributeError, KeyError, TypeError, ValueError),
     *(IndexError, OverflowError, RecursionError),
 )
 
@@ -264,12 +264,12 @@ def apply(
         fault: what is wrong with its state line.
 
     Raises:
-        Misfit: the event is not the next one, or the first is of another journal; the
-            view is unchanged.
+        InvalidEvent: the event is not the next one, or the first is of another journal;
+            the view is unchanged.
     """
     seq = event["seq"]
     if seq != view.seq + 1:
-        raise Misfit(f"event {view.seq + 1} was next, not {seq}")
+        raise InvalidEvent(f"event {view.seq + 1} was next, not {seq}")
     if view.newer_seq or event["v"] != SCHEMA_VERSION:
         # What follows may build on what we cannot read, so all of it is only chained.
         view.newer_seq = view.newer_seq or seq
@@ -286,7 +286,7 @@ def apply(
         except MALFORMED as exc:
             if seq == 1:
                 raise
-            name = "" if isinstance(exc, Misfit) else f"{type(exc).__name__}: "
+            name = "" if isinstance(exc, InvalidEvent) else f"{type(exc).__name__}: "
             view.newer_seq, view.misfit = seq, f"{name}{exc}"
     if fault is not None:
         view.faults[seq] = fault
@@ -360,20 +360,24 @@ def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
     asks again, for journals that somebody else wrote.
 
     Raises:
-        Misfit: it does not.
+        InvalidEvent: it does not.
     """
     match type_:
         case "checkpoint.saved":
             checkpoint_id = data["checkpoint_id"]
             if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
-                raise Misfit(f"checkpoint {checkpoint_id!r} is saved a second time")
+                raise InvalidEvent(
+                    f"checkpoint {checkpoint_id!r} is saved a second time"
+                )
         case "checkpoints.cleaned":
             for checkpoint_id in data["removed"]:
                 _live(view, checkpoint_id)
         case "checkpoint.undeleted":
             trashed = view.trash.get(data["checkpoint_id"])
             if trashed is None or trashed.is_purged:
-                raise Misfit(f"checkpoint {data['checkpoint_id']!r} cannot come back")
+                raise InvalidEvent(
+                    f"checkpoint {data['checkpoint_id']!r} cannot come back"
+                )
         case "checkpoint.purged":
             if data["checkpoint_id"] not in view.trash:
                 _live(view, data["checkpoint_id"])
@@ -398,17 +402,19 @@ _ABOUT_A_LIVE_ONE = frozenset(
 def _live(view: JobView, checkpoint_id: str) -> Entry:
     entry = view.checkpoints.get(checkpoint_id)
     if entry is None:
-        raise Misfit(f"checkpoint {checkpoint_id!r} is not there")
+        raise InvalidEvent(f"checkpoint {checkpoint_id!r} is not there")
     return entry
 
 
 def _check_opening(view: JobView, job_id: str, store_id: str) -> None:
     if view.seq != 0:
-        raise Misfit("a job is opened once, by its first event")
+        raise InvalidEvent("a job is opened once, by its first event")
     if job_id != view.job_id:
-        raise Misfit(f"this is the journal of job {job_id!r}")
+        raise InvalidEvent(f"this is the journal of job {job_id!r}")
     if view.store_id is not None and store_id != view.store_id:
-        raise Misfit(f"this journal belongs to store {store_id}, not {view.store_id}")
+        raise InvalidEvent(
+            f"this journal belongs to store {store_id}, not {view.store_id}"
+        )
 
 
 def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a table

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from milepost.journal.events.codec import BadLine
+from milepost.journal.events.codec import CorruptLine
 from milepost.journal.recovery.head import Extent, Head
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Facts(NamedTuple):
     is_foreign: bool = False
     newer_seq: int = 0
     proven: Extent = Extent()
-    problem: BadLine | None = None
+    problem: CorruptLine | None = None
     base: Extent | None = None
     tail: Action = Action.NOTHING
     is_given_up: bool = False
@@ -291,18 +291,18 @@ def _settled(facts: Facts) -> Judgement:
     return Judgement(Condition.SOUND, "R10")
 
 
-def problem_of(facts: Facts, ruling: Judgement) -> BadLine | None:
+def problem_of(facts: Facts, ruling: Judgement) -> CorruptLine | None:
     """Return where a ruling sees the first thing that is wrong; None if nowhere."""
     head, must = facts.head or Head(), required(facts.head)
     whole = f"{must.seq} events in {must.size} bytes"
     match ruling.row:
         case "R3":
-            return BadLine(0, f"a journal of {whole}", "no journal")
+            return CorruptLine(0, f"a journal of {whole}", "no journal")
         case "R8" | "R22" if facts.problem is None or _is_cut(facts, head, must):
-            return BadLine(facts.size, whole, "the end")
+            return CorruptLine(facts.size, whole, "the end")
         case "R9":
             what = f"event {must.seq} with hash {must.hash}"
-            return BadLine(facts.proven.size, what, "another event of that number")
+            return CorruptLine(facts.proven.size, what, "another event of that number")
         case "R5" | "R7" | "R8" | "R12" | "R13" | "R14" | "R22":
             return facts.problem
     return None

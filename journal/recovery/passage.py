@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from milepost.journal.events.codec import BadLine, peek, scan
+from milepost.journal.events.codec import CorruptLine, peek, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]
     """Yield each event behind `after`, verified, with its lines.
 
     Raises:
-        BadLine: a line is not next in the chain, or the last one has no end.
+        CorruptLine: a line is not next in the chain, or the last one has no end.
     """
     seq, prev, end, want = after.seq, after.hash or None, after.size, PIECE_BYTES
     while end < size:
@@ -54,7 +54,7 @@ def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]
         is_all = before + len(data) >= size or len(data) < want
         is_long = want >= _LONGEST_CLAIM_BYTES  # a large state may be rotten
         if is_all or (is_long and not _begins_a_line(line)):
-            raise BadLine(before, "a whole write", f"{size - before} bytes of one")
+            raise CorruptLine(before, "a whole write", f"{size - before} bytes of one")
         want *= 2
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from milepost.journal.errors import NewerFormat, UnreadableState
 from milepost.journal.events.codec import (
     STATE_MISSING,
-    BadLine,
+    CorruptLine,
     has_state,
     peek,
     span_of,
@@ -116,7 +116,7 @@ def _is_other(head: Head | None, evidence: Evidence) -> bool:
 
 def _moved(
     head: Head | None, evidence: Evidence, base: Extent | None
-) -> BadLine | None:
+) -> CorruptLine | None:
     """Return what shows that another program wrote into this very file; else None."""
     must = required(head)
     if _is_other(head, evidence) or base is None or base[:2] != must[:2]:
@@ -124,7 +124,7 @@ def _moved(
     if base.size == must.size:
         return None
     what = f"{must.seq} events in {must.size} bytes"
-    return BadLine(base.size, what, f"{must.seq} events in {base.size} bytes")
+    return CorruptLine(base.size, what, f"{must.seq} events in {base.size} bytes")
 
 
 class _Writes:
@@ -143,7 +143,7 @@ class _Writes:
         self.shown = self.keep if self.keep.hash == self._shown.hash else None
         self.is_given_up = False
         self.newer_seq = 0
-        self.problem: BadLine | None = None
+        self.problem: CorruptLine | None = None
 
     def further(self, text: Canonical) -> _Writes:
         """Return these, and what follows them in a canonical text."""
@@ -165,11 +165,11 @@ class _Writes:
                 first, last = span_of(event)
                 if first != start or not first <= event["seq"] <= last:
                     what = f"a write that begins at {start}"
-                    raise BadLine(offset, what, f"one at {first}")  # noqa: TRY301
+                    raise CorruptLine(offset, what, f"one at {first}")  # noqa: TRY301
                 if event["seq"] == last:
                     self._take(write)
                     write = []
-        except BadLine as exc:
+        except CorruptLine as exc:
             self.problem = exc
 
     def _take(self, write: list[Located]) -> None:
@@ -221,12 +221,12 @@ def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> No
     """Refuse an event whose state line is not what it binds.
 
     Raises:
-        BadLine: it is not.
+        CorruptLine: it is not.
     """
     if event["v"] != SCHEMA_VERSION:
         return  # a newer version's; intact by its hash, and not ours to judge
     if fault is not None:
-        raise BadLine(offset, "an intact state line", fault)
+        raise CorruptLine(offset, "an intact state line", fault)
     if not has_state(event):
         return
     line, _, _ = lines.partition(b"\n")
@@ -242,7 +242,7 @@ def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> No
     except NewerFormat:
         return  # intact by its checksum, and not ours to judge
     except (UnreadableState, KeyError, TypeError, ValueError) as exc:
-        raise BadLine(offset, "a state with its digest", str(exc)) from exc
+        raise CorruptLine(offset, "a state with its digest", str(exc)) from exc
 
 
 def _has_later_write(read: Read, keep: Extent, size: int) -> bool:
@@ -256,7 +256,7 @@ def _has_later_write(read: Read, keep: Extent, size: int) -> bool:
     return any(first > keep.seq + 1 for first in found)
 
 
-def _foreign(facts: Facts, job_id: str, store_id: str | None) -> BadLine | None:
+def _foreign(facts: Facts, job_id: str, store_id: str | None) -> CorruptLine | None:
     """Return what shows that the journal is another job's; None if nothing does."""
     assert facts.text is not None
     line, _, _ = facts.text.read(0, _FIRST_LINE_BYTES).partition(b"\n")
@@ -268,8 +268,8 @@ def _foreign(facts: Facts, job_id: str, store_id: str | None) -> BadLine | None:
         return None
     job, store = data.get("job"), data.get("store")
     if job != job_id:
-        return BadLine(0, f"job {job_id!r}", f"the journal of job {job!r}")
+        return CorruptLine(0, f"job {job_id!r}", f"the journal of job {job!r}")
     if store_id not in (None, store):
         found = f"this journal belongs to store {store}, not {store_id}"
-        return BadLine(0, f"job {job_id!r} of this store", found)
+        return CorruptLine(0, f"job {job_id!r} of this store", found)
     return None

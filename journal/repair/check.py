@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.errors import MilepostError, NewerFormat, UnreadableState
 from milepost.journal.events import codec
-from milepost.journal.events.codec import STATE_MISSING, BadLine
+from milepost.journal.events.codec import STATE_MISSING, CorruptLine
 from milepost.journal.index import job_view
 from milepost.journal.index.job_view import MALFORMED, JobView
 from milepost.journal.recovery import recovery
@@ -135,7 +135,7 @@ class _Examination:
         except MALFORMED as exc:  # the first event opens no job, and all hangs on it
             self._facts = self._facts._replace(
                 proven=Extent(),
-                problem=BadLine(0, "an event that opens this job", f"{exc}"),
+                problem=CorruptLine(0, "an event that opens this job", f"{exc}"),
                 base=None if required(self._facts.head).seq else Extent(),
                 tail=Action.QUARANTINE,
             )

@@ -70,7 +70,7 @@ class Batch:
 
         Raises:
             KeyNeeded, DroppedKey: no state may be written with the key at hand.
-            Misfit: the journal would not open with it; nothing is added.
+            InvalidEvent: the journal would not open with it; nothing is added.
         """
         job_view.check(self.view, type_, data)
         if sealed is not None:
@@ -97,7 +97,7 @@ class Batch:
             checkpoint_ids: which; a purge names one that was deleted before.
 
         Raises:
-            Misfit: as `add`.
+            InvalidEvent: as `add`.
         """
         self._removed |= self.view.checkpoints.keys() & set(checkpoint_ids)
         current = job_view.current_without(self.view, self._removed)
@@ -109,7 +109,7 @@ class Batch:
         """Add an event that brings a checkpoint back; it says what is current then.
 
         Raises:
-            Misfit: as `add`.
+            InvalidEvent: as `add`.
         """
         current = job_view.current_without(self.view, (), checkpoint_id)
         self._add_moving("checkpoint.undeleted", actor, data, current)

@@ -21,8 +21,8 @@ from milepost.journal.errors import (
     StorageFailed,
 )
 from milepost.journal.events import codec
-from milepost.journal.events.codec import STATE_MISSING, BadLine
-from milepost.journal.index.job_view import JobView, Misfit, erased_runs
+from milepost.journal.events.codec import STATE_MISSING, CorruptLine
+from milepost.journal.index.job_view import InvalidEvent, JobView, erased_runs
 from milepost.journal.recovery.head import Extent
 from milepost.journal.store.batch import Batch
 from milepost.journal.store.compaction import Compaction, Compactor
@@ -108,7 +108,7 @@ class Store(Views):
             if entry.seq in view.faults:
                 raise self._damage(
                     view.job_id,
-                    BadLine(
+                    CorruptLine(
                         view.places[entry.seq].offset,
                         f"the intact state of checkpoint {entry.checkpoint_id!r}",
                         view.faults[entry.seq],
@@ -145,7 +145,7 @@ class Store(Views):
                 waiter.answer = waiter.request(batch)
             except NestedCall:
                 raise  # a signal handler's
-            except (MilepostError, Misfit) as exc:
+            except (MilepostError, InvalidEvent) as exc:
                 batch.rewind(mark)
                 if isinstance(exc, StorageFailed) and waiter is not leader:
                     waiter.is_shared = False
@@ -279,7 +279,7 @@ class Store(Views):
                     parts.append(lines)
                     at.seq, at.hash = event["seq"], event["hash"]
                     at.end = offset + size
-            except BadLine as exc:
+            except CorruptLine as exc:
                 raise self._damage(view.job_id, exc) from exc
             copy.write(b"".join(parts))
 

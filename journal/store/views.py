@@ -16,7 +16,7 @@ from milepost.journal.errors import (
     UnreadableState,
 )
 from milepost.journal.events import codec
-from milepost.journal.events.codec import BadLine
+from milepost.journal.events.codec import CorruptLine
 from milepost.journal.index import job_view
 from milepost.journal.index.job_view import MALFORMED, Entry, JobView
 from milepost.journal.process import forks, gc_pause
@@ -212,7 +212,7 @@ class Views:
         if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):
             raise self._damage(
                 view.job_id,
-                BadLine(
+                CorruptLine(
                     view.end,
                     f"event {extent.seq} with hash {extent.hash}",
                     f"event {view.seq} with hash {view.hash}",
@@ -251,7 +251,7 @@ class Views:
         if not is_there and not self._is_owned_up_to(view, seen):
             if held is not None and view.created_at == job.created_at:
                 held.recall(seen)
-            problem = BadLine(
+            problem = CorruptLine(
                 view.end,
                 f"event {seen.seq} with hash {seen.hash}, seen before",
                 f"event {view.seq} with hash {view.hash} as the last: it went back "
@@ -313,10 +313,10 @@ class Views:
                     if event["seq"] > until_seq:
                         return
                     apply(view, event, offset, size, fault)
-            except BadLine as exc:
+            except CorruptLine as exc:
                 raise self._damage(view.job_id, exc) from exc
             except MALFORMED as exc:
-                problem = BadLine(view.end, "an event that follows", str(exc))
+                problem = CorruptLine(view.end, "an event that follows", str(exc))
                 raise self._damage(view.job_id, problem) from exc
 
     def _parts(
@@ -333,13 +333,13 @@ class Views:
             if at.end > before:
                 continue
             if before + len(data) >= extent.size or len(data) < want:
-                problem = BadLine(
+                problem = CorruptLine(
                     before, f"event {at.seq + 1} of {extent.seq}", "part of a line"
                 )
                 raise self._damage(at.job_id, problem)
             want *= 2  # one event with its state is larger than that
 
-    def _damage(self, job_id: str, problem: BadLine) -> DamagedJournal:
+    def _damage(self, job_id: str, problem: CorruptLine) -> DamagedJournal:
         try:
             line = line_number(partial(self.storage.read, job_id), problem.offset)
         except StorageFailed:  # the file itself is gone
@@ -394,7 +394,7 @@ class Views:
                     at.end = offset + size
                     if event["seq"] > after_seq:
                         yield event
-            except BadLine as exc:
+            except CorruptLine as exc:
                 raise self._damage(view.job_id, exc) from exc
 
     def newest_first(self, view: JobView, after_seq: int) -> Iterator[Event]:

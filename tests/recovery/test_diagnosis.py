@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from milepost import CheckpointManager, Diagnosis, Key, KeyRing, MemoryStorage
-from milepost.journal.events.codec import BadLine
+from milepost.journal.events.codec import CorruptLine
 from milepost.journal.recovery.diagnosis import (
     TREATMENTS,
     Condition,
@@ -41,7 +41,7 @@ BEFORE, BEYOND = Extent(5, "5" * 64, 500), Extent(9, "9" * 64, 900)
 HEAD = Head(1, S, 4242, "always", S)
 LAZY = Head(1, S, 4242, "interval", BEFORE)
 POISONED = HEAD._replace(is_poisoned=True)
-BAD = BadLine(500, "a line", "another")
+BAD = CorruptLine(500, "a line", "another")
 FINE = Facts(HEAD, size=700, proven=S, base=S)
 
 TABLE: list[tuple[Facts, Condition, str]] = [

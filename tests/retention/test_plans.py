@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from milepost import CheckpointManager, MemoryStorage, Plan, Policy, Verdict
 from milepost.journal import errors
-from milepost.journal.index.job_view import Misfit
+from milepost.journal.index.job_view import InvalidEvent
 from milepost.journal.retention.plans import plan_of
 from milepost.journal.retention.policy import describe, policy_hash
 from tests.support.clock import NOW
@@ -185,7 +185,7 @@ def test_a_plan_that_names_what_is_not_there_breaks_nothing(
     plan = manager.plan("job", Policy(keep_last=2))
     unknown = plan.remove[0]._replace(checkpoint_id="unknown")
     for forged in forgeries(plan, (*plan.remove, unknown)):
-        with pytest.raises((errors.InvalidArgument, Misfit)):
+        with pytest.raises((errors.InvalidArgument, InvalidEvent)):
             manager.apply(forged)
     assert steps(manager) == "abcdef"
     assert manager.verify("job")[0].ok

@@ -17,7 +17,7 @@ from milepost.journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
-from milepost.journal.events.codec import BadLine
+from milepost.journal.events.codec import CorruptLine
 from milepost.journal.recovery import head as head_codec
 from milepost.journal.recovery import recovery
 from milepost.journal.recovery.diagnosis import Action, Condition, judge, problem_of
@@ -214,7 +214,9 @@ class ReadableJournal:
             opened = self._opened = Opened.of(self._disk, self._path, "append")
         return opened
 
-    def _damaged(self, problem: BadLine, *, is_gone: bool = False) -> DamagedJournal:
+    def _damaged(
+        self, problem: CorruptLine, *, is_gone: bool = False
+    ) -> DamagedJournal:
         try:
             line = 0 if is_gone else line_number(self.read, problem.offset)
         except StorageFailed:
@@ -235,7 +237,7 @@ def _is_kept_as_it_is(facts: Facts) -> bool:
     return is_whole and facts.has_head and not is_poisoned
 
 
-def _misfit(facts: Facts, shown: Extent) -> BadLine:
+def _misfit(facts: Facts, shown: Extent) -> CorruptLine:
     what = f"event {shown.seq} with hash {shown.hash}"
     found = f"event {facts.proven.seq} with hash {facts.proven.hash} as the last"
-    return BadLine(facts.proven.size, what, found)
+    return CorruptLine(facts.proven.size, what, found)
