@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from milepost.journal.models import CheckpointInfo
     from milepost.journal.repair.steps import Repair
     from milepost.journal.states.packer import Packed
-    from milepost.journal.states.state_digest import Opened
+    from milepost.journal.states.state_digest import DecodedState
 
 _MAX_TAGS = 64
 
@@ -93,20 +93,22 @@ class CheckpointManager(Protection, Removal):
         raw = json_states.to_json(state, self._limits)
         view = self._existing(self._store.glance(job_id))
         packed = self._packer.pack(view, raw, self._read)
-        sealed = line_codec.seal(raw, metadata, packed.body, key=self._vault.key)
+        encoded = line_codec.encode_state(
+            raw, metadata, packed.body, key=self._vault.key
+        )
         data: dict[str, Any] = {
             "checkpoint_id": "",
             "step_name": step_name,
             "parent": 0,
-            "state_digest": sealed.digest,
-            "state_bytes": sealed.raw_bytes,
+            "state_digest": encoded.digest,
+            "state_bytes": encoded.raw_bytes,
             **labels,
         }
         if pinned:
             data["pinned"] = True
         if failed:
             data["failed"] = True
-        if sealed.metadata:
+        if encoded.metadata:
             data["has_metadata"] = True
         who = self._who(actor)
         saved: list[tuple[Link, Packed]] = []
@@ -117,7 +119,7 @@ class CheckpointManager(Protection, Removal):
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:
-                content = Content(fields_of(data), raw, sealed.metadata)
+                content = Content(fields_of(data), raw, encoded.metadata)
                 known = self._answered(batch, idempotency_key, content)
                 if known is not None:
                     return known
@@ -125,11 +127,11 @@ class CheckpointManager(Protection, Removal):
             checkpoint_id = self._new_id(batch, step_name)
             data["checkpoint_id"] = checkpoint_id
             data["parent"] = batch.current
-            final, stored = packed, sealed
+            final, stored = packed, encoded
             if not self._packer.is_usable(packed, batch.view):
                 # The base was deleted meanwhile, and a compaction may take it.
                 final = self._packer.whole(raw)
-                stored = sealed.stored_as(final.body)
+                stored = encoded.stored_as(final.body)
             batch.current = batch.add("checkpoint.saved", who, data, stored)
             batch.ids.add(checkpoint_id)
             if idempotency_key is not None:
@@ -210,7 +212,9 @@ class CheckpointManager(Protection, Removal):
         )
         raw = json_states.to_json(opened.state, self._limits)
         body = self._packer.whole(raw).body
-        sealed = line_codec.seal(raw, opened.metadata, body, key=self._vault.key)
+        encoded = line_codec.encode_state(
+            raw, opened.metadata, body, key=self._vault.key
+        )
         origin: ForkOrigin = {
             "job": job_id,
             "checkpoint_id": checkpoint_id,
@@ -221,8 +225,8 @@ class CheckpointManager(Protection, Removal):
             "checkpoint_id": "",
             "step_name": entry.step_name,
             "parent": 0,
-            "state_digest": sealed.digest,
-            "state_bytes": sealed.raw_bytes,
+            "state_digest": encoded.digest,
+            "state_bytes": encoded.raw_bytes,
             **_labels(
                 entry.labels.tags,
                 entry.labels.workflow_name,
@@ -230,7 +234,7 @@ class CheckpointManager(Protection, Removal):
                 None,
             ),
         }
-        if sealed.metadata:
+        if encoded.metadata:
             data["has_metadata"] = True
 
         def request(batch: Batch) -> str:
@@ -238,7 +242,7 @@ class CheckpointManager(Protection, Removal):
                 raise Conflict(f"job {new_job_id!r} already exists")
             batch.opening["forked_from"] = origin
             data["checkpoint_id"] = self._new_id(batch, entry.step_name)
-            batch.add("checkpoint.saved", self._who(actor), data, sealed)
+            batch.add("checkpoint.saved", self._who(actor), data, encoded)
             return str(data["checkpoint_id"])
 
         forked: str = self._store.write(new_job_id, request)
@@ -246,7 +250,7 @@ class CheckpointManager(Protection, Removal):
 
     def _source(
         self, checkpoint_id: str, view: JobView
-    ) -> tuple[Entry, CheckpointSaved, Opened]:
+    ) -> tuple[Entry, CheckpointSaved, DecodedState]:
         entry = self._entry(view, checkpoint_id)
         return entry, self._event_of(view, entry), self._open(view, entry)
 

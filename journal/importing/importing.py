@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import Entry, JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.json_states import Limits
-    from milepost.journal.states.line_codec import Sealed
+    from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packer
     from milepost.journal.store.batch import Batch
     from milepost.journal.store.store import Store
@@ -212,12 +212,12 @@ class Importer:
 
     def _write(self, job_id: str, ready: list[_Ready]) -> int:
         """Save checkpoints in one write, which lands whole or not at all."""
-        sealed = [self._seal(each) for each in ready]
+        encoded = [self._encoded(each) for each in ready]
 
         def request(batch: Batch) -> int:
             view, written = batch.view, 0
             current = view.current
-            for each, state in zip(ready, sealed, strict=True):
+            for each, state in zip(ready, encoded, strict=True):
                 checkpoint_id = each.data["checkpoint_id"]
                 if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
                     continue  # somebody else imports the same folder
@@ -240,9 +240,11 @@ class Importer:
         written: int = self._store.write(job_id, request)
         return written
 
-    def _seal(self, ready: _Ready) -> Sealed:
+    def _encoded(self, ready: _Ready) -> EncodedState:
         body = self._packer.whole(ready.raw).body
-        return line_codec.seal(ready.raw, ready.metadata, body, key=self._vault.key)
+        return line_codec.encode_state(
+            ready.raw, ready.metadata, body, key=self._vault.key
+        )
 
 
 def _batches(ready: Iterable[_Ready | None]) -> Iterator[list[_Ready]]:

@@ -36,7 +36,7 @@ from milepost.journal.states.json_states import Limits
 from milepost.journal.states.line_codec import Header
 from milepost.journal.states.migrations import Migrated, Migrations
 from milepost.journal.states.packer import Codec, Packer
-from milepost.journal.states.state_digest import Opened
+from milepost.journal.states.state_digest import DecodedState
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.store import Store
 
@@ -268,7 +268,7 @@ class Inquiry:
             )
         return event
 
-    def _open(self, view: JobView, entry: Entry) -> Opened:
+    def _open(self, view: JobView, entry: Entry) -> DecodedState:
         """Read a state and prove that it is what was saved."""
         if (fault := view.faults.get(entry.seq)) is None:
             try:
@@ -297,12 +297,12 @@ class Inquiry:
 
     def _opened(
         self, checkpoint_id: str, view: JobView
-    ) -> tuple[CheckpointInfo, Opened]:
+    ) -> tuple[CheckpointInfo, DecodedState]:
         entry = self._entry(view, checkpoint_id)
         opened = self._open(view, entry)
         return _info(view, entry, opened.metadata), opened
 
-    def _migrated(self, info: CheckpointInfo, opened: Opened) -> Migrated:
+    def _migrated(self, info: CheckpointInfo, opened: DecodedState) -> Migrated:
         return self._migrations.apply(
             opened.state,
             workflow=info.workflow_name,

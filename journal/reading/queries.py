@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import Entry, JobView
     from milepost.journal.states.diff import Change
     from milepost.journal.states.migrations import Migrate
-    from milepost.journal.states.state_digest import Opened
+    from milepost.journal.states.state_digest import DecodedState
 
 _D = TypeVar("_D")
 _RAISE = object()  # no default
@@ -184,14 +184,14 @@ class CheckpointReader(Audit, Planning):
     ) -> Checkpoint | None:
         """Return the chosen checkpoint with its state, both of one view."""
 
-        def ask(view: JobView) -> tuple[CheckpointInfo, Opened] | None:
+        def ask(view: JobView) -> tuple[CheckpointInfo, DecodedState] | None:
             entry = choose(view)
             return None if entry is None else self._opened(entry.checkpoint_id, view)
 
         found = self._answer(job_id, ask)
         return None if found is None else self._checkpoint(*found)
 
-    def _checkpoint(self, info: CheckpointInfo, opened: Opened) -> Checkpoint:
+    def _checkpoint(self, info: CheckpointInfo, opened: DecodedState) -> Checkpoint:
         return Checkpoint(info, self._migrated(info, opened).state)
 
     def page(

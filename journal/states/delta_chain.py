@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.line_codec import Parts
-    from milepost.journal.states.state_digest import Opened
+    from milepost.journal.states.state_digest import DecodedState
 
 
 class Member(NamedTuple):
@@ -115,7 +115,7 @@ def prove(seq: int, read: Callable[[int], Member]) -> Unpacked:
     return unpacked
 
 
-def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
+def open_state(seq: int, read: Callable[[int], Member]) -> DecodedState:
     """Return the state and the metadata of save `seq`, proved by its event's digest.
 
     Raises:
@@ -126,7 +126,7 @@ def open_state(seq: int, read: Callable[[int], Member]) -> Opened:
     if "state_type" in data:
         kind = data["state_type"][:80]
         raise NewerFormat(f"state {seq} is {kind!r}, which this version cannot read")
-    return state_digest.opened(parts, raw)
+    return state_digest.decoded(parts, raw)
 
 
 def problem_of(

@@ -36,7 +36,7 @@ from milepost.journal.states.json_states import metadata_json
 _SALT_BYTES = 16
 
 
-class Sealed(NamedTuple):
+class EncodedState(NamedTuple):
     """A state ready to be written: all that does not depend on its site."""
 
     rest: bytes  # the state line from its codec on, before its checksum
@@ -46,26 +46,26 @@ class Sealed(NamedTuple):
     metadata: bytes
     secret: Secret | None = None  # what `rest` is encrypted with
 
-    def stored_as(self, body: Body) -> Sealed:
+    def stored_as(self, body: Body) -> EncodedState:
         """Return the same state, bound by the same digest, in another form."""
         if self.secret is None:
             return self._replace(rest=_rest(body, self.salt, self.metadata))
         return self.encrypted(body, self.secret.key)
 
-    def encrypted(self, body: Body, key: Key) -> Sealed:
+    def encrypted(self, body: Body, key: Key) -> EncodedState:
         """Return the same state, bound by the same digest, under a fresh data key."""
         secret = Secret.new(key)
         rest = _secret_rest(secret, body, self)
         return self._replace(rest=rest, secret=secret)
 
 
-def seal(
+def encode_state(
     raw: bytes,
     metadata: Mapping[str, Any] | None,
     body: Body | None = None,
     *,
     key: Key | None = None,
-) -> Sealed:
+) -> EncodedState:
     """Return `raw` and `metadata` with a fresh salt and the digest that binds them.
 
     Args:
@@ -83,8 +83,8 @@ def seal(
     meta = metadata_json(metadata)
     digest = state_digest.digest(salt, meta, raw)
     if key is None:
-        return Sealed(_rest(body, salt, meta), digest, len(raw), salt, meta)
-    return Sealed(b"", digest, len(raw), salt, meta).encrypted(body, key)
+        return EncodedState(_rest(body, salt, meta), digest, len(raw), salt, meta)
+    return EncodedState(b"", digest, len(raw), salt, meta).encrypted(body, key)
 
 
 def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
@@ -96,12 +96,12 @@ def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
     )
 
 
-def _secret_rest(secret: Secret, body: Body, sealed: Sealed) -> bytes:
-    form = Form(body.codec, body.base, body.depth, sealed.raw_bytes)
-    meta = sealed.metadata
+def _secret_rest(secret: Secret, body: Body, encoded: EncodedState) -> bytes:
+    form = Form(body.codec, body.base, body.depth, encoded.raw_bytes)
+    meta = encoded.metadata
     if meta:
         meta = b'"%b"' % envelope.seal_metadata(secret, meta)
-    text = envelope.seal_body(secret, form, sealed.salt + body.content)
+    text = envelope.seal_body(secret, form, encoded.salt + body.content)
     return b'%b%b,"body":"%b"' % (_form(body), _metadata_field(meta), text)
 
 
@@ -114,9 +114,9 @@ def _metadata_field(text: bytes) -> bytes:
     return b',"metadata_bytes":%d,"metadata":%b' % (len(text), text) if text else b""
 
 
-def state_line(sealed: Sealed, site: Site) -> bytes:
+def state_line(encoded: EncodedState, site: Site) -> bytes:
     """Return the whole state line for `site`, checksum and newline included."""
-    return _line(_head(site, sealed.secret), sealed.rest) + b"\n"
+    return _line(_head(site, encoded.secret), encoded.rest) + b"\n"
 
 
 def _head(site: Site, secret: Secret | None) -> bytes:
@@ -168,8 +168,8 @@ def line_of(
         raw_bytes: of the state, as its event says.
         key: encrypts it; None leaves it readable.
     """
-    sealed = Sealed(b"", "", raw_bytes, parts.salt, parts.metadata)
-    stored = sealed.stored_as(body) if key is None else sealed.encrypted(body, key)
+    encoded = EncodedState(b"", "", raw_bytes, parts.salt, parts.metadata)
+    stored = encoded.stored_as(body) if key is None else encoded.encrypted(body, key)
     return state_line(stored, site)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.line_codec import Parts
 
 
-class Opened(NamedTuple):
+class DecodedState(NamedTuple):
     """A state that was read and checked."""
 
     state: dict[str, Any]
@@ -46,11 +46,11 @@ def prove(parts: Parts, raw: bytes, expected: str) -> None:
         )
 
 
-def opened(parts: Parts, raw: bytes) -> Opened:
+def decoded(parts: Parts, raw: bytes) -> DecodedState:
     """Return what a state line holds, which was proved to be what its event bound."""
     text, seq = parts.metadata, parts.seq
     metadata = json_object(text, seq, "metadata") if text else {}
-    return Opened(json_object(raw, seq, "state"), metadata)
+    return DecodedState(json_object(raw, seq, "state"), metadata)
 
 
 def json_object(text: bytes, seq: int, what: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.index.content import Content
     from milepost.journal.index.job_view import JobView
-    from milepost.journal.states.line_codec import Sealed
+    from milepost.journal.states.line_codec import EncodedState
 
 
 class Batch:
@@ -57,14 +57,16 @@ class Batch:
         self.ids: set[str] = set()
         self.size_bytes = 0
         self.opening: dict[str, object] = {}  # data of the job.opened in this batch
-        self._drafts: list[tuple[str, str, Mapping[str, object], Sealed | None]] = []
+        self._drafts: list[
+            tuple[str, str, Mapping[str, object], EncodedState | None]
+        ] = []
 
     def add(
         self,
         type_: str,
         actor: str,
         data: Mapping[str, object],
-        sealed: Sealed | None = None,
+        encoded: EncodedState | None = None,
     ) -> int:
         """Add one event, with the state it commits; return its seq.
 
@@ -73,12 +75,12 @@ class Batch:
             InvalidEvent: the journal would not open with it; nothing is added.
         """
         job_view.check(self.view, type_, data)
-        if sealed is not None:
+        if encoded is not None:
             self._may_seal()
         self.seq += 1
-        self._drafts.append((type_, actor, data, sealed))
-        if sealed is not None:
-            self.size_bytes += len(sealed.rest)
+        self._drafts.append((type_, actor, data, encoded))
+        if encoded is not None:
+            self.size_bytes += len(encoded.rest)
         return self.seq
 
     def remove(
@@ -178,7 +180,7 @@ class Batch:
         prev, offset, at = self.view.hash, self.view.end, stamp(self.now)
         parts: list[bytes] = []
         events: list[Located] = []
-        for seq, (type_, actor, data, sealed) in enumerate(self._drafts, first):
+        for seq, (type_, actor, data, encoded) in enumerate(self._drafts, first):
             if prev is None:
                 opened = cast("dict[str, str]", data)
                 prev = codec.genesis(opened["store"], opened["job"], opened["nonce"])
@@ -192,8 +194,8 @@ class Batch:
                 span=span,
             )
             size = len(line)
-            if sealed is not None:
-                parts.append(line_codec.state_line(sealed, self.view.site(seq)))
+            if encoded is not None:
+                parts.append(line_codec.state_line(encoded, self.view.site(seq)))
                 size += len(parts[-1])
             parts.append(line)
             events.append((event, offset, size, None))

@@ -389,9 +389,9 @@ def compact(session: Session) -> None:
 
 def _note(session: Session, manager: CheckpointManager, raw: bytes) -> None:
     """Write, as a later version would, an event of an unknown type with a state."""
-    sealed = line_codec.seal(raw, None)
-    data = {"state_digest": sealed.digest, "state_bytes": sealed.raw_bytes}
-    add = partial(Batch.add, type_="task.noted", actor="x", data=data, sealed=sealed)
+    encoded = line_codec.encode_state(raw, None)
+    data = {"state_digest": encoded.digest, "state_bytes": encoded.raw_bytes}
+    add = partial(Batch.add, type_="task.noted", actor="x", data=data, encoded=encoded)
     manager._store.write(JOB, add)
     session.acknowledge(manager, JOB)
 

@@ -35,7 +35,7 @@ from tests.support.servers import SERVING, ask, staying
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from milepost.journal.states.state_digest import Opened
+    from milepost.journal.states.state_digest import DecodedState
     from tests.support.clock import Clock
 
 JOB = "etl"
@@ -317,7 +317,7 @@ def test_another_key_of_the_same_id_opens_nothing(root: Path) -> None:
             manager.list(JOB)
 
 
-def opened_by_hand(root: Path, line: bytes) -> Opened:
+def opened_by_hand(root: Path, line: bytes) -> DecodedState:
     """Open the only state of the store from `line`, whatever its length.
 
     In the file a line of another length does not fit what the head says, and the whole
@@ -359,11 +359,11 @@ def test_metadata_that_is_taken_away_is_missed(root: Path) -> None:
 
 def test_a_plain_line_of_the_same_state_is_refused(root: Path) -> None:
     saved(root)
-    sealed = line_codec.seal(orjson.dumps(STATE), META)
+    encoded = line_codec.encode_state(orjson.dumps(STATE), META)
     with opened(root) as manager:
         site = manager._store.view(JOB).site(2)
     with pytest.raises(PlaintextRefused):
-        opened_by_hand(root, line_codec.state_line(sealed, site)[:-1])
+        opened_by_hand(root, line_codec.state_line(encoded, site)[:-1])
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ OLD, NEW = Key("old", bytes(32)), Key("new", bytes(range(32)))
 
 def note(manager: CheckpointManager, key: Key | None = None) -> int:
     """Write, as a newer version would, an event of an unknown type with a state."""
-    sealed = line_codec.seal(RAW, None, key=key)
-    data = {"state_digest": sealed.digest, "state_bytes": sealed.raw_bytes, "n": 1}
+    encoded = line_codec.encode_state(RAW, None, key=key)
+    data = {"state_digest": encoded.digest, "state_bytes": encoded.raw_bytes, "n": 1}
 
     def request(batch: Batch) -> int:
-        return batch.add("task.noted", "next", data, sealed)
+        return batch.add("task.noted", "next", data, encoded)
 
     return manager._store.write(JOB, request)
 

@@ -54,7 +54,7 @@ def open_either(
         return disk.open(path, "read"), False
 
 
-class Opened(NamedTuple):
+class OpenFile(NamedTuple):
     """A file that is open; closed once nobody uses it.
 
     Attributes:
@@ -67,7 +67,7 @@ class Opened(NamedTuple):
     is_writable: bool
 
     @classmethod
-    def of(cls, disk: Disk, path: Path, mode: Literal["append", "update"]) -> Opened:
+    def of(cls, disk: Disk, path: Path, mode: Literal["append", "update"]) -> OpenFile:
         """Open the file at `path`, as `open_either` does."""
         file, is_writable = open_either(disk, path, mode)
         return cls(file, file.stat().inode, is_writable)
@@ -89,14 +89,14 @@ class HeadFile:
         self._lock_timeout_seconds = lock_timeout_seconds
         # A thread that uses a file has it in a variable of its own, so that another
         # may open a new one, or close this one, at any time.
-        self._opened: Opened | None = None
-        self._locked: Opened | None = None  # what has the lock, or is about to
+        self._opened: OpenFile | None = None
+        self._locked: OpenFile | None = None  # what has the lock, or is about to
         self._is_queued = False
         self._passed: set[int] = set()  # the places of those that do not come
         self._holder = 0  # the thread that locks
         self.head = Head()
         self.raw = b""
-        self._made: Opened | None = None  # if this process made the file
+        self._made: OpenFile | None = None  # if this process made the file
         self._slots: list[Head] = []  # those that were valid when it was last read
         self._alive.add(self)
 
@@ -171,7 +171,7 @@ class HeadFile:
             self.unlock()
             self._opened = None
 
-    def _acquire(self, opened: Opened, *, wait: bool) -> None:
+    def _acquire(self, opened: OpenFile, *, wait: bool) -> None:
         file = opened.file
         is_turn = not wait or self._ahead(file) is None  # else others came before
         if is_turn and file.try_lock():
@@ -239,7 +239,7 @@ class HeadFile:
             file.leave_queue()
             self._is_queued = False
 
-    def _refuse_nested(self, opened: Opened) -> None:
+    def _refuse_nested(self, opened: OpenFile) -> None:
         """Refuse to wait for this very thread.
 
         Raises:
@@ -271,11 +271,11 @@ class HeadFile:
             locked.file.unlock()
             self._locked = None
 
-    def _open(self) -> Opened:
-        self._opened = opened = Opened.of(self._disk, self._path, "update")
+    def _open(self) -> OpenFile:
+        self._opened = opened = OpenFile.of(self._disk, self._path, "update")
         return opened
 
-    def _open_or_create(self, may_create: Callable[[], bool]) -> Opened:
+    def _open_or_create(self, may_create: Callable[[], bool]) -> OpenFile:
         try:
             return self._open()
         except FileNotFoundError:
@@ -286,10 +286,10 @@ class HeadFile:
             file = self._disk.open(self._path, "update", create=True)
         except FileExistsError:
             return self._open()
-        self._opened = self._made = made = Opened(file, file.stat().inode, True)
+        self._opened = self._made = made = OpenFile(file, file.stat().inode, True)
         return made
 
-    def _unshare(self, shared: Opened) -> None:
+    def _unshare(self, shared: OpenFile) -> None:
         """Put a locked copy in the place of a head that has other names.
 
         A copy made by hard links (``cp -al``) shares the file with the store: a slot
@@ -309,7 +309,7 @@ class HeadFile:
             copy.discard()
         # Before anything is written to it: the old one may be brought back no more.
         self._disk.sync_folder(self._path.parent)
-        own = Opened(placed, placed.stat().inode, is_writable=True)
+        own = OpenFile(placed, placed.stat().inode, is_writable=True)
         self._opened = self._locked = own
         shared.file.unlock()
 

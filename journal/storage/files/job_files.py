@@ -28,7 +28,7 @@ from milepost.journal.recovery import snapshot
 from milepost.journal.recovery.diagnosis import judge
 from milepost.journal.recovery.head import Extent
 from milepost.journal.storage.contract import Stamp, during
-from milepost.journal.storage.files.head_file import Opened
+from milepost.journal.storage.files.head_file import OpenFile
 from milepost.journal.storage.files.reading import failure
 from milepost.journal.storage.files.recovering import SettledJournal
 
@@ -307,7 +307,7 @@ class JournalFile(SettledJournal):
             self._disk.sync_folder(self._folders.journals)
         except OSError as exc:
             raise self._poison(exc, "cannot sync the folder of") from exc
-        self._opened = Opened(placed, placed.stat().inode, is_writable=True)
+        self._opened = OpenFile(placed, placed.stat().inode, is_writable=True)
         extent = Extent(last.seq, last.hash, copy.size)
         try:
             self._move_head(extent, synced=extent)
@@ -346,7 +346,7 @@ class JournalFile(SettledJournal):
             self._disk.unlink(self._path)
             is_left_over = False
         file = self._disk.open(self._path, "append", create=not is_left_over)
-        self._opened = Opened(file, file.stat().inode, is_writable=True)
+        self._opened = OpenFile(file, file.stat().inode, is_writable=True)
         return file
 
     def _write(self, file: File, data: bytes, size: int) -> None:

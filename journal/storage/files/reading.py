@@ -25,7 +25,7 @@ from milepost.journal.recovery.head import Extent
 from milepost.journal.recovery.passage import line_number
 from milepost.journal.recovery.snapshot import Evidence
 from milepost.journal.storage.contract import Stamp
-from milepost.journal.storage.files.head_file import HeadFile, Opened
+from milepost.journal.storage.files.head_file import HeadFile, OpenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ class ReadableJournal:
         self._path = self._folders.journals / f"{place.name}.jsonl"
         head = self._folders.heads / place.name
         self._head = HeadFile(place.disk, head, place.lock_timeout_seconds)
-        self._opened: Opened | None = None
+        self._opened: OpenFile | None = None
 
     @property
     def inode(self) -> int:
@@ -206,12 +206,12 @@ class ReadableJournal:
                 assert problem is not None, "damage has a place"
                 raise self._damaged(problem, is_gone=facts.size == 0)
 
-    def _open_journal(self) -> Opened:
+    def _open_journal(self) -> OpenFile:
         """Return the open journal; opens it again if a rewrite put another in place."""
         opened = self._opened
         found = self._disk.stat(self._path)
         if opened is None or found is None or found.inode != opened.inode:
-            opened = self._opened = Opened.of(self._disk, self._path, "append")
+            opened = self._opened = OpenFile.of(self._disk, self._path, "append")
         return opened
 
     def _damaged(
