@@ -1,4 +1,4 @@
-"""An encrypted state: a data key of its own, wrapped for the one site that it is of.
+"""An encrypted state: a data key of its own, wrapped for the one address that it is of.
 
 Each state has a fresh data key, used for its metadata and its body only.  A key of the
 store wraps it, with the store, the job and the seq as associated data: elsewhere it
@@ -23,7 +23,7 @@ ALGORITHM = "A256GCM"
 WRAPPED_BYTES = 80
 
 
-class Site(NamedTuple):
+class StateAddress(NamedTuple):
     """Where a state stands: of which store and job, above which event."""
 
     store_id: str
@@ -31,7 +31,7 @@ class Site(NamedTuple):
     seq: int
 
 
-class Secret:
+class DataKey:
     """The data key of one state, and the key that wraps it."""
 
     __slots__ = ("data_key", "key")
@@ -41,15 +41,15 @@ class Secret:
         self.data_key = data_key
 
     @classmethod
-    def new(cls, key: Key) -> Secret:
+    def new(cls, key: Key) -> DataKey:
         """Return a fresh data key, for one state in one form."""
         return cls(key, os.urandom(KEY_BYTES))
 
     def __repr__(self) -> str:
-        return f"Secret({self.key!r})"
+        return f"DataKey({self.key!r})"
 
 
-class Form(NamedTuple):
+class BodyHeader(NamedTuple):
     """How a body is stored: what its ciphertext is bound to."""
 
     codec: str
@@ -58,32 +58,32 @@ class Form(NamedTuple):
     raw_bytes: int
 
 
-def wrap(secret: Secret, site: Site) -> bytes:
-    """Return the data key, encrypted for `site`; differs each time."""
+def wrap(secret: DataKey, address: StateAddress) -> bytes:
+    """Return the data key, encrypted for `address`; differs each time."""
     from milepost.journal.crypto import aes_gcm
 
-    bound = _bound_to_site(secret.key, site)
+    bound = _bound_to_address(secret.key, address)
     return _text(aes_gcm.seal(secret.key.material, secret.data_key, bound))
 
 
-def unwrap(wrapped: bytes, key: Key, site: Site) -> Secret:
-    """Return the data key that was wrapped with `key` for `site`.
+def unwrap(wrapped: bytes, key: Key, address: StateAddress) -> DataKey:
+    """Return the data key that was wrapped with `key` for `address`.
 
     Raises:
-        UnreadableState: with another key, or for another site.
+        UnreadableState: with another key, or for another address.
     """
-    bound = _bound_to_site(key, site)
-    return Secret(key, _unseal(key.material, wrapped, bound, site.seq, "data key"))
+    bound = _bound_to_address(key, address)
+    return DataKey(key, _unseal(key.material, wrapped, bound, address.seq, "data key"))
 
 
-def seal_metadata(secret: Secret, metadata: bytes) -> bytes:
+def seal_metadata(secret: DataKey, metadata: bytes) -> bytes:
     """Return metadata encrypted, as text."""
     from milepost.journal.crypto import aes_gcm
 
     return _text(aes_gcm.seal(secret.data_key, metadata, _bound("metadata")))
 
 
-def open_metadata(secret: Secret, text: bytes, seq: int) -> bytes:
+def open_metadata(secret: DataKey, text: bytes, seq: int) -> bytes:
     """Return what `seal_metadata` was given.
 
     Raises:
@@ -92,14 +92,14 @@ def open_metadata(secret: Secret, text: bytes, seq: int) -> bytes:
     return _unseal(secret.data_key, text, _bound("metadata"), seq, "metadata")
 
 
-def seal_body(secret: Secret, form: Form, plaintext: bytes) -> bytes:
+def seal_body(secret: DataKey, form: BodyHeader, plaintext: bytes) -> bytes:
     """Return a salt and a state's content encrypted, as text."""
     from milepost.journal.crypto import aes_gcm
 
     return _text(aes_gcm.seal(secret.data_key, plaintext, _bound("body", *form)))
 
 
-def open_body(secret: Secret, form: Form, text: bytes, seq: int) -> bytes:
+def open_body(secret: DataKey, form: BodyHeader, text: bytes, seq: int) -> bytes:
     """Return what `seal_body` was given.
 
     Raises:
@@ -131,8 +131,8 @@ def _decoded(text: bytes) -> bytes:
     return sealed
 
 
-def _bound_to_site(key: Key, site: Site) -> bytes:
-    return _bound("key", key.key_id, *site)
+def _bound_to_address(key: Key, address: StateAddress) -> bytes:
+    return _bound("key", key.key_id, *address)
 
 
 def _bound(what: str, *fields: str | int) -> bytes:

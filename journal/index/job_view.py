@@ -7,7 +7,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
-from milepost.journal.crypto.envelope import Site
+from milepost.journal.crypto.envelope import StateAddress
 from milepost.journal.events.codec import STATE_MISSING, has_state
 from milepost.journal.events.vocabulary import (
     DEFAULT_WORKFLOW_VERSION,
@@ -234,10 +234,10 @@ class JobView:
         is_on_line = self.lineage.leads(entry.seq, self.current.seq)
         return entry if is_on_line else None
 
-    def site(self, seq: int) -> Site:
+    def address_of(self, seq: int) -> StateAddress:
         """Return whose event `seq` is: what its state is encrypted for."""
         assert self.store_id is not None, "no job without a store"
-        return Site(self.store_id, self.job_id, seq)
+        return StateAddress(self.store_id, self.job_id, seq)
 
 
 NO_LABELS = Labels()

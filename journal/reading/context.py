@@ -280,7 +280,7 @@ class Inquiry:
     def _read(self, view: JobView, seq: int) -> Member:
         """Return the state of event `seq` in the clear; see `chain.member`."""
         lines = self._store.read_pair(view, seq)
-        return delta_chain.member(lines, view.site(seq), self._vault)
+        return delta_chain.member(lines, view.address_of(seq), self._vault)
 
     def _is_saved_as(self, view: JobView, entry: Entry, content: Content) -> bool:
         """Tell whether a live checkpoint was saved with `content`."""
@@ -351,7 +351,7 @@ class Inquiry:
             raw = self._store.storage.read(view.job_id, offset, header.end)
         text = raw[header.start : header.end]
         try:
-            text = self._vault.metadata(header, text, view.site(entry.seq))
+            text = self._vault.metadata(header, text, view.address_of(entry.seq))
         except UnreadableState as exc:
             raise self._unreadable(view, entry, exc) from exc
         try:

@@ -190,7 +190,7 @@ class _Examination:
             raise UnreadableState(f"event {seq} has no state") from None
         state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
         return delta_chain.member(
-            (state_line, event_line), self._view.site(seq), self._vault
+            (state_line, event_line), self._view.address_of(seq), self._vault
         )
 
     # -- the answer ----------------------------------------------------------------

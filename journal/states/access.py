@@ -17,7 +17,7 @@ from milepost.journal.states import line_codec
 from milepost.journal.states.json_states import Limits
 
 if TYPE_CHECKING:
-    from milepost.journal.crypto.envelope import Site
+    from milepost.journal.crypto.envelope import StateAddress
     from milepost.journal.crypto.keys import Key, KeyRing
     from milepost.journal.events.vocabulary import StatefulData
     from milepost.journal.states.line_codec import Header, Parts
@@ -68,12 +68,12 @@ class Vault(NamedTuple):
                 f"state {seq} has {size:,} bytes, more than the {most} that may be read"
             )
 
-    def opened(self, parts: Parts, site: Site, raw_bytes: int) -> Parts:
+    def opened(self, parts: Parts, address: StateAddress, raw_bytes: int) -> Parts:
         """Return the parts of a state line in the clear.
 
         Args:
             parts: as `state_codec.read_line` gives them.
-            site: whose it is.
+            address: whose it is.
             raw_bytes: of the state, as its event says.
 
         Raises:
@@ -81,23 +81,23 @@ class Vault(NamedTuple):
             PlaintextRefused: not encrypted, and it had to be.
             UnreadableState: it is not what was written there.
         """
-        key = self._key_of(parts.key_id, site.seq)
+        key = self._key_of(parts.key_id, address.seq)
         if key is None:
             return parts
-        return line_codec.decrypted(parts, key, site, raw_bytes)
+        return line_codec.decrypted(parts, key, address, raw_bytes)
 
-    def metadata(self, header: Header, text: bytes, site: Site) -> bytes:
+    def metadata(self, header: Header, text: bytes, address: StateAddress) -> bytes:
         """Return in the clear what stands on a state line as its metadata.
 
         Raises:
             MissingKey, PlaintextRefused, UnreadableState: as `opened`.
         """
-        key = self._key_of(header.key_id, site.seq)
+        key = self._key_of(header.key_id, address.seq)
         if key is None:
             return text
-        return line_codec.metadata_of(header, text, key, site)
+        return line_codec.metadata_of(header, text, key, address)
 
-    def rewrap(self, line: bytes, site: Site) -> bytes:
+    def rewrap(self, line: bytes, address: StateAddress) -> bytes:
         """Return a state line under the current key; its ciphertext stays as it is.
 
         A line that is there already, or is not encrypted, or whose key is not at hand,
@@ -105,16 +105,16 @@ class Vault(NamedTuple):
 
         Args:
             line: without its newline.
-            site: whose it is.
+            address: whose it is.
 
         Raises:
             UnreadableState, NewerFormat: it is not what was written there.
         """
-        key_id = line_codec.read_header(line, seq=site.seq).key_id
+        key_id = line_codec.read_header(line, seq=address.seq).key_id
         old = None if self.keys is None else self.keys.get(key_id)
         if self.keys is None or old is None or old is self.keys.current:
             return line
-        return line_codec.rewrapped(line, old, self.keys.current, site)
+        return line_codec.rewrapped(line, old, self.keys.current, address)
 
     def _key_of(self, key_id: str, seq: int) -> Key | None:
         if key_id:

@@ -18,7 +18,7 @@ from milepost.journal.states.delta import Link
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.journal.crypto.envelope import Site
+    from milepost.journal.crypto.envelope import StateAddress
     from milepost.journal.events.vocabulary import StatefulData
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
@@ -77,12 +77,12 @@ def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
     return Unpacked(raw, tuple(members))
 
 
-def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
+def member(lines: tuple[bytes, bytes], address: StateAddress, vault: Vault) -> Member:
     """Return a state taken apart and decrypted.
 
     Args:
         lines: its state line, empty if there is none, and its event line.
-        site: whose they are.
+        address: whose they are.
         vault: opens what is encrypted.
 
     Raises:
@@ -90,7 +90,7 @@ def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
         NewerFormat: a codec that this version does not know.
     """
     state_line, event_line = lines
-    seq = site.seq
+    seq = address.seq
     event = peek(event_line)
     if event is None or event["seq"] != seq or not has_state(event):
         raise UnreadableState(f"event {seq} is not there any more, or has no state")
@@ -99,7 +99,7 @@ def member(lines: tuple[bytes, bytes], site: Site, vault: Vault) -> Member:
     data = cast("StatefulData", event["data"])
     vault.check(data, seq)
     parts = line_codec.read_line(state_line, seq=seq)
-    parts = vault.opened(parts, site, data["state_bytes"])
+    parts = vault.opened(parts, address, data["state_bytes"])
     return Member(parts, data, len(state_line))
 
 

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from milepost.journal.crypto import envelope
-from milepost.journal.crypto.envelope import Form, Secret, Site
+from milepost.journal.crypto.envelope import BodyHeader, DataKey, StateAddress
 from milepost.journal.crypto.keys import MAX_KEY_ID_BYTES, Key
 from milepost.journal.errors import NewerFormat, UnreadableState
 from milepost.journal.events.codec import CRC_SUFFIX_BYTES
@@ -37,14 +37,14 @@ _SALT_BYTES = 16
 
 
 class EncodedState(NamedTuple):
-    """A state ready to be written: all that does not depend on its site."""
+    """A state ready to be written: all that does not depend on its address."""
 
     rest: bytes  # the state line from its codec on, before its checksum
     digest: str
     raw_bytes: int
     salt: bytes
     metadata: bytes
-    secret: Secret | None = None  # what `rest` is encrypted with
+    secret: DataKey | None = None  # what `rest` is encrypted with
 
     def stored_as(self, body: Body) -> EncodedState:
         """Return the same state, bound by the same digest, in another form."""
@@ -54,7 +54,7 @@ class EncodedState(NamedTuple):
 
     def encrypted(self, body: Body, key: Key) -> EncodedState:
         """Return the same state, bound by the same digest, under a fresh data key."""
-        secret = Secret.new(key)
+        secret = DataKey.new(key)
         rest = _secret_rest(secret, body, self)
         return self._replace(rest=rest, secret=secret)
 
@@ -96,8 +96,8 @@ def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
     )
 
 
-def _secret_rest(secret: Secret, body: Body, encoded: EncodedState) -> bytes:
-    form = Form(body.codec, body.base, body.depth, encoded.raw_bytes)
+def _secret_rest(secret: DataKey, body: Body, encoded: EncodedState) -> bytes:
+    form = BodyHeader(body.codec, body.base, body.depth, encoded.raw_bytes)
     meta = encoded.metadata
     if meta:
         meta = b'"%b"' % envelope.seal_metadata(secret, meta)
@@ -114,19 +114,19 @@ def _metadata_field(text: bytes) -> bytes:
     return b',"metadata_bytes":%d,"metadata":%b' % (len(text), text) if text else b""
 
 
-def state_line(encoded: EncodedState, site: Site) -> bytes:
-    """Return the whole state line for `site`, checksum and newline included."""
-    return _line(_head(site, encoded.secret), encoded.rest) + b"\n"
+def state_line(encoded: EncodedState, address: StateAddress) -> bytes:
+    """Return the whole state line for `address`, checksum and newline included."""
+    return _line(_head(address, encoded.secret), encoded.rest) + b"\n"
 
 
-def _head(site: Site, secret: Secret | None) -> bytes:
+def _head(address: StateAddress, secret: DataKey | None) -> bytes:
     if secret is None:
-        return b'{"state":%d,' % site.seq
+        return b'{"state":%d,' % address.seq
     return b'{"state":%d,"alg":"%b","key":"%b","wrapped":"%b",' % (
-        site.seq,
+        address.seq,
         envelope.ALGORITHM.encode(),
         secret.key.key_id.encode(),
-        envelope.wrap(secret, site),
+        envelope.wrap(secret, address),
     )
 
 
@@ -134,7 +134,7 @@ def _line(head: bytes, rest: bytes) -> bytes:
     return b'%b%b,"crc":"%08x"}' % (head, rest, zlib.crc32(rest, zlib.crc32(head)))
 
 
-def rewrapped(line: bytes, old: Key, new: Key, site: Site) -> bytes:
+def rewrapped(line: bytes, old: Key, new: Key, address: StateAddress) -> bytes:
     """Return an encrypted state line with its data key under `new` instead of `old`.
 
     The ciphertexts of metadata and body stay as they are, and so does the digest.
@@ -143,34 +143,34 @@ def rewrapped(line: bytes, old: Key, new: Key, site: Site) -> bytes:
         line: as `read_line` takes it.
         old: the key that the line names.
         new: the key that it will name.
-        site: whose it is.
+        address: whose it is.
 
     Raises:
         UnreadableState, NewerFormat: it is not what was written there with `old`.
     """
-    _check_crc(line, site.seq)
-    header = _header(line, site.seq)
+    _check_crc(line, address.seq)
+    header = _header(line, address.seq)
     assert header["key"] == old.key_id.encode()
-    secret = envelope.unwrap(header["wrapped"], old, site)
+    secret = envelope.unwrap(header["wrapped"], old, address)
     rest = line[header.start("codec") : -CRC_SUFFIX_BYTES]
-    return _line(_head(site, Secret(new, secret.data_key)), rest)
+    return _line(_head(address, DataKey(new, secret.data_key)), rest)
 
 
 def line_of(
-    parts: Parts, body: Body, site: Site, *, raw_bytes: int, key: Key | None
+    parts: Parts, body: Body, address: StateAddress, *, raw_bytes: int, key: Key | None
 ) -> bytes:
     """Return a state line re-encoded in another form, newline included.
 
     Args:
         parts: the line as it was, in the clear.
         body: the form.
-        site: whose it is.
+        address: whose it is.
         raw_bytes: of the state, as its event says.
         key: encrypts it; None leaves it readable.
     """
     encoded = EncodedState(b"", "", raw_bytes, parts.salt, parts.metadata)
     stored = encoded.stored_as(body) if key is None else encoded.encrypted(body, key)
-    return state_line(stored, site)
+    return state_line(stored, address)
 
 
 def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
@@ -220,20 +220,20 @@ class Parts(NamedTuple):
     wrapped: bytes = b""  # the data key, while the rest is encrypted
 
 
-def decrypted(parts: Parts, key: Key, site: Site, raw_bytes: int) -> Parts:
+def decrypted(parts: Parts, key: Key, address: StateAddress, raw_bytes: int) -> Parts:
     """Return the parts of an encrypted line in the clear.
 
     Args:
         parts: the line.
         key: the one it names.
-        site: whose it is.
+        address: whose it is.
         raw_bytes: of the state, as its event says.
 
     Raises:
         UnreadableState: it is not what was written there with `key`.
     """
-    secret = envelope.unwrap(parts.wrapped, key, site)
-    form = Form(parts.codec, parts.base, parts.depth, raw_bytes)
+    secret = envelope.unwrap(parts.wrapped, key, address)
+    form = BodyHeader(parts.codec, parts.base, parts.depth, raw_bytes)
     body = envelope.open_body(secret, form, parts.content, parts.seq)
     meta = parts.metadata
     if meta:
@@ -368,17 +368,17 @@ def read_header(start_of_line: bytes, *, seq: int) -> Header:
     )
 
 
-def metadata_of(header: Header, text: bytes, key: Key, site: Site) -> bytes:
+def metadata_of(header: Header, text: bytes, key: Key, address: StateAddress) -> bytes:
     """Return encrypted metadata in the clear.
 
     Args:
         header: of its line.
         text: what stands on the line from `header.start` to `header.end`.
         key: the one that the line names.
-        site: whose it is.
+        address: whose it is.
 
     Raises:
         UnreadableState: it is not what was written there with `key`.
     """
-    secret = envelope.unwrap(header.wrapped, key, site)
-    return envelope.open_metadata(secret, _unquoted(text, site.seq), site.seq)
+    secret = envelope.unwrap(header.wrapped, key, address)
+    return envelope.open_metadata(secret, _unquoted(text, address.seq), address.seq)

@@ -195,7 +195,7 @@ class Batch:
             )
             size = len(line)
             if encoded is not None:
-                parts.append(line_codec.state_line(encoded, self.view.site(seq)))
+                parts.append(line_codec.state_line(encoded, self.view.address_of(seq)))
                 size += len(parts[-1])
             parts.append(line)
             events.append((event, offset, size, None))

@@ -22,7 +22,7 @@ from milepost.journal.states import delta, delta_chain, encoding, line_codec
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from milepost.journal.crypto.envelope import Site
+    from milepost.journal.crypto.envelope import StateAddress
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.encoding import Body
@@ -108,7 +108,7 @@ class Compactor:
         read: returns the state line and the event line of an event with a state, from
             the old journal.
         vault: the keys at hand.
-        site: tells whose a state is.
+        address: tells whose a state is.
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class Compactor:
         live: Collection[int],
         read: Callable[[int], tuple[bytes, bytes]],
         vault: Vault,
-        site: Callable[[int], Site],
+        address: Callable[[int], StateAddress],
     ) -> None:
         self._drop = drop
         self._live = live
         self._lines = read
         self._vault = vault
-        self._site = site
+        self._address = address
         # Links to the whole state, in the new journal.
         self._links: dict[int, int] = {}
         self.dropped = self.reencoded = 0
@@ -159,13 +159,13 @@ class Compactor:
         links = self._links.get(parts.base) if parts.base else -1
         if links is not None and links + 1 < delta.MAX_LINKS:
             self._links[seq] = links + 1
-            return self._vault.rewrap(state_line, self._site(seq))
+            return self._vault.rewrap(state_line, self._address(seq))
         line = self._reencode(seq)
         self.reencoded += 1
         return line
 
     def _read(self, seq: int) -> delta_chain.Member:
-        return delta_chain.member(self._lines(seq), self._site(seq), self._vault)
+        return delta_chain.member(self._lines(seq), self._address(seq), self._vault)
 
     def _reencode(self, seq: int) -> bytes:
         unpacked = delta_chain.prove(seq, self._read)
@@ -175,7 +175,7 @@ class Compactor:
         return line_codec.line_of(
             parts,
             body,
-            self._site(seq),
+            self._address(seq),
             raw_bytes=data["state_bytes"],
             key=self._vault.key if parts.key_id else None,
         )[:-1]

@@ -236,7 +236,7 @@ class Store(Views):
                 {entry.seq for entry in self.live(view)},
                 partial(self.read_pair, view),
                 vault,
-                view.site,
+                view.address_of,
             )
             self._copy_states(view, at, compactor, copy, on_piece)
             # A long file takes long to sync; under the lock is only the rest of it.

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.states import chat, text
 from milepost import CheckpointManager, Key, KeyRing, MemoryStorage
 from milepost.journal.crypto import envelope
-from milepost.journal.crypto.envelope import Form, Secret
+from milepost.journal.crypto.envelope import BodyHeader, DataKey
 from milepost.journal.errors import (
     Conflict,
     KeyNeeded,
@@ -295,7 +295,7 @@ def test_a_line_that_names_another_key_is_refused(root: Path) -> None:
 
 
 def test_bits_that_base64_does_not_use_are_not_free_to_flip() -> None:
-    secret, form = Secret.new(K1), Form("json", 0, 0, 1)
+    secret, form = DataKey.new(K1), BodyHeader("json", 0, 0, 1)
     for size in range(1, 4):
         text = envelope.seal_body(secret, form, b"x" * size)
         assert envelope.open_body(secret, form, text, 1) == b"x" * size
@@ -325,9 +325,9 @@ def opened_by_hand(root: Path, line: bytes) -> DecodedState:
     """
     with opened(root) as manager:
         lines = (line, journal_of(root, JOB).read_bytes().splitlines()[-1])
-        site = manager._store.view(JOB).site
+        address = manager._store.view(JOB).address_of
     return delta_chain.open_state(
-        2, lambda seq: delta_chain.member(lines, site(seq), Vault(OLD))
+        2, lambda seq: delta_chain.member(lines, address(seq), Vault(OLD))
     )
 
 
@@ -361,9 +361,9 @@ def test_a_plain_line_of_the_same_state_is_refused(root: Path) -> None:
     saved(root)
     encoded = line_codec.encode_state(orjson.dumps(STATE), META)
     with opened(root) as manager:
-        site = manager._store.view(JOB).site(2)
+        address = manager._store.view(JOB).address_of(2)
     with pytest.raises(PlaintextRefused):
-        opened_by_hand(root, line_codec.state_line(encoded, site)[:-1])
+        opened_by_hand(root, line_codec.state_line(encoded, address)[:-1])
 
 
 @pytest.mark.parametrize(
@@ -534,15 +534,15 @@ def test_a_tampered_line_is_not_rewrapped(root: Path) -> None:
     saved(root)
     (line,) = state_lines(root)
     with opened(root) as manager:
-        site = manager._store.view(JOB).site
+        address = manager._store.view(JOB).address_of
         vault = Vault(NEW)
-        assert vault.rewrap(line, site(2)) != line
-        assert Vault(OLD).rewrap(line, site(2)) == line
-        assert Vault().rewrap(line, site(2)) == line
+        assert vault.rewrap(line, address(2)) != line
+        assert Vault(OLD).rewrap(line, address(2)) == line
+        assert Vault().rewrap(line, address(2)) == line
         with pytest.raises(UnreadableState, match="checksum"):
-            vault.rewrap(line.replace(b'"body":"', b'"body":"A'), site(2))
+            vault.rewrap(line.replace(b'"body":"', b'"body":"A'), address(2))
         with pytest.raises(UnreadableState, match="data key"):
-            vault.rewrap(line, site(2)._replace(job_id="other"))
+            vault.rewrap(line, address(2)._replace(job_id="other"))
 
 
 def test_large_metadata_is_listed_too(root: Path) -> None:

@@ -46,7 +46,7 @@ def raw_of(manager: CheckpointManager, seq: int) -> bytes:
 
     def read(wanted: int) -> delta_chain.Member:
         lines = manager._store.read_pair(view, wanted)
-        return delta_chain.member(lines, view.site(wanted), Vault())
+        return delta_chain.member(lines, view.address_of(wanted), Vault())
 
     return delta_chain.unpack(seq, read).raw
 
