@@ -135,7 +135,7 @@ class Completion(NamedTuple):
     reason: str | None
 
 
-class Holding(NamedTuple):
+class LegalHold(NamedTuple):
     """Who holds a checkpoint, since when and why.
 
     It outlasts a deletion, which only a version that knows no holds can have written:
@@ -205,7 +205,7 @@ class JobView:
         self.chosen: Entry | None = None  # the last one saved or restored
         self.confirmed: frozenset[str] = frozenset()  # hashes of policies
         self.pinned: set[str] = set()
-        self.held: dict[str, Holding] = {}
+        self.held: dict[str, LegalHold] = {}
         # Idempotency key -> the checkpoint that was saved with it last.
         self.keys: dict[str, str] = {}
         self.lineage = Lineage()
@@ -443,7 +443,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             view.pinned.discard(event["data"]["checkpoint_id"])
         case "checkpoint.held":
             why_held = event["data"].get("reason")
-            holding = Holding(event["actor"], event["at"], why_held)
+            holding = LegalHold(event["actor"], event["at"], why_held)
             view.held[event["data"]["checkpoint_id"]] = holding
         case "checkpoint.released":
             view.held.pop(event["data"]["checkpoint_id"], None)

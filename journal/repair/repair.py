@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from milepost.journal.recovery.snapshot import Evidence
     from milepost.journal.repair.steps import Step
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import Held, Storage, Unsettled
+    from milepost.journal.storage.contract import LockedJob, Storage, Unsettled
 
 # A tail to be settled, damage to be cut, states to be dropped, and one to spare.
 _MAX_ROUNDS = 4
@@ -114,7 +114,7 @@ class Mender:
     def _settle(self, job_id: str, *, may_drop: bool) -> None:
         """Do what the next write would do, and drop the states that are no more."""
 
-        def settle(held: Held) -> None:
+        def settle(held: LockedJob) -> None:
             with self._storage.evidence(job_id) as evidence:
                 found, view, _ = self._examined(evidence, job_id)
             batch = Batch(view, self._clock())

@@ -28,7 +28,7 @@ class Stamp(NamedTuple):
     size: int
 
 
-class Held(Protocol):
+class LockedJob(Protocol):
     """One job, held against every other writer, for as long as its context lasts."""
 
     @property
@@ -102,7 +102,7 @@ class Unsettled(Protocol):
         """
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
-        """As `Held.replace`; from then on the job is settled."""
+        """As `LockedJob.replace`; from then on the job is settled."""
 
 
 class Copy(Protocol):
@@ -120,14 +120,14 @@ class Copy(Protocol):
         """
 
     def sync(self) -> None:
-        """Bring what was added to the medium, ahead of time: `Held.replace` does too.
+        """Make what was added durable ahead of time; `LockedJob.replace` does too.
 
         Raises:
             StorageFailed: it cannot be.
         """
 
 
-class Holding(Protocol[_H_co]):
+class LockScope(Protocol[_H_co]):
     """What holds a job for as long as a `with` lasts; see `during`."""
 
     def __enter__(self) -> _H_co:
@@ -140,7 +140,7 @@ class Holding(Protocol[_H_co]):
         """Give back what is still held; idempotent."""
 
 
-def during(holding: Holding[_H], work: Callable[[_H], _T]) -> _T:
+def during(holding: LockScope[_H], work: Callable[[_H], _T]) -> _T:
     """Return what `work` does while `holding` lasts; given back twice, as a `Mutex`."""
     try:
         with holding as held:
@@ -213,7 +213,7 @@ class Storage(Protocol):
     def read(self, job_id: str, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, fewer at the end of the journal."""
 
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
         """Hold the job against every other writer, in this process and in others.
 
         Whatever an earlier writer left behind is settled first.
@@ -232,7 +232,7 @@ class Storage(Protocol):
             StorageFailed: they cannot be read.
         """
 
-    def unsettled(self, job_id: str) -> Holding[Unsettled]:
+    def unsettled(self, job_id: str) -> LockScope[Unsettled]:
         """Hold the job as `exclusive` does, but settle nothing: for a repair.
 
         Raises:

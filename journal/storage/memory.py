@@ -14,7 +14,13 @@ from milepost.journal.recovery import head as head_codec
 from milepost.journal.recovery.head import Extent, Head
 from milepost.journal.recovery.salvage import name_of
 from milepost.journal.recovery.snapshot import Evidence
-from milepost.journal.storage.contract import Copy, Held, Holding, Stamp, Unsettled
+from milepost.journal.storage.contract import (
+    Copy,
+    LockedJob,
+    LockScope,
+    Stamp,
+    Unsettled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -64,11 +70,11 @@ class _MemoryJournal:
 
     @property
     def stamp(self) -> Stamp | None:
-        """See `Held.stamp`."""
+        """See `LockedJob.stamp`."""
         return Stamp(self.generation, self.extent.size) if self.extent.seq else None
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """See `Held.append`."""
+        """See `LockedJob.append`."""
         if self.extent.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {self.extent.seq}, not {after}")
         del self.data[self.extent.size :]  # of an append that was interrupted
@@ -77,21 +83,21 @@ class _MemoryJournal:
         return self.extent
 
     def repairs(self) -> list[JobRepairedData]:
-        """See `Held.repairs`."""
+        """See `LockedJob.repairs`."""
         return []
 
     def recall(self, seen: Extent) -> None:
-        """See `Held.recall`: memory is not put back."""
+        """See `LockedJob.recall`: memory is not put back."""
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
-        """See `Held.replace`."""
+        """See `LockedJob.replace`."""
         assert isinstance(copy, _MemoryCopy)
         self.data, self.generation = copy.data, self.generation + 1
         self.extent = Extent(last.seq, last.hash, len(self.data))
         return self.extent
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """See `Held.remove_salvage_files`: there are none."""
+        """See `LockedJob.remove_salvage_files`: there are none."""
 
 
 class _MemoryCopy:
@@ -134,7 +140,7 @@ class _MemoryHolding:
         self.release()
 
     def release(self) -> None:
-        """See `Holding.release`."""
+        """See `LockScope.release`."""
         if self._is_mine:
             self._journal.lock.release()
 
@@ -202,11 +208,11 @@ class MemoryStorage:
         found = self._journals.get(job_id)
         return (found or _MemoryJournal(job_id)).evidence()
 
-    def unsettled(self, job_id: str) -> Holding[Unsettled]:
+    def unsettled(self, job_id: str) -> LockScope[Unsettled]:
         """See `Storage.unsettled`."""
         return _MemoryHolding(self._journals[job_id], wait=True)
 
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
         """See `Storage.exclusive`."""
         found = self._journals.setdefault(job_id, _MemoryJournal(job_id))
         return _MemoryHolding(found, wait=wait)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import Copy, Held
+    from milepost.journal.storage.contract import Copy, LockedJob
 
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -87,7 +87,7 @@ class Store(Views):
             if waiters and not waiters[0].is_shared:
                 return  # the storage failed it here: it tries again, alone
 
-    def _prepare(self, job: KnownJob, held: Held) -> None:
+    def _prepare(self, job: KnownJob, held: LockedJob) -> None:
         """Catch up under the lock; refuse what must not be written to."""
         stamp = held.stamp
         try:
@@ -116,7 +116,7 @@ class Store(Views):
                 )
 
     def _commit_some(
-        self, job: KnownJob, leader: Waiter, waiters: Iterable[Waiter], held: Held
+        self, job: KnownJob, leader: Waiter, waiters: Iterable[Waiter], held: LockedJob
     ) -> int:
         """Write the first waiters' events; return how many were served.
 
@@ -244,7 +244,7 @@ class Store(Views):
             while (end := self.view(job_id).end) - at.end > READ_BYTES:
                 self._copy_lines(at, end, copy)
 
-            def place(held: Held) -> Compaction:
+            def place(held: LockedJob) -> Compaction:
                 job.folding.hold(partial(self._prepare, job, held))
                 if job.view is not view or not drop <= due(view):
                     raise Busy  # rewritten by a recovery, or one was undeleted
@@ -298,7 +298,7 @@ class Store(Views):
         job: KnownJob,
         compactor: Compactor,
         copy: Copy,
-        held: Held,
+        held: LockedJob,
         salvage_files: list[str],
         actor: str,
         erased: list[list[int]],

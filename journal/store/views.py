@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from milepost.journal.events.vocabulary import Event
-    from milepost.journal.storage.contract import Held, Stamp, Storage
+    from milepost.journal.storage.contract import LockedJob, Stamp, Storage
     from milepost.journal.store.batch import Written
 
 _log = logging.getLogger("milepost.journal")
@@ -74,7 +74,7 @@ class Views:
         return job
 
     def _exclusively(
-        self, job_id: str, work: Callable[[Held], _T], *, wait: bool = True
+        self, job_id: str, work: Callable[[LockedJob], _T], *, wait: bool = True
     ) -> _T:
         """Return what `work` does while nobody else writes to the job."""
         return during(self.storage.exclusive(job_id, wait=wait), work)
@@ -183,7 +183,7 @@ class Views:
             return False
         return True
 
-    def _fold_settled(self, job: KnownJob, held: Held) -> None:
+    def _fold_settled(self, job: KnownJob, held: LockedJob) -> None:
         self._fold_to(job, held.extent, held.stamp, held)
         batch = Batch(job.view, self._clock())
         if job.view.seq and batch.add_repairs(held.repairs()):
@@ -194,7 +194,7 @@ class Views:
         job: KnownJob,
         extent: Extent,
         stamp: Stamp | None,
-        held: Held | None = None,
+        held: LockedJob | None = None,
     ) -> None:
         view = job.view
         is_ahead = view.seq > extent.seq
@@ -238,7 +238,7 @@ class Views:
             return False  # told again, if a look from the start says so too
         return view.end == extent.size
 
-    def _check_seen(self, job: KnownJob, view: JobView, held: Held | None) -> None:
+    def _check_seen(self, job: KnownJob, view: JobView, held: LockedJob | None) -> None:
         """Refuse a journal that lost what this process has already shown.
 
         Under the lock the head is told, so that every process judges alike.
@@ -432,7 +432,7 @@ class Views:
         return view
 
     def _append(
-        self, job: KnownJob, view: JobView, written: Written, held: Held
+        self, job: KnownJob, view: JobView, written: Written, held: LockedJob
     ) -> None:
         seq = view.seq
         try:

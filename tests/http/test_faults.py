@@ -20,7 +20,7 @@ from tests.support.client import client_of, saved
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.journal.storage.contract import Held, Holding
+    from milepost.journal.storage.contract import LockedJob, LockScope
     from tests.support.client import TestClient
 
 SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
@@ -33,7 +33,7 @@ class FailingOnce(MemoryStorage):
         super().__init__()
         self.error: Exception | None = None
 
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
         error, self.error = self.error, None
         if error is not None:
             raise error
@@ -188,7 +188,7 @@ class Raced(MemoryStorage):
         super().__init__()
         self.rival: Callable[[], object] | None = None
 
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
         rival, self.rival = self.rival, None
         if rival is not None:
             rival()

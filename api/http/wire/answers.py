@@ -17,7 +17,7 @@ class Damage(BaseModel):
     detail: str
 
 
-class Holding(BaseModel):
+class LegalHold(BaseModel):
     """Who keeps a checkpoint from being removed, since when and why."""
 
     actor: str
@@ -44,7 +44,7 @@ class ListedCheckpoint(BaseModel):
     parent_id: str | None
     tags: list[str]
     pinned: bool
-    held: Holding | None
+    held: LegalHold | None
     failed: bool
     stored_bytes: int
     metadata_problem: Damage | None = None
@@ -97,7 +97,7 @@ class MarkAnswer(BaseModel):
     job_id: str
     changed: bool
     pinned: bool
-    held: Holding | None
+    held: LegalHold | None
     timestamp: datetime
 
 

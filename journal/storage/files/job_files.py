@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.recovery.salvage import Data
     from milepost.journal.recovery.snapshot import Evidence
-    from milepost.journal.storage.contract import Copy, Holding
+    from milepost.journal.storage.contract import Copy, LockScope
     from milepost.journal.storage.files.reading import Place
 
 _log = logging.getLogger("milepost.journal")
 
 
-class HeldJournal:
-    """One job's files while their lock is held; see `Held`."""
+class LockedJournal:
+    """One job's files while their lock is held; see `LockedJob`."""
 
     __slots__ = ("_file", "extent")
 
@@ -58,21 +58,21 @@ class HeldJournal:
 
     @property
     def stamp(self) -> Stamp | None:
-        """See `Held.stamp`."""
+        """See `LockedJob.stamp`."""
         size = self.extent.size
         return Stamp(self._file.inode, size) if size else None
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """See `Held.append`."""
+        """See `LockedJob.append`."""
         self.extent = self._file.append(data, after=after, last=last)
         return self.extent
 
     def repairs(self) -> list[JobRepairedData]:
-        """See `Held.repairs`."""
+        """See `LockedJob.repairs`."""
         return self._file.repairs()
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
-        """See `Held.replace`."""
+        """See `LockedJob.replace`."""
         assert isinstance(copy, JournalCopy)
         self.extent = self._file.replace(copy, last)
         return self.extent
@@ -86,15 +86,15 @@ class HeldJournal:
         return self._file.give_up(data, offset, lost_events)
 
     def recall(self, seen: Extent) -> None:
-        """See `Held.recall`."""
+        """See `LockedJob.recall`."""
         self._file.recall(seen)
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """See `Held.remove_salvage_files`."""
+        """See `LockedJob.remove_salvage_files`."""
         self._file.remove_salvage_files(names)
 
 
-class _Holding:
+class _LockScope:
     """One job, held for as long as a `with` lasts.
 
     Args:
@@ -106,14 +106,14 @@ class _Holding:
     __slots__ = ("_file", "_is_mine", "_take", "_what")
 
     def __init__(
-        self, file: JournalFile, take: Callable[[], HeldJournal], what: str
+        self, file: JournalFile, take: Callable[[], LockedJournal], what: str
     ) -> None:
         self._file = file
         self._take = take
         self._what = what
         self._is_mine = False
 
-    def __enter__(self) -> HeldJournal:
+    def __enter__(self) -> LockedJournal:
         self._file.refuse_nested()
         self._is_mine = True
         try:
@@ -123,7 +123,7 @@ class _Holding:
             raise
 
     def release(self) -> None:
-        """See `Holding.release`."""
+        """See `LockScope.release`."""
         if self._is_mine:
             self._file.release()
 
@@ -153,26 +153,26 @@ class JournalFile(SettledJournal):
         """The journal's."""
         return self._path
 
-    def exclusive(self, *, wait: bool) -> Holding[HeldJournal]:
+    def exclusive(self, *, wait: bool) -> LockScope[LockedJournal]:
         """Hold the job against all other writers; see `Storage.exclusive`."""
-        return _Holding(self, partial(self._settled, wait), "cannot write")
+        return _LockScope(self, partial(self._settled, wait), "cannot write")
 
-    def unsettled(self) -> Holding[HeldJournal]:
+    def unsettled(self) -> LockScope[LockedJournal]:
         """Hold the job as it is, for a repair; see `Storage.unsettled`."""
-        return _Holding(self, self._as_it_is, "cannot repair")
+        return _LockScope(self, self._as_it_is, "cannot repair")
 
-    def _settled(self, wait: bool) -> HeldJournal:
+    def _settled(self, wait: bool) -> LockedJournal:
         self._take(wait=wait)
         self._head.lock(wait=wait, may_create=self._may_make_head)
-        return HeldJournal(self, self._settle())
+        return LockedJournal(self, self._settle())
 
-    def _as_it_is(self) -> HeldJournal:
+    def _as_it_is(self) -> LockedJournal:
         self._take(wait=True)
         self._head.lock(wait=True, may_create=lambda **_: True)
         self._is_settled = False
         self._is_repaired = True
         self._head.take_over(self._head.read())
-        return HeldJournal(self, Extent())
+        return LockedJournal(self, Extent())
 
     def _take(self, *, wait: bool) -> None:
         """Take the lock that excludes the other threads of this process.
@@ -235,7 +235,7 @@ class JournalFile(SettledJournal):
         return True
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Make `data` durable behind event `after`; see `Held.append`."""
+        """Make `data` durable behind event `after`; see `LockedJob.append`."""
         shown = self._head.head.shown
         if shown.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
@@ -297,7 +297,7 @@ class JournalFile(SettledJournal):
             raise failure(exc, f"cannot remove {self._copy_path}") from exc
 
     def replace(self, copy: JournalCopy, last: Extent) -> Extent:
-        """Put `copy` in the journal's place; see `Held.replace`."""
+        """Put `copy` in the journal's place; see `LockedJob.replace`."""
         self._is_settled = False
         if not self._head.head.shown.seq:
             self._disk.sync_folder(self._folders.heads)  # as `_create_journal` does
@@ -323,7 +323,7 @@ class JournalFile(SettledJournal):
         return extent
 
     def recall(self, seen: Extent) -> None:
-        """Acknowledge an event again that was shown before; see `Held.recall`."""
+        """Acknowledge an event again that was shown before; see `LockedJob.recall`."""
         self._is_settled = False
         if self._head.is_writable:
             # About no file: so whoever comes looks for it in the one that is there.
@@ -332,7 +332,7 @@ class JournalFile(SettledJournal):
             self._head.sync()
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """Remove bytes that were kept aside; see `Held.remove_salvage_files`."""
+        """Remove bytes that were kept aside; see `LockedJob.remove_salvage_files`."""
         self._salvage_files.remove(names)
 
     def _create_journal(self) -> File:
@@ -405,7 +405,7 @@ class JournalFile(SettledJournal):
             return
         during(self.exclusive(wait=True), self._flush)
 
-    def _flush(self, held: HeldJournal) -> None:
+    def _flush(self, held: LockedJournal) -> None:
         if self._head.head.synced != held.extent and self._opened is not None:
             self._sync(self._opened.file, is_first=False)
             self._move_head(held.extent, synced=held.extent)

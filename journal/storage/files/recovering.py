@@ -205,7 +205,7 @@ class SettledJournal(ReadableJournal):
         return keep
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what recovery did here, salvage files and all; see `Held.repairs`."""
+        """Return what recovery did here; see `LockedJob.repairs`."""
         if not self._may_owe_repairs:
             return []
         found = [*self._pending, *self._salvage_files.repairs()]

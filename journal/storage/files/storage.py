@@ -47,7 +47,13 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.recovery.head import Extent
     from milepost.journal.recovery.snapshot import Evidence
-    from milepost.journal.storage.contract import Copy, Held, Holding, Stamp, Unsettled
+    from milepost.journal.storage.contract import (
+        Copy,
+        LockedJob,
+        LockScope,
+        Stamp,
+        Unsettled,
+    )
 
 _log = logging.getLogger("milepost.journal")
 
@@ -339,7 +345,7 @@ class FileStorage:
         """See `Storage.read`."""
         return self.file(job_id).read(offset, size)
 
-    def exclusive(self, job_id: str, *, wait: bool = True) -> Holding[Held]:
+    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
         """See `Storage.exclusive`."""
         if self._durability == "interval" and self._flusher is None:
             self._start_flusher()
@@ -358,7 +364,7 @@ class FileStorage:
                 raise
             raise failure(exc, f"cannot read the files of job {job_id!r}") from exc
 
-    def unsettled(self, job_id: str) -> Holding[Unsettled]:
+    def unsettled(self, job_id: str) -> LockScope[Unsettled]:
         """See `Storage.unsettled`."""
         return self.file(job_id).unsettled()
 
