@@ -119,7 +119,7 @@ class _MemoryCopy:
         """See `Copy.sync`: there is no medium."""
 
 
-class _MemoryHolding:
+class _MemoryLockScope:
     """One job in memory, held against every other writer."""
 
     def __init__(self, journal: _MemoryJournal, *, wait: bool) -> None:
@@ -210,12 +210,12 @@ class MemoryStorage:
 
     def unsettled(self, job_id: str) -> LockScope[Unsettled]:
         """See `Storage.unsettled`."""
-        return _MemoryHolding(self._journals[job_id], wait=True)
+        return _MemoryLockScope(self._journals[job_id], wait=True)
 
     def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
         """See `Storage.exclusive`."""
         found = self._journals.setdefault(job_id, _MemoryJournal(job_id))
-        return _MemoryHolding(found, wait=wait)
+        return _MemoryLockScope(found, wait=wait)
 
     @contextmanager
     def copying(self, job_id: str) -> Iterator[Copy]:

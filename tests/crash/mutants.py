@@ -464,7 +464,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 JournalFile._remove_leftovers,
-                "journal_copy.remove_leftover(self._disk, self._copy_path)",
+                "copy_file.remove_leftover(self._disk, self._copy_path)",
                 _NOTHING,
             ),
         ),
