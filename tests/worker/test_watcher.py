@@ -290,12 +290,12 @@ def test_it_survives_a_queue_of_events_that_ran_over(tmp_path: Path) -> None:
         for file in files:
             file.close()
         # A touch that falls together with a sweep is told by the sweep: touch again.
-        told = "all\n"
-        while told == "all\n":
+        # What was queued behind the overflow may be hinted at first.
+        hint = ""
+        while "later" not in hint.split():
             with (tmp_path / "later.jsonl").open("ab", 0) as later:
                 later.write(b"x")
-            told = child.stdout.readline()
-        assert told == "later\n"
+            hint = child.stdout.readline()
 
 
 def test_hints_do_not_wait_for_the_rest_after_a_sweep(
