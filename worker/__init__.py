@@ -1,4 +1,4 @@
-"""What happens without being asked: settings, scheduled retention, noticing changes.
+"""Background work of a store: settings, schedules, tasks, change notification.
 
-Importing this package imports nothing else; each module brings its own world.
+Importing this package imports no other module.
 """

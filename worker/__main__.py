@@ -12,14 +12,14 @@ from milepost.worker.config.settings import load
 
 
 def main() -> int:
-    """Run the worker that the arguments ask for; return the exit code."""
+    """Parse the arguments, run a worker and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m milepost.worker",
-        description="Do one store's background work on schedule and notice changes.",
+        description="Run the background worker of one store.",
         epilog="example: python -m milepost.worker --config config.toml --once",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the config.toml")
-    parser.add_argument("--once", action="store_true", help="each task once, then end")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the config file")
+    parser.add_argument("--once", action="store_true", help="run each task once")
     arguments = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -27,7 +27,7 @@ def main() -> int:
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     try:
         settings = load(arguments.config)
-        # After the settings: APScheduler and watchdog take longer than they do.
+        # Imported after the settings are valid: APScheduler and watchdog load slowly.
         from milepost.worker.process import run
 
         return run(settings, arguments.config, once=arguments.once)

@@ -1,4 +1,4 @@
-"""A process that was asked to end is gone in time, whatever hangs in it."""
+"""A bound on the time that a process takes to exit after SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import time
 from typing import Self
 
 EXIT_SECONDS = 7.0
-# What is left to do outside of the block: print a line, end the interpreter.
+# Time for the rest of the process after the block: print a line, end the interpreter.
 LEAVE_SECONDS = 2.0
-_LINE = b"milepost: something hangs, leaving it: what was acknowledged is safe\n"
+_LINE = b"milepost: shutdown timed out; exiting (acknowledged writes are durable)\n"
 _CODES: dict[int, int] = {signal.SIGTERM: 0, signal.SIGINT: 130}
 _BEGUN = b"\0"  # no signal has this number
 
 
 class ExitDeadline:
-    """Ends the process a while after SIGTERM or SIGINT, unless it ended by itself.
+    """Ends the process `EXIT_SECONDS` after SIGTERM or SIGINT if it still runs.
 
-    A run or a request may wait for a lock of another process, or for a dead disk, and
-    so may closing the store, a full pipe on stderr, or the main thread, which then runs
-    no signal handler.  So a thread of its own is woken by the signal itself.  Whoever
-    stops services kills what takes longer than 10 s anyway, and a crash loses nothing
-    that was acknowledged (I1).
+    A task, a request, closing the store or a write to stderr may block on another
+    process's lock, a dead disk or a full pipe.  If the main thread blocks, it runs no
+    signal handlers.  A separate thread therefore waits on the signal wakeup pipe.
+    Exiting this way is safe: service managers send SIGKILL after about 10 s anyway, and
+    a crash loses no acknowledged write (I1).
 
-    Only for a process that the block is all of: it has to end soon after the block.
+    Use it only around all work of a process, which must exit soon after the block.
     """
 
     def __init__(self) -> None:
         self._code: int | None = None
         self._is_begun = False
         self._over = threading.Event()
-        # Made now: a signal handler must not start threads.
+        # Created here, because a signal handler must not start threads.
         self._thread = threading.Thread(
             target=self._wait, name="milepost-deadline", daemon=True
         )
@@ -57,7 +57,7 @@ class ExitDeadline:
             os.close(self._heard)
 
     def begin(self, code: int) -> None:
-        """Count from now, to leave with exit `code`; safe in a signal handler."""
+        """Start the countdown to an exit with `code`; safe in a signal handler."""
         self._code = code
         self._is_begun = True
         os.write(self._bell, _BEGUN)
@@ -70,14 +70,15 @@ class ExitDeadline:
         if self._over.wait(EXIT_SECONDS):
             rest = max(0.0, ends_at - time.monotonic())
             time.sleep(min(LEAVE_SECONDS, rest))
-        # The pipe may be what hangs, and so may a stream's lock.
+        # stderr itself may block, so a daemon thread writes, and without the stream's
+        # lock.
         threading.Thread(target=os.write, args=(2, _LINE), daemon=True).start()
         time.sleep(0.1)
         code = _CODES.get(number, 0) if self._code is None else self._code
         os._exit(code)
 
     def _wait_for_signal(self) -> int | None:
-        """Return the number of the signal, 0 if begun by hand, None if it is over."""
+        """Return the signal's number, 0 after `begin`, None at the end of the block."""
         while heard := os.read(self._heard, 1):
             if heard == _BEGUN or heard[0] in _CODES:
                 self._is_begun = True

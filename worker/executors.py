@@ -1,8 +1,8 @@
-"""Starting jobs again: a command of the operator's, or an object of the user's.
+"""Executors, which resume jobs: a configured command or a user's Python object.
 
-An executor is anything with ``resume_job(job_id)``.  Two more methods are used where an
-object has them: ``is_running(job_id)``, asked before anything is journaled, and
-``stop_all(timeout_seconds)``, called when the server that owns the executor ends.
+An executor has ``resume_job(job_id)``.  Two more methods are optional:
+``is_running(job_id)``, called before anything is journaled, and
+``stop_all(timeout_seconds)``, called when the server shuts down.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ PLACEHOLDER = "{job_id}"
 _LOCK_TRIES = 20
 _LOCK_PAUSE_SECONDS = 0.01
 _KILL_GRACE_SECONDS = 5.0
-# Shell scripts reuse descriptors 3 to 9 (`exec 3>file`), which would let go of a lock
-# that stands there.
+# Shell scripts reuse descriptors 3 to 9 (`exec 3>file`), which would release a lock on
+# one of them.
 _LOCK_DESCRIPTOR_MIN = 100
 
 
 class JobStillRunning(MilepostError):
-    """The job runs already, started here or by another server; nothing was started."""
+    """The job already runs, started by this or another server; nothing was started."""
 
     code = "job_running"
 
@@ -51,21 +51,21 @@ class JobStillRunning(MilepostError):
 
 
 class ExecutorUnusable(MilepostError, ValueError):
-    """The configured executor cannot be loaded or makes no sense."""
+    """The configured executor cannot be loaded or is invalid."""
 
     code = "executor_unusable"
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """What `create_app` needs to start a job again."""
+    """The interface that `create_app` uses to resume jobs."""
 
     def resume_job(self, job_id: str) -> object:
-        """Start `job_id` again, from its current checkpoint, and return."""
+        """Start `job_id` from its current checkpoint; return without waiting for it."""
 
 
 class _Child:
-    """One process that we started, with the group that it leads."""
+    """One started process and its process group."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -73,31 +73,31 @@ class _Child:
         self.is_reaped = threading.Event()
 
     def is_alive(self) -> bool:
-        # WNOWAIT: whoever reaps the process must still find it.
+        # WNOWAIT leaves the zombie for the reaper thread.
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self.process.pid, options) is None
 
     def signal_group(self, number: signal.Signals) -> None:
-        # Only ever called before the leader is reaped: a zombie still holds its
-        # number, so this cannot hit a stranger who was given it since.
+        # Called only before the group leader is reaped: until then its process id
+        # cannot be reused by an unrelated process.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
 
 class CommandExecutor:
-    """Starts a job as ``command``, in a process group of its own, without a shell.
+    """Starts a job as ``command``, in its own process group, without a shell.
 
-    ``{job_id}`` inside an element is replaced by the job's id; the element stays one
-    argument, whatever the id holds.  An id may begin with a dash, so write
-    ``--job={job_id}`` rather than two elements.  Standard input is empty; output is
-    appended to ``<log_dir>/<name>.log``, the name being the job's file name in the
-    store.  A lock on ``<log_dir>/<name>.lock`` is inherited by the process and so held
-    until it ends: servers that share `log_dir` never run one job twice.
+    ``{job_id}`` inside an element is replaced by the job's id; the element remains one
+    argument.  An id may begin with a dash, so write ``--job={job_id}`` rather than two
+    elements.  Standard input is empty.  Output is appended to ``<log_dir>/<name>.log``,
+    where the name is the job's file name in the store.  The process inherits a lock on
+    ``<log_dir>/<name>.lock`` and keeps it until it ends, so servers that share
+    `log_dir` never run a job twice.
 
     Args:
         command: program and arguments.
-        log_dir: made if it does not exist, readable by its owner only.
-        cwd: where the command runs; the server's own folder unless given.
+        log_dir: created if missing, readable by its owner only.
+        cwd: the working directory of the command; the server's unless given.
 
     Raises:
         ExecutorUnusable: `command` is empty or is not a sequence of strings.
@@ -116,7 +116,9 @@ class CommandExecutor:
             )
         bad = next((part for part in command if not isinstance(part, str)), None)
         if bad is not None or any("\0" in part for part in command):
-            raise ExecutorUnusable(f"command {command!r} holds more than plain strings")
+            raise ExecutorUnusable(
+                f"command must be strings without NUL characters, got {command!r}"
+            )
         self._command = tuple(command)
         self._log_dir = Path(log_dir)
         self._cwd = cwd
@@ -127,14 +129,15 @@ class CommandExecutor:
         """Start the command for `job_id` and return its process id.
 
         Raises:
-            JobStillRunning: the process of an earlier start has not ended.
-            InvalidArgument: no job can have this id.
+            JobStillRunning: an earlier process of the job has not ended.
+            InvalidArgument: `job_id` is not a valid id.
             OSError: the command cannot be started, or its log cannot be written.
         """
         check_job_id(job_id)
         argv = [part.replace(PLACEHOLDER, job_id) for part in self._command]
         held = self._take_lock(job_id)
-        # A program that closes all it inherits drops the lock; ours we know anyway.
+        # A program that closes inherited descriptors releases the lock, but our own
+        # children are known.
         if self._has_child(job_id):
             os.close(held)
             raise JobStillRunning(job_id)
@@ -147,9 +150,8 @@ class CommandExecutor:
                     stderr=subprocess.STDOUT,
                     cwd=self._cwd,
                     start_new_session=True,
-                    # The lock belongs to the open file, so the child's copy of the
-                    # descriptor keeps it after ours is closed, and for as long as
-                    # the child lives, even if this server dies first.
+                    # flock belongs to the open file description: the child's copy
+                    # keeps the lock while the child lives, even if this server dies.
                     pass_fds=(held,),
                 )
             self._watch(job_id, _Child(process))
@@ -159,10 +161,10 @@ class CommandExecutor:
         return process.pid
 
     def is_running(self, job_id: str) -> bool:
-        """Say whether a process of `job_id` lives, whichever server started it.
+        """Return whether a process of `job_id` runs, started by any server.
 
         Raises:
-            InvalidArgument: no job can have this id.
+            InvalidArgument: `job_id` is not a valid id.
             OSError: the lock file cannot be opened.
         """
         path = self._log_dir / f"{file_name(check_job_id(job_id))}.lock"
@@ -172,7 +174,7 @@ class CommandExecutor:
             return False
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            # Shared, so that two who ask do not see each other as the job.
+            # A shared lock, so that two callers do not mistake each other for the job.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -181,10 +183,10 @@ class CommandExecutor:
         return False
 
     def stop_all(self, timeout_seconds: float = 10.0) -> None:
-        """End every process started here, groups and all, and wait for them.
+        """End every process group started here and wait for the processes.
 
-        SIGTERM first; what lives after `timeout_seconds`, and whatever a process that
-        ended left behind in its group, gets SIGKILL.
+        Sends SIGTERM, and after `timeout_seconds` SIGKILL to processes still running.
+        Remaining members of a group whose leader ended also get SIGKILL.
         """
         with self._lock:
             children = list(self._children.values())
@@ -209,8 +211,8 @@ class CommandExecutor:
         ).start()
 
     def _reap(self, job_id: str, child: _Child) -> None:
-        # WNOWAIT leaves the zombie in place until we hold the lock: `stop_all` signals
-        # under that lock, so it never signals a number that the system gave away.
+        # WNOWAIT keeps the zombie until `_lock` is taken.  `stop_all` signals under the
+        # same lock, so it never signals a reused process id.
         os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
         with self._lock:
             if child.is_stopping:
@@ -236,8 +238,8 @@ class CommandExecutor:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # `is_running` in another server holds it for an instant; a job, for
-                # as long as it lives.
+                # `is_running` in another server has the lock only for an instant; a
+                # job keeps it while it runs.
                 if attempt + 1 < _LOCK_TRIES:
                     time.sleep(_LOCK_PAUSE_SECONDS)
             except BaseException:
@@ -255,18 +257,18 @@ class CommandExecutor:
         self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._log_dir / f"{file_name(job_id)}.{kind}"
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        # Opening a FIFO must not wait for its other end.
+        # O_NONBLOCK: opening a FIFO would block.
         descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(EINVAL, "is not a file", str(path))
+            raise OSError(EINVAL, "is not a regular file", str(path))
         return descriptor
 
 
 def load_executor(spec: str) -> Executor:
-    """Return the object that `spec`, as ``package.module:object``, names.
+    """Import and return the object named by `spec`, ``package.module:object``.
 
-    The current folder is searched like an installed package, as other servers do it.
+    The current folder is added to the import path, as other servers do.
 
     Raises:
         ExecutorUnusable: the spec is malformed, the module cannot be imported, it has
@@ -298,14 +300,14 @@ def load_executor(spec: str) -> Executor:
 
 
 def _import(module_name: str, spec: str) -> object:
-    with contextlib.suppress(OSError):  # a current folder that was removed
+    with contextlib.suppress(OSError):  # the current folder was removed
         here = str(Path.cwd())
         if "" not in sys.path and here not in sys.path:
             sys.path.insert(0, here)
     try:
         return importlib.import_module(module_name)
     except Exception as exc:
-        # A module of the user's may fail in any way while it is imported.
+        # A user's module may raise anything during its import.
         raise ExecutorUnusable(
             f"executor {spec!r}: module {module_name!r} cannot be imported: "
             f"{type(exc).__name__}: {exc}"

@@ -1,8 +1,7 @@
-"""One worker at a time per store: whoever holds the lock on `<root>/worker/lock`.
+"""Leader election among the workers of a store, by a lock on `<root>/worker/lock`.
 
-The kernel drops a lock when its process ends, however it ends, so a second worker takes
-over without any timeout.  Two leaders would do no harm to the journal (I8), they would
-only do the work twice.
+The kernel releases the lock when its process ends, so another worker takes over without
+a timeout.  Two leaders would not harm the journal (I8); they would repeat work.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of what a worker keeps, in a store that is there.
+    """Create the worker's folder in an existing store.
 
     Raises:
-        OSError: it cannot be made, or the store is gone: a store whose disk was
-            unmounted must not come back as a folder on the disk below.
+        OSError: the folder cannot be created, or the store does not exist.  A store
+            whose disk was unmounted is not recreated on the disk below.
     """
     folder.parent.stat()
     make_folder_like(PosixDisk(), folder, folder.parent / "journals")
 
 
 class LeaderLock:
-    """The right to do a store's background work; `path` None is a store in memory."""
+    """The lock of the leader; `path` is None for a store in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -39,10 +38,10 @@ class LeaderLock:
         self._file: PosixFile | None = None
 
     def take(self) -> bool:
-        """Return whether this process leads now; never waits.
+        """Try to take the lock without waiting; return whether this process has it.
 
         Raises:
-            OSError: the lock file can't be made, or the store's folder is gone.
+            OSError: the lock file can't be created, or the store's folder is missing.
         """
         if self._path is None or self._file is not None:
             return True
@@ -53,7 +52,8 @@ class LeaderLock:
                 file.close()
                 return False
             if file.stat().links > 1:
-                # A copy by hard links shares it: that one is not ours to write to.
+                # A copy of the store made of hard links shares this file; writing to
+                # it would change the copy.
                 self._disk.unlink(self._path)
                 file.close()
                 return self.take()
@@ -69,10 +69,10 @@ class LeaderLock:
         return True
 
     def is_held(self) -> bool:
-        """Return whether the lock is still the one that others would find.
+        """Return whether the locked file is still the one at `path`.
 
-        A store's folder may be removed and made again; a lock on the old file then
-        keeps nobody out.
+        If the store's folder was removed and created again, a lock on the old file
+        excludes no other process.
         """
         if self._path is None:
             return True
@@ -86,24 +86,24 @@ class LeaderLock:
         return (ours.st_dev, ours.st_ino) == (found.st_dev, found.st_ino)
 
     def holder(self) -> str:
-        """Return who leads, as far as the lock file tells: for log lines only."""
+        """Return the leader as written in the lock file; for log lines only."""
         pid = self._written_pid()
         return "another process" if pid is None else f"process {pid}"
 
     def leader(self) -> int | None:
-        """Return the id of the process that leads now, None if none does.
+        """Return the process id of the leader, None if there is none.
 
-        Not a look at the process table: an id is given away again, in a container it
-        means another process, and the kernel drops the lock with its holder.
+        Tests the lock, not the process table: process ids are reused, and differ
+        between containers.
         """
         if self._path is None or self._file is not None:
             return os.getpid() if self._file is not None else None
         try:
             file = self._disk.open(self._path, "read")
         except OSError:
-            return None  # nobody ever led
+            return None  # no worker has led this store
         try:
-            # For a moment it is ours; whoever wants to lead then asks again soon.
+            # Takes the lock for a moment; a worker that fails to get it retries soon.
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return self._written_pid()
@@ -126,7 +126,7 @@ class LeaderLock:
         return None
 
     def release(self) -> None:
-        """Let another process lead."""
+        """Release the lock, so that another process can lead."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""What keeps a worker from its work right now, for its status and once for the log."""
+"""Current worker problems, for status and logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ log = logging.getLogger("milepost.worker")
 
 
 class Problems:
-    """The problems that stand, by what they are a problem of."""
+    """The current problems, by subject."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
     @contextlib.contextmanager
     def noting(self, what: str, *kinds: type[Exception]) -> Iterator[None]:
-        """Keep `kinds` from ending a thread; whether it went well is on record."""
+        """Catch `kinds` and record them as the problem of `what`; clear it on success.
+
+        Logs a problem when its text changes.
+        """
         try:
             yield
         except kinds as exc:
@@ -35,11 +38,11 @@ class Problems:
             self._texts.pop(what, None)
 
     def settle(self, what: str) -> None:
-        """Note that `what` is well."""
+        """Clear the problem of `what`."""
         self._texts.pop(what, None)
 
     def get(self, what: str) -> str | None:
-        """Return the problem of `what`, if there is one."""
+        """Return the problem of `what`, None if there is none."""
         return self._texts.get(what)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""A worker that is all of its process: signals come in, an exit code goes out."""
+"""A worker as a process of its own: signals, shutdown, exit code."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def run(
 ) -> int:
     """Run a worker until SIGTERM or Ctrl-C, or each task once; return the exit code.
 
-    Exit codes: 0 done or asked to stop, 1 the worker ended by itself, 3 a run that
-    left jobs out, 130 interrupted.
+    Exit codes: 0 done or stopped by SIGTERM, 1 the worker ended by itself, 3 a task run
+    was not ``ok``, 130 stopped by SIGINT.
 
     Raises:
-        MilepostError: the store can't be opened, or a run failed.
+        MilepostError: the store can't be opened, or a task failed.
     """
     with ExitDeadline() as deadline, open_manager(settings, actor="worker") as manager:
         worker = Worker(manager, settings, config_path=config_path)
@@ -55,10 +55,10 @@ def run(
 
 
 def _run_each(worker: Worker) -> int:
-    """Run each task once, whatever another one raises; return the exit code.
+    """Run each task once, even if another raises; return the exit code.
 
     Raises:
-        MilepostError: the first that was raised.
+        MilepostError: the first error, after all tasks have run.
     """
     failures: list[MilepostError] = []
     outcomes = set()
@@ -74,9 +74,9 @@ def _run_each(worker: Worker) -> int:
 
 @contextlib.contextmanager
 def _signals(on_first: Callable[[int], None]) -> Iterator[list[int]]:
-    """Call `on_first` at SIGTERM or SIGINT; the next one ends the process at once.
+    """Call `on_first` at SIGTERM or SIGINT; a second signal ends the process at once.
 
-    Only a main thread can have handlers; elsewhere the caller has its own way to stop.
+    Outside of the main thread, where Python allows no handlers, nothing is installed.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

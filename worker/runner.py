@@ -1,4 +1,4 @@
-"""Running one task now, and keeping the record of it, whoever asked for the run."""
+"""Running a task and recording the outcome, for scheduled and manual runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("milepost.worker")
 
 
 class Runner:
-    """Runs tasks on one store, each never twice at once in this process."""
+    """Runs tasks on one store; a task never runs twice at once in this process."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Runner:
         steady: Callable[[], float],
         stop: threading.Event,
     ) -> None:
-        """`stop` ends the runs that are under way, and every later one at once."""
+        """`stop` ends current runs early and later runs at once."""
         self._manager = manager
         self._last_runs = last_runs
         self._guard = guard
@@ -65,10 +65,12 @@ class Runner:
         now: datetime | None = None,
         progress: Progress | None = None,
     ) -> RunReport:
-        """Run `task` here and now, whoever leads (I8); `now` is what ages count from.
+        """Run `task` now, in this thread, even if another process leads (I8).
+
+        Ages count from `now`, the current time unless given.
 
         Raises:
-            MilepostError: the jobs can't be listed; the failure is on record.
+            MilepostError: the jobs can't be listed; the failure is recorded.
         """
         with self._locks[task.name]:
             began = self._steady()
@@ -91,7 +93,7 @@ class Runner:
                 text = f"{type(exc).__name__}: {exc}"
                 took = self._steady() - began
                 last = LastRun(now, "failed", took, error=text)
-                # Still due, so that a restart makes up for it.
+                # `due_after` is unchanged, so a restarted worker runs the task again.
                 self._remember(
                     task, before._replace(last=last, failures=before.failures + 1)
                 )
@@ -106,10 +108,10 @@ class Runner:
             return report
 
     def _waiting(self, task: Task, run: Run) -> RunReport | None:
-        """Return the report of a run that must not be, by this clock."""
+        """Return the report of a refused run if the clock is not trusted, else None."""
         if not task.counts_ages:
             return None
-        # Here as well as once a second, for the jump itself makes the run due.
+        # The leader checks once a second, but a clock jump can make a run due before.
         with self._problems.noting("clock", OSError):
             worker = run.settings.worker
             self._guard.look(worker.max_clock_jump_seconds, worker.max_downtime_seconds)
@@ -123,7 +125,7 @@ class Runner:
         )
 
     def is_overdue(self, task: Task, worker: WorkerSettings) -> bool:
-        """Return whether a run of `task` was missed; in a new store nothing was."""
+        """Return whether a run of `task` was missed; False in a new store."""
         schedule = getattr(worker, task.name)
         if schedule == NEVER:
             return False
@@ -131,11 +133,12 @@ class Runner:
         try:
             record = self._last_runs.read().get(task.name)
         except (UnreadableLastRuns, OSError) as exc:
-            # Once too often is harmless, once too rarely is not.
-            log.warning("taking the last %s run for missed: %s", task.name, exc)
+            # An extra run is harmless, a missing one is not.
+            log.warning("assuming that a %s run was missed: %s", task.name, exc)
             return True
         if record is None:
-            self._remember(task, TaskRecord(due_after=now))  # from now on it counts
+            # A new store: only runs due from now on can be missed.
+            self._remember(task, TaskRecord(due_after=now))
             return False
         trigger = read_schedule(schedule, worker.timezone)
         return is_overdue(trigger, record.due_after, now)
@@ -153,10 +156,7 @@ class Runner:
 
 
 def has_store(manager: CheckpointManager) -> bool:
-    """Return whether there is something to work on.
-
-    A mistyped folder must not get a lock file.
-    """
+    """Return whether the store exists; no lock file is created in a mistyped folder."""
     root = manager.root
     return root is None or (root / "journals").is_dir()
 
@@ -170,7 +170,7 @@ def _record_of(report: RunReport, before: TaskRecord) -> TaskRecord:
         report.counts,
         report.problems[0].message if report.problems else None,
     )
-    # What was stopped or has to wait is still due, so that a restart makes up for it.
+    # A stopped or waiting run is still due, so a restarted worker runs it again.
     is_done = report.is_complete and report.waits_for is None
     due_after = report.started_at if is_done else before.due_after
     failures = 0 if report.is_complete else before.failures

@@ -1,12 +1,12 @@
-"""The worker of one store: leads or waits, runs tasks when they are due, watches.
+"""The worker of one store: leader election, scheduled tasks, change notification.
 
     thread             does
-    milepost-worker    waits for the lock; leads: plans, retries, looks after the rest
-    APScheduler        starts what is due, each run in a thread of its own
-    milepost-watcher   catches up with other processes; tells of config edits
+    milepost-worker    waits for the lock; as leader: plans, retries, supervises
+    APScheduler        starts due tasks, each run in its own thread
+    milepost-watcher   refreshes the index; reloads an edited config file
 
-Every worker watches, because each process has an index of its own; only the leader
-runs what is scheduled.
+Every worker watches, because each process has its own index; only the leader runs
+scheduled tasks.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
 LEAD_POLL_SECONDS = 1.0
 TEND_SECONDS = 1.0
 STOP_SECONDS = 8.0
-# What an edit of these tables would change was fixed when the process started.
+# Edits of these tables take effect only after a restart.
 FIXED_TABLES = ("store", "api", "executor")
 
 log = logging.getLogger("milepost.worker")
 
 
 class Worker:
-    """Does a store's background work until it is stopped; then make a new one."""
+    """Does a store's background work until it is stopped; cannot be restarted."""
 
     def __init__(
         self,
@@ -73,10 +73,11 @@ class Worker:
         retry_seconds: float = RETRY_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
-        """`config_path` is watched for edits; by default, where `settings` came from.
+        """Create the worker without starting it.
 
-        `steady` counts seconds and can't be set, unlike `clock`.  `retry_seconds` is
-        the first wait after a task that raised; each next is twice as long.
+        `config_path` is watched for edits; by default the file of `settings`.  `steady`
+        returns seconds of a clock that cannot be set, unlike `clock`.  `retry_seconds`
+        is the wait after a failed run, doubled after each further failure.
         """
         self._manager = manager
         self._settings = settings
@@ -133,7 +134,7 @@ class Worker:
     # -- life ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the threads; leading begins as soon as no other worker does.
+        """Start the threads; the worker leads once no other worker does.
 
         Raises:
             RuntimeError: it was started before.
@@ -142,21 +143,21 @@ class Worker:
         self._watcher.start()
 
     def ask_to_stop(self) -> None:
-        """Let everything end soon, without waiting; safe in a signal handler."""
+        """Request a stop without waiting; safe in a signal handler."""
         self._stop.set()
         self._bell.set()
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait until it has ended, or `timeout_seconds`; return whether it has."""
+        """Wait up to `timeout_seconds` for the end; return whether it has ended."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Stop and wait: watcher first, then what runs, then the lock is free.
+        """Stop and wait: the watcher, then running tasks; then release the lock.
 
-        A run ends between two jobs, or two pieces of one.  What is not over in time
-        (another process may hold a job's lock) is left to end with the process, and
-        said so.
+        A run ends between two jobs, or between two pieces of one.  A run still blocked
+        after `timeout_seconds`, for example on another process's lock, is logged and
+        ends with the process.
         """
         deadline = time.monotonic() + timeout_seconds
         self.ask_to_stop()
@@ -164,16 +165,16 @@ class Worker:
         if self._thread.ident is not None:
             self._thread.join(max(0.0, deadline - time.monotonic()))
         if not is_over or self._thread.is_alive():
-            log.warning("still busy after %g s, not waiting longer", timeout_seconds)
+            log.warning("still busy after %g s; no longer waiting", timeout_seconds)
 
     @property
     def settings(self) -> Settings:
-        """The settings in force: as started, with the edits that take effect."""
+        """The current settings, including edits that need no restart."""
         return self._settings
 
     @property
     def status(self) -> WorkerStatus:
-        """How it is right now."""
+        """The current status."""
         scheduler = self._scheduler
         is_leader = scheduler is not None
         return WorkerStatus(
@@ -213,24 +214,24 @@ class Worker:
         *,
         progress: Progress | None = None,
     ) -> RunReport:
-        """Run the task `name` here and now, whoever leads (I8).
+        """Run the task `name` now, in this thread, even if another process leads (I8).
 
         Raises:
             KeyError: there is no such task.
-            MilepostError: the jobs can't be listed; the failure is on record.
+            MilepostError: the jobs can't be listed; the failure is recorded.
         """
         task = {task.name: task for task in TASKS}[name]
         return self._runner.run(task, self._settings, now=now, progress=progress)
 
     def trust_clock(self) -> ClockJump | None:
-        """Take the clock for right, though it jumped; return the jump that stood.
+        """Accept the clock after a detected jump; return that jump, None if none.
 
         Raises:
-            OSError: it can't be remembered.
+            OSError: the decision can't be stored.
         """
         jump = self._guard.trust()
         if jump is not None:
-            self._is_held = True  # until it is seen that it is so no more
+            self._is_held = True  # makes the next check run the waiting tasks
             self._bell.set()
         return jump
 
@@ -263,7 +264,7 @@ class Worker:
         try:
             while not self._stop.is_set():
                 if not self._lock.is_held():
-                    log.warning("the lock file was replaced, leading no more")
+                    log.warning("the lock file was replaced; no longer leading")
                     return
                 self._tend()
                 self._problems.settle("leading")
@@ -277,7 +278,7 @@ class Worker:
     def _tend(self) -> None:
         scheduler = self._scheduler
         if scheduler is not None and scheduler.is_dead:
-            log.error("the scheduler died, starting another")
+            log.error("the scheduler died; starting another")
             scheduler.abandon()
             scheduler = None
         if scheduler is None:
@@ -305,7 +306,7 @@ class Worker:
             )
             scheduler.put(task.name, partial(self.run_task, task.name), trigger)
             if self._runner.is_overdue(task, worker):
-                log.info("making up for a missed %s run", task.name)
+                log.info("a %s run was missed; running it now", task.name)
                 scheduler.run_soon(task.name)
         self._planned = worker
 
@@ -316,10 +317,10 @@ class Worker:
         was_held, self._is_held = self._is_held, self._guard.jump is not None
         if was_held and not self._is_held:
             for task in TASKS:
-                if task.counts_ages:  # it has waited for this
+                if task.counts_ages:  # it was waiting for a trusted clock
                     scheduler.run_soon(task.name)
 
-    # -- what the watcher notices ----------------------------------------------------
+    # -- callbacks of the watcher ----------------------------------------------------
 
     def _catch_up(self, job_ids: Collection[str] | None) -> None:
         with self._problems.noting("catching up", MilepostError):
@@ -330,7 +331,7 @@ class Worker:
             edited = load(self._config_path, environ=self._settings.environ)
         except ConfigError as exc:
             self._config_problem = str(exc)
-            log.warning("keeping the last good settings: %s", exc)
+            log.warning("keeping the last valid settings: %s", exc)
             return
         before = self._settings
         fixed = {table: getattr(before, table) for table in FIXED_TABLES}
@@ -346,9 +347,9 @@ class Worker:
         self._manager.policies = edited.retention.policies
         self._watcher.set_pace(_pace(edited.worker))
         self._bell.set()
-        log.info("read %s again", self._config_path)
+        log.info("reloaded %s", self._config_path)
         if waiting:
-            log.warning("a restart is needed for: %s", ", ".join(waiting))
+            log.warning("restart to apply changes of: %s", ", ".join(waiting))
 
 
 def _pace(worker: WorkerSettings) -> Pace:

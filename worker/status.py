@@ -1,4 +1,4 @@
-"""How a store's background work is: as a worker knows it, or as its files tell it."""
+"""Status of a store's background work, from a running worker or from stored files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class TaskStatus(NamedTuple):
-    """One task.
+    """Status of one task.
 
     Attributes:
-        next_run: when it is due, in UTC, a retry included; in the past if it was
-            missed, None if its schedule is off.
-        running_since: set while it runs in this very process.
-        last: the last run, whichever process ran it.
-        failures: how many runs in a row have raised.
-        resume_after: the job before the one the next run begins with, if the last one
-            had to leave jobs out.
+        next_run: when it is next due, including retries, in UTC; in the past if missed,
+            None if its schedule is off.
+        running_since: set while it runs in this process.
+        last: the last run by any process.
+        failures: the number of consecutive runs that raised.
+        resume_after: the last job visited by a bounded run; the next run starts after
+            it.
     """
 
     name: str
@@ -50,18 +50,18 @@ class TaskStatus(NamedTuple):
 
 
 class WorkerStatus(NamedTuple):
-    """How a worker is, for `/readyz`, `/api/worker` and people.
+    """Status of a running worker.
 
     Attributes:
-        leader: whether this worker runs the store's scheduled work.
-        leader_pid: the process that does; None if nobody does.
-        scheduler_alive: whether what is scheduled would run; False on a follower.
-        tasks: in the order of the registry.
-        watcher: what notices changes beside the sweep.
-        config_problem: why the last edit of the config file is not in force.
-        restart_needed: what was edited in it and waits for a restart.
-        problem: what else keeps it from its work.
-        clock_jump: why nothing is removed for its age.
+        leader: whether this worker runs the store's scheduled tasks.
+        leader_pid: the leader's process id, None if there is no leader.
+        scheduler_alive: whether due tasks would run; False on a follower.
+        tasks: in the order of `TASKS`.
+        watcher: how changes are detected between sweeps.
+        config_problem: why the last edit of the config file was refused.
+        restart_needed: the edited tables that take effect after a restart.
+        problem: the other current problems.
+        clock_jump: the clock jump that blocks removals, None if there is none.
     """
 
     leader: bool
@@ -78,13 +78,13 @@ class WorkerStatus(NamedTuple):
         """Return the status of one task.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no task `name`.
         """
         return {task.name: task for task in self.tasks}[name]
 
 
 class StoredStatus(NamedTuple):
-    """What the files of a store tell about its background work; see `WorkerStatus`."""
+    """The part of `WorkerStatus` that is stored in a store's files."""
 
     leader_pid: int | None
     tasks: tuple[TaskStatus, ...]
@@ -95,7 +95,7 @@ class StoredStatus(NamedTuple):
 def stored_status(
     root: Path | None, worker: WorkerSettings, now: datetime
 ) -> StoredStatus:
-    """Return how the work on the store in `root` is, without any worker's help."""
+    """Return the status of the work on the store in `root`, from its files."""
     folder = root / "worker" if root else None
     last_runs = LastRuns(folder)
     records: dict[str, TaskRecord] = {}
@@ -115,7 +115,7 @@ def stored_status(
 def task_status(
     task: Task, worker: WorkerSettings, record: TaskRecord | None, now: datetime
 ) -> TaskStatus:
-    """Return what the record of `task` and its schedule tell."""
+    """Return the status of `task` from its record and its schedule."""
     schedule = getattr(worker, task.name)
     return TaskStatus(
         task.name,
@@ -134,7 +134,7 @@ def _next_run(
     if schedule == NEVER:
         return None
     trigger = read_schedule(schedule, timezone)
-    # A clock that was set back must not put the next run off by as much.
+    # If the clock was set back, the next run must not be delayed by that time.
     since = min(record.due_after, now) if record else now
     with contextlib.suppress(OverflowError):
         due = trigger.get_next_fire_time(since, now)

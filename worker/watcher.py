@@ -1,17 +1,17 @@
-"""Noticing what other processes did to the store, and edits of the config file.
+"""Detecting changes by other processes, and edits of the config file.
 
-The one door to watchdog.  It loses events (20,000 new files were reported as 7,930) and
-goes silent for ever when a watched folder is replaced, so events are only hints; the
-sweep, which looks at everything every few seconds, is the guarantee.
+The only module that imports watchdog.  watchdog loses events (20,000 new files were
+reported as 7,930) and goes silent when a watched folder is replaced.  Its events are
+therefore hints; a sweep of all jobs every few seconds is the guarantee.
 
-| seen | done |
+| event | action |
 |---|---|
-| an event on a journal | a debounce later, all jobs with events are looked at |
-| `sweep_seconds` have passed | all jobs are looked at, whatever was reported |
-| any event beside the config file | the file is looked at: editors rename, links move |
-| the file is new, and the same a debounce later | it is told: no half-written file |
-| a folder was replaced, or its watch died | watched anew, and all jobs looked at |
-| inotify has no room | polling, and `kind` says so |
+| an event on a journal | after the debounce time, refresh the jobs with events |
+| `sweep_seconds` have passed | refresh all jobs |
+| any event in the config file's folder | check the file: editors rename, links move |
+| the file differs, and is stable for the debounce time | report the change |
+| a folder was replaced, or its watch died | watch it again, and refresh all jobs |
+| the inotify limit is reached | fall back to polling; `kind` shows it |
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Kind = Literal["inotify", "poll", "off"]
 
 POLL_SECONDS = 1.0
 MAX_HINTS = 1000
-# A sweep that took long puts the next one off, so that sweeping costs a tenth of a core
-# even in a store where one takes longer than `sweep_seconds`.
+# A long sweep delays the next one, so that sweeps use at most a tenth of a core even if
+# one takes longer than `sweep_seconds`.
 REST_FACTOR = 9
 MAX_REST_SECONDS = 30.0
 
-# Our own reads open and close files all the time; the kernel needn't tell us.
+# Opening and closing are left out: our own reads cause these events all the time.
 _CHANGES: list[type[FileSystemEvent]] = [
     DirDeletedEvent,
     DirMovedEvent,
@@ -68,7 +68,7 @@ log = logging.getLogger("milepost.worker")
 
 
 class Pace(NamedTuple):
-    """How the watcher looks; may change while it runs."""
+    """The watcher's mode and timing; may change while it runs."""
 
     mode: Mode = "auto"
     sweep_seconds: float = 5.0
@@ -76,7 +76,7 @@ class Pace(NamedTuple):
 
 
 class ConfigWatch(NamedTuple):
-    """The config file to watch, and what it looked like when it was last read."""
+    """The config file to watch, its signature when last read, and the callback."""
 
     path: Path
     signature: Signature | None
@@ -84,7 +84,7 @@ class ConfigWatch(NamedTuple):
 
 
 class Hints:
-    """What watchdog's threads tell the watcher's own: names and a bell, no more."""
+    """The changed jobs, passed from watchdog's threads to the watcher's thread."""
 
     def __init__(self) -> None:
         self.bell = threading.Event()
@@ -92,12 +92,12 @@ class Hints:
         self._jobs: set[str] | None = set()
 
     def add(self, path: str) -> None:
-        """Note a change of the file at `path` and ring."""
+        """Record a change of the file at `path` and wake the watcher."""
         name = Path(path).name
         if name.endswith(".jsonl"):
             job_id = _job_of(name.removesuffix(".jsonl"))
             with self._lock:
-                # None is "any": a name that can't be read back, or too many.
+                # None means any job: a name could not be decoded, or too many changed.
                 if job_id is None or self._jobs is None or len(self._jobs) > MAX_HINTS:
                     self._jobs = None
                 else:
@@ -105,7 +105,7 @@ class Hints:
         self.bell.set()
 
     def take(self) -> set[str] | None:
-        """Return the jobs that were hinted at since the last call, None for any."""
+        """Return the jobs changed since the last call, None for any job."""
         with self._lock:
             jobs, self._jobs = self._jobs, set()
             return jobs
@@ -127,7 +127,7 @@ class _Watch(NamedTuple):
 
 
 class Eyes:
-    """One watchdog observer on a few folders, armed again whenever one is replaced."""
+    """A watchdog observer of a few folders; `rearm` replaces dead watches."""
 
     def __init__(self, folders: list[Path], hints: Hints, mode: Mode) -> None:
         self._folders = list(dict.fromkeys(folders))
@@ -142,7 +142,7 @@ class Eyes:
 
     def _open_inotify(self) -> None:
         try:
-            # Not at the top: where there is no inotify, importing it raises.
+            # Not at the top: the import raises where inotify is missing.
             from watchdog.observers.inotify import InotifyObserver
 
             self._observer = InotifyObserver()
@@ -158,14 +158,14 @@ class Eyes:
         self._observer.start()
 
     def _fall_back(self, reason: Exception) -> None:
-        log.warning("watching by polling, inotify is not to be had: %s", reason)
+        log.warning("inotify is unavailable; falling back to polling: %s", reason)
         self.close()
         self._open_polling()
 
     def rearm(self) -> bool:
-        """Watch every folder that is there; return whether one had to be armed.
+        """Watch every existing folder; return whether a new watch was needed.
 
-        What happened in it before that went unseen.
+        Changes before that went unnoticed.
         """
         armed = [self._arm(folder) for folder in self._folders]
         return any(armed)
@@ -193,16 +193,16 @@ class Eyes:
 
     def _is_armed_after(self, refusal: OSError, folder: Path) -> bool:
         if isinstance(refusal, FileNotFoundError):
-            return False  # gone again; the next sweep looks once more
+            return False  # removed meanwhile; the next sweep tries again
         if self.kind == "poll":
-            log.warning("cannot watch %s, only sweeping it: %s", folder, refusal)
+            log.warning("cannot watch %s; relying on sweeps: %s", folder, refusal)
             return False
         self._fall_back(refusal)
         return self.rearm()
 
     def _is_live(self, watch: _Watch) -> bool:
-        # A deleted folder ends its emitter.  The folder made next may well get the
-        # same inode number, so identity alone would not show it.
+        # A deleted folder ends its emitter.  A new folder may get the same inode
+        # number, so comparing the identity is not enough.
         assert self._observer is not None, "only an observer has watches"
         return any(
             emitter.watch == watch.handle and emitter.is_alive()
@@ -210,7 +210,7 @@ class Eyes:
         )
 
     def close(self) -> None:
-        """Stop watching; returns when the observer's threads have ended."""
+        """Stop watching and wait for the observer's threads."""
         observer, self._observer = self._observer, None
         self._watches.clear()
         self.kind = "off"
@@ -220,7 +220,7 @@ class Eyes:
 
 
 def kind_to_be_had(folder: Path, mode: Mode) -> Kind:
-    """Return what a watcher of `folder` would watch with, by trying it."""
+    """Return the kind that a watcher of `folder` would get, by trying it."""
     eyes = Eyes([folder], Hints(), mode)
     try:
         eyes.rearm()
@@ -232,8 +232,8 @@ def kind_to_be_had(folder: Path, mode: Mode) -> Kind:
 class Watcher:
     """A thread that calls back when journals or the config file have changed.
 
-    `on_jobs` gets the ids that were hinted at, or None for "look at all"; it must not
-    raise for a single bad job.  Both callbacks run in the watcher's thread.
+    `on_jobs` gets the ids of possibly changed jobs, or None for all jobs; it must not
+    raise for a single damaged job.  Both callbacks run in the watcher's thread.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class Watcher:
 
     @property
     def kind(self) -> Kind:
-        """How changes are noticed now, beside the sweep."""
+        """How changes are detected between sweeps."""
         eyes = self._eyes
         return "off" if eyes is None else eyes.kind
 
@@ -267,7 +267,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Stop; return whether the thread ended in time."""
+        """Stop; return whether the thread ended within `timeout_seconds`."""
         self._stop.set()
         self._hints.bell.set()
         if self._thread.ident is not None:
@@ -275,7 +275,7 @@ class Watcher:
         return not self._thread.is_alive()
 
     def set_pace(self, pace: Pace) -> None:
-        """Look at another pace from now on; call from its own callbacks only."""
+        """Change mode and timing; call only from this watcher's callbacks."""
         is_other_mode = pace.mode != self._pace.mode
         self._pace = pace
         if is_other_mode and self._eyes is not None:
@@ -299,9 +299,9 @@ class Watcher:
             self._eyes.close()
 
     def _turn(self, eyes: Eyes, next_sweep: float) -> float:
-        """Wait for a hint or the sweep, look, rest; return when the next sweep is."""
+        """Wait for a hint or the sweep, handle it; return when the next sweep is."""
         if self._hints.bell.wait(max(0.0, next_sweep - time.monotonic())):
-            self._settle()
+            self._debounce()
         if self._stop.is_set():
             return next_sweep
         began = time.monotonic()
@@ -316,28 +316,27 @@ class Watcher:
             _survived(self._look_at_config)
         ended = time.monotonic()
         if not is_sweep:
-            # However much is written, half a core is left for answers.
+            # Limits the watcher to half a core, however much is written.
             self._stop.wait(min(ended - began, self._pace.debounce_seconds))
             return next_sweep
         rest = min(REST_FACTOR * (ended - began), MAX_REST_SECONDS)
         return max(began + self._pace.sweep_seconds, ended + rest)
 
-    def _settle(self) -> None:
-        """Let more hints come for the debounce; what comes later rings again.
+    def _debounce(self) -> None:
+        """Collect more hints for the debounce time.
 
-        Not until it is quiet: in a busy store it never is.
+        A fixed time, because hints never cease in a busy store.
         """
         self._stop.wait(self._pace.debounce_seconds)
         self._hints.bell.clear()
 
     def _look_at_config(self) -> None:
-        assert self._config is not None, "asked only where there is a file"
+        assert self._config is not None, "called only with a config file"
         found = files.signature(self._config.path)
         if found == self._applied:
             self._seen = found
         elif found != self._seen:
-            # An editor may be half way through.  Ringing brings us back here after
-            # one more debounce.
+            # The file may be half written: check again after another debounce.
             self._seen = found
             self._hints.bell.set()
         else:
@@ -346,19 +345,19 @@ class Watcher:
 
 
 def _survived(look: Callable[[], object]) -> object:
-    """Return what `look` returns; None if it raised, which ends no watcher."""
+    """Return the result of `look`; log an exception and return None."""
     try:
         return look()
     except Exception:
-        # The sweep is a guarantee: a bug in one look must not end all later ones.
-        log.exception("the watcher stumbled")
+        # Sweeps must continue after a bug in one of them.
+        log.exception("the watcher failed to handle a change")
         return None
 
 
 def _job_of(name: str) -> str | None:
     try:
         return job_of(name)
-    except ValueError:  # bytes that are no text: no name of ours
+    except ValueError:  # not a journal's name
         return None
 
 

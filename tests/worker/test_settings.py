@@ -273,8 +273,8 @@ BAD_VARIABLES = {
         'MILEPOST_API_ALLOWED_HOSTS = "a,b": expected text of the form ^[^\\s,/]+$'
     ),
     ("MILEPOST_API_TOKENS", "x"): (
-        "MILEPOST_API_TOKENS sets nothing: api.tokens is a list of tables, which only"
-        " config.toml can hold"
+        "MILEPOST_API_TOKENS cannot be used: api.tokens is a list of tables;"
+        " set it in config.toml"
     ),
 }
 
@@ -301,7 +301,7 @@ def test_a_token_pasted_for_its_hash_is_not_repeated(
 def test_two_tokens_of_one_name_are_refused(written: Callable[[str], Path]) -> None:
     token = f"[[api.tokens]]\nname = 'a'\nsha256 = '{'0' * 64}'\nscopes = ['read']\n"
     assert load(written(token), environ={}).api.tokens[0].name == "a"
-    assert "'a' stands there twice" in refusal(written(token + token))
+    assert "'a' is used twice" in refusal(written(token + token))
 
 
 def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
@@ -369,8 +369,8 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         ("0 4 * * 1-5", "expected names for the day of week"),
         ("0 4 * * */2", "expected names for the day of week"),
         ("0 4 1 * mon", "cron would run on either"),
-        ("0 0 31 2 *", "no such day exists"),
-        ("0 0 30 feb *", "no such day exists"),
+        ("0 0 31 2 *", "this one never does"),
+        ("0 0 30 feb *", "this one never does"),
         ("@daily", "expected five fields"),
         ("0 3 * *", "expected five fields"),
         ("61 3 * * *", "higher than the maximum"),

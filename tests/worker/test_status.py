@@ -152,7 +152,7 @@ def test_a_file_that_makes_no_sense_is_a_problem_and_no_error(tmp_path: Path) ->
     (tmp_path / "worker").mkdir()
     (tmp_path / "worker/last-runs.json").write_bytes(b"\0" * 9)
     found = stored_status(tmp_path, WorkerSettings(), NOW)
-    assert "cannot be understood" in str(found.problem)
+    assert "invalid content" in str(found.problem)
     assert len(found.tasks) == len(TASK_NAMES)
 
 
@@ -290,14 +290,14 @@ def test_a_bad_edit_is_told_by_log_readyz_and_config_check_and_undone_by_a_good_
     with staying("serve", "--port", "0") as server:
         port = int(server.wait_for(SERVING)[2])
         config.write_text(f"{quick}[api]\nprot = 80\n")
-        server.wait_for("keeping the last good settings: .*did you mean api.port")
+        server.wait_for("keeping the last valid settings: .*did you mean api.port")
         _, answer = ask(port, "GET", "/readyz")
         assert "api.prot" in answer["config_problem"]
         assert "api.prot" in ask(port, "GET", "/api/worker")[1]["config_problem"]
         checked = run("config", "check")
         assert (checked.code, "did you mean api.port?" in checked.err) == (1, True)
         config.write_text(f"{quick}jitter = '1s'\n")
-        server.wait_for(r"read .*config\.toml again")
+        server.wait_for(r"reloaded .*config\.toml")
         status, answer = ask(port, "GET", "/readyz")
         assert (status, answer["config_problem"]) == (200, None)
     assert store.is_dir()

@@ -1,7 +1,7 @@
-"""One line for a person about a setting that can't be used.
+"""Error lines for invalid settings.
 
-``<file or environment>: <key> = <value>: expected …``, the first problem only: fixing
-one at a time is what people do, and a typo often causes the rest.
+``<file or environment>: <key> = <value>: expected …``.  Only the first problem is
+shown, because a typo often causes the others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from milepost.worker.config.merge import Layers
 
 SHOWN_CHARACTERS = 60
-SECRET = "tokens"  # noqa: S105 - the name of the table whose values stay unseen
+SECRET = "tokens"  # noqa: S105 - the name of the table whose values are never shown
 
 _PREFIX = re.compile(r"^(Input should be|(String|List) should have) ")
 _BARE_KEY = re.compile(r"[\w-]+")
@@ -33,7 +33,10 @@ def refusal(
     merged: Layers,
     read_from: str,
 ) -> str:
-    """Return the line about why `merged`, read from a file, is no valid `model`."""
+    """Return one line saying why `merged` is not a valid `model`.
+
+    It names `read_from` as the source of a value that no variable set.
+    """
     errors = failure.errors(include_url=False, include_input=False)
     error = errors[0]
     dotted = _dotted(error["loc"])
@@ -72,14 +75,14 @@ def _expected(error: ErrorDetails) -> str:
 
 
 def _shown(loc: Loc, values: dict[str, Any]) -> str:
-    """Return `` = <value>``, short; nothing for a table, a list or a secret."""
+    """Return `` = <value>``, truncated; empty for a table, a list or a secret."""
     value: Any = values
     for part in loc:
         try:
             value = value[part]
         except (KeyError, IndexError, TypeError):
             return ""
-    # Whoever pasted a token where its hash belongs must not find it in a log.
+    # A token pasted in place of its hash must not appear in a log.
     if SECRET in loc or isinstance(value, (dict, list)):
         return ""
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -88,7 +91,7 @@ def _shown(loc: Loc, values: dict[str, Any]) -> str:
 
 
 def _dotted(loc: Loc) -> str:
-    """Return where an error is as config.toml has it: ``retention.rule[0].match``."""
+    """Return the key as config.toml writes it: ``retention.rule[0].match``."""
     text = ""
     for part in loc:
         if isinstance(part, int):
@@ -99,7 +102,10 @@ def _dotted(loc: Loc) -> str:
 
 
 def _suggestion(loc: Loc, model: type[BaseModel]) -> str:
-    """Return ``; did you mean …?``: a sibling of nearly that name, or one elsewhere."""
+    """Return ``; did you mean …?``, empty if no key fits.
+
+    Suggests a similar key of the same table, else the same key of another table.
+    """
     *path, name = loc
     siblings = [
         merge.written_name(field_name, field)
@@ -117,7 +123,7 @@ def _table_at(path: Loc, model: type[BaseModel]) -> type[BaseModel]:
         for name, field in model.model_fields.items():
             if merge.written_name(name, field) == part:
                 below = merge.table_of(field)
-                assert below is not None, f"only a table has keys, {part} is none"
+                assert below is not None, f"{part} has keys but is not a table"
                 model = below
                 break
     return model

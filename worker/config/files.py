@@ -1,7 +1,7 @@
-"""Where settings come from: the search for config.toml, its bytes, the environment.
+"""Sources of settings: finding and reading config.toml, and the environment.
 
-Nothing here knows what a setting means and nothing here imports pydantic, or anything
-else before it is needed, because `store_root` serves the verbs that must start fast.
+This module does not interpret settings.  It imports neither pydantic nor other slow
+modules at the top, because commands that must start fast use `store_root`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PREFIX = "MILEPOST_"
 DEFAULT_ROOT = "checkpoints"
 MAX_CONFIG_BYTES = 1 << 20
 
-# Read by the command line and its clients; they set nothing in config.toml.
-KEYS = "MILEPOST_KEYS"  # key material, which no setting may show
+# Variables that are not settings of config.toml.
+KEYS = "MILEPOST_KEYS"  # key material; never part of the settings, which are printed
 NOT_SETTINGS = frozenset({"MILEPOST_CONFIG", KEYS, "MILEPOST_TOKEN", "MILEPOST_URL"})
 
-# What `store_root` may step over without validating it; a test holds both against
+# Keys that `store_root` ignores without validation; a test compares both sets with
 # the models.
 TABLES = frozenset({"api", "executor", "retention", "store", "worker"})
 STORE_KEYS = frozenset(
@@ -34,7 +34,7 @@ STORE_KEYS = frozenset(
     }
 )
 
-# One of our tables begins, in a file that is no TOML as a whole.
+# The header of a Milepost table, to recognize a config file with a syntax error.
 _OUR_HEADER = re.compile(
     rb"^\s*\[\[?\s*(%s)\b" % "|".join(sorted(TABLES)).encode(), re.MULTILINE
 )
@@ -43,13 +43,13 @@ Signature = tuple[int, ...]
 
 
 class ConfigError(MilepostError, ValueError):
-    """A setting cannot be used.  One line: where, which key, what is expected."""
+    """A setting is invalid.  The text is one line: place, key, expected value."""
 
     code = "config"
 
 
 class ConfigFile(NamedTuple):
-    """What one config.toml held, and the signature of the file that held it."""
+    """The parsed content of one config.toml, and the signature of the file."""
 
     path: Path
     values: dict[str, Any]
@@ -60,10 +60,10 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     """Return the config file to use, None if there is none.
 
     Order: `path`, ``MILEPOST_CONFIG``, ``./config.toml``, the user's config folder.
-    Of the last two, nobody has said that they are there for us; see `skipped`.
+    The last two may belong to another program; see `skipped`.
 
     Raises:
-        ConfigError: a file that was asked for by name does not exist.
+        ConfigError: `path` or the file named by ``MILEPOST_CONFIG`` does not exist.
     """
     if (named := _named(path, environ)) is not None:
         return named
@@ -74,10 +74,10 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def skipped(path: Path | None, environ: Mapping[str, str]) -> list[str]:
-    """Return a line for each file that `find` came across and passed over.
+    """Return a line for each file that `find` skipped.
 
-    That is one that cannot be read, or that has none of our tables: many programs read
-    a ``config.toml`` from the current folder.
+    `find` skips unreadable files and files without a Milepost table: many programs
+    read a ``config.toml`` from the current folder.
     """
     if path is not None or environ.get("MILEPOST_CONFIG"):
         return []
@@ -86,15 +86,15 @@ def skipped(path: Path | None, environ: Mapping[str, str]) -> list[str]:
         if _is_there(candidate):
             if (why := _why_skipped(candidate)) is None:
                 break
-            lines.append(f"{candidate}: skipped: {why}; --config FILE names one to use")
+            lines.append(f"{candidate}: skipped: {why}; use --config FILE to name one")
     return lines
 
 
 def _named(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the config file that was asked for by name.
+    """Return the file named by `path` or ``MILEPOST_CONFIG``, None if neither is set.
 
     Raises:
-        ConfigError: it does not exist.
+        ConfigError: the file does not exist.
     """
     if path is not None:
         if not _is_there(path):
@@ -119,15 +119,15 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError):
-        return True  # reading it says why not
+        return True  # reading it reports the error
     return True
 
 
 def _why_skipped(path: Path) -> str | None:
-    """Return why a file that nobody named is not ours, None if it is."""
+    """Return why `find` skips a file that was not named, None if it uses it."""
     try:
-        if not path.is_file():  # a pipe would keep us waiting
-            return "it is no regular file"
+        if not path.is_file():  # opening a FIFO would block
+            return "it is not a regular file"
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES)
     except OSError as exc:
@@ -144,7 +144,7 @@ def _why_skipped(path: Path) -> str | None:
 def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # a user without a home: then `~` is a folder of that name
+    except RuntimeError:  # no home directory: `~` is a folder of that name
         return Path(text)
 
 
@@ -152,13 +152,13 @@ def read(path: Path) -> ConfigFile:
     """Read and parse `path`.
 
     Raises:
-        ConfigError: it can't be read, or is no TOML; says where.
+        ConfigError: the file can't be read or is not TOML; the text names the line.
     """
     import tomllib
 
     from milepost.journal.disk.disk import PosixDisk
 
-    # Taken first: an edit between this and the read makes the next look differ.
+    # Taken before the read: an edit in between then shows up at the next comparison.
     before = signature(path)
     try:
         file = PosixDisk(follows_links=True).open(path, "read")
@@ -184,7 +184,7 @@ def read(path: Path) -> ConfigFile:
 
 
 def _where(problem: str, text: str) -> str:
-    """Return tomllib's message with its place in front: ``line 3, column 7: …``."""
+    """Return tomllib's message with its position first: ``line 3, column 7: …``."""
     if match := re.search(r" \(at line (\d+), column (\d+)\)$", problem):
         place = f"line {match[1]}, column {match[2]}"
         return f"{place}: {problem[: match.start()]}"
@@ -203,9 +203,9 @@ def signature(path: Path) -> Signature | None:
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the ``MILEPOST_…`` variables that set something.
+    """Return the ``MILEPOST_…`` variables that are settings and are not empty.
 
-    An empty one sets nothing: that is how compose files and CI say "not given".
+    Compose files and CI pass an unset variable as an empty one.
     """
     return {
         name: value
@@ -220,7 +220,7 @@ def variable_of(key: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Return the one of `known` that `name` was probably meant to be."""
+    """Return the name in `known` most similar to `name`, None if none is close."""
     import difflib
 
     return next(iter(difflib.get_close_matches(name, sorted(known), 1, cutoff)), None)
@@ -229,22 +229,23 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 def anchored(text: str, file: Path | None) -> Path:
     """Return the path that `text` names.
 
-    A path in a config file counts from that file's folder, so that the file means the
-    same store from wherever it is used; any other from the current folder.
+    A path in a config file is relative to the folder of that file, so that the file
+    names the same store from every working directory.  Other paths are relative to the
+    current folder.
     """
     path = _expanded(text)
     return file.parent / path if file else path
 
 
 def is_path(text: object) -> bool:
-    """Return whether `text` can name a file or a folder at all."""
+    """Return whether `text` is a possible path: not empty and without NUL."""
     return isinstance(text, str) and text != "" and "\0" not in text
 
 
 def has_keys(
     path: Path | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> bool:
-    """Tell whether reading the store may need keys, which `settings.load_keys` finds.
+    """Return whether keys are configured; `settings.load_keys` loads them.
 
     Raises:
         ConfigError: the config file cannot be read.
@@ -259,10 +260,10 @@ def has_keys(
 def store_root(
     path: Path | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> Path:
-    """Return the store's folder, in a fraction of the time that `settings.load` takes.
+    """Return the store's folder, faster than `settings.load`.
 
-    Looks only at what decides the folder; whatever it does not understand it hands to
-    `settings.load`, so a misspelt key is the same error here.
+    Reads only the settings that determine the folder.  Anything unexpected is passed
+    to `settings.load`, so errors such as a misspelt key are the same.
 
     Raises:
         ConfigError: as `settings.load`.

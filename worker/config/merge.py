@@ -1,8 +1,8 @@
-"""Config file and environment laid over each other, for any tree of models.
+"""Merging the environment over the config file, for any tree of pydantic models.
 
-A key is dotted, as config.toml writes it: ``store.interval``.  It is the field's
-validation alias where there is one, because a file writes units (``"200ms"``) and
-Python has them in the name (``interval_seconds``).
+A key is dotted, as in config.toml: ``store.interval``.  It uses the field's validation
+alias if there is one: config.toml has units in the value (``"200ms"``), Python in the
+name (``interval_seconds``).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Key(NamedTuple):
-    """One setting: its dotted name and the field that holds it."""
+    """One setting: its dotted name and its field."""
 
     dotted: str
     field: FieldInfo
 
 
 class Layers(NamedTuple):
-    """Every value that somebody set, and for every key who did."""
+    """All values set in the file or the environment, and the origin of every key."""
 
     values: dict[str, Any]
     origins: dict[str, str]
@@ -49,7 +49,7 @@ def written_name(name: str, field: FieldInfo) -> str:
 
 
 def table_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the model that `field` holds, itself or as the items of a list."""
+    """Return the model of `field` or of its list items, None if it is no table."""
     for kind in (*_kinds(field.annotation), *get_args(field.annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind
@@ -70,12 +70,13 @@ def keys(model: type[BaseModel], before: str = "") -> Iterator[Key]:
 def merge(
     model: type[BaseModel], config: files.ConfigFile | None, given: Mapping[str, str]
 ) -> Layers:
-    """Return the environment `given` over the file `config`.
+    """Merge the environment `given` over the file `config`.
 
-    Unknown keys of the file, and bounds, are left to the model.
+    The model checks unknown keys of the file and bounds.
 
     Raises:
-        ConfigError: a variable that sets nothing; names the nearest that does.
+        ConfigError: a variable is unknown (the text suggests a similar one) or cannot
+            hold its setting.
     """
     known = {key.dotted: key.field for key in keys(model)}
     layers = Layers({}, dict.fromkeys(known, "default"))
@@ -91,7 +92,7 @@ def merge(
 
 
 def _claim(layers: Layers, known: Mapping[str, FieldInfo], file: Path) -> None:
-    """Note what `file` set, and let its paths count from its own folder."""
+    """Record `file` as the origin of its keys, and resolve its paths."""
     for dotted, field in known.items():
         table, name = _holder(layers.values, dotted)
         if table is None or name not in table:
@@ -110,16 +111,16 @@ def _setting_of(variable: str, known: Mapping[str, FieldInfo]) -> str:
         raise ConfigError(f"environment: unknown variable {variable}{hint}")
     if table_of(known[dotted]):
         raise ConfigError(
-            f"environment: {variable} sets nothing: {dotted} is a list of tables, which"
-            " only config.toml can hold"
+            f"environment: {variable} cannot be used: {dotted} is a list of tables;"
+            " set it in config.toml"
         )
     return dotted
 
 
 def _from_text(text: str, kind: Any) -> object:
-    """Return a variable's text as a `kind`, or as it is for validation to refuse.
+    """Convert a variable's text to `kind`; unchanged if invalid, validation refuses it.
 
-    Lists are words as in a shell: ``MILEPOST_EXECUTOR_COMMAND='python "my job.py"'``.
+    A list is shell words, as in ``MILEPOST_EXECUTOR_COMMAND='python "my job.py"'``.
     """
     kinds = _kinds(kind)
     if bool in kinds:
@@ -138,7 +139,7 @@ def _from_text(text: str, kind: Any) -> object:
 
 
 def _kinds(kind: Any) -> list[Any]:
-    """Return all that `kind` is made of, itself first; what a list holds is not."""
+    """Return `kind` and the types it is composed of, without the items of lists."""
     found = [kind]
     if not _is_list(kind):
         for each in get_args(kind):
@@ -162,7 +163,7 @@ def _unshared(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _holder(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:
-    """Return the table that would hold `dotted`, None if there is none, and its key."""
+    """Return the table that contains `dotted`, None if there is none, and its key."""
     *path, name = dotted.split(".")
     table: Any = values
     for part in path:
@@ -171,12 +172,12 @@ def _holder(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None,
 
 
 def _put(values: dict[str, Any], dotted: str, value: object) -> bool:
-    """Set `dotted`; False if the file has something else where its table should be."""
+    """Set `dotted`; return False if the file has another value in place of a table."""
     *path, name = dotted.split(".")
     table: Any = values
     for part in path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            return False  # validation says so, and in its own words
+            return False  # validation reports it
     table[name] = value
     return True

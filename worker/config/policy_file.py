@@ -1,4 +1,4 @@
-"""A policy to try out, written as one of config.toml's rules."""
+"""Reading a trial policy from a file, in the format of a `[[retention.rule]]`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def read_trial(raw: bytes, retention: RetentionSettings, place: str) -> Policy:
-    """Return the policy that `raw` holds, with the keys of ``[[retention.rule]]``.
+    """Return the policy in `raw`.
 
     Args:
-        raw: TOML.
-        retention: says what a rule takes for all jobs, and what it may inherit.
-        place: where the text comes from, for errors.
+        raw: TOML with the keys of ``[[retention.rule]]``.
+        retention: supplies the floors and the inherited rules.
+        place: the source of `raw`, for errors.
 
     Raises:
-        InvalidArgument: it holds none; says where and why.
+        InvalidArgument: `raw` is not a valid policy; the text gives place and reason.
     """
     try:
         values = tomllib.loads(raw.decode())

@@ -1,4 +1,4 @@
-"""`[retention]` of config.toml: which job has which policy, and who said so."""
+"""`[retention]` of config.toml: the policy of each job, with the origin of values."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from milepost.journal.store.compaction import Threshold
 from milepost.worker.config.tables import Table, Zone, quantity
 
 _MAX_COUNT = 1_000_000
-# What one rule may set otherwise than `[retention]` does for all.
+# Settings of `[retention]` that a rule can override.
 FLOORS = ("min_keep", "min_age", "max_remove_fraction", "timezone")
 
 
 def _span(value: object) -> Span:
     if isinstance(value, (str, Span)):
         return as_span(value)
-    return as_span(str(value))  # refused: nobody can see whether 200 is seconds
+    return as_span(str(value))  # refused: a bare number has no unit
 
 
 def _count_from(least: int) -> BeforeValidator:
@@ -44,7 +44,7 @@ def _count_from(least: int) -> BeforeValidator:
 
 
 def _tag_lists(value: object) -> object:
-    """Return ``["prod", "a,b", ""]`` as lists of tags, as restic's ``--keep-tag``."""
+    """Split ``["prod", "a,b", ""]`` into lists of tags, as restic's ``--keep-tag``."""
     if not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
         raise ValueError('expected a list of tags, such as ["release", "prod,eu"]')
     return [[tag for tag in text.split(",") if tag] for text in value]
@@ -70,7 +70,7 @@ TagListsSetting = Annotated[
 
 
 class BestSettings(Table):
-    """`keep_best`: the metric, which of its ends is the best, and how many to keep."""
+    """`keep_best`: the metric, whether low or high is best, and how many to keep."""
 
     metric: str = Field(min_length=1)
     mode: Literal["min", "max"]
@@ -78,7 +78,7 @@ class BestSettings(Table):
 
 
 class CompletedRule(Table):
-    """What to keep.  Each key keeps on its own; with none set everything stays."""
+    """Keep rules, caps and floors.  With no keep rule set, everything is kept."""
 
     preset: Literal["gfs"] | None = None
     keep_last: CountSetting | None = None
@@ -108,7 +108,7 @@ class CompletedRule(Table):
 
 
 class Rule(CompletedRule):
-    """`[retention.default]`: the same, and what holds once a job is complete."""
+    """`[retention.default]`: a rule, and optionally another for completed jobs."""
 
     dry_run: bool | None = None
     completed: CompletedRule | None = None
@@ -121,18 +121,18 @@ class MatchRule(Rule):
 
 
 class Value(NamedTuple):
-    """One value of a policy, and where it came from."""
+    """One value of a policy and its origin."""
 
     value: Any
     origin: str
 
 
 class Effective(NamedTuple):
-    """A policy with the origin of everything in it.
+    """A policy with the origin of each value.
 
     Attributes:
         origins: by the policy's field.
-        is_dry: plans are made and told, but not carried out.
+        is_dry: plans are made and reported, but not applied.
     """
 
     policy: Policy
@@ -141,7 +141,7 @@ class Effective(NamedTuple):
 
 
 class Cascade(NamedTuple):
-    """What decides about the jobs of one glob, and once they are complete."""
+    """The policies for jobs matching one glob: while running, and once completed."""
 
     pattern: str
     running: Effective
@@ -149,7 +149,7 @@ class Cascade(NamedTuple):
 
 
 class RetentionSettings(Table):
-    """`[retention]`: what the scheduled cleanup keeps and removes."""
+    """`[retention]`: policies, limits and thresholds of scheduled removals."""
 
     timezone: Zone = "UTC"
     min_keep: int = Field(default=3, ge=1, le=1_000_000)
@@ -185,38 +185,38 @@ class RetentionSettings(Table):
 
     @property
     def compaction(self) -> Threshold:
-        """When a journal is rewritten without the states that have to go."""
+        """The threshold from which a journal is compacted."""
         return Threshold(
             self.compact_min_bytes, self.compact_fraction, self.erase_within_seconds
         )
 
     @property
     def policies(self) -> Policies:
-        """Which job has which policy."""
+        """The policies by glob."""
         default, *matches = (_match(c) for c in (self._default, *self._cascades))
         return Policies(default, tuple(matches))
 
     @property
     def cascades(self) -> tuple[Cascade, ...]:
-        """Every rule in the order in which they are asked, the default last."""
+        """Every rule in the order of matching, the default last."""
         return (*self._cascades, self._default)
 
     def trial(self, rule: CompletedRule, name: str = "trial") -> Policy:
-        """Return what `rule` would be as one of `retention.rule`.
+        """Return the policy that `rule` would have as a `retention.rule`.
 
         Raises:
-            InvalidArgument: it is no policy; says why.
+            InvalidArgument: `rule` is not a valid policy; the text says why.
         """
-        layers = _said(rule, name)
+        layers = _layers(rule, name)
         if rule.inherit:
-            layers = [*_said(self.default, "retention.default"), *layers]
+            layers = [*_layers(self.default, "retention.default"), *layers]
         return self._merged(name, layers)[0]
 
     def effective(self, job_id: str, *, is_completed: bool = False) -> Effective:
-        """Return the policy of a job, and where everything in it came from.
+        """Return the policy of a job with the origin of each value.
 
-        The first rule that matches decides, or the default.  A rule starts from
-        nothing; only with `inherit` does it take what it leaves unset from the default.
+        The first matching rule applies, else the default.  A rule takes its unset keys
+        from the default only if `inherit` is true.
         """
         cascade = next(
             (c for c in self._cascades if fnmatchcase(job_id, c.pattern)), self._default
@@ -227,14 +227,14 @@ class RetentionSettings(Table):
 
     def _cascade(self, rule: Rule, pattern: str, name: str) -> Cascade:
         place = "retention.default" if name == "default" else name
-        layers = _said(rule, place)
+        layers = _layers(rule, place)
         if rule.inherit and name != "default":
-            layers = [*_said(self.default, "retention.default"), *layers]
+            layers = [*_layers(self.default, "retention.default"), *layers]
         is_dry = self.dry_run if rule.dry_run is None else rule.dry_run
         running = self._effective(name, layers, is_dry=is_dry)
         completed = None
         if rule.completed is not None:
-            own = _said(rule.completed, f"{place}.completed")
+            own = _layers(rule.completed, f"{place}.completed")
             above = layers if rule.completed.inherit else []
             completed = self._effective(
                 f"{name}:completed", [*above, *own], is_dry=is_dry
@@ -254,10 +254,10 @@ class RetentionSettings(Table):
     def _merged(
         self, name: str, layers: list[dict[str, Value]]
     ) -> tuple[Policy, dict[str, str]]:
-        """Return the policy of all layers, and where everything in it came from.
+        """Return the policy of all layers, the last winning, and its origins.
 
         Raises:
-            InvalidArgument: it is none.
+            InvalidArgument: the values are not a valid policy.
         """
         merged = {
             floor: Value(
@@ -273,10 +273,10 @@ class RetentionSettings(Table):
         return policy, {k: v.origin for k, v in merged.items()}
 
     def _check_deadline(self, policy: Policy) -> None:
-        """Refuse a policy that may remove checkpoints before the deadline to confirm.
+        """Refuse a policy that can remove checkpoints before `confirm_deadline`.
 
         Raises:
-            InvalidArgument: so it is.
+            InvalidArgument: `policy` can do so.
         """
         deadline = self.confirm_deadline
         sooner = _removes_before(policy, deadline.about_seconds)
@@ -284,9 +284,9 @@ class RetentionSettings(Table):
             sooner.append(f"max_store_bytes = {self.max_store_bytes}")
         if sooner:
             raise InvalidArgument(
-                f"{sooner[0]} with min_age = {policy.min_age} keeps less than a "
-                f"confirmation may take, confirm_deadline = {deadline}",
-                hint="set min_age to at least that much"
+                f"{sooner[0]} with min_age = {policy.min_age} can remove checkpoints "
+                f"before confirm_deadline = {deadline}",
+                hint="set min_age to at least confirm_deadline"
                 + " and max_age too" * sooner[0].startswith("max_age"),
             )
 
@@ -296,10 +296,11 @@ def _is_before(span: Span | str, deadline: Span) -> bool:
 
 
 def _removes_before(policy: Policy, seconds: float) -> list[str]:
-    """Return the settings that could remove what is younger than `seconds`.
+    """Return the settings that can remove checkpoints younger than `seconds`.
 
-    Nothing younger than `min_age` goes.  Else only what keeps all the younger ones is
-    safe: a `max_age` or a `keep_within` of that length, or ``keep_last = "all"``.
+    Empty if `min_age` is at least that long.  Otherwise these are safe: a `max_age` of
+    that length, and keep rules combined with ``keep_last = "all"`` or a `keep_within`
+    of that length.
     """
 
     def is_shorter(span: Span | str | None) -> bool:
@@ -317,8 +318,8 @@ def _removes_before(policy: Policy, seconds: float) -> list[str]:
     return [f"{name} = {value}" for name, value in unsafe.items()]
 
 
-def _said(rule: CompletedRule, place: str) -> list[dict[str, Value]]:
-    """Return what a rule says, its preset below its own words."""
+def _layers(rule: CompletedRule, place: str) -> list[dict[str, Value]]:
+    """Return the values of the rule's preset, then its own, which take precedence."""
     preset = {
         name: Value(value, f"preset {rule.preset}")
         for name, value in PRESETS.get(rule.preset or "", {}).items()
@@ -326,11 +327,11 @@ def _said(rule: CompletedRule, place: str) -> list[dict[str, Value]]:
     own = {}
     for name in (*KEEP_RULES, *CAPS, *FLOORS):
         if (value := getattr(rule, name)) is not None:
-            own[name] = Value(_as_policy_has_it(value), place)
+            own[name] = Value(_policy_value(value), place)
     return [preset, own]
 
 
-def _as_policy_has_it(value: object) -> object:
+def _policy_value(value: object) -> object:
     if isinstance(value, BestSettings):
         return Best(value.metric, value.mode, value.keep)
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""Every setting: its type, its bounds, its default, and where its value came from.
+"""All settings: types, bounds, defaults and the origin of each value.
 
-`load` is the only door to config.toml and the environment.  A value that it cannot use
-is a `ConfigError`; it never guesses and never drops a key.
+Only `load` reads config.toml and the environment.  An invalid value or an unknown key
+is a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 DEFAULT_CLEANUP = "0 3 * * *"
 DEFAULT_SCHEDULES = (DEFAULT_CLEANUP, "30 3 * * *", "0 5 * * *", "0 4 * * sun")
-# A schedule of this keeps a task for whoever runs it by hand.
+# The schedule of a task that runs only on request.
 NEVER = "off"
 
 
@@ -81,7 +81,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,
 
 
 class StoreSettings(Table):
-    """`[store]`: where the journals are and what an acknowledged save promises."""
+    """`[store]`: the folder of the journals, durability and encoding."""
 
     root: Folder = Path(files.DEFAULT_ROOT)
     durability: Literal["always", "interval", "never"] = "always"
@@ -102,7 +102,7 @@ class StoreSettings(Table):
 
 
 class WorkerSettings(Table):
-    """`[worker]`: when scheduled work runs and how changes are noticed."""
+    """`[worker]`: schedules and bounds of the tasks, clock checks, the watcher."""
 
     enabled: bool = True
     cleanup: str = DEFAULT_CLEANUP
@@ -139,8 +139,8 @@ class WorkerSettings(Table):
     @field_validator("cleanup", "compact", "purge", "verify")
     @classmethod
     def _fires(cls, text: str) -> str:
-        # APScheduler takes longer to import than everything else here together, and
-        # the defaults are known to fire.
+        # The defaults are known to fire; checking them would import APScheduler,
+        # which takes longer to load than all other imports of this module.
         if text not in (NEVER, *DEFAULT_SCHEDULES):
             from milepost.worker.schedule.scheduler import read_schedule
 
@@ -149,7 +149,7 @@ class WorkerSettings(Table):
 
 
 class TokenSettings(Table):
-    """One `[[api.tokens]]`: who may call, kept only as a hash."""
+    """One `[[api.tokens]]`: a caller's name, token hash and scopes."""
 
     name: Name
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -157,7 +157,7 @@ class TokenSettings(Table):
 
 
 class ApiSettings(Table):
-    """`[api]`: where the server listens and what it refuses."""
+    """`[api]`: listen address, limits, timeouts and tokens."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8080, ge=0, le=65535)
@@ -189,14 +189,12 @@ class ApiSettings(Table):
         names = [token.name for token in tokens]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(
-                    f"expected distinct names, {name!r} stands there twice"
-                )
+                raise ValueError(f"expected distinct names, {name!r} is used twice")
         return tokens
 
 
 class ExecutorSettings(Table):
-    """`[executor]`: how a server that runs alone resumes a job."""
+    """`[executor]`: how `milepost serve` resumes a job."""
 
     command: list[str] | None = Field(default=None, min_length=1)
     python: (
@@ -217,9 +215,9 @@ class Settings(Table):
 
     Attributes:
         origins: dotted key -> ``"default"``, the file, or the variable that set it.
-        file: the config file that was read, None if there was none.
-        signature: of that file as it was read; see `sources.signature`.
-        environ: the variables that were laid over it, to do so again after an edit.
+        file: the config file, None if there was none.
+        signature: the file's signature when it was read; see `files.signature`.
+        environ: the environment, used again when the file is reloaded.
     """
 
     store: StoreSettings = StoreSettings()
@@ -234,11 +232,11 @@ class Settings(Table):
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """Where each value came from."""
+        """The origin of each value, by dotted key."""
         return self._origins
 
     def source_of(self, place: str, key: str) -> str:
-        """Return who set `key` at a place that `RetentionSettings.effective` names."""
+        """Return the file or variable that set `key` of an `Effective` origin."""
         if place == "default" or place.startswith("preset "):
             return place
         dotted = "retention.rule" if place.startswith("rule:") else f"{place}.{key}"
@@ -250,33 +248,33 @@ class Settings(Table):
 
     @property
     def file(self) -> Path | None:
-        """The config file behind these settings."""
+        """The config file of these settings."""
         return self._config.path if self._config else None
 
     @property
     def signature(self) -> files.Signature | None:
-        """What that file looked like when it was read."""
+        """The signature of that file when it was read."""
         return self._config.signature if self._config else None
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The environment behind these settings."""
+        """The environment of these settings."""
         return self._environ
 
     @property
     def log_dir(self) -> Path:
-        """Where an executor writes the output of the jobs that it starts."""
+        """The folder for the output of jobs that the executor starts."""
         return self.executor.log_dir or self.store.root / "logs"
 
 
 def load(
     path: Path | None = None, *, environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Return the settings: environment before file before defaults.
+    """Return the settings.  The environment overrides the file, the file the defaults.
 
     Raises:
-        ConfigError: a named file is absent, or a key, a variable or a value is wrong;
-            nothing was changed.
+        ConfigError: a named file does not exist, or a key, a variable or a value is
+            invalid.
     """
     file = files.find(path, environ)
     config = files.read(file) if file else None
@@ -297,10 +295,10 @@ def load(
 def load_keys(
     store: StoreSettings, *, environ: Mapping[str, str] = os.environ
 ) -> KeyRing | None:
-    """Return the keys of the store: `MILEPOST_KEYS` before the file; None without any.
+    """Return the store's keys from `MILEPOST_KEYS`, else from the key file, else None.
 
     Raises:
-        UnusableKeys: there are some, and they cannot be used.
+        UnusableKeys: the keys are malformed, or the file is missing or unsafe.
     """
     text = environ.get(files.KEYS)
     if not text and store.key_file is None:
@@ -318,13 +316,13 @@ def open_manager(
 ) -> CheckpointManager:
     """Open the store that `settings` describe.
 
-    All settings also set trash period and policies; those of the store alone do not.
+    `Settings` also set trash period, clock limits and policies; `StoreSettings` do not.
 
     Raises:
         StorageFailed: the folder can't be used.
-        UnusableKeys: the keys can't.
+        UnusableKeys: the keys can't be used.
     """
-    # Here, because many verbs read settings and never open a store.
+    # Imported here: many commands read settings and never open a store.
     from milepost.journal.manager import CheckpointManager
 
     store, environ = (

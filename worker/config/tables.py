@@ -1,4 +1,4 @@
-"""What all tables of config.toml have in common: strict, frozen, numbers with units."""
+"""Base model and field types of the tables of config.toml."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pydantic import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The context of validation where values are as a file or a variable has them.
+# The validation context for values from a file or a variable.
 AS_WRITTEN = {"as_written": True}
 
 
 def quantity(
     parse: Callable[[str], float], at_least: str, at_most: str
 ) -> BeforeValidator:
-    """Return a validator for text with a unit, within bounds given the same way.
+    """Return a validator for text with a unit, between `at_least` and `at_most`.
 
-    In a file and in the environment a bare number is refused: nobody can see whether
-    200 is seconds.  In Python the field's name holds the unit, so numbers are welcome.
+    In a file and in the environment a bare number is refused, because its unit is not
+    visible.  In Python numbers are accepted: the field's name contains the unit.
     """
     low, high = parse(at_least), parse(at_most)
 
@@ -42,7 +42,7 @@ def quantity(
 
 
 def _zone(name: str) -> str:
-    if name == "UTC":  # known even where no time zone data is installed
+    if name == "UTC":  # valid even without installed time zone data
         return name
     try:
         ZoneInfo(name)
@@ -55,7 +55,7 @@ Zone = Annotated[str, AfterValidator(_zone)]
 
 
 class Table(BaseModel):
-    """One table of config.toml: frozen, and a key that it does not know is an error."""
+    """One table of config.toml: frozen; an unknown key is an error."""
 
     model_config = ConfigDict(
         extra="forbid",

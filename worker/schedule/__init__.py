@@ -1,1 +1,1 @@
-"""Schedules, the record of the last runs, thread priority."""
+"""Schedules, run reports, the record of the last runs, thread priority."""

@@ -1,8 +1,7 @@
-"""When each task last ran, kept in the store so that a missed run can be made up.
+"""The record of each task's last run, in `<root>/worker/last-runs.json`.
 
-`<root>/worker/last-runs.json`.  Written to a temporary file and renamed: a reader sees
-the old content or the new, also after a crash.  Format 1, of the time when retention
-was the only task, is still read.
+A new leader uses it to detect missed runs.  The file is replaced atomically.  Format 1,
+from when retention was the only task, is still read.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ class LastRun(NamedTuple):
     """How a task's last run ended.
 
     Attributes:
-        at: when it began.
-        outcome: ``partly`` left out some jobs, ``failed`` raised, ``stopped`` was
-            asked to end before it was through, ``waiting`` needs confirmation.
-        line: what it did, for a person; `counts` is the same for programs.
+        at: the start of the run.
+        outcome: ``partly``: some jobs were left out; ``failed``: it raised;
+            ``stopped``: it was asked to stop; ``waiting``: the clock is not trusted.
+        line: a summary for people; `counts` is the same for programs.
         error: the first problem.
     """
 
@@ -49,12 +48,13 @@ class LastRun(NamedTuple):
 
 
 class TaskRecord(NamedTuple):
-    """What is remembered of one task.
+    """The stored record of one task.
 
     Attributes:
-        due_after: runs that were due up to here need no making up.
-        resume_after: where the next run begins, if this one had to leave jobs out.
-        failures: how many runs in a row have raised.
+        due_after: runs due up to this time are done.
+        resume_after: the last job visited by a bounded run; the next run starts after
+            it.  None after a full run.
+        failures: the number of consecutive runs that raised.
     """
 
     due_after: datetime
@@ -64,11 +64,11 @@ class TaskRecord(NamedTuple):
 
 
 class UnreadableLastRuns(ValueError):
-    """The file is there and makes no sense; nobody knows what was missed."""
+    """The file is damaged, so missed runs are unknown."""
 
 
 class LastRuns:
-    """The file of last runs; without a folder, the same in memory."""
+    """The file of last runs; kept in memory if `folder` is None."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -76,7 +76,7 @@ class LastRuns:
         self._in_memory: dict[str, TaskRecord] = {}
 
     def read(self) -> dict[str, TaskRecord]:
-        """Return what is known of each task; nothing in a new store.
+        """Return the record of each task; empty in a new store.
 
         Raises:
             UnreadableLastRuns: the file is damaged.
@@ -85,10 +85,10 @@ class LastRuns:
         return dict(self._read())
 
     def write(self, task: str, record: TaskRecord) -> None:
-        """Remember `record` durably.
+        """Store `record` durably.
 
         Raises:
-            OSError: it can't be written; what was remembered before still is.
+            OSError: it can't be written; the previous content is unchanged.
         """
         with self._changing() as tasks:
             tasks[task] = record
@@ -111,13 +111,13 @@ class LastRuns:
             AttributeError,
             OverflowError,
         ) as exc:
-            raise UnreadableLastRuns(f"{path}: cannot be understood: {exc}") from exc
+            raise UnreadableLastRuns(f"{path}: invalid content: {exc}") from exc
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, TaskRecord]]:
-        """Keep everybody else from changing the file between a read and a write.
+        """Lock the file, yield its records for an update.
 
-        Several tasks may end at once, and a run by hand beside the worker's.
+        Several tasks may end at once, also in different processes.
         """
         if self._folder is None:
             yield self._in_memory
@@ -140,7 +140,7 @@ class LastRuns:
             return
         raw = orjson.dumps(_encoded(tasks), option=orjson.OPT_INDENT_2)
         path = self._folder / "last-runs.json"
-        temporary = path.with_name(f"{path.name}.tmp")  # whoever writes has the lock
+        temporary = path.with_name(f"{path.name}.tmp")  # writers have the lock
         whole_file.replace(self._disk, temporary, path, [raw])
 
 

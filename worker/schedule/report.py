@@ -1,4 +1,4 @@
-"""What one run of a task did: counted while it runs, told when it is over."""
+"""Reports of task runs, and the counters that they are made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Outcome = Literal["ok", "partly", "failed", "stopped", "waiting"]
 
 
 class JobProblem(NamedTuple):
-    """A job that a run had to leave out, and why."""
+    """A job that a run left out, and the reason."""
 
     job_id: str
     code: str
@@ -30,25 +30,26 @@ class JobProblem(NamedTuple):
 
 
 class RunReport(NamedTuple):
-    """What one run of a task did.
+    """The result of one run of a task.
 
     Attributes:
-        started_at: the run's "now"; every age was counted from here.
-        jobs: how many jobs it looked at.
-        counts: what it did, each under the word for it; all of it, done or not.
-        removed_by_job: how many checkpoints it removed of which jobs.
-        failed: how many jobs raised; damaged ones are counted in `damaged` instead.
-        problems: the first hundred of both.
-        resume_after: where the next run begins, if this one had to leave jobs out: the
-            job before.
-        is_complete: False if it was asked to stop before it was through.
-        waits_for: why it did nothing, if it needs confirmation first.
+        started_at: the start of the run, and the reference time for ages.
+        jobs: the number of jobs visited.
+        counts: the work done, by kind; kinds with a count of 0 are included.
+        removed_by_job: the number of checkpoints removed, by job.
+        failed: the number of jobs that raised, without damaged jobs.
+        damaged: the number of damaged jobs.
+        problems: the first `MAX_PROBLEMS` failed or damaged jobs.
+        resume_after: the last job visited by a bounded run; the next run starts after
+            it.  None after a full run.
+        is_complete: False if it was asked to stop before its end.
+        waits_for: why the run was refused, None if it was not.
     """
 
     task: str
     started_at: datetime
     jobs: int = 0
-    counts: dict[str, int] = {}  # noqa: RUF012 - never changed, as the tuple around it
+    counts: dict[str, int] = {}  # noqa: RUF012 - never changed, like the tuple
     removed_by_job: dict[str, int] = {}  # noqa: RUF012 - the same
     failed: int = 0
     damaged: int = 0
@@ -60,7 +61,7 @@ class RunReport(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """The report in one word."""
+        """The outcome in one word."""
         if self.waits_for is not None:
             return "waiting"
         if not self.is_complete:
@@ -69,10 +70,10 @@ class RunReport(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The report in one line, without the name of the task."""
+        """The summary in one line, without the name of the task."""
         if self.waits_for is not None:
             return self.waits_for
-        did = [f"{count} {word.replace('_', ' ')}" for word, count in self._told()]
+        did = [f"{count} {word.replace('_', ' ')}" for word, count in self._shown()]
         text = ", ".join([*did, f"{self.jobs} jobs"])
         if self.resume_after is not None:
             text += ", more next time"
@@ -84,8 +85,8 @@ class RunReport(NamedTuple):
             )
         return text
 
-    def _told(self) -> list[tuple[str, int]]:
-        """Return the counts worth a word: the first, and what is not nothing."""
+    def _shown(self) -> list[tuple[str, int]]:
+        """Return the counts for `line`: the first, and all that are not 0."""
         return [
             (word, count)
             for place, (word, count) in enumerate(self.counts.items())
@@ -94,7 +95,7 @@ class RunReport(NamedTuple):
 
 
 class Tally:
-    """Counts of a run that is under way; `words` are those of `RunReport.counts`."""
+    """Counters of a running task; `words` are the keys of `RunReport.counts`."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.jobs = self.failed = self.damaged = 0
@@ -103,12 +104,12 @@ class Tally:
         self.problems: list[JobProblem] = []
 
     def add(self, **counts: int) -> None:
-        """Count what was done."""
+        """Add to the counts."""
         for word, count in counts.items():
             self.counts[word] += count
 
     def leave_out(self, job_id: str, error: Exception | ErrorInfo) -> None:
-        """Count a job that the run could not do its work on."""
+        """Count a job as failed or damaged."""
         code = getattr(error, "code", "error")
         if code in _DAMAGE:
             self.damaged += 1
@@ -126,7 +127,7 @@ class Tally:
         *,
         is_complete: bool = True,
     ) -> RunReport:
-        """Return what was counted, as a run that is over."""
+        """Return the report of a run with these counts."""
         return RunReport(
             task,
             started_at,

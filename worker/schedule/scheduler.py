@@ -1,16 +1,16 @@
-"""The one door to APScheduler, shut against the ways in which it loses work.
+"""The task scheduler: the only module that imports APScheduler.
 
 | APScheduler by default | here |
 |---|---|
-| drops a run that starts a second late | late is fine; one run makes up for many |
-| numbers weekdays from Monday, cron from Sunday | a weekday has a name |
-| joins day of month and day of week by "and", cron by "or" | only one of them is set |
+| drops a run that starts a second late | runs late; several missed runs become one |
+| numbers weekdays from Monday, cron from Sunday | weekdays must be named |
+| "day of month" and "day of week" must both match, in cron one | only one may be set |
 | accepts a schedule that never fires | refused |
 | reads ``mon/2`` as ``mon`` | refused |
-| a run that raised waits for its next turn | retried, each time after twice as long |
-| a thread that died looks as if it ran | a heartbeat, and the thread itself |
-| a pool that is full keeps what is due waiting | a thread for each task |
-| the interpreter's end waits for the pool | a task that hangs ends with the process |
+| runs a failed task at its next scheduled time | retries with exponential backoff |
+| reports a dead scheduler thread as running | a heartbeat, and a check of the thread |
+| delays due tasks while its pool is full | one thread per run |
+| the interpreter waits for the pool at exit | daemon threads |
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 5.0
 RETRY_SECONDS = 30.0
 RETRY_MAX_SECONDS = 3600.0
-# Silent for so many heartbeats is dead, whatever its thread says.
+# Missed heartbeats until the scheduler counts as not alive, and until it is replaced.
 BEATS_TO_ALARM = 4
 BEATS_TO_REPLACE = 9
 EXAMPLE = 'such as "0 3 * * *", "*/15 * * * mon-fri" or "every 30s"'
@@ -59,7 +59,7 @@ _FIELDS = ("minute", "hour", "day of month", "month", "day of week")
 _NUMERIC = r"(\*|\d+(-\d+)?)(/\d+)?"
 _NAMED = r"[a-z]{3}(-[a-z]{3})?"
 _ITEM = (_NUMERIC, _NUMERIC, rf"{_NUMERIC}|last", rf"{_NUMERIC}|{_NAMED}", _NAMED)
-# Any moment will do: five fields repeat every 400 years.
+# Any time works: whether a schedule of five fields ever fires does not depend on it.
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 # An APScheduler trigger; the package has no types.
@@ -71,12 +71,11 @@ def read_schedule(
 ) -> Trigger:
     """Return the trigger for `text`: five cron fields, or ``every <duration>``.
 
-    `jitter_seconds` spreads cron runs of many stores; an interval starts when its
-    process does, which spreads it anyway.
+    `jitter_seconds` delays cron runs randomly, so that many stores do not start at
+    once.  Intervals count from the start of the process and need none.
 
     Raises:
-        ValueError: no schedule, one that never fires, or one that people read in two
-            ways; says what to write.
+        ValueError: the schedule is malformed, ambiguous or never fires.
     """
     words = text.split()
     if words[:1] == ["every"]:
@@ -89,15 +88,15 @@ def read_schedule(
         _check_field(name, item, word)
     if words[2] != "*" and words[4] != "*":
         raise ValueError(
-            "expected a day of month or a day of week: cron would run on either,"
-            " this scheduler only where both meet"
+            "expected a day of month or a day of week, not both: cron runs if either"
+            " matches, this scheduler only if both match"
         )
     try:
         trigger = CronTrigger.from_crontab(text.lower(), timezone=_zone(timezone))
     except ValueError as exc:
         raise ValueError(f"expected a schedule {EXAMPLE}: {exc}") from exc
     if trigger.get_next_fire_time(None, _SOME_DAY) is None:
-        raise ValueError("expected a schedule that fires; no such day exists")
+        raise ValueError("expected a schedule that fires; this one never does")
     trigger.jitter = jitter_seconds or None
     return trigger
 
@@ -113,8 +112,8 @@ def _check_field(name: str, item: str, word: str) -> None:
     is_weekday = name == "day of week"
     if is_weekday and re.search(r"\d", word):
         raise ValueError(
-            f'expected names for the day of week, such as "sun" or "mon-fri": {word}'
-            " is one day to cron and another to this scheduler"
+            f'expected names for the day of week, such as "sun" or "mon-fri", not'
+            f" {word}: cron and this scheduler number the days differently"
         )
     several = rf"({item})(,({item}))*"
     if word != "*" and not re.fullmatch(several, word, re.IGNORECASE | re.ASCII):
@@ -126,7 +125,7 @@ def _zone(name: str) -> tzinfo:
 
 
 def coming(trigger: Trigger, now: datetime, count: int) -> list[datetime]:
-    """Return when `trigger`, which has no jitter, fires next: `count` times, in UTC."""
+    """Return the next `count` times, in UTC, of a `trigger` without jitter."""
     runs: list[datetime] = []
     while len(runs) < count:
         last = runs[-1] if runs else None
@@ -140,23 +139,23 @@ def coming(trigger: Trigger, now: datetime, count: int) -> list[datetime]:
 def is_overdue(trigger: Trigger, since: datetime, now: datetime) -> bool:
     """Return whether `trigger` fired after `since` and up to `now`."""
     if since >= now:
-        return False  # the clock was set back; what comes next is not overdue
+        return False  # the clock was set back
     fired = trigger.get_next_fire_time(since, now)
     return fired is not None and fired <= now
 
 
 class Ended(NamedTuple):
-    """One run that is over: of which task, and what it raised."""
+    """The end of a task's run, with the exception that it raised."""
 
     task: str
     error: BaseException | None
 
 
 class _Threads(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
-    """A thread for each run; the scheduler sees to it that none runs twice at once.
+    """An APScheduler executor with one thread per run.
 
-    Daemons: a run that hangs, on a dead disk say, must not keep a process from its end.
-    Whatever it is in the middle of, a crash may come then as well (I1).
+    Daemon threads: a blocked run, for example on a dead disk, must not keep the process
+    from exiting.  Ending a run this way is as safe as a crash (I1).
     """
 
     def __init__(self) -> None:
@@ -176,22 +175,22 @@ class _Threads(BaseExecutor):  # type: ignore[misc]  # APScheduler has no types
         give_way()
         try:
             events = run_job(job, "default", run_times, self._logger.name)
-        except BaseException:  # noqa: BLE001 - told to whoever owns the task
+        except BaseException:  # noqa: BLE001 - reported to the listener
             self._run_job_error(job.id, *sys.exc_info()[1:])
         else:
             self._run_job_success(job.id, events)
 
     def shutdown(self, wait: bool = True) -> None:
-        """Return when what runs has returned, if told to wait."""
+        """Join the running threads if `wait`."""
         for run in self._runs if wait else ():
             run.join()
 
 
 class Scheduler:
-    """Runs tasks in background threads, each never twice at once.
+    """Runs tasks in background threads; a task never runs twice at once.
 
-    Schedules live in memory only and are given anew by whoever starts it, so an edited
-    schedule can't live on in a stored copy.
+    Schedules are kept in memory only, so a stored copy cannot outlive an edited config
+    file.
     """
 
     def __init__(
@@ -201,7 +200,7 @@ class Scheduler:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        """`on_ended` is called in some thread when `tend` has something to do."""
+        """`on_ended` is called, in any thread, when `tend` has work to do."""
         self._on_ended = on_ended
         self._heartbeat_seconds = heartbeat_seconds
         self._retry_seconds = retry_seconds
@@ -212,7 +211,7 @@ class Scheduler:
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             jobstores={"default": MemoryJobStore()},
-            # The heartbeat beats in the scheduler's own thread, whatever tasks do.
+            # The heartbeat runs in the scheduler's own thread, independent of tasks.
             executors={_EXECUTOR: _Threads(), _HEARTBEAT: DebugExecutor()},
             job_defaults={
                 "misfire_grace_time": None,
@@ -220,7 +219,7 @@ class Scheduler:
                 "max_instances": 1,
             },
         )
-        # What a task raised is told once, in one line, by whoever owns the task.
+        # The runner logs a failed task in one line; APScheduler would log it again.
         logging.getLogger(f"apscheduler.executors.{_EXECUTOR}").setLevel("CRITICAL")
         self._scheduler.add_listener(
             self._note,
@@ -231,7 +230,7 @@ class Scheduler:
         )
 
     def start(self) -> None:
-        """Start the threads; tasks that were put before now begin."""
+        """Start the threads; tasks already added become active."""
         beat = IntervalTrigger(seconds=self._heartbeat_seconds, timezone=UTC)
         self._scheduler.add_job(
             self._beat, beat, id=_HEARTBEAT, executor=_HEARTBEAT, name=_HEARTBEAT
@@ -239,12 +238,12 @@ class Scheduler:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Start nothing more, and return when what runs has returned."""
+        """Start no more runs, and wait for the current ones."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
 
     def abandon(self) -> None:
-        """Start nothing more, without waiting for anything: for one that is dead."""
+        """Start no more runs, without waiting; for a dead scheduler."""
         if self._scheduler.running:
             threading.Thread(
                 target=self._scheduler.shutdown,
@@ -254,7 +253,7 @@ class Scheduler:
             ).start()
 
     def put(self, task: str, run: Callable[[], object], trigger: Trigger) -> None:
-        """Run `task` by `trigger` from now on, whatever it was run by before."""
+        """Schedule `task` by `trigger`, replacing its previous schedule."""
         self._scheduler.add_job(
             run,
             trigger,
@@ -265,19 +264,19 @@ class Scheduler:
         )
 
     def remove(self, task: str) -> None:
-        """Run `task` no more; what runs of it goes on."""
+        """Unschedule `task`; a current run continues."""
         if self._scheduler.get_job(task) is not None:
             self._scheduler.remove_job(task)
         self._failures.pop(task, None)
         self._retry_at.pop(task, None)
 
     def run_soon(self, task: str) -> None:
-        """Run `task` at once, beside its schedule; if it is running, do nothing."""
+        """Run `task` now, in addition to its schedule; no-op while it runs."""
         if self._scheduler.get_job(task) is not None:
             self._scheduler.modify_job(task, next_run_time=_system_now())
 
     def next_run(self, task: str) -> datetime | None:
-        """Return when `task` is due, in UTC, a retry included; None if never."""
+        """Return when `task` is next due, including retries, in UTC; None if never."""
         job = self._scheduler.get_job(task)
         due = getattr(job, "next_run_time", None)
         if due is None:
@@ -291,7 +290,7 @@ class Scheduler:
 
     @property
     def is_alive(self) -> bool:
-        """Whether its thread lives and runs what is due.
+        """Whether its thread runs and its heartbeat is recent.
 
         APScheduler's own ``running`` stays true after its thread has died.
         """
@@ -299,12 +298,12 @@ class Scheduler:
 
     @property
     def is_dead(self) -> bool:
-        """Whether another has to take its place; a pause of the machine is no death."""
+        """Whether it must be replaced; the limit allows for pauses of the machine."""
         return not self.is_running or self._silent_beats > BEATS_TO_REPLACE
 
     @property
     def is_running(self) -> bool:
-        """Whether its thread lives."""
+        """Whether its thread runs."""
         thread = getattr(self._scheduler, "_thread", None)
         return thread is not None and thread.is_alive()
 
@@ -313,10 +312,10 @@ class Scheduler:
         return (time.monotonic() - self._last_beat) / self._heartbeat_seconds
 
     def tend(self) -> None:
-        """Note which runs failed and start the retries that are due.
+        """Record failed runs and start the retries that are due.
 
-        For the caller's own loop, about once a second.  The listener can't do it: it
-        runs inside the scheduler, where an exception or a wait stops everything.
+        Call it about once a second.  The listener cannot do this: it runs inside the
+        scheduler, where an exception or a wait would stop all tasks.
         """
         while self._ended:
             ended = self._ended.popleft()
@@ -344,4 +343,4 @@ class Scheduler:
 
 
 def _system_now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - APScheduler compares with this very clock
+    return datetime.now(UTC)  # noqa: TID251 - APScheduler uses this clock

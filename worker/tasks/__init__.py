@@ -1,7 +1,7 @@
-"""What the worker does to a store: one file per task, and this list of them.
+"""The worker's tasks, one per file.
 
-To add a task: write its file, add its schedule to `[worker]` under its name, add it
-here.  The rest (retries, records, status, stopping) is the same for all.
+To add a task, write its file, add its schedule to `[worker]` under its name, and add it
+to `TASKS`.  Retries, records, status and stopping are common to all tasks.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from milepost.worker.tasks.retention import RETENTION
 from milepost.worker.tasks.trash import TRASH
 from milepost.worker.tasks.verification import VERIFICATION
 
-# In the order in which `milepost worker task` takes them: each may make work for the
-# next.
+# In the order of `milepost worker task`: each may create work for the next.
 TASKS = (RETENTION, COMPACTION, TRASH, VERIFICATION)
 TASK_NAMES = tuple(task.name for task in TASKS)
 

@@ -1,4 +1,4 @@
-"""Compaction: journals that are shorter without their removed states."""
+"""Compaction: rewriting journals without their removed states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def _run(run: Run) -> RunReport:
-    """Rewrite where enough is dead; being late alone is the trash's business."""
+    """Rewrite journals with enough removed states; `purge` handles overdue ones."""
     threshold = run.settings.retention.compaction
     return rewrite(run, COMPACTION.name, threshold._replace(erase_within_seconds=None))
 

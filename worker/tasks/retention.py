@@ -1,4 +1,4 @@
-"""Retention: removing what each job's policy lets go."""
+"""Retention: removing checkpoints by each job's policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from milepost.worker.config.retention import Effective
 
 ACTOR = "worker:cleanup"
-# How long to rest after a removal, as a part of how long it took.
+# The pause after a removal, relative to its duration.
 REST_FACTOR = 0.5
 
 log = logging.getLogger("milepost.worker")
@@ -40,7 +40,7 @@ def _run(run: Run) -> RunReport:
 
 
 class _Retention:
-    """One run: what it may still remove, and what it did."""
+    """The state of one run: its limits and its counts."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -50,14 +50,14 @@ class _Retention:
 
     @property
     def left(self) -> int:
-        """How many checkpoints this run may still remove."""
+        """The number of checkpoints that this run may still remove."""
         return self._settings.max_per_run - self.tally.counts["removed"]
 
     def clean(self, info: JobInfo) -> None:
-        """Apply the policy of one job, and count what became of it.
+        """Apply the policy of one job and count the result.
 
         Raises:
-            MilepostError: the job can't be read or written, or moved twice meanwhile.
+            MilepostError: the job can't be read or written, or changed twice meanwhile.
         """
         policy = self._effective(info).policy
         if not decisions.may_let_go(policy, info.checkpoints):
@@ -66,9 +66,9 @@ class _Retention:
         self._carry_out(info, make(limit=self.left), make)
 
     def fit_the_budget(self) -> None:
-        """Let the oldest of all jobs go until the rest fits the store's budget.
+        """Remove the oldest checkpoints of all jobs until `max_store_bytes` is met.
 
-        The jobs' own policies have been applied by now; they say what is shielded.
+        Runs after the jobs' policies were applied.  Shielded checkpoints are kept.
         """
         most = self._settings.max_store_bytes
         if most is None:
@@ -100,7 +100,7 @@ class _Retention:
         try:
             removed = self._applied(plan, plan_again)
         except ConfirmationRequired as exc:
-            log.warning("retention of %r waits: %s", info.job_id, exc)
+            log.warning("retention of %r needs confirmation: %s", info.job_id, exc)
             self.tally.add(waiting_for_confirmation=info.job_id not in self._waiting)
             self._waiting.add(info.job_id)
             return
@@ -109,7 +109,7 @@ class _Retention:
             log.warning("retention of %r: %s", info.job_id, line)
         by_job = self.tally.removed_by_job
         by_job[info.job_id] = by_job.get(info.job_id, 0) + removed
-        # Nobody waits for retention; whoever saves meanwhile waits for the same disk.
+        # Retention is not urgent, and concurrent saves wait for the same disk.
         self._run.stop.wait(REST_FACTOR * (self._run.steady() - began))
 
     def _applied(self, plan: Plan, plan_again: Callable[..., Plan] | None) -> int:
@@ -117,8 +117,8 @@ class _Retention:
         try:
             return manager.apply(plan, actor=ACTOR)
         except StalePlan:
-            # Somebody saved in between, which is normal for a live job.  Twice in a
-            # row is a busy one; its next chance is the next run.
+            # A save in between is normal for a running job, so plan once more.  A job
+            # that changes again is left to the next run.
             if plan_again is None:
                 return 0
             plan = plan_again(limit=self.left)

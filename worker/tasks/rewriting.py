@@ -1,4 +1,4 @@
-"""Rewriting journals without the states that have to go; what for is the caller's."""
+"""Rewriting journals without removed states, for compaction and trash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rewrite(run: Run, task: str, threshold: Threshold) -> RunReport:
-    """Compact the journals that meet `threshold`, `worker.max_rewrite` of them."""
+    """Compact journals that meet `threshold`, up to `worker.max_rewrite` bytes."""
     tally = Tally(("compacted", "states_erased", "bytes_freed"))
     left = run.settings.worker.max_rewrite_bytes
 
@@ -29,7 +29,7 @@ def rewrite(run: Run, task: str, threshold: Threshold) -> RunReport:
                 on_piece=run.on_piece,
             )
         except Conflict:
-            return  # somebody else is at it
+            return  # another compaction is running
         if done is not None:
             left -= done.bytes_before
             tally.add(

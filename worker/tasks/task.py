@@ -1,4 +1,4 @@
-"""What a task is, and what one run of it is given."""
+"""The interface of a task, and the context of one run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Who wants to know how far a run is."""
+    """A receiver of the progress of a run."""
 
     def begin(self, task: str, jobs: int) -> None:
-        """So many jobs are to be looked at."""
+        """Report that `task` starts and will visit `jobs` jobs."""
 
     def piece(self, size_bytes: int) -> None:
-        """So many bytes were read since the last call."""
+        """Report the bytes read since the last call."""
 
     def job(self) -> None:
-        """One more job is done."""
+        """Report that one more job is done."""
 
 
 class Silent:
-    """Nobody wants to know."""
+    """A `Progress` that ignores all reports."""
 
     def begin(self, task: str, jobs: int) -> None:
         """See `Progress`."""
@@ -42,19 +42,18 @@ class Silent:
 
 
 class StopRequested(Exception):
-    """The run was asked to stop while it was in the middle of a job."""
+    """The run was asked to stop in the middle of a job."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a task is given.
+    """The context of one run of a task.
 
     Attributes:
-        now: what ages are counted from.
-        resume_after: the job before the one to begin with, if the last run had to leave
-            jobs out.
-        stop: ends the run between two jobs, and between two pieces of one.
-        ends_at: of `steady`; ends the run between two jobs.
+        now: the reference time for ages.
+        resume_after: the last job visited by a bounded run; this run starts after it.
+        stop: ends the run between two jobs, or between two pieces of one.
+        ends_at: the time, by `steady`, after which the run ends between two jobs.
     """
 
     manager: CheckpointManager
@@ -68,14 +67,14 @@ class Run:
 
     @property
     def is_over_time(self) -> bool:
-        """Whether it has run for as long as one run may."""
+        """Whether `ends_at` is reached."""
         return self.steady() >= self.ends_at
 
     def on_piece(self, size_bytes: int) -> None:
-        """Be called between two pieces of a long job.
+        """Report progress between two pieces of a long job.
 
         Raises:
-            StopRequested: so it is.
+            StopRequested: the run was asked to stop.
         """
         self.progress.piece(size_bytes)
         if self.stop.is_set():
@@ -86,9 +85,9 @@ class Task(NamedTuple):
     """One kind of background work.
 
     Attributes:
-        name: as typed, and the key of `[worker]` that holds its schedule.
-        run: does it; what it raises is recorded and retried.
-        counts_ages: it removes what is old, so it must not run by a wrong clock.
+        name: as typed, and the key of its schedule in `[worker]`.
+        run: does the work; a run that raises is recorded and retried.
+        counts_ages: whether it removes data by age, and needs a trusted clock.
     """
 
     name: str

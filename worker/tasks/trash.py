@@ -1,4 +1,4 @@
-"""Trash: what has been out of its trash period for long is erased, however little."""
+"""Trash: erasing states that are overdue after their trash period."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def _run(run: Run) -> RunReport:
-    """Keep the promise of `retention.erase_within`; salvage files go as well (I9)."""
+    """Erase states within `retention.erase_within`, and salvage files (I9).
+
+    Unlike compaction, this rewrites a journal for a single overdue state.
+    """
     threshold = run.settings.retention.compaction
     return rewrite(run, TRASH.name, threshold._replace(min_bytes=sys.maxsize))
 

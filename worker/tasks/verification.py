@@ -1,4 +1,4 @@
-"""Verification: every chain of events, and each time the states of some more jobs."""
+"""Verification: the event chains of all jobs, and the states of some of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def _run(run: Run) -> RunReport:
-    """Verify all jobs, the first of them deeply: `worker.verify_deep` of journals.
+    """Verify all jobs, and every state of the first `worker.verify_deep` of journals.
 
-    Where the deep part ends, the next run begins; so after enough runs every state was
-    read, and what is cut off by the time that a run may take is not always the same.
+    The next run starts after the last deeply verified job, so that successive runs read
+    every state, and a time limit does not always skip the same jobs.
     """
     tally = Tally(("verified", "read_in_full"))
     budget = left = run.settings.worker.verify_deep_bytes

@@ -1,4 +1,4 @@
-"""One job after another, whatever one of them raises (I10)."""
+"""Visiting all jobs of a store; one that raises does not stop the others (I10)."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ def walk(
     *,
     is_spent: Callable[[], bool] = lambda: False,
 ) -> RunReport:
-    """Visit every job, from the first after `run.resume_after` round to it.
+    """Visit every job once, cyclically, from the first after `run.resume_after`.
 
-    So a job with more to do than fits into a run does not starve those behind it.  What
-    one job raises is counted in `tally` and never keeps another from its turn.  Ends
-    early, between two jobs, when it `is_spent`, over its time or asked to stop; at
-    least one job is visited unless it was asked to stop.
+    The rotation keeps an expensive job from starving the jobs after it.  A job that
+    raises is counted in `tally`.  Ends early, between two jobs, when `is_spent`, over
+    time or asked to stop; at least one job is visited unless a stop was requested.
 
     Raises:
-        MilepostError: the jobs can't even be listed.
+        MilepostError: the jobs can't be listed.
     """
     jobs = _from(run.manager.jobs(), run.resume_after)
     run.progress.begin(task, len(jobs))
@@ -60,7 +59,7 @@ def _from(jobs: Sequence[JobInfo], resume_after: str | None) -> list[JobInfo]:
 def _is_through(
     info: JobInfo, visit: Callable[[JobInfo], object], tally: Tally
 ) -> bool:
-    """Visit one job; False if it was left in the middle."""
+    """Visit one job; return False if the visit was stopped."""
     try:
         if info.damage is not None:
             tally.leave_out(info.job_id, info.damage)
@@ -71,8 +70,7 @@ def _is_through(
     except MilepostError as exc:
         tally.leave_out(info.job_id, exc)
     except Exception as exc:
-        # Ours or the machine's fault, and worth a traceback; but the next job must not
-        # pay for it.
-        log.exception("visiting %r raised", info.job_id)
+        # A bug or a system failure: log the traceback and go on with the next job.
+        log.exception("unexpected error in job %r", info.job_id)
         tally.leave_out(info.job_id, exc)
     return True
