@@ -1,4 +1,4 @@
-"""The journal: a library that reads no environment variable and no configuration file.
+"""The journal library.  It reads no environment variables and no configuration files.
 
-Its public names are those of `milepost`.
+Its public names are exported by `milepost`.
 """

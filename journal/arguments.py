@@ -1,6 +1,6 @@
-"""The arguments of public methods, checked by their names: a wrong type is named.
+"""Type checks of the arguments of public methods, keyed by argument name.
 
-Only types are checked here; bounds are checked where a value is used.
+Bounds are checked where a value is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _Check = Callable[[object], bool]
 
 
 def id_of(checkpoint: str | CheckpointInfo | Checkpoint) -> str:
-    """Return the id of a checkpoint that may be given by what a list returned."""
+    """Return the id of a checkpoint given as an id, an info or a whole checkpoint."""
     if isinstance(checkpoint, Checkpoint):
         checkpoint = checkpoint.info
     return checkpoint if isinstance(checkpoint, str) else checkpoint.checkpoint_id
@@ -50,7 +50,7 @@ def _is_texts(value: object) -> bool:
 
 def _instance_of(home: str, name: str) -> _Check:
     def check(value: object) -> bool:
-        # By name first: what nobody passes need not be imported.
+        # Compare by name first, so that a class that is never passed is not imported.
         return type(value).__name__ == name or isinstance(
             value, getattr(import_module(home), name)
         )
@@ -116,12 +116,13 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
 
 
 def checked(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Return `method`, which refuses arguments of a wrong type by their names.
+    """Return `method` with its arguments checked by type.
 
-    None is taken where it is the default.
+    None is accepted where it is the default.
 
     Raises:
-        InvalidArgument: from the method, before it does anything.
+        InvalidArgument: raised by the method before it does anything; names the
+            argument.
     """
     code: Any = method.__code__
     count = code.co_argcount
@@ -150,7 +151,7 @@ def checked(method: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def check_methods(cls: type) -> None:
-    """Have every public method that `cls` itself defines refuse wrong types."""
+    """Wrap every public method that `cls` itself defines with `checked`."""
     for name, member in [*vars(cls).items()]:
         if not name.startswith("_") and type(member) is type(check_methods):
             setattr(cls, name, checked(member))

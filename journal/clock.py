@@ -1,4 +1,4 @@
-"""The wall clock, read in this one place; and the one text form of a time."""
+"""The only reader of the wall clock, and the text form of a time."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _STAMP = "2026-11-23T05:00:00.123456+00:00"
 
 
 def utc_now() -> datetime:
-    """Return the current time, aware, in UTC."""
-    return datetime.now(UTC)  # noqa: TID251 - the process's entry to the clock
+    """Return the current time, with its time zone, in UTC."""
+    return datetime.now(UTC)  # noqa: TID251 - the only reader of the clock
 
 
 def stamp(moment: datetime) -> str:
     """Return `moment` as text: ``2026-11-23T05:00:00.123456+00:00``."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return "%04d-%02d-%02dT%02d:%02d:%02d.%06d+00:00" % (  # noqa: UP031 - half the price
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06d+00:00" % (  # noqa: UP031 - twice as fast
         *(utc.year, utc.month, utc.day),
         *(utc.hour, utc.minute, utc.second, utc.microsecond),
     )
 
 
 def stamped(at: str) -> str:
-    """Return the time of an event, a text, as `stamp` writes it.
+    """Return the time text of an event in the form that `stamp` writes.
 
     Raises:
-        UnreadableState: it is no time, or has no time zone.
+        UnreadableState: it is not a time, or has no time zone.
     """
     if isinstance(at, str) and len(at) == len(_STAMP) and at.endswith("+00:00"):
         return at
@@ -35,15 +35,15 @@ def stamped(at: str) -> str:
 
 
 def moment(at: str) -> datetime:
-    """Return the time of an event.
+    """Parse the time of an event.
 
     Raises:
-        UnreadableState: it is none, or has no time zone.
+        UnreadableState: it is not a time, or has no time zone.
     """
     try:
         found = datetime.fromisoformat(at)
     except (TypeError, ValueError) as exc:
-        raise UnreadableState(f"an event's time is {at!r:.40}, which is none") from exc
+        raise UnreadableState(f"an event's time is {at!r:.40}, not a time") from exc
     if found.tzinfo is None:
         raise UnreadableState(f"an event's time is {at!r:.40}, without a time zone")
     return found

@@ -1,7 +1,7 @@
-"""What can go wrong: one class per decision that a caller can make.
+"""The errors of Milepost: one class per decision that a caller can make.
 
-Every error carries a stable ``code`` for programs and one clear line for people.  Each
-is also the built-in exception that older callers already catch.
+Every error carries a stable ``code`` for programs and a one-line message.  Each is
+also a built-in exception that older callers already catch.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _MAX_NAMED = 5
 
 
 def _shown(text: str) -> str:
-    """Return `text` so that a message with it stays one line."""
+    """Return `text` in a form that keeps a message on one line."""
     return text if text.isprintable() else repr(text)
 
 
 def _revived(kind: type[MilepostError], args: tuple[Any, ...]) -> MilepostError:
-    """Return an error as it was, for `pickle` and `copy`, without its `__init__`."""
+    """Rebuild an error for `pickle` and `copy`, without calling its `__init__`."""
     made = kind.__new__(kind)
     made.args = args
     return made
 
 
 class MilepostError(Exception):
-    """Root of every error that Milepost raises on purpose.
+    """Base class of all errors that Milepost raises on purpose.
 
     Attributes:
-        code: stable and machine-readable; the HTTP API and ``--json`` repeat it.
+        code: stable and machine-readable; used by the HTTP API and ``--json``.
         hint: what to do about it, where that is not obvious from the text.
     """
 
@@ -44,10 +44,10 @@ class MilepostError(Exception):
         self.message = message
         self.hint = hint
         if hint is not None:
-            self.add_note(f"hint: {hint}")  # a traceback shows it
+            self.add_note(f"hint: {hint}")  # shown in tracebacks
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses are made from other arguments than those that exceptions keep.
+        # Subclasses take other arguments than `args`, so `args` cannot rebuild them.
         return _revived, (type(self), self.args), self.__dict__
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class MilepostError(Exception):
 
     @property
     def details(self) -> dict[str, str | None]:
-        """What a program may want to know besides the code; mostly nothing."""
+        """Fields for programs besides the code; empty for most errors."""
         return {}
 
 
@@ -66,10 +66,10 @@ class InvalidArgument(MilepostError, ValueError):
 
 
 class InvalidState(MilepostError, ValueError):
-    """A state would not come back as it was saved; nothing was written.
+    """A state would not round-trip; nothing was written.
 
     Attributes:
-        path: where in the state, as ``$.plan.deadline`` or ``$.items[3]``.
+        path: the place in the state, as ``$.plan.deadline`` or ``$.items[3]``.
     """
 
     code = "invalid_state"
@@ -86,7 +86,7 @@ class StateTooLarge(InvalidState):
 
 
 class UnknownCheckpoint(MilepostError, FileNotFoundError):
-    """No such checkpoint, or it was deleted: then it says when and by whom."""
+    """The checkpoint does not exist, or was deleted; then says when and by whom."""
 
     code = "not_found"
 
@@ -125,9 +125,9 @@ class NoCheckpoint(UnknownCheckpoint):
 
 
 class NotImported(MilepostError, RuntimeError):
-    """Checkpoints of a job are in plain files, which have to be imported first.
+    """The job's checkpoints are in plain files that must be imported first.
 
-    On purpose none of the errors that older callers catch: they would begin anew.
+    Deliberately not an error that older callers catch: they would start the job over.
     """
 
     code = "not_imported"
@@ -139,20 +139,20 @@ class NotImported(MilepostError, RuntimeError):
         )
         where = shlex.quote(str(root))
         super().__init__(
-            f"{where} holds checkpoint files of job {named}, which are not in the "
+            f"{where} has checkpoint files of job {named}, which are not in the "
             f"store: run `milepost import files {where} --store {where}`",
-            hint="or move the folder away, if the job is to begin anew",
+            hint="or move the folder away to start the job over",
         )
 
 
 class Conflict(MilepostError, ValueError):
-    """Somebody else was first: read again, then decide again."""
+    """The job was modified concurrently; re-read and retry."""
 
     code = "conflict"
 
 
 class StalePlan(Conflict):
-    """A job moved on since the plan was made; nothing of it was removed."""
+    """A job changed since the plan was made; nothing was removed from it."""
 
     code = "stale_plan"
 
@@ -161,13 +161,13 @@ class StalePlan(Conflict):
 
 
 class ConfirmationRequired(Conflict):
-    """The plan removes so much that somebody should say yes; nothing was removed."""
+    """The plan exceeds the policy's removal limit; nothing was removed."""
 
     code = "confirmation_required"
 
 
 class ClockJumped(MilepostError):
-    """The clock is far ahead of all that is known; nothing was removed by its word."""
+    """The clock is far ahead of the expected time; nothing was removed by age."""
 
     code = "clock_jump"
 
@@ -179,13 +179,13 @@ class Protected(MilepostError, ValueError):
 
 
 class OnHold(Protected):
-    """The checkpoint is held, so nothing removes it, not even force.
+    """The checkpoint is under a legal hold; nothing removes it, not even `force`.
 
     Attributes:
-        checkpoint_id: which.
-        held_by: the actor who holds it.
+        checkpoint_id: the held checkpoint.
+        held_by: the actor who placed the hold.
         held_since: when the hold began, as ISO 8601 UTC.
-        reason: why, if that was said.
+        reason: the recorded reason, if there is one.
     """
 
     code = "held"
@@ -206,7 +206,7 @@ class OnHold(Protected):
 
     @property
     def details(self) -> dict[str, str | None]:
-        """Which checkpoint, and who holds it since when and why."""
+        """The checkpoint, and the actor, start and reason of its hold."""
         return {
             "checkpoint_id": self.checkpoint_id,
             "held_by": self.held_by,
@@ -216,14 +216,14 @@ class OnHold(Protected):
 
 
 class DamagedJournal(MilepostError, ValueError):
-    """A journal is not what was written: this job is quarantined until repaired.
+    """The journal differs from what was written; the job is quarantined until repaired.
 
     Attributes:
-        job_id: the job; other jobs go on.
+        job_id: the damaged job; other jobs are not affected.
         line: 1-based number of the first bad line, 0 if the file itself is missing.
         offset: byte offset of that line in the journal.
-        expected: what should stand there.
-        found: what stands there.
+        expected: the content that belongs there.
+        found: the actual content.
     """
 
     code = "damaged"
@@ -234,8 +234,8 @@ class DamagedJournal(MilepostError, ValueError):
         super().__init__(
             f"job {job_id!r} is damaged at line {line}, byte {offset}: "
             f"expected {expected}, found {found}",
-            hint="other jobs go on; `milepost doctor` says what is safe, "
-            f"`milepost repair {shlex.quote(job_id)} --dry-run` what can be done",
+            hint="other jobs are not affected; run `milepost doctor`, then "
+            f"`milepost repair {shlex.quote(job_id)} --dry-run`",
         )
         self.job_id = job_id
         self.line = line
@@ -245,28 +245,28 @@ class DamagedJournal(MilepostError, ValueError):
 
 
 class LossNotAccepted(MilepostError, ValueError):
-    """A repair would give up what was acknowledged, and nobody has accepted that."""
+    """The repair would lose acknowledged events, and the loss was not accepted."""
 
     code = "loss_not_accepted"
 
 
 class CannotRepair(MilepostError, ValueError):
-    """This is not for a repair to change: a person has to act; nothing was changed."""
+    """No automatic repair is possible; an operator must act.  Nothing was changed."""
 
     code = "cannot_repair"
 
 
 class UnreadableState(MilepostError, ValueError):
-    """The state of this one checkpoint cannot be trusted; no older one is given."""
+    """The state of this one checkpoint cannot be trusted; no older one is returned."""
 
     code = "unreadable"
 
 
 class MissingKey(UnreadableState):
-    """A state is encrypted with a key that is not at hand; it says which.
+    """The state is encrypted with a key that is not in the key ring.
 
     Attributes:
-        key_id: that key.
+        key_id: the missing key.
     """
 
     code = "missing_key"
@@ -277,19 +277,19 @@ class MissingKey(UnreadableState):
 
 
 class PlaintextRefused(UnreadableState):
-    """A state is not encrypted though there are keys: who put it there?"""
+    """The state is not encrypted although the store has keys; it may be forged."""
 
     code = "plaintext_refused"
 
     def __init__(self, message: str) -> None:
         super().__init__(
             message,
-            hint="if it is from before the store had keys, allow_plaintext reads it",
+            hint="set allow_plaintext to read states from before the store had keys",
         )
 
 
 class StateOverBound(UnreadableState):
-    """A stored state is larger than this process may read; none of it was."""
+    """The stored state exceeds this process's size limit; it was not read."""
 
     code = "state_over_bound"
 
@@ -298,16 +298,16 @@ class StateOverBound(UnreadableState):
 
 
 class KeyNeeded(MilepostError, ValueError):
-    """The store is encrypted and there is no key to write with; nothing was written."""
+    """The store is encrypted and no key is configured; nothing was written."""
 
     code = "key_needed"
 
 
 class DroppedKey(MilepostError, ValueError):
-    """The key was dropped from this store: nothing is written with it any more.
+    """The key was dropped from this store; nothing is written with it any more.
 
     Attributes:
-        key_id: that key.
+        key_id: the dropped key.
     """
 
     code = "dropped_key"
@@ -315,32 +315,32 @@ class DroppedKey(MilepostError, ValueError):
     def __init__(self, key_id: str) -> None:
         super().__init__(
             f"key {key_id!r} was dropped from this store; nothing was written",
-            hint="start this process again, with the keys that are current now "
+            hint="restart this process with the store's current keys "
             "(store.key_file, MILEPOST_KEYS or keys=)",
         )
         self.key_id = key_id
 
 
 class UnusableKeys(MilepostError, ValueError):
-    """The keys cannot be used: absent, open to others, or not keys at all."""
+    """The keys cannot be used: absent, readable by other users, or malformed."""
 
     code = "unusable_keys"
 
 
 class NewerFormat(MilepostError, ValueError):
-    """A newer Milepost wrote here; this one does not guess what it meant."""
+    """A newer Milepost wrote this; this version does not interpret it."""
 
     code = "newer_format"
 
 
 class MigrationFailed(MilepostError, ValueError):
-    """A registered migration broke on this state; nothing was recorded.
+    """A registered migration failed on this state; nothing was recorded.
 
     Attributes:
-        workflow: whose migration.
-        from_version: that it migrates from.
-        to_version: that it migrates to.
-        checkpoint_id: whose state.
+        workflow: the workflow of the migration.
+        from_version: the version that it migrates from.
+        to_version: the version that it migrates to.
+        checkpoint_id: the checkpoint whose state was migrated.
     """
 
     code = "migration_failed"
@@ -356,7 +356,7 @@ class MigrationFailed(MilepostError, ValueError):
         super().__init__(
             f"the migration of {workflow!r} from {from_version!r} to {to_version!r} "
             f"failed for checkpoint {checkpoint_id!r}: {_shown(problem)}",
-            hint="the stored state is untouched; correct the migration",
+            hint="the stored state is unchanged; correct the migration",
         )
         self.workflow = workflow
         self.from_version = from_version
@@ -365,7 +365,7 @@ class MigrationFailed(MilepostError, ValueError):
 
     @property
     def details(self) -> dict[str, str | None]:
-        """Which migration, and of which checkpoint's state."""
+        """The migration and the checkpoint."""
         return {
             "workflow": self.workflow,
             "from_version": self.from_version,
@@ -378,14 +378,14 @@ class NoMigration(MilepostError, ValueError):
     """No registered migration leads from this state's version to the newest.
 
     Attributes:
-        workflow: whose state.
-        version: what it was saved with.
-        known: the versions that the workflow's migrations know.
-        checkpoint_id: whose state.
+        workflow: the workflow of the state.
+        version: the version that saved it.
+        known: the versions covered by the workflow's migrations.
+        checkpoint_id: the checkpoint of the state.
     """
 
     code = "no_migration"
-    _problem: ClassVar[str] = "no migration leads on from that"
+    _problem: ClassVar[str] = "no migration starts from that version"
     _hint: ClassVar[str] = "register a migration from that version"
 
     def __init__(
@@ -408,7 +408,7 @@ class NoMigration(MilepostError, ValueError):
 
     @property
     def details(self) -> dict[str, str | None]:
-        """Which workflow and version, and of which checkpoint."""
+        """The workflow, the version and the checkpoint."""
         return {
             "workflow": self.workflow,
             "version": self.version,
@@ -417,7 +417,7 @@ class NoMigration(MilepostError, ValueError):
 
 
 class NewerState(NoMigration):
-    """This state was saved by a newer version of its workflow than the code knows."""
+    """The state was saved by a newer version of its workflow than this program has."""
 
     code = "newer_state"
     _problem = "that is newer than this program"
@@ -425,17 +425,17 @@ class NewerState(NoMigration):
 
 
 class NestedCall(MilepostError, RuntimeError):
-    """A call inside another call of its thread was refused; nothing was done.
+    """A call was made inside another call of the same thread; nothing was done.
 
-    A signal handler, a destructor or a callback made it while the other one held what
-    it needs.
+    The inner call comes from a signal handler, a destructor or a callback, and needs a
+    lock that the outer one has.
     """
 
     code = "nested_call"
 
     @classmethod
     def inside(cls) -> NestedCall:
-        """Return the error for a call that was made inside another one."""
+        """Return the error for a nested call."""
         return cls(
             "called inside another call of the same thread, from a signal handler, "
             "a destructor or a callback; nothing was done",
@@ -445,7 +445,7 @@ class NestedCall(MilepostError, RuntimeError):
 
 
 class StorageFailed(MilepostError, OSError):
-    """The storage said no.  Unless a subclass says otherwise, stop writing."""
+    """A storage operation failed.  Unless a subclass says otherwise, stop writing."""
 
     code = "storage_failed"
 
@@ -454,13 +454,13 @@ class StorageFailed(MilepostError, OSError):
 
 
 class NoSpace(StorageFailed):
-    """The disk is full; nothing was written, and what was there is intact."""
+    """The disk is full; nothing was written, and existing data is intact."""
 
     code = "no_space"
 
 
 class ReadOnlyStore(StorageFailed):
-    """The folder cannot be written; nothing was changed."""
+    """The folder is not writable; nothing was changed."""
 
     code = "read_only"
 
@@ -472,6 +472,6 @@ class LockTimeout(StorageFailed):
 
 
 class UnsupportedFolder(StorageFailed):
-    """The folder cannot hold a store: file locks or syncs mean nothing there."""
+    """The folder cannot contain a store: file locks or syncs do not work there."""
 
     code = "unsupported_folder"

@@ -1,4 +1,4 @@
-"""Job ids, step names, checkpoint ids, and the file names that job ids become."""
+"""Job ids, step names, checkpoint ids, and the file names of jobs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _check_text(what: str, value: object) -> str:
     return value
 
 
-@functools.lru_cache(maxsize=1024)  # a job saves under the same few names
+@functools.lru_cache(maxsize=1024)  # a job uses few step names
 def _check_size(what: str, value: str) -> None:
     try:
         size = len(value.encode())
     except UnicodeEncodeError as exc:
         raise InvalidArgument(
-            f"{what} {value!r:.60} holds a lone surrogate, which has no UTF-8 form"
+            f"{what} {value!r:.60} has a lone surrogate, which has no UTF-8 form"
         ) from exc
     if not 1 <= size <= MAX_ID_BYTES:
         raise InvalidArgument(
@@ -48,7 +48,7 @@ def _check_size(what: str, value: str) -> None:
 
 
 def check_job_id(job_id: object) -> str:
-    """Return `job_id` if a job of that name may exist.
+    """Return `job_id` if it is a valid job id.
 
     Raises:
         InvalidArgument: not a string of 1 to 512 UTF-8 bytes without control
@@ -56,40 +56,40 @@ def check_job_id(job_id: object) -> str:
     """
     text = _check_text("job_id", job_id)
     if _CONTROL.search(text):
-        raise InvalidArgument(f"job_id {text!r:.60} holds a control character")
+        raise InvalidArgument(f"job_id {text!r:.60} has a control character")
     return text
 
 
 def check_new_job_id(job_id: object) -> str:
-    """Return `job_id` if a job of that name may be created.
+    """Return `job_id` if a job with this id may be created.
 
     Stricter than `check_job_id`, because "printable" depends on the Unicode version
-    of the running Python: an existing job stays reachable under an older one.
+    of the running Python: existing jobs stay reachable under an older one.
 
     Raises:
-        InvalidArgument: as `check_job_id`, or a character that cannot be printed
-            (bidi overrides, zero-width characters, unusual blanks).
+        InvalidArgument: as `check_job_id`, or a character is not printable (bidi
+            overrides, zero-width characters, unusual blanks).
     """
     text = check_job_id(job_id)
     if not text.isprintable():
         bad = next(c for c in text if not c.isprintable())
         raise InvalidArgument(
-            f"job_id {text!r:.60} holds U+{ord(bad):04X}, which cannot be printed"
+            f"job_id {text!r:.60} has U+{ord(bad):04X}, which cannot be printed"
         )
     return text
 
 
 def check_step_name(step_name: object) -> str:
-    """Return `step_name` if it has 1 to 512 UTF-8 bytes.
+    """Return `step_name` if it is a valid step name.
 
     Raises:
-        InvalidArgument: it has not, or it is no string.
+        InvalidArgument: not a string of 1 to 512 UTF-8 bytes.
     """
     return _check_text("step_name", step_name)
 
 
 def check_label(what: str, value: object) -> str:
-    """Return `value` if it can be a tag, an actor, a key, a name or a version.
+    """Return `value` if it is a valid tag, actor, key, name or version.
 
     Raises:
         InvalidArgument: not a string of 1 to 512 UTF-8 bytes.
@@ -98,11 +98,11 @@ def check_label(what: str, value: object) -> str:
 
 
 def file_name(job_id: str) -> str:
-    """Return the name, without ending, of the files that belong to `job_id`.
+    """Return the base name of the files of `job_id`.
 
-    Every byte outside ``[A-Za-z0-9_-]`` is percent-encoded, so that no id can leave the
-    folder.  A name over 200 bytes is cut and gets ``~`` and a hash; a plain name never
-    holds a ``~``, so the two cannot meet.
+    Every byte outside ``[A-Za-z0-9_-]`` is percent-encoded, so no id can name a path
+    outside the folder.  A name over 200 bytes is cut and gets ``~`` and a hash; other
+    names have no ``~``, so the two forms cannot collide.
     """
     raw = job_id.encode()
     name = "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in raw)
@@ -112,18 +112,18 @@ def file_name(job_id: str) -> str:
 
 
 def job_of(name: str) -> str | None:
-    """Return the job id that `file_name` turned into `name`; None if it was cut."""
+    """Return the job id whose `file_name` is `name`; None if it was cut."""
     if "~" in name:
         return None
     try:
         job_id = check_job_id(unquote_to_bytes(name).decode())
-    except (UnicodeError, InvalidArgument):  # a stray file; not ours
+    except (UnicodeError, InvalidArgument):  # a foreign file
         return None
     return job_id if file_name(job_id) == name else None
 
 
 def new_checkpoint_id(step_name: str, now: datetime) -> str:
-    """Return ``<step>_<unix seconds>_<8 hex>``, always one safe segment of a URL."""
+    """Return ``<step>_<unix seconds>_<8 hex>``, which is safe in a URL path."""
     return f"{_slug(step_name)}_{int(now.timestamp())}_{random_bytes.draw(4).hex()}"
 
 
@@ -133,5 +133,5 @@ def _slug(step_name: str) -> str:
 
 
 def new_nonce() -> str:
-    """Return 32 random hex digits, for a store id or the start of a chain."""
+    """Return 32 random hex digits, for a store id or the start of a hash chain."""
     return os.urandom(16).hex()

@@ -1,4 +1,4 @@
-"""The public face: save, list, restore, delete, clean up, and ask."""
+"""The public facade: save, list, restore, delete, clean up, query."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _MAX_TAGS = 64
 
 
 class CheckpointManager(Protection, Removal):
-    """Keeps the checkpoints of jobs; see `Inquiry` for its arguments.
+    """Manages the checkpoints of jobs; see `Inquiry` for the constructor's arguments.
 
     Safe for many threads, and for many processes of one machine on one folder.
-    Construction makes the folder, and nothing else before the first call.
+    Construction creates the folder; nothing else is created before the first call.
     """
 
     def save(
@@ -56,7 +56,7 @@ class CheckpointManager(Protection, Removal):
     ) -> str:
         """Save `state` as a new checkpoint, make it current, and return its id.
 
-        Returns once it is durable.  The first save creates the job.
+        Returns once the checkpoint is durable.  The first save creates the job.
 
         Args:
             job_id: 1 to 512 bytes of printable text.
@@ -65,27 +65,27 @@ class CheckpointManager(Protection, Removal):
             metadata: a dict of plain JSON values, at most 64 KiB, shown by `list`.
             tags: labels for policies and searches.
             pinned: no policy removes it.
-            failed: the step did not end well; policies judge it apart.
+            failed: the step failed; policies treat failed checkpoints separately.
             workflow_name: recorded.
-            workflow_version: recorded; ``"1.0"`` unless given.
-            actor: who saves, if not the manager's.
-            idempotency_key: names this save within its job.  The key stands for its
+            workflow_version: recorded; ``"1.0"`` by default.
+            actor: the actor of this save, instead of the manager's.
+            idempotency_key: names this save within its job.  The key refers to its
                 checkpoint as long as that is live and is `current` or one of its
                 ancestors: until then the same call returns the first id and saves
                 nothing, and a call with other content (anything but `actor` and
-                `expected_seq`) is refused.  Once the checkpoint was deleted, cleaned up
-                or purged, or a restore left it aside, the next call is a new save,
-                which takes the key over for good.  A fork begins without keys.
-            expected_seq: refuse if the job has moved on since; 0: it must be new.
+                `expected_seq`) is refused.  Once the checkpoint is deleted, cleaned up,
+                purged or abandoned by a restore, the next call is a new save, which
+                takes over the key permanently.  A fork starts without keys.
+            expected_seq: refuse if the job is at another seq; 0: the job must be new.
 
         Raises:
             InvalidArgument: an id, a name or a label is out of bounds.
-            InvalidState: the state would not come back equal; names the path.
-            Conflict: `expected_seq` is stale, or `idempotency_key` stands for a
+            InvalidState: the state would not round-trip; names the path.
+            Conflict: `expected_seq` is stale, or `idempotency_key` refers to a
                 checkpoint with other content.
             NotImported: the job's checkpoints are in plain files; see `import_files`.
             DamagedJournal: the job is quarantined.
-            StorageFailed: the disk said no; its subclasses say what that means.
+            StorageFailed: an I/O error; see its subclasses.
         """
         ids.check_job_id(job_id)
         ids.check_step_name(step_name)
@@ -115,7 +115,7 @@ class CheckpointManager(Protection, Removal):
         if expected_seq and (known := self._store.view(job_id)).seq == 0:
             Batch(known, self._clock()).check_seq(
                 expected_seq
-            )  # refused before the job is made
+            )  # a refused save must not create the job
 
         def request(batch: Batch) -> str:
             if idempotency_key is not None:
@@ -129,7 +129,7 @@ class CheckpointManager(Protection, Removal):
             data["parent"] = batch.current
             final, stored = packed, encoded
             if not self._packer.is_usable(packed, batch.view):
-                # The base was deleted meanwhile, and a compaction may take it.
+                # The base was deleted meanwhile, and compaction may drop it.
                 final = self._packer.whole(raw)
                 stored = encoded.stored_as(final.body)
             batch.current = batch.add("checkpoint.saved", who, data, stored)
@@ -152,21 +152,22 @@ class CheckpointManager(Protection, Removal):
         actor: str | None = None,
         expected_seq: int | None = None,
     ) -> dict[str, Any]:
-        """Return a checkpoint's state and make it current, on the record.
+        """Return a checkpoint's state, make it current and record the restore.
 
-        The next save becomes its child; nothing that was saved since is lost.  `get`
-        reads without either.  A state of an older workflow version is migrated, if
-        migrations are registered, and the record says from which version to which.
+        The next save becomes its child; later checkpoints are kept.  `get` returns a
+        state without either.  A state of an older workflow version is migrated if
+        migrations are registered; the event records both versions.
 
         Raises:
-            UnknownCheckpoint: (a FileNotFoundError) not there, or deleted.
-            UnreadableState: (a ValueError) its bytes are not what was saved.
+            UnknownCheckpoint: (a FileNotFoundError) it does not exist, or was deleted.
+            UnreadableState: (a ValueError) its bytes differ from what was saved.
             NewerState: (a ValueError) a newer version of its workflow saved it.
-            NoMigration: (a ValueError) no migration leads from its version on.
-            MigrationFailed: (a ValueError) one raised, or returned no valid state.
+            NoMigration: (a ValueError) no migration starts from its version.
+            MigrationFailed: (a ValueError) a migration raised or returned an invalid
+                state.
             DamagedJournal: (a ValueError) the job is quarantined.
             Conflict: `expected_seq` is stale.
-            StorageFailed: it could not be recorded.
+            StorageFailed: the restore could not be recorded.
         """
         checkpoint_id = id_of(checkpoint_id)
         info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
@@ -194,10 +195,10 @@ class CheckpointManager(Protection, Removal):
         *,
         actor: str | None = None,
     ) -> str:
-        """Begin a new job with a copy of a checkpoint; return the copy's id.
+        """Start a new job with a copy of a checkpoint; return the copy's id.
 
-        The source is untouched, and deleting it later does not touch the new job.  Its
-        first event says where it came from.
+        The source is not changed, and deleting it later does not affect the new job.
+        The new job's first event records its origin.
 
         Raises:
             UnknownCheckpoint, UnreadableState: as `restore`.
@@ -261,25 +262,25 @@ class CheckpointManager(Protection, Removal):
         dry_run: bool = False,
         actor: str | None = None,
     ) -> Imported:
-        """Take over a folder with one JSON file per checkpoint, and never change it.
+        """Import a folder with one JSON file per checkpoint; the files are not changed.
 
         The files are ``<job>/<step>_<unix seconds>_<8 characters>.json``.  Checkpoints
-        keep their ids, times, steps, workflow versions and states, and follow on each
-        other by time, so that the newest of a job is current; if the job has a current
-        checkpoint that is newer, that stays current.  It can be repeated: what is there
-        already, or was deleted since, is not imported again.
+        keep their ids, times, steps, workflow versions and states.  Each follows the
+        one before it in time, so the newest of a job becomes current, unless the job's
+        current checkpoint is newer.  An import can be repeated: checkpoints that
+        already exist, or were deleted since, are not imported again.
 
         Args:
-            folder: that of all jobs, or of one; it may be the store's own folder.
-            dry_run: only say what would be imported.
-            actor: who imports, if not the manager's.
+            folder: the folder of all jobs, or of one; may be the store's own folder.
+            dry_run: only report what would be imported.
+            actor: the actor of the import, instead of the manager's.
 
         Raises:
-            InvalidArgument: `folder` is no folder.
-            StorageFailed: a write failed; do it again, nothing is imported twice.
+            InvalidArgument: `folder` is not a folder.
+            StorageFailed: a write failed; repeat the import, nothing is imported twice.
         """
         from milepost.journal.importing.importing import (
-            Importer,  # most programs import nothing
+            Importer,  # imported late: rarely needed
         )
 
         importer = Importer(
@@ -302,17 +303,17 @@ class CheckpointManager(Protection, Removal):
         actor: str | None = None,
         expected_seq: int | None = None,
     ) -> bool:
-        """Say that the job has come to its end; False if there is no such job.
+        """Mark the job as completed; return False if there is no such job.
 
-        From then on its policy for completed jobs is in force, if it has one.  A save
-        or a restore begins the job again.
+        Its policy for completed jobs applies from now on, if it has one.  A later save
+        or restore reopens the job.
 
         Args:
-            job_id: which.
-            failed: it did not end well.
+            job_id: the job.
+            failed: the job failed.
             reason: recorded.
-            actor: who says so, if not the manager's.
-            expected_seq: refuse if the job has moved on since.
+            actor: the actor of the completion, instead of the manager's.
+            expected_seq: refuse if the job is at another seq.
 
         Raises:
             Conflict: `expected_seq` is stale.
@@ -339,31 +340,30 @@ class CheckpointManager(Protection, Removal):
         dry_run: bool = False,
         actor: str | None = None,
     ) -> Repair:
-        """Mend a job as far as that can be done, and journal it.
+        """Repair a job as far as possible, and journal the repair.
 
-        Without consent, only what gives up nothing that was acknowledged: a tail is
-        settled, a head made anew, a journal rewritten after a failed sync.  With it,
-        the journal is cut back to its last proven write and what was behind is kept in
-        ``salvage/``; checkpoints whose states cannot be read are deleted.
+        tail is recovered, a head rebuilt, a journal rewritten after a failed sync.
+        With it, the journal is cut back to its last proven write, and the removed bytes
+        are kept in ``salvage/``; checkpoints with unreadable states are deleted.
 
         Args:
-            job_id: which job.
-            accept_loss: acknowledged events may be given up, if it takes that.
-            dry_run: only say what would be done; see `Repair.steps`.
-            actor: who gives them up, if not the manager's.
+            job_id: the job.
+            accept_loss: allow the loss of acknowledged events where it is unavoidable.
+            dry_run: only report what would be done; see `Repair.steps`.
+            actor: the actor who accepts the loss, instead of the manager's.
 
         Returns:
-            What was wrong and what was done; without steps if nothing is wrong.
+            The diagnosis and the steps; no steps if the job is sound.
 
         Raises:
             InvalidArgument: there is no such job, or `job_id` is out of bounds.
-            LossNotAccepted: it takes a loss.
-            CannotRepair: another job's journal, or a newer version's.
-            LockTimeout, NoSpace, ReadOnlyStore, StorageFailed: what was there is
-                still there; do it again.
+            LossNotAccepted: the repair would lose acknowledged events.
+            CannotRepair: the journal is another job's, or of a newer version.
+            LockTimeout, NoSpace, ReadOnlyStore, StorageFailed: existing data is
+                intact; try again.
         """
         from milepost.journal.repair.repair import (
-            Mender,  # most programs repair nothing
+            Mender,  # imported late: rarely needed
         )
 
         mender = Mender(self._store.storage, self._vault, self._clock, self._who(actor))
@@ -371,7 +371,7 @@ class CheckpointManager(Protection, Removal):
         return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
 
     def _answered(self, batch: Batch, key: str, content: Content) -> str | None:
-        """Return the id of the checkpoint that `key` stands for, if there is one."""
+        """Return the id of the live checkpoint that `key` refers to, if any."""
         if (pending := batch.keys.get(key)) is not None:
             known, is_same = pending[0], content.equals(pending[1])
         elif (entry := batch.view.keyed(key)) is not None:
@@ -381,7 +381,7 @@ class CheckpointManager(Protection, Removal):
             return None
         if not is_same:
             raise Conflict(
-                f"idempotency key {key!r} stands for checkpoint {known!r}, whose "
+                f"idempotency key {key!r} refers to checkpoint {known!r}, whose "
                 "content is different",
                 hint="use another key, or delete that checkpoint or restore an earlier "
                 "one first",
@@ -392,7 +392,7 @@ class CheckpointManager(Protection, Removal):
 def _labels(
     tags: Sequence[str], name: str | None, version: str | None, key: str | None
 ) -> dict[str, Any]:
-    """Return the optional fields of a saved event, checked; only those that are set."""
+    """Return the optional fields of a saved event that are set, checked."""
     labels: dict[str, Any] = {}
     if name is not None:
         labels["workflow_name"] = ids.check_label("workflow_name", name)

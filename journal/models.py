@@ -1,4 +1,4 @@
-"""What the public calls answer with: light, immutable tuples."""
+"""Results of public calls: light, immutable tuples."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class ErrorInfo(NamedTuple):
-    """An error that is reported beside what could be read, not raised.
+    """An error that is reported with a partial result instead of raised.
 
     Attributes:
-        code: that of the error; stable.
+        code: the error's stable code.
         message: its text, one line.
         hint: what to do about it, where that is not obvious.
     """
@@ -27,7 +27,7 @@ class ErrorInfo(NamedTuple):
 
     @classmethod
     def of(cls, error: MilepostError) -> Self:
-        """Return what there is to report of `error`."""
+        """Return the report of `error`."""
         return cls(error.code, str(error), error.hint)
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class ErrorInfo(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """Who keeps a checkpoint from being removed, since when (ISO 8601) and why."""
+    """A legal hold on a checkpoint: who placed it, when (ISO 8601) and why."""
 
     actor: str
     since: str
@@ -45,10 +45,10 @@ class Hold(NamedTuple):
 class CheckpointInfo(NamedTuple):
     """A checkpoint without its state.
 
-    Every field is plain JSON.  `timestamp` is ISO 8601 text in UTC, which ends in
-    ``+00:00``.  `failed` says that it was saved as such.  `held` is None unless it is
-    held.  `metadata_problem` says why `metadata` is not shown, if it is not: its key is
-    missing, or it is not encrypted and has to be.
+    Every field is plain JSON.  `timestamp` is ISO 8601 text in UTC that ends in
+    ``+00:00``.  `failed` is the flag given to `save`.  `held` is None unless the
+    checkpoint is held.  `metadata_problem` is the reason why `metadata` is not shown:
+    its key is missing, or it is not encrypted although the store requires it.
     """
 
     checkpoint_id: str
@@ -81,12 +81,13 @@ class Checkpoint(NamedTuple):
 
 
 class JobInfo(NamedTuple):
-    """One job: how much there is, and what happened last.
+    """One job: its size and its latest activity.
 
     Every field is plain JSON; times are ISO 8601 text.  `checkpoints` counts live ones;
     `saved`, `deleted` and `restored` count over the whole history.  `completed_at` is
-    when the job was completed, unless it continued since; `failed` and `reason` say how
-    and why.  `damage` says why a job is quarantined; then the other fields are empty.
+    when the job was completed, or None if it continued since; `failed` and `reason`
+    are those of the completion.  `damage` is set for a quarantined job, whose other
+    fields are empty.
     """
 
     job_id: str
@@ -107,11 +108,11 @@ class JobInfo(NamedTuple):
 
 
 class JobReport(NamedTuple):
-    """What `verify` found out about one job.
+    """Result of `verify` for one job.
 
     Attributes:
-        head_hash: the last event's hash: it stands for the whole history before it.
-        notes: what is legal but worth knowing, such as past repairs.
+        head_hash: hash of the last event; it covers the whole history before it.
+        notes: legal but notable findings, such as past repairs.
     """
 
     job_id: str

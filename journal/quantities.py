@@ -1,8 +1,7 @@
-"""Durations and sizes as people write them: ``"90min"``, ``"1d12h"``, ``"16MiB"``.
+"""Durations and sizes as text: ``"90min"``, ``"1d12h"``, ``"16MiB"``.
 
-Every number that carries a unit in config.toml goes through here or `milepost.journal.retention.duration`, so
-a unit means the same everywhere.  What is counted in seconds needs no calendar: its
-months and years have 30 and 365 days.
+Every number with a unit in config.toml is parsed here or by `retention.duration`.
+In seconds, a month has 30 days and a year 365.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from milepost.journal.retention.duration import SECONDS as EXACT_SECONDS
 from milepost.journal.retention.duration import Span
 
 _DAY = 86_400.0
-# What lengths are told in.
+# Units of durations that are counted in seconds.
 SECONDS = {**EXACT_SECONDS, "d": _DAY}
 BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -23,10 +22,10 @@ _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that `text`, such as ``"200ms"`` or ``"7d"``, stands for.
+    """Return `text`, such as ``"200ms"`` or ``"7d"``, in seconds.
 
     Raises:
-        ValueError: no number with a unit, or out of bounds; says what is expected.
+        ValueError: not a number with a unit, or out of bounds; names what is expected.
     """
     span = Span.parse(text)
     years, months = divmod(span.months, 12)
@@ -34,17 +33,17 @@ def seconds(text: str) -> float:
 
 
 def size_bytes(text: str) -> int:
-    """Return the bytes that `text`, such as ``"16MiB"``, stands for.
+    """Return `text`, such as ``"16MiB"``, in bytes.
 
     Raises:
-        ValueError: no number with a unit, or out of bounds; says what is expected.
+        ValueError: not a number with a unit, or out of bounds; names what is expected.
     """
     match = _SIZE.fullmatch(text)
     number, unit = match.groups() if match else ("", "")
     if not number or unit not in BYTES:
         reason = ""
         if unit.upper() in {"KB", "MB", "GB", "K", "M", "G"}:
-            reason = f': "{unit}" is 1000 to some and 1024 to others'
+            reason = f': "{unit}" may mean a factor of 1000 or 1024'
         raise ValueError(
             f'expected a size such as "64KiB" or "16MiB"'
             f" (units: {' '.join(BYTES)}){reason}"

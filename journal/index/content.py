@@ -1,4 +1,4 @@
-"""What makes two saves the same: what a caller gives, but for who and when.  Pure."""
+"""Content of a save, compared when an idempotency key is reused.  Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What the journal adds to a save or derives from it; and the key of the call.
+# Fields that the journal adds or derives, and the key itself.
 _NOT_CONTENT = frozenset(
     {
         *("checkpoint_id", "parent", "state_digest", "state_bytes", "has_metadata"),
@@ -24,9 +24,9 @@ class Content(NamedTuple):
     """Step name, labels, metadata and state of a save.
 
     Attributes:
-        fields: those of the event that a caller gives.
+        fields: the caller's fields of the event.
         raw: the state's JSON.
-        metadata: the metadata's JSON, empty without any.
+        metadata: the metadata's JSON, empty if there is none.
     """
 
     fields: dict[str, Any]
@@ -34,7 +34,7 @@ class Content(NamedTuple):
     metadata: bytes
 
     def equals(self, other: Content) -> bool:
-        """Tell whether both say the same; keys of objects and tags have no order."""
+        """Return whether both are equal; object keys and tags have no order."""
         return (
             self.fields == other.fields
             and (self.raw == other.raw or "state_type" not in self.fields)
@@ -44,7 +44,7 @@ class Content(NamedTuple):
 
 
 def fields_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a ``checkpoint.saved``'s data is content."""
+    """Return the content fields of a ``checkpoint.saved`` event's data."""
     fields = {name: data[name] for name in data if name not in _NOT_CONTENT}
     fields.setdefault("workflow_version", DEFAULT_WORKFLOW_VERSION)
     if "tags" in fields:
@@ -53,5 +53,5 @@ def fields_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(text: bytes) -> bytes:
-    # Text, since Python objects compare 1, 1.0 and True as equal.
+    # As text: Python objects compare 1, 1.0 and True as equal.
     return text and orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS)

@@ -1,4 +1,4 @@
-"""The index: what a journal's events amount to.  Pure; can be thrown away any time."""
+"""The in-memory index of one job, folded from its events.  Pure; can be rebuilt."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from milepost.journal.index.lineage import Lineage
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-# Every so many events the place of one is remembered, so that reading history from the
-# middle need not begin at the start.
+# The position of every Nth event is remembered, so that reading history from the
+# middle does not start at the beginning.
 MARK_EVERY = 512
 
 
@@ -30,7 +30,7 @@ class InvalidEvent(Exception):
     """An event that does not follow from those before it; the view is unchanged."""
 
 
-# What folding an event can raise that has the right hash and makes no sense.
+# What folding can raise for an event whose hash is right but whose content is invalid.
 MALFORMED = (
     *(InvalidEvent, AttributeError, KeyError, TypeError, ValueError),
     *(IndexError, OverflowError, RecursionError),
@@ -38,7 +38,7 @@ MALFORMED = (
 
 
 class Labels(NamedTuple):
-    """What checkpoints of one workflow have in common; shared between entries."""
+    """Fields that many checkpoints of a workflow share; one object for all of them."""
 
     workflow_name: str | None = None
     workflow_version: str = DEFAULT_WORKFLOW_VERSION
@@ -48,9 +48,9 @@ class Labels(NamedTuple):
 
 
 class Entry:
-    """One checkpoint: what lists and policies ask for.
+    """One checkpoint, with the fields that lists and policies need.
 
-    Slots and shared values keep it under 400 bytes, its place in the dict included.
+    Slots and shared values keep it under 400 bytes, including its dict entry.
     """
 
     __slots__ = ("at", "checkpoint_id", "labels", "parent_id", "seq", "step_name")
@@ -73,14 +73,14 @@ class Entry:
 
 
 class Place(NamedTuple):
-    """Where a state line, if it is there, and the event line below it are."""
+    """Byte range of an event line and the state line before it, if there is one."""
 
     offset: int
     size: int
 
 
 class Places:
-    """The places of all states, in 24 bytes each: a delta may need a deleted one's."""
+    """Byte ranges of all states, deleted ones too: a delta may need one as its base."""
 
     __slots__ = ("_offsets", "_others", "_seqs", "_sizes")
 
@@ -91,44 +91,44 @@ class Places:
         self._others = array("Q")
 
     def add(self, seq: int, offset: int, size: int, *, is_save: bool = True) -> None:
-        """Note where event `seq` is; it is the last one with a state so far."""
+        """Add the range of event `seq`, the last event with a state so far."""
         if not is_save:
             self._others.append(seq)
         self._offsets.append(offset)
         self._sizes.append(size)
-        self._seqs.append(seq)  # last: a reader finds all of it or nothing
+        self._seqs.append(seq)  # last: a concurrent reader sees all of it or nothing
 
     def __getitem__(self, seq: int) -> Place:
-        """Return the place of event `seq`; `KeyError` if it has no state."""
+        """Return the range of event `seq`; `KeyError` if it has no state."""
         at = bisect_left(self._seqs, seq)
         if at == len(self._seqs) or self._seqs[at] != seq:
             raise KeyError(seq)
         return Place(self._offsets[at], self._sizes[at])
 
     def numbered(self) -> dict[int, tuple[int, int]]:
-        """Return, by seq, which save of the job each is, from 1, and its size."""
+        """Map each save's seq to its 1-based number in the job and its size."""
         states, others = zip(self._seqs, self._sizes, strict=False), {*self._others}
         saves = (state for state in states if state[0] not in others)
         return {seq: (number, size) for number, (seq, size) in enumerate(saves, 1)}
 
     def others(self) -> list[int]:
-        """Return the events with a state that are no saves."""
+        """Return the events other than saves that have a state."""
         return [*self._others]
 
 
 class Trashed(NamedTuple):
-    """A deleted checkpoint: it can come back until an event says it is erased."""
+    """A deleted checkpoint; undeletable until an event records its erasure."""
 
     entry: Entry
     at: str
     actor: str
     reason: str
     was_pinned: bool
-    is_purged: bool = False  # no way back, even within the trash period
+    is_purged: bool = False  # cannot be undeleted, even within the trash period
 
 
 class Completion(NamedTuple):
-    """When a job was said to be complete, whether it had failed, and why."""
+    """When the job was completed, whether it failed, and why."""
 
     at: str
     failed: bool
@@ -136,10 +136,10 @@ class Completion(NamedTuple):
 
 
 class LegalHold(NamedTuple):
-    """Who holds a checkpoint, since when and why.
+    """A legal hold: its actor, start and reason.
 
-    It outlasts a deletion, which only a version that knows no holds can have written:
-    so the checkpoint is held when it comes back.
+    It survives a deletion, which only a version without legal holds can have written:
+    an undeleted checkpoint is held again.
     """
 
     actor: str
@@ -148,7 +148,7 @@ class LegalHold(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Where the lines after event `seq` begin, and that event's hash."""
+    """Byte offset after event `seq`, and that event's hash."""
 
     seq: int
     offset: int
@@ -156,7 +156,7 @@ class Mark(NamedTuple):
 
 
 class JobView:
-    """All that is known of one job, as of event `seq`."""
+    """Everything known about one job, as of event `seq`."""
 
     __slots__ = (
         "checkpoints",
@@ -203,31 +203,31 @@ class JobView:
         self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
         self.chosen: Entry | None = None  # the last one saved or restored
-        self.confirmed: frozenset[str] = frozenset()  # hashes of policies
+        self.confirmed: frozenset[str] = frozenset()  # hashes of confirmed policies
         self.pinned: set[str] = set()
         self.held: dict[str, LegalHold] = {}
-        # Idempotency key -> the checkpoint that was saved with it last.
+        # Idempotency key -> the last checkpoint saved with it.
         self.keys: dict[str, str] = {}
         self.lineage = Lineage()
-        # What is wrong with the state line of a save, by seq.  About the bytes stored
-        # now, which may have been compacted since the events were written: `apply`
-        # notes it, and never asks for it.
+        # Problems of stored state lines, by seq.  They describe the bytes stored now,
+        # which compaction may have changed since the events were written: `apply`
+        # records them and never depends on them.
         self.faults: dict[int, str] = {}
-        # Named by a job.repaired -> when; "" if it is to go with the next compaction.
+        # From job.repaired -> its time; "" if the next compaction removes the file.
         self.salvage_files: dict[str, str] = {}
-        self.losses: list[tuple[int, int]] = []  # seq of a job.repaired, events lost
+        self.losses: list[tuple[int, int]] = []  # (seq of a job.repaired, events lost)
         self.newer_seq = 0  # the first event that this version cannot fold
-        self.misfit = ""  # why not, if it is not for its newer schema
+        self.misfit = ""  # why, unless its schema is newer
         self.saved = self.deleted = self.restored = 0
         self.created_at: str | None = None
-        self.completion: Completion | None = None  # no save or restore since
+        self.completion: Completion | None = None  # None after a later save or restore
         self.last_at: str | None = None
         self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
 
     def keyed(self, key: str) -> Entry | None:
-        """Return the checkpoint that an idempotency key stands for; see `save`."""
+        """Return the checkpoint that an idempotency key refers to; see `save`."""
         entry = self.checkpoints.get(self.keys.get(key, ""))
         if entry is None or self.current is None:
             return None
@@ -235,13 +235,13 @@ class JobView:
         return entry if is_on_line else None
 
     def address_of(self, seq: int) -> StateAddress:
-        """Return whose event `seq` is: what its state is encrypted for."""
-        assert self.store_id is not None, "no job without a store"
+        """Return the address of event `seq`, which its encrypted state is bound to."""
+        assert self.store_id is not None, "a job has a store"
         return StateAddress(self.store_id, self.job_id, seq)
 
 
 NO_LABELS = Labels()
-_PLAIN_FIELDS = 5  # of every saved event; a plain one has its version besides
+_PLAIN_FIELDS = 5  # of every saved event; a plain one adds only its version
 
 
 def apply(
@@ -249,29 +249,29 @@ def apply(
 ) -> None:
     """Fold one event into `view`.
 
-    Deterministic: no clock, no I/O, no randomness, and nothing that depends on which
-    states are stored now (I5).  Updates in place, because copying the view for every
-    event would make replay quadratic.  Checks first, then changes.
+    Deterministic: no clock, no I/O, no randomness, and independent of which states are
+    stored now (I5).  Updates in place, because copying the view for every event would
+    make replay quadratic.  Checks first, then changes.
 
     An intact event that does not follow from those before it ends the fold, not the
-    journal: from there on events are only chained, as behind a newer schema.
+    journal: later events are only chained, as after an event of a newer schema.
 
     Args:
-        view: what the events before amount to.
-        event: the next one.
-        offset: where its lines begin in the journal (its state line, if it has one).
-        size: how many bytes they take.
-        fault: what is wrong with its state line.
+        view: the fold of the preceding events.
+        event: the next event.
+        offset: start of its lines in the journal (the state line, if it has one).
+        size: length of its lines in bytes.
+        fault: the problem of its state line, if it has one.
 
     Raises:
-        InvalidEvent: the event is not the next one, or the first is of another journal;
-            the view is unchanged.
+        InvalidEvent: the event is not the next one, or the first one belongs to another
+            journal; the view is unchanged.
     """
     seq = event["seq"]
     if seq != view.seq + 1:
-        raise InvalidEvent(f"event {view.seq + 1} was next, not {seq}")
+        raise InvalidEvent(f"expected event {view.seq + 1}, got event {seq}")
     if view.newer_seq or event["v"] != SCHEMA_VERSION:
-        # What follows may build on what we cannot read, so all of it is only chained.
+        # Later events may depend on the one that was not folded: only chain them.
         view.newer_seq = view.newer_seq or seq
     else:
         try:
@@ -280,7 +280,7 @@ def apply(
             else:
                 if event["type"] in EVENT_TYPES:
                     _apply_rare(view, event)
-                # An unknown type is kept and chained, and means nothing here.
+                # An unknown type is chained and has no effect on the view.
                 if has_state(event):
                     view.places.add(seq, offset, size, is_save=False)
         except MALFORMED as exc:
@@ -356,11 +356,11 @@ def _id_of(view: JobView, seq: int) -> str | None:
 def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
     """Refuse an event that does not follow from those before it.
 
-    Writers ask before they write, so that no journal is ever left with one; the fold
-    asks again, for journals that somebody else wrote.
+    Writers check before they write, so no journal gets such an event; the fold checks
+    again, for journals written by other programs.
 
     Raises:
-        InvalidEvent: it does not.
+        InvalidEvent: the event does not follow.
     """
     match type_:
         case "checkpoint.saved":
@@ -376,7 +376,7 @@ def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
             trashed = view.trash.get(data["checkpoint_id"])
             if trashed is None or trashed.is_purged:
                 raise InvalidEvent(
-                    f"checkpoint {data['checkpoint_id']!r} cannot come back"
+                    f"checkpoint {data['checkpoint_id']!r} is not deleted"
                 )
         case "checkpoint.purged":
             if data["checkpoint_id"] not in view.trash:
@@ -402,13 +402,13 @@ _ABOUT_A_LIVE_ONE = frozenset(
 def _live(view: JobView, checkpoint_id: str) -> Entry:
     entry = view.checkpoints.get(checkpoint_id)
     if entry is None:
-        raise InvalidEvent(f"checkpoint {checkpoint_id!r} is not there")
+        raise InvalidEvent(f"checkpoint {checkpoint_id!r} does not exist")
     return entry
 
 
 def _check_opening(view: JobView, job_id: str, store_id: str) -> None:
     if view.seq != 0:
-        raise InvalidEvent("a job is opened once, by its first event")
+        raise InvalidEvent("only the first event opens a job")
     if job_id != view.job_id:
         raise InvalidEvent(f"this is the journal of job {job_id!r}")
     if view.store_id is not None and store_id != view.store_id:
@@ -494,14 +494,14 @@ def _purge(view: JobView, purged: dict[str, str], at: str, actor: str) -> None:
     for checkpoint_id in purged:
         trashed = view.trash[checkpoint_id]
         view.trash[checkpoint_id] = trashed._replace(is_purged=True)
-    # A torn tail may hold the same state: saved, lost in a crash, and saved again.
+    # A torn tail may have the same state: saved, lost in a crash, and saved again.
     view.salvage_files = dict.fromkeys(view.salvage_files, "")
 
 
 def erased_runs(view: JobView, gone: Collection[int]) -> list[list[int]]:
-    """Return the saves `gone`, all of them deleted, as runs from first to last seq.
+    """Return the deleted saves `gone` as runs from first to last seq.
 
-    A run may span live checkpoints: it is about deleted ones alone, and so stays short.
+    A run covers only deleted checkpoints and may span live ones; this keeps runs few.
     """
     runs: list[list[int]] = []
     is_run = False
@@ -515,11 +515,11 @@ def erased_runs(view: JobView, gone: Collection[int]) -> list[list[int]]:
 
 
 def _erase(view: JobView, runs: list[list[int]]) -> None:
-    """Forget the deleted checkpoints of `runs`, as `erased_runs` returned them.
+    """Remove the deleted checkpoints of `runs` (see `erased_runs`) from the trash.
 
-    The event alone says which: a state that is missing now may have been there then,
-    and its checkpoint undeleted since.  Descendants of what is erased descend, from now
-    on, from what led to it.
+    Only the event decides what is erased: a state that is missing now may have existed
+    then, and its checkpoint may have been undeleted since.  Children of an erased
+    checkpoint become children of its parent.
     """
     firsts, lasts = [first for first, _ in runs], [0, *(last for _, last in runs)]
     gone = {
@@ -544,7 +544,7 @@ def _erase(view: JobView, runs: list[list[int]]) -> None:
 
 
 def newer_reason(view: JobView) -> str:
-    """Return why a job's events end in some that this version cannot fold."""
+    """Return why this version cannot fold the job's last events."""
     if not view.misfit:
         return f"event {view.newer_seq} was written by a newer Milepost"
     return (
@@ -556,9 +556,9 @@ def newer_reason(view: JobView) -> str:
 def parent_of(view: JobView, entry: Entry) -> str | None:
     """Return the nearest ancestor of `entry` whose state was not erased.
 
-    Compactions of earlier versions do not say what they erased.  What they left is a
-    deleted checkpoint without a state line: it stays in the trash until a compaction
-    that says so, and is passed over here.
+    Compactions of earlier versions did not record what they erased.  They left deleted
+    checkpoints without a state line; these stay in the trash until a compaction records
+    their erasure, and are skipped here.
     """
     found = entry.parent_id
     while (trashed := view.trash.get(found or "")) is not None:
@@ -588,16 +588,16 @@ def _settle_current(view: JobView) -> None:
 def current_without(
     view: JobView, removed: Collection[str], undeleted: str | None = None
 ) -> str | None:
-    """Return the id of the current checkpoint once `removed` are gone, if one is left.
+    """Return the id of the current checkpoint after a removal or an undeletion.
 
-    It is the last one saved or restored, else its nearest ancestor that is left, else
-    the newest.  This depends on what is there, not on the order in which it went or
-    came back.
+    It is the last one saved or restored, else its nearest remaining ancestor, else the
+    newest; None if none remains.  The result depends on which checkpoints exist, not
+    on the order of deletions and undeletions.
 
     Args:
         view: the job.
-        removed: ids of live checkpoints that go.
-        undeleted: the id of a deleted one that comes back.
+        removed: ids of live checkpoints that are removed.
+        undeleted: the id of a deleted checkpoint that is undeleted.
     """
     found = None if view.chosen is None else view.chosen.checkpoint_id
     while found is not None and found != undeleted:

@@ -1,4 +1,4 @@
-"""The tree of a job's saves: whether one is an ancestor of another.  Pure."""
+"""The tree of a job's saves; answers ancestor queries.  Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from bisect import bisect_right
 
 
 class Run:
-    """Saves that each continue from the save right before, the first one excepted.
+    """Consecutive saves, each but the first a child of the one before it.
 
     Attributes:
         parent: seq of the save that the first one continues from.
-        base: the run that holds `parent`; the run itself at the root.
-        depth: how many runs lie below.
+        base: the run that contains `parent`; the run itself at the root.
+        depth: number of runs below.
         jump: a run further down, chosen so that the way down a chain of n runs takes
-            O(log n) steps (Myers, "An applicative random-access stack", 1983).
+            O(log n) hops (Myers, "An applicative random-access stack", 1983).
     """
 
     __slots__ = ("base", "depth", "jump", "parent")
@@ -29,10 +29,10 @@ class Run:
 
 
 class Lineage:
-    """Which saves lead to which, deleted ones included.
+    """Parent links of all saves, deleted ones included.
 
-    A job that is never taken back is one run, whatever its length; a save that
-    continues from an older one begins another.
+    A job without restores is one run, whatever its length; a save that continues from
+    an older one starts a new run.
 
     Attributes:
         tip: seq of the last save.
@@ -42,18 +42,18 @@ class Lineage:
 
     def __init__(self) -> None:
         self.tip = 0
-        # Seq 0 stands for the empty job, where all roots begin.
+        # Seq 0 is the empty job, the root of all runs.
         self._starts = [0]
         self._runs = [Run()]
 
     def branch(self, seq: int, parent: int) -> None:
-        """Begin a run: save `seq`, the newest, does not continue from `tip`."""
+        """Start a run at `seq`, the newest save, whose parent is not `tip`."""
         run = Run(parent, self._run_of(parent))
         self._starts.append(seq)
         self._runs.append(run)
 
     def leads(self, seq: int, to: int) -> bool:
-        """Tell whether save `to` is `seq`, or continues from it over any saves."""
+        """Return whether save `seq` is `to` or one of its ancestors."""
         target, run, last = self._run_of(seq), self._run_of(to), to
         while run.depth > target.depth:
             if run.jump.depth > target.depth:

@@ -1,7 +1,7 @@
-"""One call of a thread at a time: a call from inside another one is refused.
+"""Refuse calls from inside another call of the same thread.
 
-A signal handler, a destructor or a callback that runs while its thread changes what
-this process holds of a job would wait for its own thread, or see half of a change.
+A signal handler, a destructor or a callback can run while its thread changes a job.
+A call from there would deadlock on its own thread's lock or see a partial change.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _T = TypeVar("_T")
 
 
 class Calls:
-    """The calls that are under way, at most one in each thread."""
+    """The running calls, at most one per thread."""
 
     def __init__(self) -> None:
         self._inside = threading.local()
 
     def check(self) -> None:
-        """Refuse to begin inside a call of this thread.
+        """Refuse to start inside a call of this thread.
 
         Raises:
-            NestedCall: one is under way.
+            NestedCall: a call of this thread is running.
         """
         try:
             frame: FrameType | None = self._inside.frame
@@ -39,14 +39,14 @@ class Calls:
             raise NestedCall.inside()
 
     def alone(self, work: Callable[[], _T]) -> _T:
-        """Return what `work` does; a call inside of it is refused.
+        """Run `work` and return its result; nested calls are refused.
 
         Raises:
-            NestedCall: this one is inside another.
+            NestedCall: this call is inside another.
         """
         self.check()
-        # Whether it is under way is asked of the stack: should an exception come
-        # before the mark is taken back, the mark means nothing.
+        # The stack decides whether the call still runs: an exception before the mark
+        # is cleared leaves a mark that matches no running frame.
         self._inside.frame = sys._getframe()  # noqa: SLF001 - the one way to name a call
         try:
             return work()
@@ -55,7 +55,7 @@ class Calls:
 
 
 def _is_running(frame: FrameType) -> bool:
-    """Tell whether `frame` is among those that this thread is executing."""
+    """Return whether `frame` is on this thread's stack."""
     at: FrameType | None = sys._getframe()  # noqa: SLF001
     while at is not None:
         if at is frame:

@@ -1,7 +1,7 @@
-"""What a forked child has to forget: locks that threads of its parent held.
+"""Reset locks in a forked child.
 
-Only the thread that forked lives on in the child.  A lock that another one held just
-then stays locked for ever, and what it guarded may be half changed.
+Only the forking thread survives in the child.  A lock that another thread held at
+the fork stays locked for ever, and the data it guards may be half changed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Protocol
 
 
 class Forkable(Protocol):
-    """Something that holds locks."""
+    """An object that owns locks."""
 
     def after_fork(self) -> None:
-        """Take new locks, in the child; must not ask for an old one."""
+        """Replace all locks, in the child; must not acquire an old one."""
 
 
 _alive: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def watch(something: Forkable) -> None:
-    """Have `something` told of every fork, for as long as it lives."""
+    """Call `something.after_fork` in every forked child while `something` lives."""
     _alive.add(something)
 
 

@@ -1,7 +1,7 @@
-"""Python's garbage collector, put to rest while much is built that stays.
+"""Pause the garbage collector while building long-lived objects.
 
-It would walk every new entry of an index again and again: of 10,000 jobs with 100
-checkpoints each, folding took nearly twice as long.
+The collector would traverse every new index entry repeatedly: for 10,000 jobs with
+100 checkpoints each, folding took nearly twice as long.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _T = TypeVar("_T")
 
 
 class _Rest:
-    """Who wants the collector to rest: it is one for the whole process."""
+    """The pauses that are in force; the collector is one for the whole process."""
 
     def __init__(self) -> None:
         self._guard = Mutex()
         self._sleepers: set[object] = set()
 
     def begin(self, sleeper: object) -> None:
-        """Switch it off, unless somebody else has, for reasons of their own."""
+        """Disable the collector, unless other code has disabled it already."""
         if self._sleepers or gc.isenabled():
             self._sleepers.add(sleeper)
             gc.disable()
 
     def end(self, sleeper: object) -> None:
-        """Switch it on again, if this was the last; idempotent."""
+        """Enable the collector if this was the last pause; idempotent."""
         if self._sleepers == {sleeper}:
             gc.enable()
         self._sleepers.discard(sleeper)
@@ -52,7 +52,7 @@ class _Rest:
                 self._guard.hold(partial(self.end, sleeper))
 
     def after_fork(self) -> None:
-        """See `forks`: nobody but the thread that forked is still at work."""
+        """See `forks`: only the forking thread still runs."""
         self._guard = Mutex()
         if self._sleepers:
             self._sleepers = set()
@@ -64,8 +64,9 @@ forks.watch(_rest)
 
 
 def at_rest(work: Callable[[], _T]) -> _T:
-    """Return what `work` does; the collector rests until the last such work is done.
+    """Run `work` and return its result, with the collector paused.
 
-    If somebody else has switched it off, it stays off.
+    Pauses may overlap; the last one ends them.  A collector that other code disabled
+    stays disabled.
     """
     return _rest.during(work)

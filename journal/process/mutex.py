@@ -1,9 +1,9 @@
-"""A lock that its holder gives back whatever interrupts it.
+"""A lock that is released even if an exception interrupts its release.
 
-A signal handler, or a library that ends a thread's work, can raise an exception between
-any two steps.  Each lock is therefore given back twice: by `with`, and by a `finally`
-around it that asks the lock itself whether this thread still has it.  One exception can
-strike only one of the two (docs/adr/0026).
+A signal handler, or a library that ends a thread's work, can raise an exception
+between any two steps.  Each lock is therefore released twice: by `with`, and by a
+`finally` around it that checks whether this thread still owns the lock.  One
+exception can skip only one of the two (docs/adr/0026).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class Mutex:
-    """A lock that knows which thread has it; that thread may take it again."""
+    """A reentrant lock that knows its owner thread."""
 
     __slots__ = ("_lock",)
 
@@ -27,12 +27,12 @@ class Mutex:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this thread has it."""
-        # What `threading.Condition` asks, too.
+        """Whether this thread owns the lock."""
+        # `threading.Condition` calls the same method.
         return bool(self._lock._is_owned())  # type: ignore[attr-defined] # noqa: SLF001
 
     def hold(self, work: Callable[[], _T]) -> _T:
-        """Return what `work` does, done while this thread has the lock."""
+        """Run `work` under the lock and return its result."""
         is_nested = self._lock._is_owned()  # type: ignore[attr-defined] # noqa: SLF001
         try:
             with self._lock:
@@ -42,7 +42,7 @@ class Mutex:
                 self.release()
 
     def try_hold(self, work: Callable[[], object]) -> bool:
-        """Do `work` while this thread has the lock; False if another one has it."""
+        """Run `work` under the lock; return False if another thread has the lock."""
         try:
             if not self._lock.acquire(blocking=False):
                 return False
@@ -52,18 +52,18 @@ class Mutex:
         return True
 
     def _work(self, work: Callable[[], object]) -> None:
-        # Not within `try_hold`: an inner `try` is no part of the outer one (CPython
-        # 3.11), so an exception just there would meet neither.
+        # Separate from `try_hold`: CPython 3.11 does not count an inner `try` as part
+        # of the outer one, so an exception between them would skip both.
         try:
             work()
         finally:
             self.release()
 
     def acquire(self, timeout: float) -> bool:
-        """Take it, within `timeout` seconds; the caller must `release` it."""
+        """Acquire the lock within `timeout` seconds; the caller must `release` it."""
         return self._lock.acquire(timeout=timeout)
 
     def release(self) -> None:
-        """Give it back, however often this thread took it; nothing if it has it not."""
+        """Release the lock completely; do nothing if this thread does not own it."""
         while self._lock._is_owned():  # type: ignore[attr-defined] # noqa: SLF001
             self._lock.release()

@@ -1,8 +1,7 @@
-"""Random bytes, drawn from the operating system a page at a time.
+"""Random bytes, read from the operating system one page at a time.
 
-A save needs a salt and a few digits for an id.  Asking for each costs a system call, in
-which another thread takes the interpreter: a seventh of a save's time where 32 threads
-save to one job.
+A save needs a salt and a few digits for an id.  A system call for each lets other
+threads take the interpreter: a seventh of a save's time with 32 threads on one job.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ _chunks: list[bytes] = []
 
 
 def draw(size: int) -> bytes:
-    """Return `size` random bytes, 1 to 16, that nothing else was or will be given.
+    """Return `size` random bytes, 1 to 16, that are never returned again.
 
-    Fit for secrets, as `os.urandom` is.  Safe for threads and after a fork; a copy of a
-    running machine (a snapshot started twice) would draw the same ones again, up to a
-    page, so what must never repeat (`milepost.journal.crypto.aes_gcm`) asks the system itself.
+    Fit for secrets, as `os.urandom` is.  Safe for threads and after a fork.  Two
+    machines started from one snapshot draw the same bytes, up to a page; values that
+    must never repeat (`milepost.journal.crypto.aes_gcm`) use `os.urandom` directly.
     """
     assert 0 < size <= _CHUNK_BYTES
     while True:
         try:
-            return _chunks.pop()[:size]  # one step, for all that threads can see
+            return _chunks.pop()[:size]  # atomic for other threads
         except IndexError:
             page = os.urandom(_PAGE_BYTES)
             _chunks.extend(
@@ -34,9 +33,9 @@ def draw(size: int) -> bytes:
 
 
 def forget() -> None:
-    """Throw away what was not given out yet."""
+    """Discard the bytes that are not used yet."""
     _chunks.clear()
 
 
-# A child that shared the rest of the page would give out what its parent does.
+# A child that shares the rest of the page would return the same bytes as its parent.
 os.register_at_fork(after_in_child=forget)

@@ -1,4 +1,4 @@
-"""From a job's view to a plan: what the rules have to know about each checkpoint."""
+"""Candidates and plans: the input and output of `decisions`, from a job's view."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OVER_LIMIT = ("over the limit of one run",)
 def candidates(
     view: JobView, entries: Iterable[Entry], policy: Policy, read: ReadMetadata
 ) -> list[Candidate]:
-    """Return what the rules look at: live `entries`, with what shields them.
+    """Return the input of the rules: live `entries`, with their shields.
 
     Args:
-        view: of their job.
-        entries: all that are live.
+        view: the job's view.
+        entries: all live checkpoints.
         policy: metadata is read only if it ranks by a metric.
         read: returns a checkpoint's metadata.
     """
@@ -83,10 +83,10 @@ def job_plan(
     """Return the plan that carries out `decision`.
 
     Args:
-        view: the job, as it was decided about.
-        decision: what stays and what goes.
-        policy: that it was decided by.
-        limit: let at most so many go, the oldest; the rest waits for the next run.
+        view: the view that the decision is based on.
+        decision: the checkpoints to keep and to remove.
+        policy: the policy of the decision.
+        limit: remove at most this many, the oldest; the rest waits for the next run.
         is_confirmed: whether a plan of the policy with this hash was confirmed before.
     """
     keep, remove = decision
@@ -104,7 +104,7 @@ def job_plan(
 
 
 def _number_at(metadata: dict[str, Any], path: str) -> tuple[float | None, str | None]:
-    """Return the number at a dotted path, and what is there if that is none."""
+    """Return the number at a dotted path, or else the type found there."""
     found: Any = metadata.get(path)
     if found is None:
         found = metadata

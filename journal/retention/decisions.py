@@ -1,14 +1,14 @@
-"""Which checkpoints a policy keeps and which it lets go, and why.  Pure.
+"""Decide which checkpoints a policy keeps and removes, with reasons.  Pure.
 
-| step | what |
+| part | effect |
 |---|---|
 | shields | held, pinned, current, newest, `min_age`, `min_keep`, start of windows |
 | keep rules | independent and ORed (`keep_rules`); with none, everything is kept |
-| caps | oldest first, of what the rules kept; never what is shielded |
+| caps | remove the oldest kept by rules; never a shielded one |
 | guard | a plan that removes much of a job requires confirmation |
 
-Shields only add reasons: what is shielded takes part in the rules and may use a slot.
-Order is that of the events, since a clock may jump.
+Shields only add reasons: a shielded checkpoint takes part in the rules and may use a
+slot.  Checkpoints are ordered by seq, since a clock may jump.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ if TYPE_CHECKING:
 
     from milepost.journal.retention.policy import Policy
 
-# A small job may well lose most of what it has.
+# The guard ignores smaller jobs: a few removals are a large fraction of them.
 GUARD_FROM = 11
 NO_RULE = "no keep rule"
 _by_seq = attrgetter("seq")
 
 
 class Verdict(NamedTuple):
-    """One checkpoint, and why it stays or goes.
+    """The decision about one checkpoint.
 
     Attributes:
-        reasons: of what stays, all of them, shields first; of what goes, the rule that
-            let it go and the first rule that just missed it.
-        is_firm: no cap lets it go.
+        reasons: if kept, all of them, shields first; if removed, the rule that removes
+            it and the first keep rule that it missed.
+        is_firm: no cap removes it.
     """
 
     checkpoint_id: str
@@ -62,18 +62,18 @@ class Verdict(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What stays and what goes, both newest first."""
+    """The checkpoints to keep and to remove, both newest first."""
 
     keep: tuple[Verdict, ...] = ()
     remove: tuple[Verdict, ...] = ()
 
 
 class Ruling(NamedTuple):
-    """What one rule says about one checkpoint.
+    """The result of one rule for one checkpoint.
 
     Attributes:
         keeps: whether the rule keeps it.
-        is_cap: it is a cap, and lets go what rules keep.
+        is_cap: the rule is a cap, and removes what other rules keep.
     """
 
     keeps: bool
@@ -82,9 +82,9 @@ class Ruling(NamedTuple):
 
 
 def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> Decision:
-    """Return what `policy` keeps and what it lets go, each with its reasons.
+    """Return which candidates `policy` keeps and removes, each with its reasons.
 
-    The input's order does not matter, and it is not changed.
+    The order of the input does not matter; the input is not changed.
     """
     if not candidates:
         return Decision()
@@ -108,9 +108,10 @@ def decide(candidates: Sequence[Candidate], policy: Policy, now: datetime) -> De
 
 
 def newest(candidates: Sequence[Candidate], keep_last: int) -> Decision:
-    """Return what a caller's cleanup keeps: the newest, and besides what is protected.
+    """Return the decision of a caller's cleanup: keep the N newest unprotected ones.
 
-    Current, newest and failed ones are treated like any other.
+    Protected ones are kept in addition.  The current, the newest and failed checkpoints
+    have no special treatment.
     """
     rule = Newest("keep_last", keep_last)
     kept: list[Verdict] = []
@@ -133,9 +134,10 @@ def newest(candidates: Sequence[Candidate], keep_last: int) -> Decision:
 def explain(
     candidates: Sequence[Candidate], policy: Policy, now: datetime, checkpoint_id: str
 ) -> tuple[Ruling, ...]:
-    """Return what every single rule says about one checkpoint, shields first.
+    """Return the result of every rule for one checkpoint, shields first.
 
-    And the cap, if one lets it go.  Empty if it is not among the candidates.
+    Includes the cap that removes it, if there is one.  Empty if the checkpoint is not
+    among the candidates.
     """
     groups = _groups(candidates)
     for item, rules, _ in _judge(groups, policy, now, only=checkpoint_id):
@@ -155,9 +157,9 @@ def explain(
 
 
 def may_let_go(policy: Policy, count: int) -> bool:
-    """Tell whether `policy` could let go any of `count` checkpoints, without a look.
+    """Cheap upper bound: False if `policy` cannot remove any of `count` checkpoints.
 
-    True where only a look could tell.
+    True if only `decide` can show it.
     """
     caps = policy.caps
     if caps.keys() - {"max_count"} or count > caps.get("max_count", count):
@@ -181,12 +183,12 @@ def guard(decision: Decision, policy: Policy) -> tuple[str, ...]:
 
 
 def shrink(decisions: Mapping[str, Decision], max_bytes: int) -> dict[str, Decision]:
-    """Return the decisions of all jobs, with the oldest let go to fit a budget.
+    """Return the decisions of all jobs, with the oldest removed to fit a budget.
 
     Args:
         decisions: by job id.
-        max_bytes: what all that stays may take together.  Shields and floors are
-            stronger.
+        max_bytes: bound on the total size of the kept checkpoints.  Shields and floors
+            take precedence.
     """
     kept = [(v, job) for job, found in decisions.items() for v in found.keep]
     left = sum(verdict.stored_bytes for verdict, _ in kept)
@@ -197,7 +199,7 @@ def shrink(decisions: Mapping[str, Decision], max_bytes: int) -> dict[str, Decis
         if not verdict.is_firm:
             left -= verdict.stored_bytes
             why = f"max_store_bytes = {max_bytes}"
-            gone.setdefault(job, {})[verdict.seq] = _let_go(verdict, why)
+            gone.setdefault(job, {})[verdict.seq] = _removed_by(verdict, why)
     return {job: _without(found, gone.get(job, {})) for job, found in decisions.items()}
 
 
@@ -207,9 +209,9 @@ def _judge(
     now: datetime,
     only: str | None = None,
 ) -> Iterator[tuple[Item, list[KeepRule], list[str]]]:
-    """Walk each group from the newest to the oldest, and ask the rules.
+    """Apply the keep rules to each group, from the newest to the oldest.
 
-    With `only`, yield just that one, before its rules were asked.
+    With `only`, yield just that candidate, before the rules see it.
     """
     zone = zone_of(policy)
     for group in groups:
@@ -235,7 +237,7 @@ def _local(at: datetime, zone: tzinfo) -> datetime:
 
 
 def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Return those that did not fail and those that did, newest first; none empty."""
+    """Split into not failed and failed, newest first; empty groups are left out."""
     newest_first = sorted(candidates, key=_by_seq, reverse=True)
     good = [c for c in newest_first if not c.is_failed]
     if len(good) == len(newest_first):
@@ -247,7 +249,7 @@ def _groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
 def _shields(
     groups: Sequence[Sequence[Candidate]], policy: Policy, now: datetime
 ) -> dict[int, list[str]]:
-    """Return why what is shielded stays, whatever rules and caps say, by seq."""
+    """Return the reasons of shielded candidates by seq; no rule or cap removes them."""
     candidates = [*chain.from_iterable(groups)]
     found = {c.seq: [*c.shields] for c in candidates if c.shields}
     newest = max((group[0] for group in groups), key=_by_seq)
@@ -255,7 +257,7 @@ def _shields(
     if newest.is_failed and not groups[0][0].is_failed:
         found.setdefault(groups[0][0].seq, []).append("newest that did not fail")
     for group in groups if policy.windows else ():
-        # If it is not the newest, a clock jumped.  If a cap removed either, the windows
+        # They differ if a clock jumped.  If a cap removed either of them, the windows
         # would move, and the next run would remove more.
         start = counted_from(group, now)
         if start is not None and start is not group[0]:
@@ -278,7 +280,7 @@ def _shields(
 def _cap(
     kept: list[Verdict], policy: Policy, now: datetime
 ) -> tuple[list[Verdict], list[Verdict]]:
-    """Apply the caps to what was kept, newest first; return what stays and goes."""
+    """Apply the caps to kept candidates, newest first; return the kept and removed."""
     if not policy.caps:
         return kept, []
     gone: dict[int, Verdict] = {}
@@ -289,7 +291,7 @@ def _cap(
             if verdict.at <= born and not verdict.is_firm:
                 age = how_long(now - verdict.at)
                 why = f"{age} old; max_age = {max_age}"
-                gone[verdict.seq] = _let_go(verdict, why)
+                gone[verdict.seq] = _removed_by(verdict, why)
     left = [v for v in kept if v.seq not in gone]
     count, size = len(left), sum(v.stored_bytes for v in left)
     most, most_bytes = policy.max_count, policy.max_bytes
@@ -302,12 +304,12 @@ def _cap(
             why = f"{size} bytes were left; max_bytes = {most_bytes}"
         else:
             break
-        gone[verdict.seq] = _let_go(verdict, why)
+        gone[verdict.seq] = _removed_by(verdict, why)
         count, size = count - 1, size - verdict.stored_bytes
     return [v for v in kept if v.seq not in gone], list(gone.values())
 
 
-def _let_go(verdict: Verdict, why: str) -> Verdict:
+def _removed_by(verdict: Verdict, why: str) -> Verdict:
     return verdict._replace(reasons=(why, f"would stay by: {verdict.reasons[0]}"))
 
 

@@ -1,8 +1,8 @@
-"""Lengths of time as people mean them: ``"90min"``, ``"7d"``, ``"3mo"``, ``"2y"``.
+"""Durations as text: ``"90min"``, ``"7d"``, ``"3mo"``, ``"2y"``.
 
-Months and days are those of the calendar, hours and less are exact.  Going back rolls
-over and never clamps, as Go's ``AddDate`` and so restic's ``--keep-within`` do: a month
-before 31 March is 3 March, or 2 March in a leap year.
+Months and days follow the calendar; hours and smaller units are exact.  Subtraction
+rolls over and never clamps, like Go's ``AddDate`` and so restic's ``--keep-within``: a
+month before 31 March is 3 March, or 2 March in a leap year.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DAYS = {"d": 1, "w": 7}
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = (*SECONDS, *_DAYS, *_MONTHS)
 
-# Beyond a thousand years, going back from today leaves the calendar.
+# Subtracting more than a thousand years from today can leave the calendar.
 _EVER = datetime.min.replace(tzinfo=UTC)
 _MAX_SECONDS = 1000 * 365.25 * 86_400
 _PART = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
@@ -32,7 +32,7 @@ _EXPECTED = (
 
 
 class Span(NamedTuple):
-    """A length of time: calendar months, calendar days, and exact seconds."""
+    """A duration: calendar months, calendar days, and exact seconds."""
 
     months: int = 0
     days: int = 0
@@ -40,11 +40,11 @@ class Span(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Span:
-        """Return the span that `text` means; several units add up: ``"1y6mo"``.
+        """Parse `text`; several units add up: ``"1y6mo"``.
 
         Raises:
-            InvalidArgument: a unit is missing, unknown or ambiguous, or it is over a
-                thousand years; says what is expected.
+            InvalidArgument: a unit is missing, unknown or ambiguous, or the duration is
+                over a thousand years; names what is expected.
         """
         span, at = cls(), 0
         while at < len(text) or not text.strip():
@@ -58,7 +58,7 @@ class Span(NamedTuple):
         return span
 
     def plus(self, other: Span) -> Span:
-        """Return both together, to the microsecond."""
+        """Return the sum of both, to the microsecond."""
         return Span(
             self.months + other.months,
             self.days + other.days,
@@ -67,15 +67,15 @@ class Span(NamedTuple):
 
     @property
     def about_seconds(self) -> float:
-        """Its length, with months of 30.4375 days: to compare spans, not to go back."""
+        """Its length with months of 30.4375 days: for comparing spans only."""
         return self.months * 30.4375 * 86_400 + self.days * 86_400 + self.seconds
 
     def before(self, moment: datetime, zone: tzinfo = UTC) -> datetime:
-        """Return the moment that lies this long before `moment`, in UTC.
+        """Return the moment this long before `moment`, in UTC.
 
         Args:
             moment: with a time zone.
-            zone: whose calendar and clock months and days are of.
+            zone: the time zone of months and days.
         """
         if not (self.months or self.days):
             return _back(moment.astimezone(UTC), self.seconds)
@@ -89,7 +89,7 @@ class Span(NamedTuple):
         return _back(there, self.seconds)
 
     def __str__(self) -> str:
-        """Return it as `parse` reads it."""
+        """Return the text that `parse` reads."""
         parts = []
         years, months = divmod(self.months, 12)
         parts += [f"{years}y"] * bool(years) + [f"{months}mo"] * bool(months)
@@ -105,7 +105,7 @@ def as_span(value: Span | str) -> Span:
     """Return `value`, parsed if it is text.
 
     Raises:
-        InvalidArgument: it is neither, no duration, negative or over a thousand years.
+        InvalidArgument: it is not a duration, is negative or over a thousand years.
     """
     if isinstance(value, Span):
         if min(value) < 0 or not value.about_seconds <= _MAX_SECONDS:
@@ -128,7 +128,7 @@ def _one(number: str, unit: str, text: str) -> Span:
         raise InvalidArgument(f"expected {_EXPECTED}, got {text!r:.60}")
     if not number.isdecimal():
         raise InvalidArgument(
-            f'"{unit}" is of the calendar: expected a whole number, got {text!r:.60}'
+            f'"{unit}" is a calendar unit: expected a whole number, got {text!r:.60}'
         )
     if unit in _DAYS:
         return Span(days=int(number) * _DAYS[unit])

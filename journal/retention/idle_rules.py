@@ -1,6 +1,6 @@
-"""Rules of a policy that match none of a job's checkpoints, and why.  Pure.
+"""Report policy rules that match none of a job's checkpoints, with reasons.  Pure.
 
-Such a rule keeps nothing, and nothing else would tell: what it was meant to keep goes.
+Such a rule keeps nothing, and its checkpoints would be removed without notice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def idle_rules(candidates: Sequence[Candidate], policy: Policy) -> tuple[str, ...]:
-    """Return a line for each rule that matches nothing, or less than it seems to."""
+    """Return a line for each rule that matches nothing, or less than it may seem to."""
     if not candidates:
         return ()
     return (*_best(candidates, policy), *_tags(candidates, policy))

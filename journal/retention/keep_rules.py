@@ -1,14 +1,14 @@
-"""The rules that keep a checkpoint, each a small machine that walks newest to oldest.
+"""The keep rules: each walks a group of checkpoints from the newest to the oldest.
 
 Counts, buckets and windows are those of restic's ``forget``
 (https://restic.readthedocs.io/en/stable/060_forget.html): the newest of each hour, day,
 week, month and year is kept; periods without a checkpoint use no slot; the oldest of
-all stays while a slot is left; windows count from the newest that is not in the future.
-Where restic leaves things to chance, this does not: the order is that of the events, a
-key that was seen once is not counted again, and an hour that a clock repeats is two.
+all is kept while a slot is left; windows count from the newest that is not in the
+future.  Where restic's result is not determined, this one is: the order is by seq, a
+bucket that was seen once is not counted again, and an hour that a clock repeats is two.
 
-A rule is asked about every checkpoint of its group, in order: `keeps` says why it keeps
-it, and `missed`, right after `keeps` said nothing, by how little it did not.
+For every checkpoint of its group, in order, `keeps` returns the reason to keep it; if
+that is None, `missed` returns by how little the rule missed it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ CURRENT = "current"  # the shield of the current checkpoint
 
 
 class Candidate(NamedTuple):
-    """What the rules look at.
+    """A checkpoint as the rules see it.
 
     Attributes:
-        at: when it was saved, in UTC; informative, never an order.
-        shields: reasons that stand above any rule.
-        number: which save of its job it was, from 1, deleted ones counted.
-        stored_bytes: what it takes in the journal.
+        at: when it was saved, in UTC; never used as an order.
+        shields: reasons that take precedence over any rule.
+        number: its 1-based number among the job's saves, deleted ones counted.
+        stored_bytes: its size in the journal.
         is_failed: it was saved as failed.
-        metric: what `Policy.keep_best` ranks by, None if it has no such number.
-        not_a_number: what it has in place of that number: ``text``, ``a list``; None
-            if there is nothing.
+        metric: the number that `Policy.keep_best` ranks by; None if it has none.
+        not_a_number: the type of a value that is not a number: ``text``, ``a list``;
+            None if there is no value.
     """
 
     checkpoint_id: str
@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A candidate in its group: its place from the newest, and its local time."""
+    """A candidate in its group: its position from the newest, and its local time."""
 
     candidate: Candidate
     position: int
@@ -68,17 +68,17 @@ class Item(NamedTuple):
 
 
 class KeepRule(Protocol):
-    """One rule at work on one group."""
+    """One rule, with its state for one group."""
 
     def keeps(self, item: Item) -> str | None:
-        """Return why this rule keeps `item`, None if it does not."""
+        """Return why this rule keeps `item`, or None."""
 
     def missed(self, item: Item) -> str:
-        """Return by how little it did not keep `item`, right after `keeps`."""
+        """Return by how little the rule missed `item`; called right after `keeps`."""
 
 
 def zone_of(policy: Policy) -> tzinfo:
-    """Return the policy's time zone; UTC also where no time zone data is installed."""
+    """Return the policy's time zone; UTC works without time zone data."""
     if policy.timezone == "UTC":
         return UTC
     from zoneinfo import ZoneInfo
@@ -89,7 +89,7 @@ def zone_of(policy: Policy) -> tzinfo:
 def rules_for(
     policy: Policy, newest_first: Sequence[Candidate], now: datetime, zone: tzinfo
 ) -> list[KeepRule]:
-    """Return the rules that `policy` sets, ready to walk over `newest_first`."""
+    """Return the rules that `policy` sets, each ready to walk `newest_first`."""
     rules: list[KeepRule] = []
     if policy.keep_last is not None:
         rules.append(Newest("keep_last", policy.keep_last))
@@ -108,7 +108,7 @@ def rules_for(
 
 
 def counted_from(candidates: Iterable[Candidate], now: datetime) -> Candidate | None:
-    """Return the one that windows count from: the latest before `now`."""
+    """Return the checkpoint that windows count from: the latest not after `now`."""
     past = (c for c in candidates if c.at < now)
     return max(past, key=lambda c: (c.at, c.seq), default=None)
 
@@ -131,14 +131,14 @@ def _windows(
 def rules_for_failed(
     policy: Policy, newest_first: Sequence[Candidate], now: datetime, zone: tzinfo
 ) -> list[KeepRule]:
-    """As `rules_for`, for those that were saved as failed."""
+    """As `rules_for`, for checkpoints saved as failed."""
     if policy.keep_failed is not None:
         return [Newest("keep_failed", policy.keep_failed)]
     return [_OfFailed(rule) for rule in rules_for(policy, newest_first, now, zone)]
 
 
 class _OfFailed:
-    """A rule that counts those that failed, and says so."""
+    """Marks the reasons of a rule that applies to failed checkpoints."""
 
     def __init__(self, rule: KeepRule) -> None:
         self._rule = rule
@@ -155,7 +155,7 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Newest:
-    """The newest so many."""
+    """Keep the N newest."""
 
     def __init__(self, name: str, count: Count) -> None:
         self._name = name
@@ -164,18 +164,18 @@ class Newest:
         self._word = "last" if name == "keep_last" else "last failed"
 
     def keeps(self, item: Item) -> str | None:
-        """Say why it stays, if it does."""
+        """Return the reason to keep `item`, or None."""
         if item.position <= self._count:
             return f"{self._word} #{item.position}"
         return None
 
     def missed(self, item: Item) -> str:
-        """Say why it does not stay."""
+        """Return by how little the rule missed `item`."""
         return f"{ordinal(item.position)} newest; {self._name} = {self._text}"
 
 
 class _Bucket:
-    """The newest of each period, as long as there are slots left."""
+    """Keep the newest of each period while slots are left."""
 
     def __init__(self, name: str, count: Count) -> None:
         self._name = name
@@ -207,7 +207,7 @@ class _Bucket:
 
 
 class _Window(NamedTuple):
-    """What is less than a span older than the newest."""
+    """The time up to one span before the newest checkpoint."""
 
     span: str
     cutoff: datetime
@@ -218,7 +218,7 @@ class _Window(NamedTuple):
 
 
 class _Within:
-    """All in a window."""
+    """Keep everything in a window."""
 
     def __init__(self, window: _Window) -> None:
         self._window = window
@@ -233,7 +233,7 @@ class _Within:
 
 
 class _BucketWithin:
-    """The newest of each period in a window."""
+    """Keep the newest of each period in a window."""
 
     def __init__(self, name: str, window: _Window) -> None:
         self._period = _PERIODS[name]
@@ -258,7 +258,7 @@ class _BucketWithin:
 
 
 class _Tagged:
-    """What has all tags of one of the lists; an empty list: what has none."""
+    """Keep checkpoints with all tags of one list; an empty list means no tags."""
 
     def __init__(self, lists: Iterable[Sequence[str]]) -> None:
         self._lists = [frozenset(tags) for tags in lists]
@@ -277,7 +277,7 @@ class _Tagged:
 
 
 class _Every:
-    """Every so-manieth save of the job."""
+    """Keep every Nth save of the job."""
 
     def __init__(self, step: int) -> None:
         self._step = step
@@ -291,7 +291,7 @@ class _Every:
 
 
 class _Best:
-    """The best by a metric; of equals, the newer is better."""
+    """Keep the N best by a metric; of equals, the newer ranks higher."""
 
     def __init__(self, best: Best, newest_first: Sequence[Candidate]) -> None:
         self._metric = best.metric
@@ -319,7 +319,7 @@ class _Best:
 
 
 class _Period(NamedTuple):
-    """One kind of period: which one a local time lies in, and what people call it."""
+    """A kind of period: maps a local time to its period, and names both."""
 
     word: str
     key: Callable[[datetime], Any]
@@ -331,12 +331,12 @@ class _Period(NamedTuple):
 
 
 def _hour(local: datetime) -> tuple[int, int, timedelta | None]:
-    # With the offset: an hour that a clock repeats in autumn is two hours.
+    # Includes the offset: an hour that a clock repeats in autumn is two hours.
     return local.toordinal(), local.hour, local.utcoffset()
 
 
 def _week(local: datetime) -> int:
-    # The calendar's first day was a Monday, with which ISO weeks begin.
+    # Day 1 of the calendar is a Monday, so weeks count from it as in ISO 8601.
     return (local.toordinal() - 1) // 7
 
 
@@ -365,21 +365,21 @@ _PERIODS = {
 
 
 def tag_text(tags: frozenset[str]) -> str:
-    """Return a list of tags as reasons name it."""
+    """Return a list of tags as shown in reasons."""
     if not tags:
         return "no tags"
     return f"tag{'s' * (len(tags) > 1)} {', '.join(sorted(tags))}"
 
 
 def ordinal(number: int) -> str:
-    """Return `number` as people count: 1st, 2nd, 3rd, 11th."""
+    """Return `number` as an ordinal: 1st, 2nd, 3rd, 11th."""
     is_teen = number // 10 % 10 == 1
     suffix = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
 
 
 def how_long(length: timedelta) -> str:
-    """Return a length of time in its largest unit and the next, as ``3d 4h``."""
+    """Return a duration in its largest unit and the next, as ``3d 4h``."""
     seconds = int(length.total_seconds())
     if seconds < 0:
         return f"-{how_long(-length)}"

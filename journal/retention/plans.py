@@ -1,4 +1,4 @@
-"""What policies would do to jobs: a value to show, to confirm and to apply."""
+"""Retention plans: values to show, confirm and apply."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class JobPlan(NamedTuple):
-    """What a policy would do to one job, as of one event of it.
+    """The part of a plan that concerns one job, as of one of its events.
 
     Attributes:
-        head_seq: the job's last event when it was planned.
+        head_seq: the job's last event when the plan was made.
         head_hash: that event's hash.
-        waits: why it requires confirmation; empty if it does not.
-        idle_rules: the rules of the policy that match no checkpoint, each with why.
-        is_callers: it is a caller's cleanup, not a policy's, and may remove the current
+        waits: why the plan requires confirmation; empty if it does not.
+        idle_rules: a line for each rule of the policy that matches no checkpoint.
+        is_callers: a caller's cleanup instead of a policy's; it may remove the current
             checkpoint.
     """
 
@@ -42,10 +42,10 @@ class JobPlan(NamedTuple):
 
 
 class Applied(int):
-    """How many checkpoints a plan removed, and which of its jobs were skipped.
+    """The number of removed checkpoints, with the skipped jobs.
 
     Attributes:
-        skipped: these jobs, and why: most often they moved on (`StalePlan`).
+        skipped: jobs that were skipped, with errors; most often `StalePlan`.
     """
 
     skipped: tuple[tuple[str, ErrorInfo], ...]
@@ -53,19 +53,19 @@ class Applied(int):
     def __new__(
         cls, removed: int, skipped: Iterable[tuple[str, ErrorInfo]] = ()
     ) -> Self:
-        """Return `removed` as an `int` that also says what was skipped."""
+        """Return `removed` as an `int` with the skipped jobs attached."""
         made = super().__new__(cls, removed)
         made.skipped = tuple(skipped)
         return made
 
 
 class Plan(NamedTuple):
-    """What policies would do to the jobs that were asked about.
+    """The effect of policies on a set of jobs.
 
     Attributes:
-        plan_id: hash of policies, heads and removals: the same plan has the same id.
-        jobs: one job that was asked for by its id; of many, those that lose something.
-        problems: the jobs that could not be planned, and why.
+        plan_id: hash of policies, heads and removals: equal plans have equal ids.
+        jobs: the requested job; if many were requested, those with removals.
+        problems: jobs that could not be planned, with errors.
     """
 
     plan_id: str
@@ -74,31 +74,31 @@ class Plan(NamedTuple):
 
     @property
     def keep(self) -> tuple[Verdict, ...]:
-        """All that stays in `jobs`, job by job, newest first."""
+        """All kept checkpoints, job by job, newest first."""
         return tuple(chain.from_iterable(job.keep for job in self.jobs))
 
     @property
     def remove(self) -> tuple[Verdict, ...]:
-        """All that goes, job by job, newest first."""
+        """All removed checkpoints, job by job, newest first."""
         return tuple(chain.from_iterable(job.remove for job in self.jobs))
 
     @property
     def waits(self) -> tuple[str, ...]:
-        """Why it requires confirmation, each reason with its job."""
+        """Why the plan requires confirmation, each reason with its job."""
         return tuple(
             f"job {job.job_id!r}: {why}" for job in self.jobs for why in job.waits
         )
 
 
 def glob_only(glob: str, job: Callable[[str], object]) -> str:
-    """Return a glob that fits the same jobs and is no job's id.
+    """Return a glob that matches the same jobs and is not a job's id.
 
-    `CheckpointManager.plan` takes a job's id for that job alone, and a job may well be
-    called ``*``.
+    `CheckpointManager.plan` treats an existing job's id as that job alone, and a job
+    may have the id ``*``.
 
     Args:
-        glob: which jobs are meant.
-        job: returns something about a job, None if there is none of that id.
+        glob: the original glob.
+        job: returns None if there is no job with this id.
     """
     while "*" in glob and job(glob) is not None:
         glob = glob.replace("*", "**", 1)
@@ -114,7 +114,7 @@ def plan_of(
 
 
 def plan_id(jobs: Iterable[JobPlan]) -> str:
-    """Return the id of a plan: 16 hex digits that change with anything it rests on."""
+    """Return the id of a plan: 16 hex digits that depend on all of its input."""
     rests_on = [
         [
             job.job_id,

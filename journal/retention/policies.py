@@ -1,4 +1,4 @@
-"""Which job has which policy, and policies that have a name of their own.  Pure."""
+"""Assignment of policies to jobs, and predefined policies.  Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from milepost.journal.retention.policy import Policy
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Grandfather, father, son.
+    # Grandfather-father-son rotation.
     "gfs": {
         "keep_daily": 7,
         "keep_weekly": 4,
@@ -23,7 +23,7 @@ KEEP_ALL = Policy(name="keep everything")
 class Match(NamedTuple):
     """The policies of the jobs whose id matches a glob.
 
-    `completed` is in force once such a job is complete, if it is given.
+    `completed`, if set, applies to completed jobs.
     """
 
     pattern: str
@@ -32,16 +32,16 @@ class Match(NamedTuple):
 
 
 class Policies(NamedTuple):
-    """Which job has which policy: the first match decides, else the default.
+    """Policies by job: the first match applies, else the default.
 
-    The default is a `Match` too; its pattern means nothing.
+    The pattern of the default is ignored.
     """
 
     default: Match = Match("*", KEEP_ALL)
     matches: tuple[Match, ...] = ()
 
     def match_of(self, job_id: str) -> Match:
-        """Return what decides about `job_id`."""
+        """Return the first match of `job_id`, else the default."""
         for match in self.matches:
             if fnmatchcase(job_id, match.pattern):
                 return match

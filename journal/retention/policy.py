@@ -1,6 +1,6 @@
-"""A retention policy as a value: what can be asked for, within which bounds.  Pure.
+"""A retention policy as a value, with its bounds.  Pure.
 
-`retention` decides by it.
+`decisions` applies it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from milepost.journal.retention.duration import Span, as_span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# "all" keeps one of each hour, day, … for ever.
+# "all" keeps one of each hour, day, … without a limit.
 Count = int | Literal["all"]
 
 COUNTS = (
@@ -39,9 +39,9 @@ WITHINS = (
 )
 KEEP_RULES = (*COUNTS, *WITHINS, "keep_tags", "keep_every", "keep_best", "keep_failed")
 CAPS = ("max_age", "max_count", "max_bytes")
-# Rules that may well match nothing: alone, they would let everything go.
+# Rules that may match no checkpoint: alone, they could remove almost everything.
 _FICKLE = frozenset({"keep_tags", "keep_every", "keep_best", "keep_failed"})
-_MAX_COUNT = (1 << 63) - 1  # what a journal can tell
+_MAX_COUNT = (1 << 63) - 1  # the largest integer of an event
 _MAX_BYTES = 1 << 50
 _MAX_TAG_LISTS = 64
 
@@ -50,9 +50,9 @@ class Best(NamedTuple):
     """Keep the checkpoints with the best values of a metric.
 
     Attributes:
-        metric: a number in the metadata; dots lead into objects: ``"eval.loss"``.
-        mode: whether the smallest or the largest are the best.
-        keep: how many.
+        metric: a number in the metadata; dots address nested objects: ``"eval.loss"``.
+        mode: whether the smallest or the largest values are best.
+        keep: number of checkpoints to keep.
     """
 
     metric: str
@@ -64,37 +64,38 @@ class Best(NamedTuple):
 class Policy:
     """A retention policy.  Keep rules are independent and ORed; none keeps everything.
 
-    Without caps, one more rule, a larger count or a higher floor never removes more.
-    Only the first rule does, and `keep_failed`, which takes the place of the others
-    for what failed.  Under `max_count` and `max_bytes`, what one rule keeps can push
-    out what another one kept.
+    Without caps, another rule, a larger count or a higher floor never removes more.
+    Exceptions are the first rule, and `keep_failed`, which replaces the other rules for
+    failed checkpoints.  Under `max_count` and `max_bytes`, a checkpoint kept by one
+    rule can displace one kept by another.
 
     Spans may be given as text (``"7d"``), tag lists as any sequences.
 
     Attributes:
-        name: how plans and events call it.
-        keep_last: keep so many of the newest.
-        keep_hourly: keep the newest of each hour, for so many hours that have one; so
-            too `keep_daily`, `keep_weekly` (ISO weeks), `keep_monthly`, `keep_yearly`.
-            The oldest of all stays as long as there are fewer than that.
-        keep_within: keep what is at most this much older than the newest, so that a
-            job which rests loses nothing to the clock.
-        keep_within_hourly: of these keep the newest of each hour; and so on.
-        keep_tags: keep what has all tags of one of these lists; an empty list means
-            what has no tags.
-        keep_every: keep every so-manieth save of the job.
+        name: shown in plans and events.
+        keep_last: keep the N newest.
+        keep_hourly: keep the newest of each hour, for the last N hours with a
+            checkpoint; also `keep_daily`, `keep_weekly` (ISO weeks), `keep_monthly`,
+            `keep_yearly`.  The oldest of all is kept while fewer than N are.
+        keep_within: keep checkpoints at most this much older than the newest, so an
+            idle job loses nothing as time passes.
+        keep_within_hourly: within this span, keep the newest of each hour; also
+            `keep_within_daily` and so on.
+        keep_tags: keep checkpoints with all tags of one of these lists; an empty list
+            matches those without tags.
+        keep_every: keep every Nth save of the job.
         keep_best: keep the best by a metric.
-        keep_failed: keep so many of the newest that were saved as failed.  These never
-            use another rule's slots; while this is unset, the other rules judge them
-            apart from the rest.
-        max_age: let go what is older than this, though a rule keeps it.
-        max_count: let the oldest go until so many are left.
-        max_bytes: let the oldest go until what is left takes so many bytes.
-        min_keep: so many of the newest stay, whatever rules and caps say; at least 1.
-        min_age: let nothing go that is younger than this.
-        max_remove_fraction: of a job with over 10 checkpoints; a plan that removes
-            more requires confirmation.
-        timezone: whose hours, days and months are meant.
+        keep_failed: keep the N newest that were saved as failed.  They never use
+            another rule's slots; if unset, the other rules apply to them as a separate
+            group.
+        max_age: remove checkpoints older than this, even if a keep rule matches.
+        max_count: remove the oldest until at most N remain.
+        max_bytes: remove the oldest until the rest has at most this many bytes.
+        min_keep: keep the N newest, whatever rules and caps decide; at least 1.
+        min_age: remove nothing younger than this.
+        max_remove_fraction: in a job with over 10 checkpoints, a plan that removes a
+            larger fraction requires confirmation.
+        timezone: the time zone of hours, days and months.
 
     Raises:
         InvalidArgument: a value is out of bounds, or rules contradict each other.
@@ -126,7 +127,7 @@ class Policy:
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
-        """Bring spans and tags into one form, and check everything."""
+        """Normalize spans and tags, and check everything."""
         for name in (*WITHINS, "max_age", "min_age"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _span(name, value))
@@ -137,7 +138,7 @@ class Policy:
 
     @property
     def rules(self) -> dict[str, Any]:
-        """The keep rules that are set, in the order in which they are asked."""
+        """The keep rules that are set, in the order of evaluation."""
         return self._set(KEEP_RULES)
 
     @property
@@ -152,7 +153,7 @@ class Policy:
 
     @property
     def removes(self) -> bool:
-        """Whether anything here can let a checkpoint go."""
+        """Whether this policy can remove a checkpoint."""
         return bool(self.rules or self.caps)
 
     def _set(self, names: tuple[str, ...]) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class Policy:
             raise InvalidArgument(
                 f"max_remove_fraction must be 0 to 1, got {fraction!r:.60}"
             )
-        if self.timezone == "UTC":  # known even without time zone data
+        if self.timezone == "UTC":  # valid even without time zone data
             return
         from zoneinfo import ZoneInfo
 
@@ -190,28 +191,28 @@ class Policy:
             ZoneInfo(self.timezone)
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise InvalidArgument(
-                f"timezone must be one such as 'Europe/Berlin', got "
+                f"timezone must be a name such as 'Europe/Berlin', got "
                 f"{self.timezone!r:.60}"
             ) from exc
 
     def _check_sense(self) -> None:
-        """Refuse rules that undo each other, or that may let everything go.
+        """Refuse rules that contradict each other or may remove everything.
 
         Raises:
-            InvalidArgument: says which, and what to do.
+            InvalidArgument: names the rules and the remedy.
         """
         for name in WITHINS:
             if (value := getattr(self, name)) is not None and not any(value):
                 raise InvalidArgument(
                     f"{name} = {value} keeps nothing",
-                    hint="leave it out, or give it a length",
+                    hint="remove it, or set a length",
                 )
         rules = self.rules
         if rules and rules.keys() <= _FICKLE:
             raise InvalidArgument(
                 f"{' and '.join(rules)} may match no checkpoint at all, and then "
-                "everything but the newest would go",
-                hint="add keep_last or keep_within beside it",
+                "everything but the newest would be removed",
+                hint="add keep_last or keep_within",
             )
         if (most := self.max_count) is not None:
             for name, least in (
@@ -220,8 +221,8 @@ class Policy:
             ):
                 if isinstance(least, int) and least > most:
                     raise InvalidArgument(
-                        f"max_count = {most} undoes {name} = {least}",
-                        hint=f"set max_count to at least {least}, or {name} lower",
+                        f"max_count = {most} contradicts {name} = {least}",
+                        hint=f"set max_count to at least {least}, or lower {name}",
                     )
         if self.max_age is not None:
             oldest = as_span(self.max_age).about_seconds
@@ -229,15 +230,15 @@ class Policy:
                 value = getattr(self, name)
                 if value is not None and value.about_seconds > oldest:
                     raise InvalidArgument(
-                        f"max_age = {self.max_age} undoes {name} = {value}",
+                        f"max_age = {self.max_age} contradicts {name} = {value}",
                         hint="set max_age to at least that much",
                     )
             if oldest == 0:
-                raise InvalidArgument("max_age = 0s would let everything go")
+                raise InvalidArgument("max_age = 0s would remove everything")
 
 
 def describe(policy: Policy) -> dict[str, Any]:
-    """Return the policy as an event holds it: its name and what differs from none."""
+    """Return the policy as stored in events: its name and its non-default fields."""
     unset = Policy(name=policy.name)
     said: dict[str, Any] = {"name": policy.name}
     for field in fields(policy):
@@ -248,7 +249,7 @@ def describe(policy: Policy) -> dict[str, Any]:
 
 
 def policy_hash(policy: Policy) -> str:
-    """Return 16 hex digits that change with anything in the policy."""
+    """Return 16 hex digits that depend on every field of the policy."""
     return hashlib.sha256(orjson.dumps(describe(policy))).hexdigest()[:16]
 
 
@@ -296,13 +297,13 @@ def _tag_lists(lists: object) -> tuple[tuple[str, ...], ...]:
         raise InvalidArgument(f"keep_tags must be a list of lists, got {lists!r:.60}")
     if not 1 <= len(lists) <= _MAX_TAG_LISTS:
         raise InvalidArgument(
-            f"keep_tags must hold 1 to {_MAX_TAG_LISTS} lists, got {len(lists)}",
-            hint="one list without tags keeps what has none",
+            f"keep_tags must have 1 to {_MAX_TAG_LISTS} lists, got {len(lists)}",
+            hint="one empty list keeps checkpoints without tags",
         )
     for tags in lists:
         if isinstance(tags, str) or not isinstance(tags, (list, tuple)):
             raise InvalidArgument(
-                f"keep_tags must hold lists of tags, got {tags!r:.60}"
+                f"keep_tags must be a list of lists of tags, got {tags!r:.60}"
             )
     return tuple(
         tuple(ids.check_label("a tag in keep_tags", tag) for tag in tags)

@@ -1,7 +1,7 @@
-"""What a policy would leave of a job that saves at a steady pace.  Pure.
+"""Simulate a policy on a job that saves at a steady pace.  Pure.
 
-The same rules decide as for real checkpoints, run after run, as the worker would have
-them decide: what a run let go is not there for the next.
+The rules of `decisions` are applied run after run, as a worker would: a checkpoint
+removed by one run does not exist for the next.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MAX_RUNS = 20_000
 
 
 class Pace(NamedTuple):
-    """How often a simulated job saves, and how often retention runs.
+    """The intervals of saves and retention runs of a simulated job.
 
     Attributes:
-        every: the time between two saves.
-        runs_every: the time between two runs.
-        stored_bytes: what each save takes.
+        every: time between two saves.
+        runs_every: time between two runs.
+        stored_bytes: size of each save.
     """
 
     every: timedelta
@@ -40,12 +40,12 @@ class Run(NamedTuple):
     """One run of retention.
 
     Attributes:
-        at: when it ran.
-        saved: how many saves there had been by then.
-        removed: how many checkpoints this run let go.
-        waits: why it would have required confirmation, if it would have; the simulation
-            goes on as if it was given, and later runs do not require it.
-        kept: what it left, oldest first.
+        at: time of the run.
+        saved: number of saves so far.
+        removed: number of checkpoints that this run removed.
+        waits: why the run would require confirmation; the simulation proceeds as if
+            it was given, and later runs do not require it.
+        kept: the remaining checkpoints, oldest first.
     """
 
     at: datetime
@@ -60,13 +60,13 @@ def simulate(
 ) -> Iterator[Run]:
     """Yield every run of retention over a job that saved for `length`.
 
-    The saves are plain: no tags, no metadata, none of them failed, pinned or held.
+    The saves are plain: no tags, no metadata, none failed, pinned or held.
 
     Args:
-        policy: that decides.
+        policy: the policy to simulate.
         pace: of saves and runs.
         length: how long the job has been saving.
-        until: when the last save and the last run are.
+        until: time of the last save and the last run.
 
     Raises:
         InvalidArgument: a time is not positive, or there would be too many saves or
@@ -99,7 +99,7 @@ def simulate(
 def _run(
     there: tuple[Candidate, ...], policy: Policy, now: datetime
 ) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
-    """Return what one run leaves, and why it would wait."""
+    """Return the checkpoints that one run keeps, and why it requires confirmation."""
     if not policy.removes or not there:
         return there, ()
     decision = decisions.decide(there, policy, now)
@@ -120,8 +120,7 @@ def _count(
     count = length // every
     if not least <= count <= most:
         raise InvalidArgument(
-            f"{count} {what} in {length} are more than can be simulated: {least} to "
-            f"{most}",
+            f"cannot simulate {count} {what} in {length}: expected {least} to {most}",
             hint="simulate a shorter time, or a slower pace",
         )
     return count

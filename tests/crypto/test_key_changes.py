@@ -152,7 +152,7 @@ def test_no_process_that_was_there_before_writes_with_a_dropped_key(
     ):
         with pytest.raises(DroppedKey, match="'old'") as caught:
             write()
-        assert "start this process again" in str(caught.value.hint)
+        assert "restart this process" in str(caught.value.hint)
     assert newer.keys_in_use() == {"new": 1}
     with with_keys(NEW) as alone:
         assert alone.get(JOB, origin).state == {"n": 1}

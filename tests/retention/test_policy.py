@@ -35,18 +35,18 @@ OUT_OF_BOUNDS: list[tuple[dict[str, Any], str]] = [
     ({"max_bytes": (1 << 50) + 1}, "^max_bytes must be at most 1125899906842624, got"),
     ({"keep_failed": -1}, "^keep_failed must be a whole number of at least 0, got -1$"),
     ({"keep_tags": "a"}, "^keep_tags must be a list of lists, got 'a'$"),
-    ({"keep_tags": ["a"]}, "^keep_tags must hold lists of tags, got 'a'$"),
+    ({"keep_tags": ["a"]}, "^keep_tags must be a list of lists of tags, got 'a'$"),
     ({"keep_tags": [[""]]}, "a tag in keep_tags"),
     ({"keep_tags": [[5]]}, "a tag in keep_tags"),
-    ({"keep_tags": []}, "^keep_tags must hold 1 to 64 lists, got 0"),
-    ({"keep_tags": [["a"]] * 65}, "^keep_tags must hold 1 to 64 lists, got 65"),
+    ({"keep_tags": []}, "^keep_tags must have 1 to 64 lists, got 0"),
+    ({"keep_tags": [["a"]] * 65}, "^keep_tags must have 1 to 64 lists, got 65"),
     ({"keep_best": ("loss", "min")}, "^keep_best must be a Best, got"),
     ({"keep_best": Best("", "min")}, "keep_best.metric"),
     ({"keep_best": Best("loss", "least")}, "^keep_best.mode must be 'min' or 'max'"),
     ({"keep_best": Best("loss", "min", 0)}, "^keep_best.keep must be a whole number"),
     *(({"max_remove_fraction": bad}, "^max_remove_fraction must be 0 to 1, got")
       for bad in (-0.1, 1.1, float("nan"), True, "0.5", None)),
-    *(({"timezone": bad}, "^timezone must be one such as 'Europe/Berlin', got")
+    *(({"timezone": bad}, "^timezone must be a name such as 'Europe/Berlin', got")
       for bad in ("Mars/Base", "", "../etc/passwd", "Europe", "a\0b", 5, None)),
     ({"name": ""}, "a policy's name"),
 ]  # fmt: skip
@@ -70,12 +70,15 @@ def test_a_value_out_of_bounds_is_refused_by_name(
             {"keep_failed": "all", "keep_tags": [[]]},
             "^keep_tags and keep_failed may match no",
         ),
-        ({"max_count": 2, "min_keep": 3}, "^max_count = 2 undoes min_keep = 3"),
-        ({"max_count": 2, "keep_last": 3}, "^max_count = 2 undoes keep_last = 3"),
-        ({"max_age": "1d", "min_age": "25h"}, "^max_age = 1d undoes min_age = 25h"),
-        ({"max_age": "0s"}, "^max_age = 0s would let everything go"),
+        ({"max_count": 2, "min_keep": 3}, "^max_count = 2 contradicts min_keep = 3"),
+        ({"max_count": 2, "keep_last": 3}, "^max_count = 2 contradicts keep_last = 3"),
+        (
+            {"max_age": "1d", "min_age": "25h"},
+            "^max_age = 1d contradicts min_age = 25h",
+        ),
+        ({"max_age": "0s"}, "^max_age = 0s would remove everything"),
         *(
-            ({"max_age": "1mo", name: "5w"}, f"^max_age = 1mo undoes {name} = 5w")
+            ({"max_age": "1mo", name: "5w"}, f"^max_age = 1mo contradicts {name} = 5w")
             for name in WITHINS
         ),
     ],

@@ -191,18 +191,20 @@ REFUSED = {
     "keep_failed = -1": "retention.default.keep_failed = -1: expected a whole number",
     "keep_every = 0": "retention.default.keep_every = 0: expected greater than",
     "max_count = 5\nkeep_last = 6": (
-        "retention: policy 'default': max_count = 5 undoes keep_last = 6; set max_count"
-        " to at least 6, or keep_last lower"
+        "retention: policy 'default': max_count = 5 contradicts keep_last = 6; set"
+        " max_count to at least 6, or lower keep_last"
     ),
     "max_count = 2": (
-        "retention: policy 'default': max_count = 2 undoes min_keep = 3; set max_count"
+        "retention: policy 'default': max_count = 2 contradicts min_keep = 3; set"
+        " max_count"
     ),
     'max_age = "1d"\nkeep_within = "2d"': (
-        "retention: policy 'default': max_age = 1d undoes keep_within = 2d; set max_age"
+        "retention: policy 'default': max_age = 1d contradicts keep_within = 2d; set"
+        " max_age"
     ),
     'keep_tags = ["release"]': (
         "retention: policy 'default': keep_tags may match no checkpoint at all, and"
-        " then everything but the newest would go; add keep_last or keep_within"
+        " then everything but the newest would be removed; add keep_last or keep_within"
     ),
     "keep_failed = 3": "keep_failed may match no checkpoint at all",
     'keep_tags = "release"': (
@@ -236,10 +238,10 @@ REFUSED = {
         'retention.rule[0].match = "": expected at least 1 character'
     ),
     '[[retention.rule]]\nmatch = "a*"\nmax_count = 1': (
-        "retention: policy 'rule:a*': max_count = 1 undoes min_keep = 3"
+        "retention: policy 'rule:a*': max_count = 1 contradicts min_keep = 3"
     ),
     '[retention.default.completed]\nmax_age = "1min"': (
-        "retention: policy 'default:completed': max_age = 1min undoes min_age = 1h"
+        "retention: policy 'default:completed': max_age = 1min contradicts min_age = 1h"
     ),
 }
 

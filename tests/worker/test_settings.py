@@ -241,7 +241,7 @@ MISTAKES = {
     ),
     "[store]\nmax_state = '16MB'": (
         'FILE: store.max_state = "16MB": expected a size such as "64KiB" or "16MiB"'
-        ' (units: B KiB MiB GiB): "MB" is 1000 to some and 1024 to others'
+        ' (units: B KiB MiB GiB): "MB" may mean a factor of 1000 or 1024'
     ),
     "[executor]\ncommand = ['x']\npython = 'a:b'": (
         'FILE: executor: expected "command" or "python", not both'
