@@ -76,5 +76,5 @@ if __name__ == "__main__":
         text = text.replace(f"```{name}\n{block}```", f"```{name}\n{fresh[name]}```")
     second = re.findall(r'"hash":"([0-9a-f]{64})"', fresh["journal"])[1]
     text = re.sub(r"HASH2|(?<=printf '%s' )[0-9a-f]{64}", second, text)
-    text = re.sub(r"(?<=before it being `)[0-9a-f]{64}", second, text)
+    text = re.sub(r"(?<=before it being\n`)[0-9a-f]{64}", second, text)
     PAGE.write_text(text)
