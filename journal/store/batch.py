@@ -1,4 +1,4 @@
-"""One write in the making: events on top of a view that does not show them yet."""
+"""One write under construction: events on top of a view that does not include them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """One write in the making: events on top of a view that does not show them yet.
+    """One write under construction: events on top of the durable view.
 
     Args:
-        view: what is durable.
+        view: the durable view.
         now: see below.
-        may_seal: called before a state is added; raises if none may be.
+        may_seal: called before a state is added; raises if no state may be written.
 
     Attributes:
-        view: what is durable.
-        now: when its events happen; one reading of the clock for all of them.
-        seq: the last event, those of this batch included.
-        current: seq of the checkpoint that is current then, 0 for none.
-        keys: idempotency keys used by this batch: the checkpoint, and what was saved.
-        ids: checkpoint ids made by this batch.
+        view: the durable view.
+        now: the time of all its events; the clock is read once.
+        seq: the last event, including those of this batch.
+        current: seq of the current checkpoint after this batch, 0 for none.
+        keys: idempotency keys used by this batch: checkpoint id and content.
+        ids: checkpoint ids created by this batch.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Batch:
         self.keys: dict[str, tuple[str, Content]] = {}
         self.ids: set[str] = set()
         self.size_bytes = 0
-        self.opening: dict[str, object] = {}  # data of the job.opened in this batch
+        self.opening: dict[str, object] = {}  # data of this batch's job.opened
         self._drafts: list[
             tuple[str, str, Mapping[str, object], EncodedState | None]
         ] = []
@@ -68,10 +68,10 @@ class Batch:
         data: Mapping[str, object],
         encoded: EncodedState | None = None,
     ) -> int:
-        """Add one event, with the state it commits; return its seq.
+        """Add one event and the state that it commits; return its seq.
 
         Raises:
-            KeyNeeded, DroppedKey: no state may be written with the key at hand.
+            KeyNeeded, DroppedKey: no state may be written with the configured key.
             InvalidEvent: the journal would not open with it; nothing is added.
         """
         job_view.check(self.view, type_, data)
@@ -90,13 +90,13 @@ class Batch:
         data: Mapping[str, object],
         checkpoint_ids: Iterable[str],
     ) -> None:
-        """Add an event that removes checkpoints; it says what is current then.
+        """Add an event that removes checkpoints and records the new current one.
 
         Args:
-            type_: of the event.
-            actor: who removes them.
-            data: the event's own.
-            checkpoint_ids: which; a purge names one that was deleted before.
+            type_: type of the event.
+            actor: the actor of the removal.
+            data: other data of the event.
+            checkpoint_ids: the removed checkpoints; a purge may name a deleted one.
 
         Raises:
             InvalidEvent: as `add`.
@@ -108,7 +108,7 @@ class Batch:
     def undelete(
         self, actor: str, data: Mapping[str, object], checkpoint_id: str
     ) -> None:
-        """Add an event that brings a checkpoint back; it says what is current then.
+        """Add an event that undeletes a checkpoint and records the new current one.
 
         Raises:
             InvalidEvent: as `add`.
@@ -132,7 +132,7 @@ class Batch:
         self.add("job.opened", "journal", self.opening)
 
     def add_repairs(self, repairs: Iterable[JobRepairedData]) -> bool:
-        """Add the ``job.repaired`` that recovery owes; tell whether there is any."""
+        """Add outstanding ``job.repaired`` events; return whether there were any."""
         before = self.seq
         for repair in repairs:
             if repair.get("salvage_file") not in self.view.salvage_files:
@@ -140,16 +140,16 @@ class Batch:
         return self.seq > before
 
     def begin(self) -> None:
-        """Say that what was added so far is nothing that a caller asked for."""
+        """End the preamble (job.opened, job.repaired) of this write."""
         self._preamble = self.seq
 
     @property
     def seen_seq(self) -> int:
-        """The seq that a caller could have read before its turn came."""
+        """The seq that a caller could have read before its turn."""
         return self.view.seq if self.seq == self._preamble else self.seq
 
     def check_seq(self, expected_seq: int | None) -> None:
-        """Refuse a stale writer.
+        """Refuse a writer whose view is stale.
 
         Raises:
             Conflict: the job is not at `expected_seq`.
@@ -158,15 +158,15 @@ class Batch:
             raise Conflict(
                 f"job {self.view.job_id!r} is at seq {self.seen_seq}, "
                 f"not {expected_seq}",
-                hint="read it again, then decide again",
+                hint="re-read the job and retry",
             )
 
     def mark(self) -> tuple[int, int]:
-        """Return what `rewind` needs to take back what is added from here on."""
+        """Return a mark for `rewind`."""
         return self.seq, self.current
 
     def rewind(self, mark: tuple[int, int]) -> None:
-        """Take back what was added since `mark`."""
+        """Remove everything added since `mark`."""
         self.seq, self.current = mark
         del self._drafts[self.seq - self.view.seq :]
 
@@ -174,7 +174,7 @@ class Batch:
         return len(self._drafts)
 
     def encode(self) -> Written:
-        """Return the bytes of the write, and its events as a reader would find them."""
+        """Return the bytes of the write, and its events as a scan would return them."""
         first = self.view.seq + 1
         span = (first, self.seq) if len(self._drafts) > 1 else None
         prev, offset, at = self.view.hash, self.view.end, stamp(self.now)
@@ -205,7 +205,7 @@ class Batch:
 
 
 class Written(NamedTuple):
-    """A write: its bytes, its last seq and hash, its events with their places."""
+    """A write: its bytes, its last seq and hash, its events with byte ranges."""
 
     data: bytes
     last: Extent

@@ -1,16 +1,16 @@
-"""Whether the clock can be trusted with removing what is old.
+"""Decide whether the clock can be trusted to remove checkpoints by age.
 
-One guard serves the worker, the command line and the library.  It compares the clock
-with what is known, in this order:
+The worker, the command line and the library share one guard.  It compares the clock
+with the best reference available, in this order:
 
-| known | the clock is ahead by |
+| reference | the clock is ahead by |
 |---|---|
-| both clocks, since this start of the machine | what the wall clock moved besides |
-| the wall clock, before the machine was started | what lies beyond `max_downtime` |
-| only the events of the store | the same, since the newest event |
+| both clocks, since this boot | the wall clock's excess over the steady clock |
+| the wall clock before this boot | the time beyond `max_downtime` |
+| the events of the store only | the same, since the newest event |
 
-A jump stands, also for other processes, until the clock is set back or somebody says
-that it is right.
+A jump stays in force, for other processes too, until the clock is set back or an
+operator accepts it.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
 
     from milepost.journal.store.clock_memory import ClockMemory
 
-# How old what is written down of both clocks may be.
+# How old the stored readings of both clocks may be.
 WRITE_SECONDS = 600.0
 
 log = logging.getLogger("milepost.clock")
 
 
 class ClockGuard:
-    """Looks at the clock for what counts ages.  Thread-safe.
+    """Checks the clock before checkpoints are removed by age.  Thread-safe.
 
     Args:
         watch: compares the clocks.
-        memory: what is remembered of them.
-        recorded: returns times of events, asked for until one is recent enough.
-        clock: the one that is in doubt.
-        boot: tells one start of the machine from another.
+        memory: stores readings and jumps.
+        recorded: returns event times; consumed until one is recent enough.
+        clock: the clock to check.
+        boot: returns an id that changes with every boot.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class ClockGuard:
         self._memory = memory
         self._recorded = recorded
         self._clock = clock
-        self._boot = boot()  # no process outlives a start of the machine
+        self._boot = boot()  # constant in the lifetime of a process
         self._has_begun = False
-        self._told_at = 0.0  # when what was seen was last written down, steady
+        self._written_at = 0.0  # steady time of the last stored reading
         self._mutex = Mutex()
         self._ahead_seconds = 0.0
         self._jump: ClockJump | None = None
@@ -78,7 +78,7 @@ class ClockGuard:
 
     @property
     def jump(self) -> ClockJump | None:
-        """The jump that stood when it was last looked."""
+        """The jump found by the last look."""
         return self._jump
 
     def look(
@@ -86,14 +86,14 @@ class ClockGuard:
         max_seconds: float,
         max_downtime_seconds: float,
     ) -> ClockJump | None:
-        """Return the jump that stands: ahead by more than `max_seconds`.
+        """Return the jump in force: the clock is ahead by more than `max_seconds`.
 
-        The first look goes on from what a process before this one saw; see
-        `ClockWatch.resume` for `max_downtime_seconds`.  Where none has left a word, it
-        goes on from the newest event.
+        The first look starts from the reading of an earlier process; see
+        `ClockWatch.resume` for `max_downtime_seconds`.  Without one, it starts from the
+        newest event.
 
         Raises:
-            OSError: it can't be remembered; this process knows it all the same.
+            OSError: the jump cannot be stored; this process still applies it.
         """
         return self._mutex.hold(partial(self._look, max_seconds, max_downtime_seconds))
 
@@ -105,13 +105,13 @@ class ClockGuard:
             step = self._watch.step_seconds(max_downtime_seconds)
         else:
             step = self._begin(max_downtime_seconds)
-            # Set back since another process looked: only a jump is undone by it.
+            # Without a stored jump, setting the clock back since then has no effect.
             step = step if known else max(step, 0.0)
-            self._is_stored = known is None  # else it may be of an older version
+            self._is_stored = known is None  # it may have an older version's form
         if known is not None:
             self._ahead_seconds = known.by_seconds
         elif self._jump is not None:
-            self._ahead_seconds = 0.0  # somebody said that the clock is right
+            self._ahead_seconds = 0.0  # an operator accepted the clock
         self._ahead_seconds += step
         found = jump_after(known, self._ahead_seconds, self._clock(), max_seconds)
         self._jump = found
@@ -125,8 +125,8 @@ class ClockGuard:
         return found
 
     def _begin(self, downtime_seconds: float) -> float:
-        """Return by how much the clock was set since it was last known to be right."""
-        self._told_at = -math.inf
+        """Return how far the clock moved since it was last known to be right."""
+        self._written_at = -math.inf
         seen = None
         with contextlib.suppress(OSError):
             seen = self._memory.seen()
@@ -140,7 +140,7 @@ class ClockGuard:
         return beyond
 
     def _last(self, seconds: float) -> datetime | None:
-        """Return when the newest event was, or the first that is recent enough."""
+        """Return the time of the newest event, or of the first recent enough."""
         now, newest = self._clock(), None
         for at in self._recorded():
             if newest is None or at > newest:
@@ -151,20 +151,20 @@ class ClockGuard:
 
     def _write_down(self) -> None:
         seen = self._watch.seen(self._boot)
-        if seen.steady - self._told_at >= WRITE_SECONDS:
+        if seen.steady - self._written_at >= WRITE_SECONDS:
             self._memory.write_seen(seen)
-            self._told_at = seen.steady
+            self._written_at = seen.steady
 
     def pass_over(self) -> None:
-        """Leave what happened since the last look to the process that leads."""
+        """Skip the time since the last look; the leading process accounts for it."""
         self._watch.step_seconds()
         self._has_begun = False
 
     def trust(self) -> ClockJump | None:
-        """Accept the current time of the clock; return the jump that stood.
+        """Accept the current time of the clock; return the jump that was in force.
 
         Raises:
-            OSError: it can't be remembered.
+            OSError: it cannot be stored.
         """
         return self._mutex.hold(self._trust)
 
@@ -195,10 +195,10 @@ class ClockGuard:
 
 
 def why_waiting(jump: ClockJump) -> str:
-    """Return the line for what must not count ages."""
+    """Return the message for work that must not remove by age."""
     return (
         f"the clock jumped forward by {how_long(timedelta(seconds=jump.by_seconds))}, "
         f"to {stamp(jump.at)}:"
-        " nothing is removed until it is set back, or `milepost worker task"
-        " --trust-clock` says that it is right"
+        " nothing is removed until it is set back or accepted with"
+        " `milepost worker task --trust-clock`"
     )

@@ -1,9 +1,9 @@
-"""What is remembered of the clocks, beside the journals.
+"""Persistent readings of the clocks, stored next to the journals.
 
-`<root>/worker/clock_jump.json` holds the jump of the clock that stands, or null, and
-`clock_seen.json` what both clocks last said.  Each is replaced as a whole, so that no
-process can undo what another one wrote.  Both once stood in `last-runs.json`, which is
-read where they are not.
+`<root>/worker/clock_jump.json` has the clock jump in force, or null;
+`clock_seen.json` has the last readings of both clocks.  Each file is replaced as a
+whole, so no process can undo another's write.  Earlier versions stored both in
+`last-runs.json`, which is read if they are missing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ClockMemory:
         """Return the jump that is not accepted yet.
 
         Raises:
-            OSError: it can't be read.
+            OSError: it cannot be read.
         """
         found = self._read(_JUMP)
         try:
@@ -44,7 +44,7 @@ class ClockMemory:
             return None
 
     def seen(self) -> Seen | None:
-        """Return what the clocks said when somebody last looked.
+        """Return the clock readings of the last look.
 
         Raises:
             OSError: as `jump`.
@@ -58,15 +58,15 @@ class ClockMemory:
             return None
 
     def write_jump(self, jump: ClockJump | None) -> None:
-        """Remember durably that the clock jumped; None: that it is right again.
+        """Store durably that the clock jumped; None: that it is right again.
 
         Raises:
-            OSError: it can't be written; what was remembered before still is.
+            OSError: it cannot be written; the stored jump is unchanged.
         """
         self._write(_JUMP, jump and jump._asdict() | {"at": stamp(jump.at)})
 
     def write_seen(self, seen: Seen) -> None:
-        """Remember durably what the clocks say.
+        """Store durably the readings of both clocks.
 
         Raises:
             OSError: as `write_jump`.

@@ -1,8 +1,8 @@
-"""Noticing that the clock was set: ages are counted by it, and what is old goes.
+"""Detect that the wall clock was set.
 
-A machine that starts with a wrong clock, or a time server that is wrong, must not cost
-a year of checkpoints.  Nobody can set the clock that counts since the machine was
-started; what the other one moves besides was set.
+A machine that boots with a wrong clock, or a wrong time server, must not cost a year of
+checkpoints.  The steady clock, which counts since boot, cannot be set: any difference
+between the two clocks means that the wall clock was set.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import NamedTuple
 from milepost.journal.disk.disk import read_whole
 from milepost.journal.process.mutex import Mutex
 
-# Less is the correction of a clock that runs a little fast or slow.
+# Smaller steps are corrections of a clock that runs slightly fast or slow.
 MIN_STEP_SECONDS = 1.0
 
 
 class ClockJump(NamedTuple):
-    """The clock is `by_seconds` ahead of where it would be; `at` is what it said."""
+    """The clock is `by_seconds` ahead of the expected time; `at` is its reading."""
 
     at: datetime
     by_seconds: float
 
 
 class Seen(NamedTuple):
-    """What both clocks said, and since which start of the machine one of them counts.
+    """Readings of both clocks, and the boot that the steady one counts from.
 
-    `boot_id` is empty where that can't be known, or there is no second clock.
+    `boot_id` is empty if it is unknown, or if there is no steady clock.
     """
 
     wall: datetime
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 def boot_id() -> str:
-    """Return what is another after each start of the machine, empty if unknown."""
+    """Return an id that changes with every boot, empty if unknown."""
     try:
         return read_whole(Path("/proc/sys/kernel/random/boot_id")).decode().strip()
     except (OSError, ValueError):
@@ -48,21 +48,21 @@ def boot_id() -> str:
 
 
 def steady_seconds() -> float:
-    """Return the time since the machine was started, its sleep included."""
+    """Return the seconds since boot, including sleep."""
     try:
-        # The kernel's own text: what fakes the clocks of a process leaves it alone.
+        # From the kernel: tools that fake a process's clocks do not change it.
         return float(read_whole(Path("/proc/uptime")).split()[0])
     except (OSError, ValueError, IndexError):
-        # Not `time.monotonic`, which stands still in a laptop that is closed.
+        # Not `time.monotonic`, which stops while the machine sleeps.
         clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
         return time.clock_gettime(clock)
 
 
 class ClockWatch:
-    """Compares `wall` with `steady`, from when it is made.  Thread-safe.
+    """Compares `wall` with `steady`, starting at construction.  Thread-safe.
 
-    Without a `steady` clock nobody can tell a clock that was set from time that passed:
-    then a step is what lies beyond the downtime that is believed.
+    Without a `steady` clock, a clock that was set looks the same as elapsed time; then
+    a step is the part beyond the accepted downtime.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class ClockWatch:
         return Seen(self._wall(), self._steady(), boot)
 
     def seen(self, boot: str) -> Seen:
-        """Return what both clocks say now."""
+        """Return the current readings of both clocks."""
         return self._mutex.hold(partial(self._now, boot))
 
     def resume(self, seen: Seen, boot: str, max_downtime_seconds: float) -> float:
-        """Compare from `seen` on, which another process saw, perhaps long ago.
+        """Continue from `seen`, the readings of another process, perhaps long ago.
 
-        Of a machine that was started since, nobody knows how long it was off: up to
-        `max_downtime_seconds` are believed, and what lies beyond is returned.
+        After a reboot the downtime is unknown: up to `max_downtime_seconds` are
+        accepted, and the time beyond is returned.
         """
         off = self._mutex.hold(partial(self._resume, seen, boot))
         return _beyond(off, max_downtime_seconds)
 
     def _resume(self, seen: Seen, boot: str) -> float:
-        """Return how much of the time from `seen` to here no clock has counted."""
+        """Return the time from `seen` to now that no clock has counted."""
         now = self._now(boot)
         if boot and seen.boot_id == now.boot_id and seen.steady <= now.steady:
             self._seen = seen
@@ -102,7 +102,7 @@ class ClockWatch:
         return (self._seen.wall - seen.wall).total_seconds()
 
     def step_seconds(self, max_downtime_seconds: float = 0.0) -> float:
-        """Return by how much the clock was set since the last call, 0.0 if it was not.
+        """Return how far the clock was set since the last call, 0.0 if it was not.
 
         Negative if it was set back.
         """
@@ -128,10 +128,10 @@ def _beyond(seconds: float, believed: float) -> float:
 def jump_after(
     known: ClockJump | None, ahead_seconds: float, now: datetime, max_seconds: float
 ) -> ClockJump | None:
-    """Return the jump that stands when the clock is `ahead_seconds` ahead; pure.
+    """Return the jump in force when the clock is `ahead_seconds` ahead; pure.
 
-    None if that is at most `max_seconds`: a clock that was set back where it belongs
-    has nothing to accept.
+    None if that is at most `max_seconds`: a clock that was set back has no jump to
+    accept.
     """
     if ahead_seconds <= max_seconds:
         return None

@@ -1,8 +1,8 @@
-"""A journal rewritten shorter: the same events, without the states that have to go.
+"""Rewrite a journal without expired states; its events stay the same.
 
-Event lines are copied byte for byte.  A state line is copied, dropped, or, if its base
-is dropped, re-encoded.  An encrypted one goes under the current key, if its own is at
-hand; its ciphertext stays.
+Event lines are copied byte for byte.  A state line is copied, dropped, or re-encoded if
+its delta base is dropped.  A copied encrypted state is rewrapped with the current key
+if its own key is available; its ciphertext is not changed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from milepost.journal.states.access import Vault
     from milepost.journal.states.encoding import Body
 
-# Where a chain is that long, a state is re-encoded as a whole one.
+# At this chain length, a state is re-encoded as a whole one.
 _MAX_LINKS = delta.MAX_LINKS // 2
 
 
 class Compaction(NamedTuple):
-    """What a compaction did: states dropped and re-encoded, bytes before and after."""
+    """Result of a compaction: states dropped and re-encoded, bytes before and after."""
 
     job_id: str
     dropped: int
@@ -42,15 +42,15 @@ class Compaction(NamedTuple):
 
     @property
     def bytes_freed(self) -> int:
-        """How much shorter the journal is, the event that tells of it not counted."""
+        """Number of bytes saved, not counting the compaction's own event."""
         return self.bytes_before - self.bytes_after
 
 
 def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
-    """Return the saves whose states have to go: purged, or out of their trash period.
+    """Return the saves whose states are due: purged, or out of the trash period.
 
-    Those that are gone already are not among them, nor are those on hold.  States of
-    other events stay: this version does not know how long they are needed.
+    Excludes states that are dropped already or on hold.  States of other events are
+    kept: this version does not know how long they are needed.
     """
     latest = now - timedelta(seconds=trash_seconds)
     return frozenset(
@@ -63,18 +63,18 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
 
 
 def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
-    """Return about how many bytes of the journal `drop` takes, events included."""
+    """Estimate the journal bytes that `drop` occupies, events included."""
     return sum(view.places[seq].size for seq in drop)
 
 
 class Threshold(NamedTuple):
-    """When a compaction is worth its work.
+    """When a compaction is worthwhile.
 
     Attributes:
-        min_bytes: as much at least would be freed,
-        min_fraction: and as much of the journal.
-        erase_within_seconds: or a state is out of its trash period for that long; None
-            if time alone is no reason.  What was purged is always one.
+        min_bytes: at least this many bytes are freed,
+        min_fraction: and at least this fraction of the journal;
+        erase_within_seconds: or a state has been out of its trash period for this long;
+            None if time alone is not a reason.  A purge always is.
     """
 
     min_bytes: int = 0
@@ -84,7 +84,7 @@ class Threshold(NamedTuple):
     def is_met(
         self, view: JobView, drop: Collection[int], now: datetime, trash_seconds: float
     ) -> bool:
-        """Tell whether dropping `drop` is worth rewriting the journal."""
+        """Return whether dropping `drop` justifies rewriting the journal."""
         if not drop:
             return False
         within = self.erase_within_seconds
@@ -100,15 +100,15 @@ class Threshold(NamedTuple):
 
 
 class Compactor:
-    """Turns the lines of an old journal into those of the new one, in order.
+    """Converts the lines of an old journal to those of the new one, in order.
 
     Args:
-        drop: the saves whose states go.
-        live: the saves that can be restored, so that their states must be readable.
+        drop: the saves whose states are dropped.
+        live: the saves that can be restored, whose states must be readable.
         read: returns the state line and the event line of an event with a state, from
             the old journal.
-        vault: the keys at hand.
-        address: tells whose a state is.
+        vault: the available keys.
+        address: returns the address of an event's state.
     """
 
     def __init__(
@@ -124,32 +124,32 @@ class Compactor:
         self._lines = read
         self._vault = vault
         self._address = address
-        # Links to the whole state, in the new journal.
+        # Links to whole states in the new journal.
         self._links: dict[int, int] = {}
         self.dropped = self.reencoded = 0
 
     def lines_of(self, seq: int, lines: bytes) -> bytes:
-        """Return what becomes of the lines of event `seq`: state line and event line.
+        """Return the new lines of event `seq`, from its state line and event line.
 
         Raises:
-            UnreadableState: the state must be re-encoded and cannot be read, though it
-                can be restored: by a live checkpoint, or by who has its key.
-            NewerFormat: the same of a codec that this version does not know.
+            UnreadableState: the state must be re-encoded and is unreadable, although it
+                can be restored: by a live checkpoint, or with a key that is missing.
+            NewerFormat: the same, for a codec that this version does not know.
         """
         state_line, _, event_line = lines[:-1].rpartition(b"\n")
         event_line += b"\n"
         if not state_line:
-            return lines  # its state went with an earlier compaction
+            return lines  # an earlier compaction dropped its state
         if seq in self._drop:
             self.dropped += 1
             return event_line
         try:
             return self._kept(seq, state_line) + b"\n" + event_line
         except (UnreadableState, NewerFormat) as exc:
-            # Who has the key can undelete it; without its base it would be lost.
+            # With the key it can be undeleted; without its base it would be lost.
             if seq in self._live or isinstance(exc, (MissingKey, PlaintextRefused)):
                 raise
-            # The same holds for a newer version.
+            # A newer version can still read it.
             if line_codec.base_of(state_line) in self._drop:
                 raise
             return lines  # damaged, or unknown and complete
@@ -181,7 +181,7 @@ class Compactor:
         )[:-1]
 
     def _body(self, unpacked: delta_chain.Unpacked) -> Body:
-        """Return the state as what differs from the nearest that stays, or whole."""
+        """Return the state as a delta to the nearest remaining one, or whole."""
         parts, data, _ = unpacked.members[0]
         whole = encoding.compressed(unpacked.raw, is_json="state_type" not in data)
         for member in unpacked.members[1:]:

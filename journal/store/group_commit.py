@@ -1,9 +1,9 @@
-"""Group commit: callers that write to one job at once share a write and a sync.
+"""Group commit: concurrent writers of one job share a write and a sync.
 
-The caller at the front of the queue leads: it commits what waits, for itself and for
-those behind it.  Nothing is handed over.  Who leads is who has the lock, who is served
-says so itself, and a caller that is gone says that; so an exception at any point leaves
-a queue that the next caller can go on with (docs/adr/0026).
+The first waiter in the queue becomes the leader and commits the waiting writes.
+Leadership is never handed over: the leader is the thread that has the lock, and served
+or interrupted waiters mark themselves.  So an exception at any point leaves a queue
+that the next caller can continue with (docs/adr/0026).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from milepost.journal.recovery.head import Extent
 
 _MAX_SHARED = 256
-# A caller looks by itself so often.  It is woken when its turn comes, unless whoever
-# had to wake it was interrupted just then.
+# A waiter polls at this interval.  Normally it is woken when its turn comes, but the
+# thread that should wake it may have been interrupted.
 _LOOK_SECONDS = 0.05
 
-# What a caller wants written, decided when its turn has come: it adds events to the
-# batch and returns the caller's answer, or raises.  It may be asked again if a write
-# was interrupted and is not in the journal.
+# A caller's write, decided when its turn comes: it adds events to the batch and returns
+# the caller's answer, or raises.  It may be called again if a write was interrupted and
+# is not in the journal.
 Request = Callable[[Batch], object]
 
 
@@ -39,11 +39,11 @@ class Waiter:
     """A caller in the queue.
 
     Attributes:
-        since: when it came.
+        since: when it arrived.
         answer, error: final once `is_done`.
-        landing: the last event of the write that it was put into.  After an
-            interruption, the journal tells by it whether the write is there.
-        is_gone: nobody waits for the answer any more.
+        landing: the last event of the write that includes it.  After an interruption,
+            it shows whether the journal has the write.
+        is_gone: its caller no longer waits.
     """
 
     __slots__ = (
@@ -71,16 +71,16 @@ class Waiter:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to do for it."""
+        """Whether it needs no more work."""
         return self.is_done or self.is_gone
 
     def finish(self) -> None:
-        """Let its caller go with the answer, or the error, that it has."""
+        """Release its caller, with its answer or error."""
         self.is_done = True
         self.wake()
 
     def wake(self) -> None:
-        """Have its caller look whether it is served, or has to lead."""
+        """Make its caller check whether it is served or has to lead."""
         if self._turn.locked():
             self._turn.release()
 
@@ -90,7 +90,7 @@ class Waiter:
 
 
 class WriteQueue:
-    """The callers that want to write to one job, first come, first served."""
+    """The writers of one job, in order of arrival."""
 
     def __init__(self) -> None:
         self._waiting: deque[Waiter] = deque()
@@ -103,16 +103,16 @@ class WriteQueue:
         is_shared: bool,
         commit: Callable[[deque[Waiter]], None],
     ) -> object:
-        """Have `request` committed, with others or alone; return its answer.
+        """Commit `request`, with others or alone; return its answer.
 
         Args:
-            request: the caller's.
+            request: the caller's write.
             is_shared: it may share a batch with its neighbours in the queue.
-            commit: carries waiters out from the left, and finishes each.  What it
-                raises is raised here; those it leaves try by themselves.
+            commit: serves waiters from the left, and finishes each.  Its exceptions are
+                raised here; waiters that it leaves retry by themselves.
 
         Raises:
-            Exception: what the request or its commit raised.
+            Exception: raised by the request or by its commit.
         """
         me = Waiter(request, is_shared=is_shared)
         try:
@@ -130,7 +130,7 @@ class WriteQueue:
         return me.answer
 
     def _serve(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> None:
-        """Commit what waits, if `me` is at the front.  Only with the lead."""
+        """Commit the waiting writes if `me` is first.  Only called by the leader."""
         self._clear()
         if not self._waiting or self._waiting[0] is not me:
             return
@@ -146,7 +146,7 @@ class WriteQueue:
         self._clear()
 
     def _next(self) -> deque[Waiter]:
-        """Return the first waiter, and those behind it that may share its batch."""
+        """Return the first waiter, and the next ones that may share its batch."""
         first = self._waiting[0]
         if not first.is_shared or len(self._waiting) == 1:
             return deque((first,))
@@ -159,7 +159,7 @@ class WriteQueue:
         return taken
 
     def _clear(self) -> None:
-        """Drop those at the front for whom nothing is left to do."""
+        """Drop waiters at the front that need no more work."""
         while self._waiting and self._waiting[0].is_over:
             self._waiting.popleft()
 

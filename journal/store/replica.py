@@ -1,4 +1,4 @@
-"""What a process holds of one job, and how far it has read a history."""
+"""The in-memory replica of one job, and the position of a history reader."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 class KnownJob:
-    """What this process holds of one job."""
+    """This process's replica of one job."""
 
     def __init__(self, view: JobView) -> None:
         self.view = view
-        self.stamp: Stamp | None = None  # the journal's, when the view was folded
-        self.seen = Extent()  # the last event that this process has shown
-        self.created_at: str | None = None  # the job that it was seen in
-        self.store_id: str | None = None  # of the store in which it was seen
-        # Of the file that the view's offsets are about; None while it is being folded,
-        # and after a fold that was interrupted: then the view is no good.
+        self.stamp: Stamp | None = None  # of the journal, when the view was folded
+        self.seen = Extent()  # the last event that this process has returned
+        self.created_at: str | None = None  # creation time of the job of `seen`
+        self.store_id: str | None = None  # store of `seen`
+        # Of the file that the view's offsets refer to; None while a fold is running or
+        # was interrupted: the view is then invalid.
         self.inode: int | None = None
-        self.error: MilepostError | None = None  # why it is quarantined
+        self.error: MilepostError | None = None  # why the job is quarantined
         self.folding = Mutex()
         self.queue = WriteQueue()
 
     def has_rotted(self, known: set[int]) -> bool:
-        """Tell whether states look like rot of which that was not known, by seq.
+        """Return whether states appear rotten that are not in `known`, by seq.
 
-        One that a power cut took, when it was shown but not synced, looks the same;
-        whether it is given up, only the lock can tell.
+        A state lost in a power cut, returned before it was synced, looks the same; only
+        under the lock can the two be distinguished.
         """
         return any(
             fault != STATE_MISSING and seq not in known
@@ -44,7 +44,7 @@ class KnownJob:
 
 
 class Cursor:
-    """How far a reader of a job's history has come."""
+    """The position of a reader in a job's history."""
 
     __slots__ = ("end", "hash", "job_id", "seq")
 

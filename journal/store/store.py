@@ -1,6 +1,6 @@
-"""The shell around the pure parts: reads the clock, calls the storage, folds.
+"""The imperative shell: reads the clock, calls the storage, folds events.
 
-Order: durable, then visible, then answered.
+A write is durable first, then visible, then acknowledged.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
 
 class Store(Views):
-    """Journals and their views: what is written, and what is rewritten.
+    """Writes and compacts the journals of a store.
 
     Attributes:
-        key_id: what new states are encrypted with; empty if they are not.
+        key_id: the key that encrypts new states; empty if they are not encrypted.
     """
 
     key_id = ""
 
     def write(self, job_id: str, request: Request, *, is_shared: bool = False) -> Any:
-        """Let `request` add events under the job's lock; return its answer.
+        """Run `request` under the job's lock to add events; return its answer.
 
         Args:
-            job_id: which job; it is created by its first event.
-            request: called once, when the view is caught up and nobody else writes.
-            is_shared: it asks `Batch` for what others in the same write have done, so
-                it may share one write and one sync with them.
+            job_id: the job; its first event creates it.
+            request: called when the view is current and no other writer is active.
+            is_shared: it reads uncommitted events of its neighbours from `Batch`, so it
+                may share one write and one sync with them.
 
         Raises:
-            DamagedJournal, StorageFailed, and whatever `request` raises.
-            NestedCall: another call of this thread is under way.
+            DamagedJournal, StorageFailed, and the exceptions of `request`.
+            NestedCall: another call of this thread is running.
         """
         job = self._jobs.get(job_id)
         if job is None or job.view.seq == 0:
@@ -85,10 +85,10 @@ class Store(Views):
             for _ in range(self._exclusively(job.view.job_id, commit)):
                 waiters.popleft().finish()
             if waiters and not waiters[0].is_shared:
-                return  # the storage failed it here: it tries again, alone
+                return  # the storage failed; each remaining waiter retries alone
 
     def _prepare(self, job: KnownJob, held: LockedJob) -> None:
-        """Catch up under the lock; refuse what must not be written to."""
+        """Catch up under the lock; refuse jobs that must not be written to."""
         stamp = held.stamp
         try:
             if stamp is None or stamp != job.stamp:
@@ -118,12 +118,12 @@ class Store(Views):
     def _commit_some(
         self, job: KnownJob, leader: Waiter, waiters: Iterable[Waiter], held: LockedJob
     ) -> int:
-        """Write the first waiters' events; return how many were served.
+        """Write the events of the first waiters; return how many were served.
 
-        A refusal is its waiter's.  Any other exception may have come from a signal
-        handler, so it stays in this thread, and the waiters try again: those whose
-        write is in the journal by then have their answer.  Nor is a failure of the
-        storage told from a handler's `OSError`: whom it meets tries again, alone.
+        A refusal belongs to its waiter.  Any other exception may come from a signal
+        handler, so it stays in this thread and the waiters retry; those whose write is
+        in the journal get their answer.  A storage failure cannot be distinguished from
+        a handler's `OSError`, so waiters that it hits retry alone.
         """
         job.folding.hold(partial(self._prepare, job, held))
         view = job.view
@@ -144,7 +144,7 @@ class Store(Views):
             try:
                 waiter.answer = waiter.request(batch)
             except NestedCall:
-                raise  # a signal handler's
+                raise  # from a signal handler
             except (MilepostError, InvalidEvent) as exc:
                 batch.rewind(mark)
                 if isinstance(exc, StorageFailed) and waiter is not leader:
@@ -167,14 +167,14 @@ class Store(Views):
         batch.open(self.storage.create())
 
     def _check_key(self) -> None:
-        """Refuse to write a state with a key that was dropped, or without any.
+        """Refuse to write a state without a key, or with a dropped one.
 
-        Under the job's lock, so that a drop that waited for it has seen the write.
+        Runs under the job's lock, so a `drop_key` that waited for it sees the write.
 
         Raises:
-            KeyNeeded: the store is encrypted, and no key is at hand.
-            DroppedKey: it is this one.
-            StorageFailed: the store's record of its keys cannot be read or begun.
+            KeyNeeded: the store is encrypted, and no key is configured.
+            DroppedKey: the key was dropped.
+            StorageFailed: the store's key record cannot be read or created.
         """
         record = self.storage.key_record()
         if self.key_id and record is None:
@@ -183,7 +183,7 @@ class Store(Views):
             return
         if not self.key_id:
             raise KeyNeeded(
-                "this store is encrypted, and there is no key; nothing was written",
+                "this store is encrypted and no key is configured; nothing was written",
                 hint="set store.key_file or MILEPOST_KEYS; in Python: "
                 "CheckpointManager(…, keys=…)",
             )
@@ -202,30 +202,30 @@ class Store(Views):
         vault: Vault,
         on_piece: OnPiece | None = None,
     ) -> Compaction | None:
-        """Rewrite a journal without the states that are due, if it is worth it.
+        """Rewrite a journal without the states that are due, if it is worthwhile.
 
-        Readers and writers go on meanwhile; writers wait only while what was written
-        last is copied.
+        Readers and writers continue meanwhile; writers only wait while the latest
+        writes are copied.
 
         Args:
-            job_id: which job.
-            due: says which saves' states go.
-            expired: says which salvage files go.
-            is_worth: says whether to begin, for the states that are due.
-            actor: who asks for it.
-            vault: the keys at hand.
+            job_id: the job.
+            due: returns the saves whose states are dropped.
+            expired: returns the salvage files to remove.
+            is_worth: decides whether to start, given the states that are due.
+            actor: the actor of the compaction.
+            vault: the available keys.
             on_piece: called between pieces, never under the job's lock.
 
         Raises:
-            Busy: another compaction is on its way, or what it began with has changed.
+            Busy: another compaction is running, or the initial states have changed.
             DamagedJournal: the job is quarantined.
             UnreadableState: a live state is unreadable.
-            StorageFailed: the disk said no.
+            StorageFailed: an I/O error; see its subclasses.
         """
         view = self.readable(job_id)
         drop = due(view)
         if not is_worth(view, drop) and not expired(view):
-            # A job that is neither written nor compacted would keep it for ever.
+            # Otherwise an idle job would keep its leftover file for ever.
             self.storage.sweep(job_id)
             return None
         job = self._job(job_id)
@@ -239,7 +239,7 @@ class Store(Views):
                 view.address_of,
             )
             self._copy_states(view, at, compactor, copy, on_piece)
-            # A long file takes long to sync; under the lock is only the rest of it.
+            # Syncing a long file takes long; only the rest is synced under the lock.
             copy.sync()
             while (end := self.view(job_id).end) - at.end > READ_BYTES:
                 self._copy_lines(at, end, copy)
@@ -247,7 +247,7 @@ class Store(Views):
             def place(held: LockedJob) -> Compaction:
                 job.folding.hold(partial(self._prepare, job, held))
                 if job.view is not view or not drop <= due(view):
-                    raise Busy  # rewritten by a recovery, or one was undeleted
+                    raise Busy  # rewritten by a recovery, or a state was undeleted
                 self._copy_lines(at, held.extent.size, copy)
                 missing = {s for s, f in view.faults.items() if f == STATE_MISSING}
                 erased = erased_runs(view, drop | missing)
@@ -265,7 +265,7 @@ class Store(Views):
         copy: Copy,
         on_piece: OnPiece | None,
     ) -> None:
-        """Copy all up to where `view` is now, but for the states that go."""
+        """Copy everything up to `view`'s end, without the states to drop."""
         extent = Extent(view.seq, view.hash or "", view.end)
         for data in self._parts(at, extent, on_piece):
             begin, parts = at.end, []
@@ -284,12 +284,12 @@ class Store(Views):
             copy.write(b"".join(parts))
 
     def _copy_lines(self, at: Cursor, end: int, copy: Copy) -> None:
-        """Copy what was written since: no state in it is told from one that goes."""
+        """Copy later writes: none of their states is a delta to a dropped one."""
         while at.end < end:
             want = min(READ_BYTES, end - at.end)
             data = self.storage.read(at.job_id, at.end, want)
             if not data:
-                raise Busy  # replaced meanwhile
+                raise Busy  # the journal was replaced meanwhile
             copy.write(data)
             at.end += len(data)
 
@@ -320,8 +320,8 @@ class Store(Views):
         written = batch.encode()
         copy.write(written.data)
         if self.key_id:
-            self._check_key()  # data keys were wrapped with it
-        job.stamp = None  # what follows is another file
+            self._check_key()  # it wraps the data keys
+        job.stamp = None  # the journal is a new file from here on
         held.replace(copy, written.last)
         held.remove_salvage_files(salvage_files)
         return Compaction(
@@ -332,7 +332,7 @@ class Store(Views):
         """Close every file.
 
         Raises:
-            NestedCall: a call of this thread is under way.
+            NestedCall: a call of this thread is running.
         """
         self._calls.check()
         self.storage.close()

@@ -1,4 +1,4 @@
-"""Views of jobs, caught up with what is acknowledged before they are shown."""
+"""Per-job read models, refreshed to the last acknowledged event on access."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("milepost.journal")
 
 READ_BYTES = 1024 * 1024
 _ALL = sys.maxsize
-# Told how many bytes were read since the last call; what it raises ends the reading.
+# Called with the bytes read since the last call; its exceptions end the reading.
 OnPiece = Callable[[int], object]
 _LARGE_BYTES = 256 * 1024
 
@@ -51,8 +51,8 @@ class Views:
     """The views of a storage's jobs, for one process.
 
     Args:
-        storage: where the bytes are.
-        clock: gives the time that events carry.
+        storage: the storage of the journals.
+        clock: the source of event times.
     """
 
     def __init__(self, storage: Storage, clock: Callable[[], datetime]) -> None:
@@ -63,7 +63,7 @@ class Views:
         forks.watch(self)
 
     def after_fork(self) -> None:
-        """Forget, in a forked child, views and queues that a thread was changing."""
+        """Discard, in a forked child, views and queues that may be half changed."""
         self._jobs = {}
         self._calls = Calls()
 
@@ -76,25 +76,25 @@ class Views:
     def _exclusively(
         self, job_id: str, work: Callable[[LockedJob], _T], *, wait: bool = True
     ) -> _T:
-        """Return what `work` does while nobody else writes to the job."""
+        """Run `work` under the job's lock and return its result."""
         return during(self.storage.exclusive(job_id, wait=wait), work)
 
     def view(self, job_id: str) -> JobView:
-        """Return the job's view, caught up with every acknowledged write.
+        """Return the job's view, refreshed to the last acknowledged write.
 
         An unknown job has a view at seq 0.
 
         Raises:
-            DamagedJournal: the journal is not what was written.
+            DamagedJournal: the journal differs from what was written.
             StorageFailed: it cannot be read.
-            NestedCall: another call of this thread is at it.
+            NestedCall: another call of this thread uses the job.
         """
         self._calls.check()
         job = self._jobs.get(job_id)
         stamp = self.storage.stamp(job_id)
         if job is None:
             if stamp is None and self.storage.extent(job_id).seq == 0:
-                return JobView(job_id, None)  # a question about it leaves no trace
+                return JobView(job_id, None)  # reads of unknown jobs leave no replica
             job = self._job(job_id)
         if job.error is None and stamp is not None and stamp == job.stamp:
             return job.view
@@ -105,17 +105,17 @@ class Views:
         return job.view
 
     def glance(self, job_id: str) -> JobView:
-        """Return the job's view as this process last saw it, or `view` if it never did.
+        """Return the last view of this process without a refresh, or `view` if none.
 
-        For what may be out of date; nothing is looked at if it was seen before.
+        For uses that tolerate a stale view.
         """
         job = self._jobs.get(job_id)
         return self.view(job_id) if job is None or job.view.seq == 0 else job.view
 
     def live(self, view: JobView) -> list[Entry]:
-        """Return the live checkpoints, oldest first: all of one moment.
+        """Return the live checkpoints, oldest first, as a consistent snapshot.
 
-        A view is folded in place, and one event may remove many of them.
+        A view is folded in place, and one event may remove many checkpoints.
         """
         job = self._jobs.get(view.job_id)
         if job is None:
@@ -123,13 +123,14 @@ class Views:
         return job.folding.hold(lambda: [*view.checkpoints.values()])
 
     def readable(self, job_id: str) -> JobView:
-        """Return `view`, if this version can fold all of it.
+        """Return `view` if this version can fold all of it.
 
         Raises:
-            NewerFormat: it can only show the history.  And as `view`.
+            NewerFormat: only the history can be read.
+            DamagedJournal, StorageFailed, NestedCall: as `view`.
         """
         view = self.view(job_id)
-        refuse_newer(view, "this one can only show its history")
+        refuse_newer(view, "this version can only show its history")
         return view
 
     def _catch_up(self, job: KnownJob) -> None:
@@ -146,10 +147,10 @@ class Views:
                 self._settle(job, is_unknown=extent.seq == 0)
         except DamagedJournal as exc:
             if self._is_replaced(job_id, stamp):
-                self._catch_up(job)  # compacted while we looked at it
+                self._catch_up(job)  # compacted during the read
                 return
-            # Only under the lock is it certain: without it, a power cut that took
-            # unsynced events, or a rewrite in progress, looks the same.
+            # Only the lock gives certainty: without it, a power cut that took unsynced
+            # events, or a rewrite in progress, looks the same.
             self._quarantine(job, exc)
             if not self._settle_again(job):
                 raise
@@ -167,16 +168,16 @@ class Views:
             raise
 
     def _settle(self, job: KnownJob, *, is_unknown: bool) -> bool:
-        """Settle what somebody left behind; False if that is not ours to do now."""
+        """Recover a job left by a crashed writer; return False if not possible now."""
         try:
             self._exclusively(
                 job.view.job_id, partial(self._fold_settled, job), wait=False
             )
         except Busy:
-            return False  # a write is on its way; its answer has not been given
+            return False  # a write is in progress and not acknowledged yet
         except (StorageFailed, NewerFormat) as exc:
             if is_unknown:
-                raise  # its head is missing: there is nothing to go by
+                raise  # without a head, the acknowledged extent is unknown
             _log.warning(
                 "job %r: what follows is unconfirmed: %s", job.view.job_id, exc
             )
@@ -198,15 +199,15 @@ class Views:
     ) -> None:
         view = job.view
         is_ahead = view.seq > extent.seq
-        # Compacted or replaced: same events, other offsets.
+        # Compacted or replaced: same events at other offsets.
         is_other = stamp is not None and stamp.inode != job.inode
-        job.stamp = job.inode = None  # until it is whole
+        job.stamp = job.inode = None  # until the fold is complete
         misfit = view.misfit
         if is_ahead or is_other or not view.seq or not self._folds_on(view, extent):
             view, misfit = self._fresh_view(job), ""
             self._fold(view, extent)
         if view.misfit != misfit:
-            # A signal handler's exception looks the same, but strikes only once.
+            # A signal handler's exception looks the same, but does not repeat.
             view = self._fresh_view(job)
             self._fold(view, extent)
         if extent.seq and (view.seq, view.hash) != (extent.seq, extent.hash):
@@ -227,24 +228,24 @@ class Views:
         return JobView(job.view.job_id, self.storage.store_id)
 
     def _folds_on(self, view: JobView, extent: Extent) -> bool:
-        """Fold what is new; False if `view` is of another file than it seems to be.
+        """Fold new events; return False if the file is not the one that `view` is of.
 
-        A file system gives the numbers of removed files away again, so after two
-        rewrites the same number may mean another file, with other offsets.
+        A file system reuses inode numbers of removed files, so after two rewrites the
+        same number may mean another file, with other offsets.
         """
         try:
             self._fold(view, extent)
         except DamagedJournal:
-            return False  # told again, if a look from the start says so too
+            return False  # a fold from the start reports the damage if it is real
         return view.end == extent.size
 
     def _check_seen(self, job: KnownJob, view: JobView, held: LockedJob | None) -> None:
-        """Refuse a journal that lost what this process has already shown.
+        """Refuse a journal that lost events which this process has returned.
 
-        Under the lock the head is told, so that every process judges alike.
+        Under the lock the head records them, so that every process decides alike.
         """
         if view.store_id != job.store_id and view.store_id is not None:
-            # The folder was removed, and another store was made in its place.
+            # The folder was removed, and another store was created in its place.
             job.store_id, job.seen = view.store_id, Extent()
         seen = job.seen
         is_there = self._has(view, seen, is_same=view is job.view)
@@ -262,11 +263,11 @@ class Views:
         job.created_at = view.created_at
 
     def _has(self, view: JobView, seen: Extent, *, is_same: bool) -> bool:
-        """Tell whether an event that was shown is still part of a job."""
+        """Return whether an event that was returned is still part of a job."""
         if view.seq <= seen.seq:
             return (view.seq, view.hash or "") == seen[:2]
         if is_same or not seen.seq:
-            return True  # folded on from there
+            return True  # the view was extended from that event
         return self._event(view, seen.seq)["hash"] == seen.hash
 
     def _event(self, view: JobView, seq: int) -> Event:
@@ -274,12 +275,12 @@ class Views:
         return event
 
     def _is_owned_up_to(self, view: JobView, seen: Extent) -> bool:
-        """Tell whether the job says, or is about to, that an event was given up."""
+        """Return whether a repair that covers `seen` is journaled or outstanding."""
         repairs = self.storage.repairs(view.job_id)
         if any(repair.get("lost_events") for repair in repairs):
             return True
-        # What tells of a cut took the place of the first lost event; what tells of
-        # another history stands behind it.
+        # The job.repaired of a cut has the seq of the first lost event; that of a
+        # divergent history comes after the lost events.
         return any(
             told_at <= seen.seq or gives_up(self._event(view, told_at), seen)
             for told_at, _ in view.losses
@@ -293,7 +294,7 @@ class Views:
         until_seq: int = _ALL,
         on_piece: OnPiece | None = None,
     ) -> None:
-        """Fold what `extent` has beyond `view`, up to event `until_seq`."""
+        """Fold the events of `extent` beyond `view`, up to event `until_seq`."""
         is_large = extent.size - view.end > _LARGE_BYTES
         fold = partial(self._fold_quietly, view, extent, until_seq, on_piece)
         if is_large:
@@ -322,7 +323,7 @@ class Views:
     def _parts(
         self, at: JobView | Cursor, extent: Extent, on_piece: OnPiece | None = None
     ) -> Iterator[bytes]:
-        """Yield journal bytes from `at.end` on, until `at` has moved to the end."""
+        """Yield journal bytes from `at.end` to the end; the caller advances `at`."""
         want = READ_BYTES
         while at.end < extent.size:
             before = at.end
@@ -337,12 +338,12 @@ class Views:
                     before, f"event {at.seq + 1} of {extent.seq}", "part of a line"
                 )
                 raise self._damage(at.job_id, problem)
-            want *= 2  # one event with its state is larger than that
+            want *= 2  # one event with its state is larger than the buffer
 
     def _damage(self, job_id: str, problem: CorruptLine) -> DamagedJournal:
         try:
             line = line_number(partial(self.storage.read, job_id), problem.offset)
-        except StorageFailed:  # the file itself is gone
+        except StorageFailed:  # the file is missing
             line = 1
         return DamagedJournal(
             job_id,
@@ -360,7 +361,7 @@ class Views:
     def read_pair(self, view: JobView, seq: int) -> tuple[bytes, bytes]:
         """Return the state line and the event line of event `seq`.
 
-        The first is empty if there is none.  What they say is the caller's to check:
+        The state line is empty if there is none.  The caller must verify the content:
         the journal may have been compacted since `view` was folded.
 
         Raises:
@@ -400,13 +401,13 @@ class Views:
     def newest_first(self, view: JobView, after_seq: int) -> Iterator[Event]:
         """Read the events after `after_seq`, verified, newest first."""
         bound = view.seq
-        while bound > after_seq:  # in parts, so that the newest few cost little
+        while bound > after_seq:  # in parts, so that the newest few are cheap
             start = max(bound - job_view.MARK_EVERY, after_seq)
             yield from reversed([*self.history(view, start, until_seq=bound)])
             bound = start
 
     def known_then_all(self) -> Iterator[str]:
-        """Yield the jobs this process knows, then those it does not know yet."""
+        """Yield the jobs known to this process, then the others."""
         known = list(self._jobs)
         yield from known
         yield from set(self.storage.job_ids()) - set(known)
@@ -417,14 +418,14 @@ class Views:
         return any(policy_hash in job.view.confirmed for job in jobs)
 
     def folded_seq(self, job_id: str) -> int:
-        """Return how far this process has read a job, without looking again."""
+        """Return how far this process has read a job, without a refresh."""
         job = self._jobs.get(job_id)
         return 0 if job is None else job.view.seq
 
     def replay(
         self, job_id: str, *, until_seq: int, on_piece: OnPiece | None = None
     ) -> JobView:
-        """Return a view of its own, folded from the start up to `until_seq`."""
+        """Return a separate view, folded from the start up to `until_seq`."""
         known = self.view(job_id)
         view = JobView(job_id, self.storage.store_id)
         extent = Extent(known.seq, known.hash or "", known.end)
@@ -438,20 +439,20 @@ class Views:
         try:
             extent = held.append(written.data, after=seq, last=written.last)
         except BaseException:
-            job.stamp = None  # look again before the next answer
+            job.stamp = None  # refresh before the next answer
             raise
 
         def fold() -> None:
-            # From the moment the head moved, a reader may have folded it already.
+            # A concurrent reader may have folded the write once the head moved.
             if view.seq == seq:
                 job.inode = None
                 for located in written.events:
                     job_view.apply(view, *located)
-            assert view.end == extent.size, "the index is not what is on the disk"
-            job.view = view  # a reader may have begun another, before there was one
+            assert view.end == extent.size, "the index differs from the journal"
+            job.view = view  # a reader may have replaced the view of a new job
             job.seen, job.created_at = extent, view.created_at
             if view.misfit:
-                return  # as in `_fold_to`: the next look begins anew
+                return  # as in `_fold_to`: the next refresh folds from the start
             stamp = held.stamp
             job.inode = None if stamp is None else stamp.inode
             job.stamp = stamp
