@@ -331,7 +331,7 @@ def test_a_plan_of_all_jobs_needs_no_other_word(jobs: Path) -> None:
     assert event["data"]["plan_id"] == done.json["data"]["plan_id"]
 
 
-def test_what_removes_much_waits_for_somebody_to_confirm_it(jobs: Path) -> None:
+def test_a_plan_that_removes_much_requires_confirmation(jobs: Path) -> None:
     configure(jobs.parent, keep_last=2)
 
     for words in ((JOB,), ("--all",), (JOB, "--plan", plan_id_of(JOB))):

@@ -233,7 +233,7 @@ def test_a_plan_that_was_not_shown_is_404_and_says_what_to_do(
     assert "preview again" in answer.json()["detail"]
 
 
-def test_what_removes_much_waits_until_somebody_confirms_it(
+def test_applying_a_plan_that_removes_much_requires_confirmation(
     configured: TestClient,
 ) -> None:
     plan_id = preview(configured)["plan_id"]
