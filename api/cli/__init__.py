@@ -1,1 +1,1 @@
-"""The `milepost` command: one Click group whose verbs import their own world."""
+"""The `milepost` command: one Click group whose commands import their own world."""

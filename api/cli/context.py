@@ -1,4 +1,4 @@
-"""What every verb shares: the options before or behind it, and the open store."""
+"""What every command shares: the options before or behind it, and the open store."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Frame:
         return open_with_settings(self.config, self.store)
 
     def settings(self, **flags: str | None) -> Settings:
-        """Read every setting; `flags` are variables that a verb's options set.
+        """Read every setting; `flags` are variables that a command's options set.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -72,24 +72,24 @@ class Frame:
         return load(config_path(self.config), environ=environ)
 
 
-def verb(name: str, *, example: str) -> Callable[[AnyFunction], click.Command]:
-    """Make a function the verb `name`, with an example and the shared options."""
+def command(name: str, *, example: str) -> Callable[[AnyFunction], click.Command]:
+    """Make a function the command `name`, with an example and the shared options."""
 
     def decorate(function: AnyFunction) -> click.Command:
-        command = click.command(name, epilog=example_text(example))
-        return with_shared_options(command(click.pass_obj(function)))
+        made = click.command(name, epilog=example_text(example))
+        return with_shared_options(made(click.pass_obj(function)))
 
     return decorate
 
 
-def with_shared_options(command: AnyCommand) -> AnyCommand:
-    """Add the options that work before and behind every verb, after its own."""
-    command.params += _SHARED
-    return command
+def with_shared_options(made: AnyCommand) -> AnyCommand:
+    """Add the options that work before and behind every command, after its own."""
+    made.params += _SHARED
+    return made
 
 
 def expect_seq_option(function: AnyFunction) -> AnyFunction:
-    """Add `--expect-seq`, for verbs that must not act on a job that moved on."""
+    """Add `--expect-seq`, for commands that must not act on a job that moved on."""
     option = click.option(
         "--expect-seq",
         type=click.IntRange(0),
@@ -98,8 +98,14 @@ def expect_seq_option(function: AnyFunction) -> AnyFunction:
     return option(function)
 
 
+def reason_option(function: AnyFunction) -> AnyFunction:
+    """Add `--reason`, for commands whose event can say why."""
+    option = click.option("--reason", metavar="TEXT", help="Why; the journal keeps it.")
+    return option(function)
+
+
 def trust_clock_option(function: AnyFunction) -> AnyFunction:
-    """Add `--trust-clock`, for verbs that remove what is old."""
+    """Add `--trust-clock`, for commands that remove what is old."""
     option = click.option(
         "--trust-clock",
         is_flag=True,
@@ -109,7 +115,7 @@ def trust_clock_option(function: AnyFunction) -> AnyFunction:
 
 
 def fail_if_empty_option(function: AnyFunction) -> AnyFunction:
-    """Add `--fail-if-empty`, for verbs that may find nothing to show or to do."""
+    """Add `--fail-if-empty`, for commands that may find nothing to show or to do."""
     option = click.option(
         "--fail-if-empty", is_flag=True, help="Exit with 8 when there is nothing."
     )
@@ -123,7 +129,7 @@ def example_text(example: str) -> str:
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    # A flag that stands before the verb must not be unset by its absence behind it.
+    # A flag that stands before the command must not be unset by its absence behind it.
     if value is not None and value is not False:
         setattr(ctx.ensure_object(Frame), str(param.name), value)
 

@@ -95,7 +95,7 @@ class Problem(NamedTuple):
 
 
 class Failure(Exception):
-    """A verb can't give an answer.  Carries the `Problem` to report."""
+    """A command can't give an answer.  Carries the `Problem` to report."""
 
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)

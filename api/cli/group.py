@@ -1,4 +1,4 @@
-"""The `milepost` group: finds a verb's module only when the verb is called.
+"""The `milepost` group: finds a command's module only when the command is called.
 
 `list` must not pay for the imports of `serve`, so the table below holds names, not
 functions.  The group is also the one place that turns errors into exit codes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,63 +21,64 @@ from milepost.api.cli.results import Answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MODULE_OF_VERB = {
-    "save": "save",
-    "list": "list",
-    "show": "show",
-    "cat": "show",
-    "jobs": "list",
-    "log": "log",
-    "diff": "log",
-    "restore": "restore",
-    "fork": "restore",
-    "delete": "delete",
-    "undelete": "delete",
-    "pin": "delete",
-    "unpin": "delete",
-    "hold": "delete",
-    "release": "delete",
-    "complete": "complete",
-    "cleanup": "cleanup",
-    "policy": "policy",
-    "compact": "compact",
-    "erase": "compact",
-    "import": "import_files",
-    "verify": "verify",
-    "doctor": "doctor",
-    "repair": "repair",
-    "serve": "serve",
-    "worker": "worker",
-    "keys": "keys",
-    "config": "config",
-}
+# In the order of `--help`.  `milepost.api.cli.commands` has a module for each.
+COMMANDS = (
+    "save",
+    "list",
+    "show",
+    "cat",
+    "jobs",
+    "log",
+    "diff",
+    "restore",
+    "fork",
+    "delete",
+    "undelete",
+    "pin",
+    "unpin",
+    "hold",
+    "release",
+    "complete",
+    "cleanup",
+    "policy",
+    "compact",
+    "erase",
+    "import",
+    "verify",
+    "doctor",
+    "repair",
+    "serve",
+    "worker",
+    "keys",
+    "config",
+)
 
 
 class Milepost(click.Group):
-    """A group whose verbs are imported when they are called."""
+    """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order in which one meets them."""
+        """Return the commands in the order in which one meets them."""
         del ctx
-        return list(_MODULE_OF_VERB)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the verb's module and return its command."""
+        """Import the command's module and return its command."""
         del ctx
-        module_name = _MODULE_OF_VERB.get(cmd_name)
-        if module_name is None:
+        if cmd_name not in COMMANDS:
             return None
+        module_name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
         module = import_module(f"milepost.api.cli.commands.{module_name}")
-        command: click.Command = getattr(module, f"{cmd_name}_verb")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Refuse an unknown verb with the nearest ones, which Click can't know."""
-        if args and args[0] not in _MODULE_OF_VERB and not args[0].startswith("-"):
+        """Refuse an unknown command with the nearest ones, which Click can't know."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(
-                args[0], possibilities=_MODULE_OF_VERB, ctx=ctx
+                args[0], possibilities=COMMANDS, ctx=ctx
             )
         return super().resolve_command(ctx, args)
 
@@ -86,7 +88,7 @@ class Milepost(click.Group):
         prog_name: str | None = None,
         **extra: Any,
     ) -> NoReturn:
-        """Run one verb, print what it hands back, leave with the right code."""
+        """Run one command, print what it hands back, leave with the right code."""
         words = list(sys.argv[1:] if args is None else args)
         output.prepare_streams()
         frame = Frame()

@@ -1,4 +1,4 @@
-"""Log lines of the verbs that stay, on stderr.
+"""Log lines of the commands that stay, on stderr.
 
 They are written by a thread of their own: a pipe that nobody reads, or a full disk,
 must not stop a request.  Lines that differ only in what they tell of are bounded: a

@@ -1,7 +1,7 @@
-"""What a verb hands back: values, never text on a terminal.
+"""Results of commands, as values.
 
-A verb decides; `milepost.api.cli.output` is the only one that prints.  So every verb has
-`--json`, TSV and tables without a line of its own.
+Only `milepost.api.cli.output` prints, so every command has `--json`, TSV and tables
+without code of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from milepost.api.cli.exits import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_CELL_MAX = 80
 
 
 class Table(NamedTuple):
@@ -51,7 +53,7 @@ class JsonLines(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One verb's result.
+    """One command's result.
 
     `data` is what `--json` shows; `shown` goes to stdout without `--json`;
     `notes` are talk for stderr, `closing` what comes after the data.  A `problem`
@@ -72,3 +74,15 @@ def or_nothing(answer: Answer, *, if_empty: str | None, is_failure: bool) -> Ans
     if is_failure:
         return answer._replace(problem=Problem("nothing_to_do", if_empty))
     return answer._replace(notes=(*answer.notes, if_empty))
+
+
+def json_cell(value: object) -> str:
+    """Return the JSON of a value for a cell, shortened."""
+    import orjson
+
+    return short_cell(orjson.dumps(value).decode())
+
+
+def short_cell(text: str) -> str:
+    """Return at most 80 characters of a text, with an ellipsis where it is cut."""
+    return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"

@@ -1,7 +1,7 @@
-"""What stands behind the `@` of `JOB@SELECTOR`: which checkpoint a person means.
+"""Selectors: the part of `JOB@SELECTOR` that picks a checkpoint.
 
-Without one, `JOB` is `JOB@current`, for verbs that read a checkpoint or go on from it.
-Verbs that remove or protect one need a selector.
+`JOB` alone means `JOB@current` in commands that read a checkpoint or continue from it.
+Commands that remove or protect a checkpoint need a selector.
 
 | selector | the checkpoint that is meant |
 |---|---|

@@ -1,9 +1,10 @@
-"""Which store a verb works on, and opening it.
+"""Which store a command works on, and opening it.
 
 `--store`, then `MILEPOST_STORE_ROOT`, then `[store]` of the config file, then the
 default.  Reading needs to know nothing but the folder, so `list` and its like ask
-`milepost.worker.config.files`, which knows no pydantic.  Writing obeys every setting (durability,
-limits, trash period), so where any is set it goes through `milepost.worker.config.settings`.
+`milepost.worker.config.files`, which knows no pydantic.  Writing obeys every setting
+(durability, limits, trash period), so where any is set it goes through
+`milepost.worker.config.settings`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def config_path(config: str | None) -> Path | None:
 
 
 def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
-    """Open the store for verbs that journal nothing.
+    """Open the store for commands that journal nothing.
 
     Raises:
         Failure: no_store.

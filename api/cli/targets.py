@@ -92,7 +92,7 @@ def job_argument(function: AnyFunction) -> AnyFunction:
 def target_argument(
     *, needs_selector: bool = False, before: str | None = None
 ) -> Callable[[AnyFunction], Callable[..., Any]]:
-    """Add `JOB@SELECTOR` and its long form; the verb gets a `target`.
+    """Add `JOB@SELECTOR` and its long form; the command gets a `target`.
 
     `before` names an argument that stands behind it.  With `--job` that one is alone.
     """

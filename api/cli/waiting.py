@@ -63,7 +63,7 @@ class Stop:
 
 
 def stopped(stop: Stop) -> Answer:
-    """Return the answer of a verb that stayed until it was stopped."""
+    """Return the answer of a command that stayed until it was stopped."""
     by = stop.received.name if stop.received else None
     return Answer({"stopped_by": by}, None, ("stopped",), stop.problem)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from milepost.journal.errors import MilepostError
     from milepost.journal.models import CheckpointInfo, ErrorInfo, JobInfo
+    from milepost.journal.store.compaction import Compaction
 
 
 def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
@@ -75,3 +76,8 @@ def problem_fields(
     """
     found = {"code": error.code, "detail": str(error)}
     return {**found, "hint": error.hint} if hint else found
+
+
+def compaction_fields(done: Compaction) -> dict[str, Any]:
+    """Return what a compaction or an erasure did to a job."""
+    return {**done._asdict(), "bytes_freed": done.bytes_freed}

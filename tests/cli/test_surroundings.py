@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from milepost.api.cli.group import _MODULE_OF_VERB
+from milepost.api.cli.group import COMMANDS
 from tests.support.cli import BIN, JOB, call, clean_environ
 from tests.support.cli import run as run_command
 from tests.support.eventually import DEADLINE_SECONDS
@@ -191,7 +191,7 @@ def shell(words: tuple[str, ...], redirection: str, **environ: str) -> tuple[int
 
 
 def test_the_table_of_verbs_has_them_all() -> None:
-    assert set(_MODULE_OF_VERB) - VERBS.keys() == set()
+    assert set(COMMANDS) - VERBS.keys() == set()
 
 
 def is_sound(text: str) -> bool:

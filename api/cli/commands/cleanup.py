@@ -1,4 +1,4 @@
-"""The verb that lets checkpoints go by a rule: cleanup."""
+"""The command that lets checkpoints go by a rule: cleanup."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import click
 from milepost.api.cli import shown_plans
 from milepost.api.cli.context import (
     Frame,
+    command,
     expect_seq_option,
     fail_if_empty_option,
     trust_clock_option,
-    verb,
 )
 from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.preview import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _HOW_TO_CONFIRM = "look with --dry-run, then add --confirm"
 
 
-@verb(
+@command(
     "cleanup",
     example="milepost cleanup etl-daily --dry-run\n"
     "milepost cleanup etl-daily --keep-last 2\n"
@@ -82,7 +82,7 @@ _HOW_TO_CONFIRM = "look with --dry-run, then add --confirm"
 @trust_clock_option
 @expect_seq_option
 @fail_if_empty_option
-def cleanup_verb(
+def cleanup_command(
     frame: Frame,
     *,
     job: str | None,

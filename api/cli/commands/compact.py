@@ -1,21 +1,22 @@
-"""The verbs that free disk space: compact and erase."""
+"""`milepost compact`: free the disk space of deleted states."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from milepost.api.cli.context import (
     Frame,
+    command,
     fail_if_empty_option,
     trust_clock_option,
-    verb,
 )
-from milepost.api.cli.exits import Failure, Problem
+from milepost.api.cli.exits import Problem
 from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table, or_nothing
-from milepost.api.cli.targets import Target, complete_job, job_argument, require_job
+from milepost.api.cli.targets import Target, complete_job, require_job
+from milepost.api.fields.checkpoints import compaction_fields
 from milepost.journal.errors import ClockJumped, MilepostError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("job_id", "dropped", "bytes_freed", "bytes")
 
 
-@verb("compact", example="milepost compact\nmilepost compact etl-daily")
+@command("compact", example="milepost compact\nmilepost compact etl-daily")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
 @click.option(
     "--rewrap",
@@ -33,7 +34,7 @@ _COLUMNS = ("job_id", "dropped", "bytes_freed", "bytes")
 )
 @trust_clock_option
 @fail_if_empty_option
-def compact_verb(
+def compact_command(
     frame: Frame,
     jobs: tuple[str, ...],
     *,
@@ -74,7 +75,7 @@ def compact_verb(
     dropped = sum(found.dropped for found in done)
     answer = Answer(
         {
-            "jobs": [_fields(found) for found in done],
+            "jobs": [compaction_fields(found) for found in done],
             "bytes_freed": freed,
             "left_out": {job: exc.code for job, exc in left_out},
         },
@@ -89,35 +90,6 @@ def compact_verb(
         return answer._replace(problem=problem)
     nothing = None if done else "nothing to compact"
     return or_nothing(answer, if_empty=nothing, is_failure=fail_if_empty)
-
-
-@verb("erase", example="milepost erase etl-daily --yes --reason 'customer left'")
-@job_argument
-@click.option(
-    "--reason", metavar="TEXT", help="Why; the journal keeps it.", default=None
-)
-@click.option("--yes", is_flag=True, help="Do it; there is no way back.")
-def erase_verb(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Answer:
-    """Erase every state of a job, at once and for good.
-
-    The record stays: what was saved when, by whom, and that it was erased.
-    """
-    with frame.open_to_write() as manager:
-        require_job(manager, Target(job, None))
-        if not yes:
-            count = len(manager.list(job))
-            msg = f"would erase {count} checkpoints of job {job!r} for good"
-            raise Failure("usage", msg, "--yes does it")
-        found = manager.erase(job, reason=reason)
-    if found is None:
-        msg = f"there is no job {job!r}"
-        raise Failure("not_found", msg)
-    note = f"erased job {job}: {found.dropped} states, {found.bytes_freed} bytes"
-    return Answer(_fields(found), None, (note,))
-
-
-def _fields(found: Compaction) -> dict[str, Any]:
-    return {**found._asdict(), "bytes_freed": found.bytes_freed}
 
 
 def _row(found: Compaction) -> tuple[object, ...]:

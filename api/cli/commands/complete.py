@@ -1,4 +1,4 @@
-"""The verb that says that a job has come to its end: complete."""
+"""The command that says that a job has come to its end: complete."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.api.cli.context import Frame, expect_seq_option, verb
+from milepost.api.cli.context import Frame, command, expect_seq_option, reason_option
 from milepost.api.cli.results import Answer
 from milepost.api.cli.targets import Target, job_argument, require_job
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from milepost.journal.models import JobInfo
 
 
-@verb("complete", example="milepost complete etl-daily --reason 'all 12 files loaded'")
+@command(
+    "complete", example="milepost complete etl-daily --reason 'all 12 files loaded'"
+)
 @job_argument
 @click.option("--failed", is_flag=True, help="It did not end well.")
-@click.option("--reason", metavar="TEXT", help="Why; the journal keeps it.")
+@reason_option
 @expect_seq_option
-def complete_verb(
+def complete_command(
     frame: Frame, job: str, reason: str | None, expect_seq: int | None, *, failed: bool
 ) -> Answer:
     """Say that a job has come to its end.

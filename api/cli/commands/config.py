@@ -1,4 +1,4 @@
-"""The verbs about settings: config show, config check, config path."""
+"""The commands about settings: config show, config check, config path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Failure
 from milepost.api.cli.results import Answer, Table
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @with_shared_options
 @click.group("config", epilog=example_text("milepost config show --origin"))
-def config_verb() -> None:
+def config_command() -> None:
     """Show and check the settings."""
 
 
-@verb("show", example="milepost config show --origin")
+@command("show", example="milepost config show --origin")
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
-def show_verb(frame: Frame, *, origin: bool) -> Answer:
+def show_command(frame: Frame, *, origin: bool) -> Answer:
     """Print every setting as it is in force.
 
     Hashes of tokens stay hidden.
@@ -46,8 +46,8 @@ def show_verb(frame: Frame, *, origin: bool) -> Answer:
     return Answer(data, Table(columns, rows))
 
 
-@verb("check", example="milepost config check")
-def check_verb(frame: Frame) -> Answer:
+@command("check", example="milepost config check")
+def check_command(frame: Frame) -> Answer:
     """Say what is wrong with the settings, if anything is.
 
     Does all that `serve` and `worker` do at their start, but listening: host and
@@ -67,8 +67,8 @@ def check_verb(frame: Frame) -> Answer:
     return Answer(data, None, (note, *warnings))
 
 
-@verb("path", example="milepost config path")
-def path_verb(frame: Frame) -> Answer:
+@command("path", example="milepost config path")
+def path_command(frame: Frame) -> Answer:
     """Print which config file is in force.
 
     Exit 4 if there is none.
@@ -83,8 +83,8 @@ def path_verb(frame: Frame) -> Answer:
     return Answer({"path": str(path)}, str(path))
 
 
-for _command in (show_verb, check_verb, path_verb):
-    config_verb.add_command(_command)
+for _command in (show_command, check_command, path_command):
+    config_command.add_command(_command)
 
 
 def _written(table: BaseModel, before: str) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""The verb that says what is wrong, and what to do about it: doctor."""
+"""The command that says what is wrong, and what to do about it: doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from milepost.api.cli import environment_check
-from milepost.api.cli.context import Frame, verb
+from milepost.api.cli.context import Frame, command
 from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.results import Answer, Report
 from milepost.api.cli.targets import complete_job
@@ -29,11 +29,11 @@ _MAX_SHOWN = 50
 _LONG_HEX = re.compile(r"\b[0-9a-f]{32,}\b")
 
 
-@verb("doctor", example="milepost doctor\nmilepost doctor etl-daily --deep")
+@command("doctor", example="milepost doctor\nmilepost doctor etl-daily --deep")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
 @click.option("--all", "is_all", is_flag=True, help="List the sound jobs too.")
 @click.option("--deep", is_flag=True, help="Read every state too, not only events.")
-def doctor_verb(
+def doctor_command(
     frame: Frame, jobs: tuple[str, ...], *, is_all: bool, deep: bool
 ) -> Answer:
     """Say what is wrong with a store, what is safe, and what to do.

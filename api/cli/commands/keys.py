@@ -1,4 +1,4 @@
-"""The verbs about the keys of an encrypted store: keys generate, list, rotate, drop."""
+"""`milepost keys`: the keys of an encrypted store (generate, list, rotate, drop)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Failure
 from milepost.api.cli.results import Answer, Table
 from milepost.journal.errors import NotImported
@@ -23,13 +23,13 @@ _COLUMNS = ("key_id", "current", "states")
 
 @with_shared_options
 @click.group("keys", epilog=example_text("milepost keys generate milepost.keys"))
-def keys_verb() -> None:
+def keys_command() -> None:
     """Make and change the keys that states are encrypted with."""
 
 
-@verb("generate", example="milepost keys generate milepost.keys")
+@command("generate", example="milepost keys generate milepost.keys")
 @click.argument("file", required=False)
-def generate_verb(frame: Frame, file: str | None) -> Answer:
+def generate_command(frame: Frame, file: str | None) -> Answer:
     """Make a key file with one fresh key.
 
     FILE, or the one that store.key_file names.  It must not be there yet.
@@ -51,8 +51,8 @@ def generate_verb(frame: Frame, file: str | None) -> Answer:
     return Answer({"key_id": key.key_id, "path": str(path)}, key.key_id, tuple(notes))
 
 
-@verb("list", example="milepost keys list")
-def list_verb(frame: Frame) -> Answer:
+@command("list", example="milepost keys list")
+def list_command(frame: Frame) -> Answer:
     """List the keys, the current one first, and how many states need each.
 
     Keys that states need and that are not at hand are listed too.
@@ -75,8 +75,8 @@ def list_verb(frame: Frame) -> Answer:
     return Answer(data, Table(_COLUMNS, rows), tuple(notes))
 
 
-@verb("rotate", example="milepost keys rotate")
-def rotate_verb(frame: Frame) -> Answer:
+@command("rotate", example="milepost keys rotate")
+def rotate_command(frame: Frame) -> Answer:
     """Add a fresh key to the key file and make it the current one.
 
     What is saved from now on is under it; older states come under it when
@@ -99,10 +99,10 @@ def rotate_verb(frame: Frame) -> Answer:
     return Answer({"key_id": key.key_id, "path": str(path)}, key.key_id, notes)
 
 
-@verb("drop", example="milepost keys drop 20260301-07ab")
+@command("drop", example="milepost keys drop 20260301-07ab")
 @click.argument("key_id", metavar="ID")
 @click.option("--force", is_flag=True, help="Though states need it: they are lost.")
-def drop_verb(frame: Frame, key_id: str, *, force: bool) -> Answer:
+def drop_command(frame: Frame, key_id: str, *, force: bool) -> Answer:
     """Take a key out of the key file, for good.
 
     Refused while a state needs it, and always for the current one.
@@ -122,8 +122,8 @@ def drop_verb(frame: Frame, key_id: str, *, force: bool) -> Answer:
     return Answer({"key_id": key_id, "path": str(path)}, None, (note,))
 
 
-for _command in (generate_verb, list_verb, rotate_verb, drop_verb):
-    keys_verb.add_command(_command)
+for _command in (generate_command, list_command, rotate_command, drop_command):
+    keys_command.add_command(_command)
 
 
 def _without(keys: KeyRing, key_id: str, path: Path) -> KeyRing:

@@ -1,7 +1,7 @@
-"""The verbs that list what is there: jobs, list.
+"""`milepost list`: list checkpoints.
 
-They import no more than they need: `list` is what scripts call most, and has to start
-in under 100 ms more than a bare Python.
+Scripts call `list` most, so it imports little: it must start within 100 ms of a bare
+Python.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from milepost.api.cli.context import Frame, fail_if_empty_option, verb
+from milepost.api.cli.context import Frame, command, fail_if_empty_option
 from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.results import Answer, Table, or_nothing
 from milepost.api.cli.targets import Target, complete_job, require_job
 from milepost.api.fields.checkpoints import (
     checkpoint_fields,
-    job_fields,
     problem_fields,
 )
 from milepost.journal.errors import MilepostError
@@ -49,7 +48,7 @@ class _Listed(NamedTuple):
         )
 
 
-_LIST_COLUMNS = (
+_COLUMNS = (
     "seq",
     "checkpoint_id",
     "step_name",
@@ -61,66 +60,15 @@ _LIST_COLUMNS = (
     "held",
     "failed",
 )
-# At a terminal: what most checkpoints are not, and what there is no room for.
-_QUIET = frozenset(
-    {"tags", "pinned", "held", "failed", "completed_at", "reason", "damage"}
-)
-_SPARE = frozenset({"stored_bytes", "size_bytes"})
-_JOB_COLUMNS = (
-    "job_id",
-    "checkpoints",
-    "seq",
-    "last_activity",
-    "current_checkpoint_id",
-    "size_bytes",
-    "completed_at",
-    "failed",
-    "reason",
-    "damage",
-)
+_QUIET = frozenset({"tags", "pinned", "held", "failed"})
+_SPARE = frozenset({"stored_bytes"})
 
 
-@verb("jobs", example="milepost jobs --match 'etl-*'")
-@click.option("--match", metavar="GLOB", help="Only jobs whose id matches.")
-@click.option("--limit", type=click.IntRange(1), help="At most this many jobs.")
-@fail_if_empty_option
-def jobs_verb(
-    frame: Frame, match: str | None, limit: int | None, *, fail_if_empty: bool
-) -> Answer:
-    """List jobs, damaged ones included."""
-    with frame.open() as manager:
-        jobs = manager.jobs(match=match, limit=limit)
-    rows = (
-        (
-            job.job_id,
-            job.checkpoints,
-            job.seq,
-            job.last_activity,
-            job.current_id,
-            job.size_bytes,
-            job.completed_at,
-            job.failed,
-            job.reason,
-            job.damage and job.damage.code,
-        )
-        for job in jobs
-    )
-    answer = Answer(
-        {"jobs": [job_fields(job) for job in jobs], "total": len(jobs)},
-        Table(_JOB_COLUMNS, rows, _SPARE, _QUIET),
-        tuple(str(job.damage) for job in jobs if job.damage),
-    )
-    nothing = "no job matches" if match else "no jobs yet"
-    return or_nothing(
-        answer, if_empty=None if jobs else nothing, is_failure=fail_if_empty
-    )
-
-
-@verb("list", example="milepost list etl-daily")
+@command("list", example="milepost list etl-daily")
 @click.argument("job", required=False, shell_complete=complete_job)
 @click.option("--match", metavar="GLOB", help="Every job whose id matches.")
 @fail_if_empty_option
-def list_verb(
+def list_command(
     frame: Frame, job: str | None, match: str | None, *, fail_if_empty: bool
 ) -> Answer:
     """List checkpoints.
@@ -146,9 +94,7 @@ def _list_job(manager: CheckpointManager, job: str) -> tuple[Answer, bool]:
     shown = [checkpoint.fields() for checkpoint in listed]
     answer = Answer(
         {"job_id": job, "checkpoints": shown, "total": len(shown)},
-        Table(
-            _LIST_COLUMNS, (checkpoint.row() for checkpoint in listed), _SPARE, _QUIET
-        ),
+        Table(_COLUMNS, (checkpoint.row() for checkpoint in listed), _SPARE, _QUIET),
         _unshown(listed),
     )
     return answer, not listed
@@ -182,7 +128,7 @@ def _list_every_job(
             "unreadable": [problem_fields(exc, hint=True) for exc in damage],
         },
         Table(
-            ("job_id", *_LIST_COLUMNS),
+            ("job_id", *_COLUMNS),
             ((checkpoint.info.job_id, *checkpoint.row()) for checkpoint in listed),
             _SPARE,
             _QUIET,

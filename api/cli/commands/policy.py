@@ -1,4 +1,4 @@
-"""The verbs about policies: policy show, policy simulate."""
+"""The commands about policies: policy show, policy simulate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from milepost.api.cli.commands.config import toml
-from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Failure
 from milepost.api.cli.output import size_text
 from milepost.api.cli.progress import Progress
@@ -58,17 +58,17 @@ _TIMELINE = ("after", "saved", "kept", "removed", "oldest", "size")
         "milepost policy simulate etl-daily --every 1h --for 1y"
     ),
 )
-def policy_verb() -> None:
+def policy_command() -> None:
     """Show retention policies, and try them out.
 
     `milepost cleanup JOB --dry-run` shows what a job's policy would do now.
     """
 
 
-@verb("show", example="milepost policy show etl-daily --origin")
+@command("show", example="milepost policy show etl-daily --origin")
 @click.argument("job", required=False, shell_complete=complete_job)
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
-def show_verb(frame: Frame, job: str | None, *, origin: bool) -> Answer:
+def show_command(frame: Frame, job: str | None, *, origin: bool) -> Answer:
     """Print the policy of JOB, or every policy in the order they are tried.
 
     What is not printed is not set.  Without any keep_… and max_… a policy
@@ -127,7 +127,7 @@ def _policy_of(
     return mine, f"job {job} is {standing}; its policy is {mine.policy.name}{keeps}"
 
 
-@verb(
+@command(
     "simulate",
     example="milepost policy simulate etl-daily --every 1h --for 1y\n"
     "echo 'keep_daily = 7' | "
@@ -152,7 +152,7 @@ def _policy_of(
     help="Instead of the policy of JOB: keys as in [[retention.rule]].",
 )
 @click.option("--until", metavar="TIME", help="The last save's time; else now.")
-def simulate_verb(
+def simulate_command(
     frame: Frame,
     *,
     job: str | None,
@@ -330,5 +330,5 @@ def _unasked(policy: Policy, pace: Pace) -> tuple[str, ...]:
     return ("max_bytes was not looked at: give --size",)
 
 
-for _command in (show_verb, simulate_verb):
-    policy_verb.add_command(_command)
+for _command in (show_command, simulate_command):
+    policy_command.add_command(_command)

@@ -1,4 +1,4 @@
-"""The verb that mends a job: repair."""
+"""The command that mends a job: repair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from milepost.api.cli.commands.doctor import fields_of, job_lines
-from milepost.api.cli.context import Frame, verb
+from milepost.api.cli.context import Frame, command
 from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.results import Answer, Report
 from milepost.api.cli.targets import job_argument
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from milepost.journal.repair.steps import Repair
 
 
-@verb(
+@command(
     "repair",
     example="milepost repair --dry-run etl-daily\n"
     "milepost repair --accept-loss etl-daily",
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Give up acknowledged events, or states, if it takes that.",
 )
-def repair_verb(frame: Frame, job: str, *, dry_run: bool, accept_loss: bool) -> Answer:
+def repair_command(
+    frame: Frame, job: str, *, dry_run: bool, accept_loss: bool
+) -> Answer:
     """Mend a job that `milepost doctor` finds unwell.
 
     Without --accept-loss only what loses nothing.  With it a damaged journal is

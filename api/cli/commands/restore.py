@@ -1,17 +1,17 @@
-"""The verbs that change where a job goes on from: restore, fork."""
+"""`milepost restore`: make a checkpoint current and print its state."""
 
 from __future__ import annotations
 
 import click
 
-from milepost.api.cli.context import Frame, expect_seq_option, verb
+from milepost.api.cli.context import Frame, command, expect_seq_option
 from milepost.api.cli.files import STDOUT, file_to_be
 from milepost.api.cli.results import Answer, Document
 from milepost.api.cli.selectors import resolve
 from milepost.api.cli.targets import Target, target_argument
 
 
-@verb(
+@command(
     "restore",
     example="milepost restore etl-daily@latest -o state.json\n"
     "milepost restore etl-daily@first --dry-run",
@@ -20,7 +20,7 @@ from milepost.api.cli.targets import Target, target_argument
 @click.option("-o", "--output", metavar="FILE", help="Write the state here, whole.")
 @click.option("--dry-run", is_flag=True, help="Print the state, restore nothing.")
 @expect_seq_option
-def restore_verb(
+def restore_command(
     frame: Frame,
     target: Target,
     output: str | None,
@@ -51,22 +51,3 @@ def restore_verb(
     if output is not None and output != STDOUT:
         return Answer({**data, "output": output}, None, (f"{note} to {output}",))
     return Answer({**data, "state": state}, Document(state, is_exact=True), (note,))
-
-
-@verb("fork", example="milepost fork etl-daily@first etl-daily-retry")
-@target_argument(before="new_job")
-def fork_verb(frame: Frame, target: Target, new_job: str) -> Answer:
-    """Begin a new job with a checkpoint of another.
-
-    The current one, without SELECTOR.  Prints the id of NEW_JOB's first checkpoint.
-    """
-    with frame.open_to_write() as manager:
-        info = resolve(manager, target)
-        checkpoint_id = manager.fork(info.job_id, info.checkpoint_id, new_job)
-    note = f"job {new_job} begins with {info.checkpoint_id} of job {info.job_id}"
-    data = {
-        "job_id": new_job,
-        "checkpoint_id": checkpoint_id,
-        "forked_from": {"job_id": info.job_id, "checkpoint_id": info.checkpoint_id},
-    }
-    return Answer(data, checkpoint_id, (note,))

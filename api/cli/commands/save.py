@@ -1,4 +1,4 @@
-"""The verb that saves a checkpoint: save."""
+"""The command that saves a checkpoint: save."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from milepost.api.cli.context import Frame, expect_seq_option, verb
+from milepost.api.cli.context import Frame, command, expect_seq_option
 from milepost.api.cli.exits import Failure
 from milepost.api.cli.output import say
 from milepost.api.cli.results import Answer
@@ -20,7 +20,7 @@ from milepost.api.fields.checkpoints import checkpoint_fields
 _TEXT_MAX_BYTES = 256 * 1024 * 1024
 
 
-@verb(
+@command(
     "save",
     example="milepost save etl-daily state.json --step load --tag prod\n"
     """echo '{"rows": 120}' | milepost save etl-daily --step load --meta source=s3\n"""
@@ -44,7 +44,7 @@ _TEXT_MAX_BYTES = 256 * 1024 * 1024
 @click.option(
     "--idempotency-key", metavar="KEY", help="The same key again saves nothing new."
 )
-def save_verb(
+def save_command(
     frame: Frame,
     *,
     job: str,

@@ -1,4 +1,4 @@
-"""The verb that serves.  What it needs is imported when it runs."""
+"""The command that serves.  What it needs is imported when it runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.api.cli.context import Frame, verb
+from milepost.api.cli.context import Frame, command
 from milepost.api.cli.orphans import leave_orphans_to_parent
 from milepost.api.cli.waiting import stopped, until_stopped
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from milepost.api.cli.results import Answer
 
 
-@verb("serve", example="milepost serve --host 127.0.0.1 --port 0")
+@command("serve", example="milepost serve --host 127.0.0.1 --port 0")
 @click.option("--host", metavar="ADDRESS", help="Listen here instead of on api.host.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     help="Listen here instead of on api.port; 0 takes a free one.",
 )
-def serve_verb(frame: Frame, *, host: str | None, port: int | None) -> Answer:
+def serve_command(frame: Frame, *, host: str | None, port: int | None) -> Answer:
     """Serve the HTTP API, with the worker beside it.
 
     Until Ctrl-C or SIGTERM.

@@ -1,27 +1,18 @@
-"""The verb that looks into a checkpoint: show."""
+"""`milepost show`: print the state of a checkpoint."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
-from milepost.api.cli.context import Frame, verb
+from milepost.api.cli.context import Frame, command
 from milepost.api.cli.paths import value_at
 from milepost.api.cli.results import Answer, Document, JsonLines
 from milepost.api.cli.selectors import resolve
-from milepost.api.cli.targets import Target, job_argument, require_job, target_argument
+from milepost.api.cli.targets import Target, target_argument
 from milepost.api.fields.checkpoints import checkpoint_fields
-from milepost.journal.errors import UnknownCheckpoint, UnreadableState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from milepost.journal.events.vocabulary import Event
-    from milepost.journal.manager import CheckpointManager
 
 
-@verb(
+@command(
     "show",
     example="milepost show etl-daily@latest --path totals.rows\n"
     "milepost show etl-daily@tag:prod --json",
@@ -29,7 +20,9 @@ if TYPE_CHECKING:
 @target_argument()
 @click.option("--path", metavar="a.b[0]", help="Only this value of the state.")
 @click.option("--raw", is_flag=True, help="Print one line of plain JSON.")
-def show_verb(frame: Frame, target: Target, path: str | None, *, raw: bool) -> Answer:
+def show_command(
+    frame: Frame, target: Target, path: str | None, *, raw: bool
+) -> Answer:
     """Print a checkpoint's state.
 
     The current one's, without SELECTOR: the one that a resumed job continues from.
@@ -51,63 +44,3 @@ def show_verb(frame: Frame, target: Target, path: str | None, *, raw: bool) -> A
     if raw and not frame.as_json:
         return Answer(data, JsonLines([value]), (note,))
     return Answer(data, Document(value), (note,))
-
-
-@verb(
-    "cat",
-    example="milepost cat etl-daily | jq 'select(.state) | .state.rows'\n"
-    "milepost cat etl-daily | grep checkpoint.saved",
-)
-@job_argument
-def cat_verb(frame: Frame, job: str) -> Answer:
-    """Print a job as plain JSON, one event a line, oldest first.
-
-    Each checkpoint.saved has its `state` and `metadata`, decoded, whatever the journal
-    stores: deltas, compressed, encrypted.  Where there is no state any more, or it
-    cannot be read, `state` is null and `state_problem` says why.
-    """
-    manager = frame.open()
-    require_job(manager, Target(job, None))
-    return Answer(None, JsonLines(_lines(manager, job)))
-
-
-def _lines(manager: CheckpointManager, job: str) -> Iterator[dict[str, Any]]:
-    with manager:
-        events = manager.history(job)
-        removed = _removals(events)
-        for event in events:
-            line: dict[str, Any] = {**event}
-            if event["type"] == "checkpoint.saved":
-                checkpoint_id = event["data"]["checkpoint_id"]
-                try:
-                    info, state = manager.get(job, checkpoint_id)
-                    line |= {"state": state, "metadata": info.metadata}
-                except UnknownCheckpoint as exc:
-                    why = removed.get(checkpoint_id, str(exc))
-                    line |= {"state": None, "state_problem": why}
-                except UnreadableState as exc:
-                    line |= {"state": None, "state_problem": str(exc)}
-            yield line
-
-
-def _removals(events: Iterable[Event]) -> dict[str, str]:
-    """Return which event last removed each checkpoint, when and by whom."""
-    removed: dict[str, str] = {}
-    saved: list[str] = []
-    for event in events:
-        data: Any = event["data"]
-        match event["type"]:
-            case "checkpoint.saved":
-                saved.append(data["checkpoint_id"])
-                continue
-            case "checkpoint.deleted" | "checkpoint.purged":
-                gone = [data["checkpoint_id"]]
-            case "checkpoints.cleaned":
-                gone = [*data["removed"]]
-            case "job.erased":
-                gone = saved
-            case _:
-                continue
-        said = f"{event['type']} at {event['at']} by {event['actor']}"
-        removed |= dict.fromkeys(gone, said)
-    return removed

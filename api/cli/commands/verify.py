@@ -1,4 +1,4 @@
-"""The verb that proves the store sound: verify."""
+"""The command that proves the store sound: verify."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from milepost.api.cli.context import Frame, fail_if_empty_option, verb
+from milepost.api.cli.context import Frame, command, fail_if_empty_option
 from milepost.api.cli.exits import Problem
 from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table, or_nothing
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _COLUMNS = ("job_id", "ok", "events", "checkpoints", "head_hash", "problem")
 
 
-@verb("verify", example="milepost verify\nmilepost verify etl-daily --deep")
+@command("verify", example="milepost verify\nmilepost verify etl-daily --deep")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
 @click.option("--deep", is_flag=True, help="Read every state too, not only events.")
 @fail_if_empty_option
-def verify_verb(
+def verify_command(
     frame: Frame, jobs: tuple[str, ...], *, deep: bool, fail_if_empty: bool
 ) -> Answer:
     """Check that nothing was damaged or changed.

@@ -1,4 +1,4 @@
-"""The verbs about background work: worker, worker task, worker status."""
+"""The commands about background work: worker, worker task, worker status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.output import say
 from milepost.api.cli.results import Answer, Table
@@ -39,7 +39,7 @@ _STATUS_COLUMNS = (
 )
 @click.option("--once", is_flag=True, help="Run each task once, then leave.")
 @click.pass_context
-def worker_verb(context: click.Context, *, once: bool) -> Answer | None:
+def worker_command(context: click.Context, *, once: bool) -> Answer | None:
     """Do the background work on schedule, without the HTTP API.
 
     Runs cleanup, compact, purge and verify; until Ctrl-C or SIGTERM.
@@ -56,14 +56,14 @@ def worker_verb(context: click.Context, *, once: bool) -> Answer | None:
     return stopped(stop)
 
 
-@verb("task", example="milepost worker task\nmilepost worker task verify")
+@command("task", example="milepost worker task\nmilepost worker task verify")
 @click.argument("tasks", nargs=-1, metavar="[TASK]...")
 @click.option(
     "--trust-clock",
     is_flag=True,
     help="The clock is right, though it jumped while a worker looked on.",
 )
-def task_verb(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Answer:
+def task_command(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Answer:
     """Run each TASK once in this process; all of them if none is named.
 
     Safe to run while another worker is active. Exit 3 if something was left out.
@@ -71,8 +71,8 @@ def task_verb(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Ans
     return _run(frame, tasks, trust_clock=trust_clock)
 
 
-@verb("status", example="milepost worker status --json")
-def status_verb(frame: Frame) -> Answer:
+@command("status", example="milepost worker status --json")
+def status_command(frame: Frame) -> Answer:
     """Say who does the background work, and how each task went.
 
     Read from the store's files: no worker or server is needed.
@@ -97,8 +97,8 @@ def status_verb(frame: Frame) -> Answer:
     return Answer(stored_fields(status), Table(_STATUS_COLUMNS, rows), tuple(said))
 
 
-for _command in (task_verb, status_verb):
-    worker_verb.add_command(_command)
+for _command in (task_command, status_command):
+    worker_command.add_command(_command)
 
 
 def _worker(frame: Frame) -> AbstractContextManager[tuple[Worker, Settings]]:

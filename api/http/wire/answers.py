@@ -1,7 +1,7 @@
 """The models of answers, for the OpenAPI document.
 
-Answers are plain dicts, which `milepost.api.fields.checkpoints` builds and orjson writes: validating a
-thousand checkpoints would cost more than everything else in a request.
+Handlers return plain dicts, built by `milepost.api.fields.checkpoints` and written by
+orjson: validating a thousand checkpoints would cost more than the rest of a request.
 """
 
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The verb that takes over checkpoints from elsewhere: import files."""
+"""The command that takes over checkpoints from elsewhere: import files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from milepost.api.cli.context import Frame, example_text, verb, with_shared_options
+from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Problem
 from milepost.api.cli.results import Answer, Report
 from milepost.journal.repair.steps import counted
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @with_shared_options
 @click.group("import", epilog=example_text("milepost import files ./checkpoints"))
-def import_verb() -> None:
+def import_command() -> None:
     """Take over checkpoints that something else saved."""
 
 
-@verb(
+@command(
     "files",
     example="milepost import files ./checkpoints --dry-run\n"
     "milepost import files old-checkpoints --store ./checkpoints",
 )
 @click.argument("folder", metavar="DIR")
 @click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
-def files_verb(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
+def files_command(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
     """Import a folder with one JSON file per checkpoint.
 
     DIR holds <job>/<step>_<unix seconds>_<8 characters>.json; it may be the
@@ -46,18 +46,18 @@ def files_verb(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
         "skipped": [note._asdict() for note in done.skipped],
         "remarks": [note._asdict() for note in done.remarks],
     }
-    verb = "would import" if dry_run else "imported"
-    answer = Answer(data, Report(tuple(_lines(done, verb))))
+    done_word = "would import" if dry_run else "imported"
+    answer = Answer(data, Report(tuple(_lines(done, done_word))))
     if not done.skipped:
         return answer
     text = f"{counted(len(done.skipped), 'file')} skipped"
     return answer._replace(problem=Problem("partly_done", text))
 
 
-def _lines(done: Imported, verb: str) -> Iterator[str]:
+def _lines(done: Imported, done_word: str) -> Iterator[str]:
     for job in done.jobs:
         known = f", {job.known:,} known already" if job.known else ""
-        yield f"{job.job_id}: {verb} {counted(job.imported, 'checkpoint')}{known}"
+        yield f"{job.job_id}: {done_word} {counted(job.imported, 'checkpoint')}{known}"
     for note in done.remarks:
         yield f"note     {note.path}: {note.text}"
     for note in done.skipped:
@@ -68,7 +68,7 @@ def _lines(done: Imported, verb: str) -> Iterator[str]:
         yield "nothing to import"
     else:
         jobs = counted(sum(job.imported > 0 for job in done.jobs), "job")
-        yield f"{verb} {counted(done.imported, 'checkpoint')} of {jobs}"
+        yield f"{done_word} {counted(done.imported, 'checkpoint')} of {jobs}"
 
 
-import_verb.add_command(files_verb)
+import_command.add_command(files_command)

@@ -1,0 +1,34 @@
+"""`milepost erase`: erase every state of a job for good."""
+
+from __future__ import annotations
+
+import click
+
+from milepost.api.cli.context import Frame, command, reason_option
+from milepost.api.cli.exits import Failure
+from milepost.api.cli.results import Answer
+from milepost.api.cli.targets import Target, job_argument, require_job
+from milepost.api.fields.checkpoints import compaction_fields
+
+
+@command("erase", example="milepost erase etl-daily --yes --reason 'customer left'")
+@job_argument
+@reason_option
+@click.option("--yes", is_flag=True, help="Do it; there is no way back.")
+def erase_command(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Answer:
+    """Erase every state of a job, at once and for good.
+
+    The record stays: what was saved when, by whom, and that it was erased.
+    """
+    with frame.open_to_write() as manager:
+        require_job(manager, Target(job, None))
+        if not yes:
+            count = len(manager.list(job))
+            msg = f"would erase {count} checkpoints of job {job!r} for good"
+            raise Failure("usage", msg, "--yes does it")
+        found = manager.erase(job, reason=reason)
+    if found is None:
+        msg = f"there is no job {job!r}"
+        raise Failure("not_found", msg)
+    note = f"erased job {job}: {found.dropped} states, {found.bytes_freed} bytes"
+    return Answer(compaction_fields(found), None, (note,))

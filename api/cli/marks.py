@@ -1,0 +1,62 @@
+"""The shape that pin, unpin, hold and release have in common.
+
+Each sets or clears one mark of a checkpoint; whether it changed anything is reported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from milepost.api.cli.context import command, reason_option
+from milepost.api.cli.results import Answer
+from milepost.api.cli.selectors import resolve
+from milepost.api.cli.targets import target_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import click
+
+    from milepost.api.cli.context import Frame
+    from milepost.api.cli.targets import Target
+    from milepost.journal.manager import CheckpointManager
+
+    Mark = Callable[[CheckpointManager, str, str, str | None], bool]
+
+
+def mark_command(
+    name: str, *, mark: str, done: str, example: str
+) -> Callable[[Mark], click.Command]:
+    """Make a function the command `name`, which sets or clears a mark.
+
+    The function gets the job's and the checkpoint's ids and the reason, and returns
+    whether anything changed.  Its docstring is the help text.
+
+    Args:
+        name: as typed.
+        mark: the name of the mark in `--json`.
+        done: what has happened to the checkpoint; equals `mark` if it is now set.
+        example: for `--help`.
+    """
+
+    def decorate(function: Mark) -> click.Command:
+        def run(frame: Frame, target: Target, reason: str | None) -> Answer:
+            with frame.open_to_write() as manager:
+                info = resolve(manager, target)
+                ids = info.job_id, info.checkpoint_id
+                has_changed = function(manager, *ids, reason)
+            data = {
+                "job_id": info.job_id,
+                "checkpoint_id": info.checkpoint_id,
+                mark: done == mark,
+                "changed": has_changed,
+            }
+            said = done if has_changed else f"was {done} already:"
+            note = f"{said} {info.checkpoint_id} of job {info.job_id}"
+            return Answer(data, None, (note,))
+
+        run.__doc__ = function.__doc__
+        with_arguments = target_argument(needs_selector=True)(reason_option(run))
+        return command(name, example=example)(with_arguments)
+
+    return decorate
