@@ -1,6 +1,6 @@
-"""AES-256-GCM: the one door to the package `cryptography`.
+"""AES-256-GCM: the only module that imports the package `cryptography`.
 
-Imported only where there is a key, so that stores without encryption never pay for it.
+It is imported once a key is in use, so that unencrypted stores do not load it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ TAG_BYTES = 16
 
 
 def seal(key: bytes, plaintext: bytes, bound: bytes) -> bytes:
-    """Return a fresh nonce, then `plaintext` encrypted under `key`, then the tag.
+    """Return a fresh nonce, `plaintext` encrypted under `key`, and the tag.
 
     Args:
         key: 32 bytes.
         plaintext: any bytes.
-        bound: associated data: not part of the answer, and needed to open it.
+        bound: associated data: not part of the result, but required to decrypt it.
     """
     nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, plaintext, bound)
 
 
 def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes:
-    """Return the plaintext that `seal` was given.
+    """Return the plaintext of `sealed`.
 
     Raises:
-        ValueError: another key, other associated data, or not what `seal` returned.
+        ValueError: wrong key, wrong associated data, or changed bytes.
     """
     if len(sealed) < NONCE_BYTES + TAG_BYTES:
         raise ValueError("too short to be encrypted")

@@ -1,12 +1,11 @@
-"""An encrypted state: a data key of its own, wrapped for the one address that it is of.
+"""Envelope encryption of states: one data key per state, wrapped by a store key.
 
-Each state has a fresh data key, used for its metadata and its body only.  A key of the
-store wraps it, with the store, the job and the seq as associated data: elsewhere it
-does not unwrap, and without it nothing decrypts.  Metadata and body are encrypted
-apart, so that a list need not read whole states; the body is bound to its form.
+The data key encrypts the metadata and the body of its state only.  Store, job and seq
+are associated data of the wrapped key, so that it does not unwrap for another state.
+Metadata and body are encrypted separately, so that a list need not read whole states.
 
-What is encrypted as the body begins with the salt of the event's digest, so that digest
-is keyed: it confirms no guess, and no rotation changes it (docs/adr/0008).
+The encrypted body begins with the salt of the event's digest.  So the digest confirms
+no guess of the state, and key rotation does not change it (docs/adr/0008).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ WRAPPED_BYTES = 80
 
 
 class StateAddress(NamedTuple):
-    """Where a state stands: of which store and job, above which event."""
+    """The address of a state: its store, its job and the seq of its event."""
 
     store_id: str
     job_id: str
@@ -42,7 +41,7 @@ class DataKey:
 
     @classmethod
     def new(cls, key: Key) -> DataKey:
-        """Return a fresh data key, for one state in one form."""
+        """Return a fresh data key, to be used for one encoding of one state."""
         return cls(key, os.urandom(KEY_BYTES))
 
     def __repr__(self) -> str:
@@ -50,7 +49,7 @@ class DataKey:
 
 
 class BodyHeader(NamedTuple):
-    """How a body is stored: what its ciphertext is bound to."""
+    """The encoding of a body, authenticated with its ciphertext."""
 
     codec: str
     base: int
@@ -59,7 +58,7 @@ class BodyHeader(NamedTuple):
 
 
 def wrap(secret: DataKey, address: StateAddress) -> bytes:
-    """Return the data key, encrypted for `address`; differs each time."""
+    """Return the data key encrypted for `address`; each call returns other bytes."""
     from milepost.journal.crypto import aes_gcm
 
     bound = _bound_to_address(secret.key, address)
@@ -70,40 +69,40 @@ def unwrap(wrapped: bytes, key: Key, address: StateAddress) -> DataKey:
     """Return the data key that was wrapped with `key` for `address`.
 
     Raises:
-        UnreadableState: with another key, or for another address.
+        UnreadableState: it was wrapped with another key or for another address.
     """
     bound = _bound_to_address(key, address)
     return DataKey(key, _unseal(key.material, wrapped, bound, address.seq, "data key"))
 
 
 def seal_metadata(secret: DataKey, metadata: bytes) -> bytes:
-    """Return metadata encrypted, as text."""
+    """Return `metadata` encrypted, as base64."""
     from milepost.journal.crypto import aes_gcm
 
     return _text(aes_gcm.seal(secret.data_key, metadata, _bound("metadata")))
 
 
 def open_metadata(secret: DataKey, text: bytes, seq: int) -> bytes:
-    """Return what `seal_metadata` was given.
+    """Return the metadata that `seal_metadata` encrypted.
 
     Raises:
-        UnreadableState: it is not what was written here.
+        UnreadableState: the ciphertext is not the one written for this state.
     """
     return _unseal(secret.data_key, text, _bound("metadata"), seq, "metadata")
 
 
 def seal_body(secret: DataKey, form: BodyHeader, plaintext: bytes) -> bytes:
-    """Return a salt and a state's content encrypted, as text."""
+    """Return `plaintext`, a salt and a state's content, encrypted, as base64."""
     from milepost.journal.crypto import aes_gcm
 
     return _text(aes_gcm.seal(secret.data_key, plaintext, _bound("body", *form)))
 
 
 def open_body(secret: DataKey, form: BodyHeader, text: bytes, seq: int) -> bytes:
-    """Return what `seal_body` was given.
+    """Return the salt and the content that `seal_body` encrypted.
 
     Raises:
-        UnreadableState: it is not what was written here, or not in this form.
+        UnreadableState: the ciphertext is not the one written for this state and form.
     """
     return _unseal(secret.data_key, text, _bound("body", *form), seq, "body")
 
@@ -125,9 +124,10 @@ def _text(sealed: bytes) -> bytes:
 
 def _decoded(text: bytes) -> bytes:
     sealed = binascii.a2b_base64(text, strict_mode=True)
-    # The last digit may hold bits that mean nothing; no other text must mean the same.
+    # The last digit has unused bits.  Accept only the canonical text, so that no two
+    # texts decode to the same bytes.
     if _text(sealed[-(len(sealed) % 3 or 3) :]) != text[-4:]:
-        raise ValueError("its last bits are not those that were written")
+        raise ValueError("its base64 is not canonical")
     return sealed
 
 
@@ -136,7 +136,7 @@ def _bound_to_address(key: Key, address: StateAddress) -> bytes:
 
 
 def _bound(what: str, *fields: str | int) -> bytes:
-    # Lengths keep the borders between fields unmistakable.
+    # Without lengths, two lists of fields could have the same bytes.
     parts = [f"milepost {what} 1".encode(), ALGORITHM.encode()]
     parts += [str(field).encode() for field in fields]
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)

@@ -1,4 +1,4 @@
-"""The file that holds a store's keys: private, and replaced whole or not at all."""
+"""The key file of a store: private to its owner, and replaced atomically."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LOCK_SECONDS = 10.0
 
 
 def read(path: str | Path) -> str:
-    """Return the text of a key file; links are followed.
+    """Return the text of a key file; symbolic links are followed.
 
     Raises:
-        UnusableKeys: it cannot be read, is no file, or others may use it.
+        UnusableKeys: it cannot be read, is not a regular file, or is open to others.
     """
     try:
         file = PosixDisk(follows_links=True).open(Path(path), "read")
@@ -49,7 +49,7 @@ def _text(path: str | Path, file: PosixFile) -> str:
     try:
         return raw.decode("ascii")
     except UnicodeDecodeError:
-        # Not chained: that error carries the bytes.
+        # Not chained: that error contains the key bytes.
         raise UnusableKeys(f"{path}: not plain ASCII text") from None
 
 
@@ -76,14 +76,14 @@ def _check(path: str | Path, file: PosixFile) -> None:
 
 
 def make(path: Path, text: str) -> None:
-    """Make a new key file, durable, for its owner only; never replaces one.
+    """Create a key file durably, private to its owner; never replaces a file.
 
     Args:
-        path: where.
-        text: as `KeyRing.to_text` gives it.
+        path: of the new file.
+        text: as `KeyRing.to_text` returns it.
 
     Raises:
-        UnusableKeys: something is there already, or it cannot be written.
+        UnusableKeys: `path` exists, or cannot be written.
     """
     disk = PosixDisk(new_mode=0o600)
     try:
@@ -94,28 +94,30 @@ def make(path: Path, text: str) -> None:
         disk.sync_folder(path.parent)
     except FileExistsError as exc:
         raise UnusableKeys(
-            f"{path}: is there already", hint="`milepost keys rotate` adds a key to it"
+            f"{path}: already exists", hint="`milepost keys rotate` adds a key to it"
         ) from exc
     except OSError as exc:
         raise _unusable(path, "cannot be written", exc) from exc
 
 
 def change(path: Path, change_text: Callable[[str], str]) -> None:
-    """Put what `change_text` makes of a key file in its place, durably.
+    """Replace the text of a key file durably, under its lock.
 
-    Nobody else changes it meanwhile.  Owner, group and permissions stay.
+    Owner, group and permissions are kept.
 
     Args:
-        path: which; what a link points to is replaced, not the link.
-        change_text: gets the text, and returns the new one.
+        path: of the file; the target of a link is replaced, not the link.
+        change_text: receives the text, and returns the new one.
 
     Raises:
-        UnusableKeys: it cannot be read or written; then it is as it was.
+        UnusableKeys: it cannot be read or written; it is unchanged.
     """
     path = path.resolve()
     disk = PosixDisk(new_mode=0o600)
     try:
-        with suppress(Busy):  # its second name would keep the file itself locked
+        # A crashed `make` may leave a second link to the key file.  Once the file is
+        # locked, such a leftover would look busy.
+        with suppress(Busy):
             remove_leftover(disk, _temporary(path))
         with _locked(disk, path) as file:
             text = change_text(_text(path, file))
@@ -135,10 +137,10 @@ def change(path: Path, change_text: Callable[[str], str]) -> None:
 
 @contextmanager
 def _draft(disk: PosixDisk, path: Path, like: Path) -> Iterator[JournalCopy]:
-    """Begin what is to be the key file; what one who died left of it goes first."""
+    """Create the temporary file that becomes the key file, replacing a leftover."""
 
     def begin() -> JournalCopy | None:
-        with suppress(Busy):  # perhaps by one who looks for a moment if it is left over
+        with suppress(Busy):  # perhaps locked briefly by a check for leftovers
             return JournalCopy(disk, _temporary(path), path, like=like)
         return None
 
@@ -154,19 +156,19 @@ def _draft(disk: PosixDisk, path: Path, like: Path) -> Iterator[JournalCopy]:
 
 @contextmanager
 def _locked(disk: PosixDisk, path: Path) -> Iterator[PosixFile]:
-    """Hold the key file against everybody else who would change it."""
+    """Lock the key file against other changes."""
     while True:
         file = disk.open(path, "read")
         try:
             if not within(_LOCK_SECONDS, file.try_lock):
-                what = f"{path}: another process keeps it locked; nothing was changed"
+                what = f"{path}: locked by another process; nothing was changed"
                 raise UnusableKeys(what, hint="look for a stopped process")
             found = disk.stat(path)
             if found is not None and found.inode == file.stat().inode:
                 yield file
                 return
         finally:
-            file.close()  # it was replaced while we waited
+            file.close()  # if not yielded, it was replaced before the lock was taken
 
 
 def _temporary(path: Path) -> Path:

@@ -1,9 +1,8 @@
-"""What a store records of its keys: that it has some, and which were dropped.
+"""The key record of a store (``keys.json``): which keys were dropped.  Pure.
 
-``keys.json`` beside ``store.json``.  Its existence marks the store as encrypted: who
-has no key writes no state there.  A key that it calls dropped is written with by nobody
-any more.  Whoever writes looks at it under the job's lock, so a drop that has recorded
-its key and then met every lock once has seen all that is under that key.
+If the file exists, a writer without a key adds no state.  No writer uses a dropped key.
+Writers check the record under the job's lock.  So once a drop has recorded its key and
+then taken every job's lock once, no further state can appear under that key.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ MAX_BYTES = 1024 * 1024
 
 
 class KeyRecord(NamedTuple):
-    """What an encrypted store records.
+    """The content of ``keys.json``.
 
     Attributes:
-        dropped: ids of keys that no state is encrypted with any more.
+        dropped: ids of keys that no writer uses any more.
     """
 
     dropped: frozenset[str] = frozenset()
 
 
 def marked(record: KeyRecord | None) -> KeyRecord:
-    """Return `record`, or a first one."""
+    """Return `record`, or an empty one if there is none."""
     return KeyRecord() if record is None else record
 
 
@@ -43,22 +42,22 @@ def encode(record: KeyRecord) -> bytes:
 
 
 def decode(raw: bytes, path: Path) -> KeyRecord:
-    """Return what the file says.
+    """Return the record in the file's content.
 
     Raises:
         NewerFormat: a newer version wrote it.
-        StorageFailed: it makes no sense.
+        StorageFailed: it is malformed.
     """
     try:
         values = orjson.loads(raw)
         format_, dropped = values["format"], frozenset(map(str, values["dropped"]))
     except (ValueError, KeyError, TypeError) as exc:
         raise StorageFailed(
-            f"{path} is not what an encrypted store has there; nothing was written",
-            hint='put it back from a backup, or write {"format":1,"dropped":[]} to it',
+            f"{path} is not a valid key record; nothing was written",
+            hint='restore it from a backup, or write {"format":1,"dropped":[]} to it',
         ) from exc
     if format_ != FORMAT:
         raise NewerFormat(
-            f"{path} says format {format_}, this version knows {FORMAT}", hint="upgrade"
+            f"{path} has format {format_}, this version knows {FORMAT}", hint="upgrade"
         )
     return KeyRecord(dropped)

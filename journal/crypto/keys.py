@@ -1,6 +1,6 @@
-"""The keys of a store: which one new states are encrypted with, and which only read.
+"""The keys of a store: the current one, which encrypts new states, and older ones.
 
-As text, one key a word, the current one first::
+The text form has one word per key, the current one first::
 
     # made by `milepost keys generate`
     20261124-9f3c:<64 hex digits>
@@ -27,10 +27,10 @@ _WORD = re.compile(rf"({_KEY_ID.pattern}):([0-9A-Fa-f]{{64}})")
 
 
 class Key:
-    """One key-encryption key.  Never shown: its `repr` is its id.
+    """One key-encryption key.  Its `repr` shows its id only.
 
     Args:
-        key_id: stands in the clear beside every state that the key encrypts.
+        key_id: stored in plain text with each state that the key encrypts.
         material: 32 bytes.
 
     Raises:
@@ -60,14 +60,14 @@ class Key:
 
 
 class KeyRing:
-    """The keys at hand.  Immutable.
+    """The keys that a process has.  Immutable.
 
     Args:
-        keys: the first is the current one: it encrypts what is saved from now on.  The
-            others only read.
+        keys: the first is the current one: it encrypts new states.  The others only
+            decrypt.
 
     Raises:
-        UnusableKeys: there is none, or two share an id.
+        UnusableKeys: there are none or more than 1,000, or two share an id.
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:
@@ -82,10 +82,11 @@ class KeyRing:
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Return the keys that `text` holds.
+        """Return the keys in `text`.
 
         Raises:
-            UnusableKeys: it holds none, or something else; never shows what it holds.
+            UnusableKeys: it has no keys, or is malformed; the message shows no part of
+                it.
         """
         keys = []
         for number, line in enumerate(text.splitlines(), 1):
@@ -93,7 +94,7 @@ class KeyRing:
                 match = _WORD.fullmatch(word)
                 if match is None:
                     raise UnusableKeys(
-                        f"line {number} of the keys is no list of ID:<64 hex digits>",
+                        f"line {number} of the keys is not a list of ID:<64 hex>",
                         hint="`milepost keys generate` makes one",
                     )
                 keys.append(Key(match[1], bytes.fromhex(match[2])))
@@ -101,10 +102,10 @@ class KeyRing:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Return the keys in a file that nobody else may read.
+        """Return the keys in a private file.
 
         Raises:
-            UnusableKeys: it is not there, others may use it, or it holds no keys.
+            UnusableKeys: it is missing, is open to others, or has no keys.
         """
         from milepost.journal.crypto import key_file
 
@@ -121,7 +122,7 @@ class KeyRing:
         return tuple(self._keys)
 
     def get(self, key_id: str) -> Key | None:
-        """Return the key of that id, None if it is not here."""
+        """Return the key with that id, None if there is none."""
         return self._keys.get(key_id)
 
     def with_current(self, key: Key) -> KeyRing:
@@ -129,12 +130,12 @@ class KeyRing:
         return KeyRing([key, *self._keys.values()])
 
     def without(self, key_id: str) -> KeyRing:
-        """Return these keys but for one that is not the current one."""
-        assert key_id != self.current.key_id, "what is saved next needs it"
+        """Return these keys without `key_id`, which must not be the current one."""
+        assert key_id != self.current.key_id, "new states need the current key"
         return KeyRing(key for key in self._keys.values() if key.key_id != key_id)
 
     def to_text(self) -> str:
-        """Return the keys as text.  Whoever reads it can read every state."""
+        """Return the keys as text.  DataKey: it gives access to every state."""
         return "".join(f"{k.key_id}:{k.material.hex()}\n" for k in self._keys.values())
 
     def __repr__(self) -> str:

@@ -1,1 +1,1 @@
-"""The event types, their lines, and the upcasts of older schemas."""
+"""Event types, the encoding of their lines, and upcasts from older schemas."""

@@ -1,9 +1,9 @@
-r"""Event lines as bytes: encoding, and the one loop that reads and verifies them.
+r"""Event lines: encoding, and the loop that reads and verifies them.
 
-An event line ends in ``,"hash":"<64 hex>"}\n``.  The hash is SHA-256 over the hash of
-the event before it (64 hex digits) followed by the exact bytes of its own line up to
-that suffix, so it is checksum and chain in one and nothing is ever re-serialised
-(docs/adr/0001).  The suffix is found by position, never by searching.
+An event line ends in ``,"hash":"<64 hex>"}\n``.  The hash is SHA-256 over the previous
+event's hash (64 hex digits) and the exact bytes of the line up to that suffix.  It is
+both checksum and chain, and needs no re-serialisation (docs/adr/0001).  The suffix is
+found by position, never by searching.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ HASH_SUFFIX_BYTES = 75
 CRC_SUFFIX_BYTES = 18
 _FIRST_OF_EVENT = ord("v")  # the third byte of `{"v":`
 _FIRST_OF_STATE = ord("s")  # the third byte of `{"state":`
-# What editors and transfers put around lines: blanks, carriage returns, the end mark of
-# DOS, the byte order mark.
+# Bytes that editors and transfers add around lines: blanks, carriage returns, the DOS
+# end mark, the byte order mark.
 WHITE = b" \t\v\f\r\x1a\xef\xbb\xbf"
 STATE_MISSING = "its state line is missing"
 
 
-# An event that verified, where its lines begin (its state line if it has one, else its
-# own), how many bytes they take, and what is wrong with the state line, None if nothing
-# is.  A plain tuple, because replay makes one for every event.
+# A verified event, the offset of its lines (of its state line if it has one), their
+# size in bytes, and the fault of the state line or None.  A plain tuple, because replay
+# makes one for every event.
 Located = tuple[Event, int, int, str | None]
 
 
 class CorruptLine(Exception):
-    """The bytes at `offset` are not the line that must stand there."""
+    """The bytes at `offset` are not the expected line."""
 
     def __init__(self, offset: int, expected: str, found: str) -> None:
         super().__init__(f"byte {offset}: expected {expected}, found {found}")
@@ -48,7 +48,7 @@ class CorruptLine(Exception):
 
 
 def genesis(store_id: str, job_id: str, nonce: str) -> str:
-    """Return what stands for "the hash before" in a journal's first event.
+    """Return the previous hash of a journal's first event.
 
     It binds store, job and nonce, each preceded by its length, so that a journal
     cannot be passed off as another job's.
@@ -71,12 +71,12 @@ def encode(
     data: Mapping[str, object],
     span: tuple[int, int] | None = None,
 ) -> tuple[bytes, Event]:
-    """Return the line of one event, newline included, and what a reader decodes of it.
+    """Return the line of one event, newline included, and the event as read back.
 
     Raises:
-        orjson.JSONEncodeError: `data` holds what JSON cannot.
+        orjson.JSONEncodeError: `data` holds a value that JSON cannot represent.
     """
-    envelope: Any = {  # an `Event` of any type: which keys are in it is at run time
+    envelope: Any = {  # an `Event` whose type is known at run time only
         "v": SCHEMA_VERSION,
         "seq": seq,
         "at": at,
@@ -98,25 +98,24 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
 ) -> Iterator[Located]:
     """Verify and decode whole lines of `data`, one event at a time.
 
-    Events of older schemas come as the current one tells them (`milepost.journal.events.upcasts`).
+    Events of older schemas are converted (`milepost.journal.events.upcasts`).
+
+    The lines above an event are its state line if its data has a state (`has_state`),
+    whatever its type.  Damage of a state line does not affect the chain of events.
 
     Args:
-        data: journal bytes that begin at a line; an unterminated last line, or a
-            state line whose event is not there yet, is left alone.
-        seq: the number of the last event before `data`.
-        prev: the hash of that event; None at the start of a journal.
-        offset: where `data` begins in the journal.
-
-    Lines between two events that are no events are the state of the second one, if its
-    data says that it has one (`has_state`), whatever its type.  The chain proves the
-    events, whatever became of these lines.
+        data: journal bytes that begin at a line.  An unterminated last line, and a
+            state line whose event is not complete, are ignored.
+        seq: seq of the last event before `data`.
+        prev: hash of that event; None at the start of a journal.
+        offset: offset of `data` in the journal.
 
     Raises:
         CorruptLine: a line is not the next in the chain; the events before it were
             yielded.
     """
-    # This is the replay loop, and each line of it was measured: names are bound once,
-    # slices are few, and nothing is built that the caller may not want.
+    # The replay loop.  Names are bound once, slices are few, and nothing is built that
+    # the caller may not need: each of these was measured.
     sha256, crc32, loads, find = hashlib.sha256, zlib.crc32, orjson.loads, data.find
     window, current = memoryview(data), SCHEMA_VERSION
     before = b"" if prev is None else prev.encode()
@@ -130,8 +129,8 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
             digest = sha256(before + line[:-HASH_SUFFIX_BYTES]).hexdigest()
             try:
                 event = loads(line)
-                # Read as JSON: a byte of the suffix that is not as it must be leaves no
-                # JSON, or no "hash" in it.
+                # The parsed hash also checks the suffix: a wrong byte there leaves no
+                # JSON, or no "hash" key.
                 is_next = event["hash"] == digest and event["seq"] == seq + 1
                 fields = event.get("data")
                 is_stateful = type(fields) is dict and "state_digest" in fields
@@ -160,7 +159,7 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
             found = data[end - CRC_SUFFIX_BYTES : end]
             if crc != found:
                 fault = f"its state line ends in {_excerpt(found)}, expected {crc!r}"
-        else:  # the rotten state line of the event below, or worse
+        else:  # a damaged state line of the event below, or an alien line
             _refuse_white(data[position:end], offset + position, seq + 1)
             states += 1
             odd = odd if odd >= 0 else position
@@ -169,10 +168,10 @@ def scan(  # noqa: PLR0915 - one loop, each line of it measured
 
 
 def has_state(event: Event) -> bool:
-    """Tell whether an event has a state: then a state line stands above it.
+    """Return whether an event has a state, stored in the state line above it.
 
-    Its data says so, not its type: events of types that this version does not know
-    keep their states too.
+    Its data decides, not its type: events of unknown types keep their states too
+    (docs/adr/0041).
     """
     data: object = event.get("data")
     return isinstance(data, dict) and "state_digest" in data
@@ -181,23 +180,19 @@ def has_state(event: Event) -> bool:
 def _judge_states(
     event: Event, states: int, fault: str | None, offset: int
 ) -> str | None:
-    """Return what is wrong with the number of state lines above an event."""
+    """Return the fault of a wrong number of state lines above an event."""
     if event["v"] != SCHEMA_VERSION:
-        return fault  # a newer version's; it knows what belongs together
+        return fault  # only the newer version knows which lines belong together
     if has_state(event):
-        return (
-            f"{states} lines stand where its state line must"
-            if states
-            else STATE_MISSING
-        )
+        return f"{states} lines in place of its state line" if states else STATE_MISSING
     if event["type"] not in EVENT_TYPES:
-        return fault  # likewise
+        return fault  # as for a newer schema
     expected = "no state line above an event without a state_digest"
     raise CorruptLine(offset, expected, f"{states} for {event['type']}")
 
 
 def _refuse_white(line: bytes, offset: int, seq: int) -> None:
-    """Leave white space around a line to `milepost.journal.recovery.canonical`, which takes it away."""
+    """Refuse added white space; `milepost.journal.recovery.canonical` removes it."""
     if not line.strip(WHITE) or line.strip(WHITE) != line:
         raise CorruptLine(offset, f"a state line or event {seq}", _excerpt(line))
 
@@ -205,7 +200,7 @@ def _refuse_white(line: bytes, offset: int, seq: int) -> None:
 def _no_state(
     data: bytes, start: int, odd: int, seq: int, fault: str, offset: int
 ) -> CorruptLine:
-    """Return what is wrong with the lines from `start` that are no event's state."""
+    """Return the error for lines from `start` that are not the state of an event."""
     if odd < 0:
         # A state line that lost its newline swallows the event below it.
         return CorruptLine(offset + start, "an intact state line", fault)
@@ -214,7 +209,7 @@ def _no_state(
 
 
 def _lifted(event: Any, offset: int) -> Event:
-    """Return an event of another schema as the current one tells it, if it can."""
+    """Return an event of another schema converted to the current one, if possible."""
     version = event["v"]
     try:
         return cast("Event", upcasts.lift(event))
@@ -248,7 +243,7 @@ def _decode(line: bytes, offset: int) -> Event:
 def _lifted_if(event: Any) -> Event:
     if event.get("v") == SCHEMA_VERSION:
         return cast("Event", event)
-    # Unverified bytes: who asks where an event stands is told, whatever is in it.
+    # The bytes are unverified, and callers need the position of a malformed event too.
     try:
         return cast("Event", upcasts.lift(event))
     except upcasts.MALFORMED:
@@ -268,16 +263,13 @@ def _genesis_of(lines: bytes, offset: int) -> bytes:
 
 
 def follows(line: bytes, prev: str) -> bool:
-    """Tell whether an event line is intact, if the hash before it is `prev`."""
+    """Return whether an event line is intact and follows the hash `prev`."""
     digest = hashlib.sha256(prev.encode() + line[:-HASH_SUFFIX_BYTES]).hexdigest()
     return line.endswith(b',"hash":"%b"}' % digest.encode())
 
 
 def peek(line: bytes) -> Event | None:
-    """Return the event that `line` claims to be, unverified; None if it is none.
-
-    As the current schema tells it, whichever it is of.
-    """
+    """Return the unverified event in `line`, in the current schema; None if none."""
     if line[2:3] != b"v" or line[-HASH_SUFFIX_BYTES:][:9] != b',"hash":"':
         return None
     try:
@@ -287,9 +279,9 @@ def peek(line: bytes) -> Event | None:
 
 
 def span_of(event: Event) -> tuple[int, int]:
-    """Return the first and last seq of the write that `event` was part of.
+    """Return the first and last seq of the write that contains `event`.
 
-    What is no span counts as none: then the event stands for itself.
+    An event without a valid span is a write of its own.
     """
     match event.get("span"):
         case [int(first), int(last)]:
@@ -298,5 +290,5 @@ def span_of(event: Event) -> tuple[int, int]:
 
 
 def _excerpt(raw: bytes) -> str:
-    """Return the first bytes of `raw` for a message: short, and one line."""
+    """Return the first bytes of `raw` for a one-line message."""
     return repr(raw[:40])[1:] + ("…" if len(raw) > 40 else "")  # noqa: PLR2004

@@ -1,10 +1,10 @@
-"""Upcasts: events of older schemas, as the current one tells them.  Pure.
+"""Upcasts: conversion of events from older schemas to the current one.  Pure.
 
-Bytes on disk stay as they are (I4).  An event is lifted when it is decoded, so that
-everything behind the codec knows one schema only.
+Bytes on disk never change (I4).  Events are converted while they are decoded, so that
+all other code handles one schema only.
 
-When `SCHEMA_VERSION` goes from n to n + 1, every type that n had gets a line here:
-what it became, or `unchanged`.  A test holds the table against the golden journals.
+When `SCHEMA_VERSION` goes from n to n + 1, each type of schema n gets an entry here: a
+conversion, or `unchanged`.  A test compares the table with the golden journals.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 
 class Fact(NamedTuple):
-    """What an event says: all of it but its place in the journal."""
+    """Type and data of an event, without its position in the journal."""
 
     type: str
     data: Mapping[str, Any]
 
 
 def unchanged(type_: str, data: Mapping[str, Any]) -> Fact:
-    """Return what the next schema says in the same words."""
+    """Return an event that is the same in the next schema."""
     return Fact(type_, data)
 
 
-# What an upcast may raise about an event that is not what its schema says.
+# Exceptions that an upcast may raise for an event that violates its own schema.
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
-# By type and schema: what the event is in the schema after that.
+# By type and schema: the conversion to the next schema.
 UPCASTS: dict[tuple[str, int], Upcast] = {}
 
 
 def lift(event: dict[str, Any]) -> dict[str, Any]:
-    """Return `event` as the current schema has it; as it is if nobody here knows how.
+    """Return `event` in the current schema, unchanged if there is no conversion.
 
-    Seq, time, actor, span and hash are its own for ever.
+    Seq, time, actor, span and hash never change.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError: it is not what its schema says.
+        AttributeError, KeyError, TypeError, ValueError: it violates its own schema.
     """
     version = event["v"]
     if not _is_known(version):
@@ -55,7 +55,7 @@ def lift(event: dict[str, Any]) -> dict[str, Any]:
         if upcast is None:
             if fact.type in EVENT_TYPES:
                 return event
-            break  # a type that was never known here means nothing in any schema
+            break  # a type that was never known is ignored in every schema
         fact = upcast(*fact)
         version += 1
     return {**event, "v": SCHEMA_VERSION, "type": fact.type, "data": fact.data}

@@ -1,8 +1,8 @@
-"""The vocabulary: every fact that a journal can hold.
+"""The vocabulary: the event types of a journal and their data.
 
-Events are `TypedDict`s, that is, exactly what `orjson.loads` returns: replay builds no
-object per event (docs/adr/0003), type checkers see every field, and pydantic validates
-the same definitions wherever data crosses a boundary.
+Events are `TypedDict`s, exactly as `orjson.loads` returns them: replay builds no object
+per event (docs/adr/0003), type checkers see every field, and pydantic validates the
+same definitions where data crosses a boundary.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any, Literal, NotRequired
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
-else:  # pydantic cannot look into the standard library's before 3.12
+else:  # pydantic rejects the standard library's TypedDict before 3.12
     from typing_extensions import TypedDict
 
 SCHEMA_VERSION = 1
-# Recorded by `save` unless told otherwise, and meant by an event without a version.
+# The default of `save`, and the version of an event that records none.
 DEFAULT_WORKFLOW_VERSION = "1.0"
 
 
 class Envelope(TypedDict):
-    """What every event has in common.
+    """The fields that all events share.
 
     `seq` is 1..n without gaps per job; `at` is informative, never an order; `span` is
-    the first and last seq of the write that carried this event, if it carried more.
+    the first and last seq of the write, if it contains several events.
     """
 
     v: int
@@ -36,7 +36,7 @@ class Envelope(TypedDict):
 
 
 class ForkOrigin(TypedDict):
-    """Where a forked job came from."""
+    """The checkpoint that a forked job begins with."""
 
     job: str
     checkpoint_id: str
@@ -45,7 +45,7 @@ class ForkOrigin(TypedDict):
 
 
 class JobOpenedData(TypedDict):
-    """The true id of the job, and what binds its chain to this store."""
+    """The id of the job, and the values that bind its hash chain to this store."""
 
     job: str
     store: str
@@ -54,9 +54,9 @@ class JobOpenedData(TypedDict):
 
 
 class JobRepairedData(TypedDict):
-    """What a recovery did: why, which bytes it cut and where they are kept.
+    """A recovery: its reason, the bytes that it cut and the file that keeps them.
 
-    `lost_hash` is that of the last acknowledged event, if that is among the lost.
+    `lost_hash` is the hash of the last acknowledged event, if that event is lost.
     """
 
     reason: Literal[
@@ -70,11 +70,11 @@ class JobRepairedData(TypedDict):
 
 
 class StatefulData(TypedDict):
-    """What the data of any event with a state has, whatever its type.
+    """The fields that describe a state, in an event of any type.
 
     `state_digest` is the salted digest of metadata and state, `state_bytes` the length
-    of the state (FORMAT.md).  `state_type` is there if the state is no JSON; this
-    version writes none such, and reads none.
+    of the state (FORMAT.md).  `state_type` is set if the state is not JSON; this
+    version neither writes nor reads such states.
     """
 
     state_digest: str
@@ -83,11 +83,10 @@ class StatefulData(TypedDict):
 
 
 class CheckpointSavedData(StatefulData):
-    """A new checkpoint; the state line right above this event holds its state.
+    """A new checkpoint; the state line directly above this event holds its state.
 
-    `parent` is the seq of the checkpoint that was current, 0 for a root.
-    `saved_at` is there if the checkpoint was imported: when it was saved, where `at` is
-    when it was imported.
+    `parent` is the seq of the checkpoint that was current, 0 for a root.  `saved_at` is
+    the original time of an imported checkpoint, whose `at` is the time of the import.
     """
 
     checkpoint_id: str
@@ -104,10 +103,10 @@ class CheckpointSavedData(StatefulData):
 
 
 class CheckpointRestoredData(TypedDict):
-    """`checkpoint_id` became current; `previous` was, if there was one.
+    """`checkpoint_id` became current; `previous` was current before, if any was.
 
-    `migrated_from` and `migrated_to` are workflow versions: the state was handed out as
-    the second has it.  What is stored is still of the first.
+    `migrated_from` and `migrated_to` are workflow versions: the returned state was
+    migrated from the first to the second.  The stored state is unchanged.
     """
 
     checkpoint_id: str
@@ -126,8 +125,8 @@ class CheckpointChangedData(TypedDict):
 class CheckpointRemovedData(TypedDict):
     """One checkpoint was deleted, undeleted or purged.
 
-    `current` is there if another checkpoint became current by that: its id, or null if
-    none is left.
+    `current` is set if that changed which checkpoint is current: the id of the new one,
+    or null if none is left.
     """
 
     checkpoint_id: str
@@ -136,11 +135,11 @@ class CheckpointRemovedData(TypedDict):
 
 
 class CheckpointsCleanedData(TypedDict):
-    """A policy, or a caller's cleanup, removed checkpoints: a reason for each.
+    """A policy, or a caller's cleanup, removed checkpoints, each with a reason.
 
-    `confirmed`: the plan required confirmation, and the actor gave it.  `current` is
-    there if the current checkpoint is among the removed: the id of the new one, or null
-    if none is left.
+    `confirmed`: the plan required confirmation, which the actor gave.  `current` is set
+    if the current checkpoint was removed: the id of the new one, or null if none is
+    left.
     """
 
     removed: dict[str, str]
@@ -153,24 +152,24 @@ class CheckpointsCleanedData(TypedDict):
 
 
 class JobCompletedData(TypedDict):
-    """How the job ended; saving or restoring begins it again."""
+    """The outcome of the job; a save or a restore reopens it."""
 
     failed: NotRequired[bool]
     reason: NotRequired[str]
 
 
 class JobErasedData(TypedDict):
-    """All states of the job go; the record stays."""
+    """All states of the job are purged; its events stay."""
 
     reason: NotRequired[str]
 
 
 class JobCompactedData(TypedDict):
-    """The journal was rewritten without the states that had to go.
+    """The journal was rewritten without the states that were due for removal.
 
-    Bytes are those of the journal, before and after, without this event.  `erased` are
-    runs of events, first and last: the checkpoints saved in them that are deleted by
-    now have no state any more, and cannot come back.
+    Bytes are the size of the journal before and after, without this event.  `erased`
+    lists ranges of seqs, first and last: deleted checkpoints saved in them have lost
+    their state and cannot be undeleted (docs/adr/0021).
     """
 
     dropped: int
@@ -189,7 +188,7 @@ class JobOpened(Envelope):
 
 
 class JobRepaired(Envelope):
-    """A recovery changed the file; nothing acknowledged was lost unless it says so."""
+    """A recovery changed the file; acknowledged events are lost only if it says so."""
 
     type: Literal["job.repaired"]
     data: JobRepairedData
@@ -210,77 +209,77 @@ class CheckpointRestored(Envelope):
 
 
 class CheckpointDeleted(Envelope):
-    """A checkpoint left the lists; its state follows after the trash period."""
+    """A checkpoint was deleted; its state is removed after the trash period."""
 
     type: Literal["checkpoint.deleted"]
     data: CheckpointRemovedData
 
 
 class CheckpointUndeleted(Envelope):
-    """A deleted checkpoint came back."""
+    """A deleted checkpoint was restored to the lists."""
 
     type: Literal["checkpoint.undeleted"]
     data: CheckpointRemovedData
 
 
 class CheckpointPinned(Envelope):
-    """No policy removes it, and deleting it needs force."""
+    """A checkpoint was pinned: no policy removes it, and deleting it needs force."""
 
     type: Literal["checkpoint.pinned"]
     data: CheckpointChangedData
 
 
 class CheckpointUnpinned(Envelope):
-    """The pin is gone."""
+    """A checkpoint was unpinned."""
 
     type: Literal["checkpoint.unpinned"]
     data: CheckpointChangedData
 
 
 class CheckpointHeld(Envelope):
-    """Nothing removes it, no policy and nobody, until it is released."""
+    """A checkpoint was put on legal hold: nothing removes it until its release."""
 
     type: Literal["checkpoint.held"]
     data: CheckpointChangedData
 
 
 class CheckpointReleased(Envelope):
-    """The hold is gone."""
+    """A checkpoint was released from its legal hold."""
 
     type: Literal["checkpoint.released"]
     data: CheckpointChangedData
 
 
 class CheckpointPurged(Envelope):
-    """Its state goes at the next compaction, trash period or not."""
+    """A checkpoint was purged: the next compaction removes its state."""
 
     type: Literal["checkpoint.purged"]
     data: CheckpointRemovedData
 
 
 class JobCompleted(Envelope):
-    """The job has come to its end, well or not."""
+    """The job has ended, successfully or not."""
 
     type: Literal["job.completed"]
     data: JobCompletedData
 
 
 class JobErased(Envelope):
-    """Every state that the job had by then is purged."""
+    """All states that the job had at this point are purged."""
 
     type: Literal["job.erased"]
     data: JobErasedData
 
 
 class JobCompacted(Envelope):
-    """States that had to go are gone from the journal; no event is."""
+    """States were removed from the journal; all events were kept."""
 
     type: Literal["job.compacted"]
     data: JobCompactedData
 
 
 class CheckpointsCleaned(Envelope):
-    """Many checkpoints left the lists at once."""
+    """Several checkpoints were deleted at once."""
 
     type: Literal["checkpoints.cleaned"]
     data: CheckpointsCleanedData

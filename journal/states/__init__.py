@@ -1,1 +1,1 @@
-"""States: JSON, compression, deltas, digests, migrations, differences."""
+"""States: JSON, compression, deltas, digests, migrations, diffs."""

@@ -1,6 +1,6 @@
-"""What a store's keys allow: which states are read, and what new ones are written with.
+"""Access to states by key: which may be read, and which key encrypts new ones.
 
-A store without keys has a vault too; it opens what is not encrypted.
+A store without keys has a vault too; it reads unencrypted states.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _TEXTS = ("checkpoint_id", "state_digest", "state_type")
 
 
 class Vault(NamedTuple):
-    """The keys at hand, and whether states that are not encrypted are believed.
+    """The keys of a process, and whether it trusts unencrypted states.
 
-    Whoever may write to the folder can put a plain state there, and an event that fits.
-    So with keys, only what they authenticate is read, unless `allow_plaintext`.  What
-    they say of a state's size is believed up to `max_state_bytes`.
+    Anyone who can write to the folder can forge a plain state and its event.  So with
+    keys, only states that they authenticate are read, unless `allow_plaintext` is set.
+    An event's size of a state is trusted up to `max_state_bytes`.
     """
 
     keys: KeyRing | None = None
@@ -40,28 +40,28 @@ class Vault(NamedTuple):
 
     @property
     def key(self) -> Key | None:
-        """What new states are encrypted with, None if they are not."""
+        """The key that encrypts new states, None if there is none."""
         return None if self.keys is None else self.keys.current
 
     @property
     def key_id(self) -> str:
-        """The id of `key`, empty if there is none: as `Parts.key_id`."""
+        """The id of `key`, empty if there is none; see `Parts.key_id`."""
         return "" if self.keys is None else self.keys.current.key_id
 
     def check(self, data: StatefulData, seq: int) -> None:
-        """Refuse an event that says of its state what cannot be, or too much.
+        """Refuse an event whose description of its state is malformed or too large.
 
         Raises:
-            UnreadableState: it does.
+            UnreadableState: a field is missing or has the wrong type.
             StateOverBound: the state has more than `max_state_bytes`.
         """
-        fields: object = data  # as they stand in the journal, whoever wrote it
+        fields: object = data  # unvalidated: any program may have written the journal
         if not isinstance(fields, dict):
             fields = {}
         size, texts = fields.get("state_bytes"), [fields.get(n, "") for n in _TEXTS]
         is_text = all(isinstance(text, str) for text in texts)
         if type(size) is not int or size < 0 or not is_text:
-            raise UnreadableState(f"event {seq} does not say what its state is")
+            raise UnreadableState(f"event {seq} does not describe its state")
         if size > self.max_state_bytes:
             most = f"{self.max_state_bytes:,}"
             raise StateOverBound(
@@ -69,17 +69,17 @@ class Vault(NamedTuple):
             )
 
     def opened(self, parts: Parts, address: StateAddress, raw_bytes: int) -> Parts:
-        """Return the parts of a state line in the clear.
+        """Return the parts of a state line, decrypted.
 
         Args:
-            parts: as `state_codec.read_line` gives them.
-            address: whose it is.
-            raw_bytes: of the state, as its event says.
+            parts: as `line_codec.read_line` returns them.
+            address: the address of the state.
+            raw_bytes: size of the state, from its event.
 
         Raises:
-            MissingKey: encrypted with a key that is not at hand.
-            PlaintextRefused: not encrypted, and it had to be.
-            UnreadableState: it is not what was written there.
+            MissingKey: the state is encrypted with a key that is not in the ring.
+            PlaintextRefused: the state is not encrypted, but must be.
+            UnreadableState: the line does not decrypt.
         """
         key = self._key_of(parts.key_id, address.seq)
         if key is None:
@@ -87,7 +87,7 @@ class Vault(NamedTuple):
         return line_codec.decrypted(parts, key, address, raw_bytes)
 
     def metadata(self, header: Header, text: bytes, address: StateAddress) -> bytes:
-        """Return in the clear what stands on a state line as its metadata.
+        """Return the metadata of a state line, decrypted.
 
         Raises:
             MissingKey, PlaintextRefused, UnreadableState: as `opened`.
@@ -98,17 +98,17 @@ class Vault(NamedTuple):
         return line_codec.metadata_of(header, text, key, address)
 
     def rewrap(self, line: bytes, address: StateAddress) -> bytes:
-        """Return a state line under the current key; its ciphertext stays as it is.
+        """Return a state line with its data key wrapped by the current key.
 
-        A line that is there already, or is not encrypted, or whose key is not at hand,
-        is returned as it is: it can be copied, and no more.
+        The ciphertext stays the same.  A line that is under the current key already, is
+        not encrypted, or has a key that is not in the ring is returned unchanged.
 
         Args:
             line: without its newline.
-            address: whose it is.
+            address: the address of the state.
 
         Raises:
-            UnreadableState, NewerFormat: it is not what was written there.
+            UnreadableState, NewerFormat: the line is damaged or of a newer version.
         """
         key_id = line_codec.read_header(line, seq=address.seq).key_id
         old = None if self.keys is None else self.keys.get(key_id)
@@ -120,9 +120,11 @@ class Vault(NamedTuple):
         if key_id:
             key = None if self.keys is None else self.keys.get(key_id)
             if key is None:
-                held = "there are no keys" if self.keys is None else "it is not there"
+                why = (
+                    "no keys are set" if self.keys is None else "it is not in the ring"
+                )
                 raise MissingKey(
-                    f"state {seq} is encrypted with key {key_id!r}, and {held}", key_id
+                    f"state {seq} is encrypted with key {key_id!r}, and {why}", key_id
                 )
             return key
         if self.keys is not None and not self.allow_plaintext:

@@ -1,4 +1,4 @@
-"""Reading a state, and the others that it is told as a difference from."""
+"""Read a state and the delta chain it depends on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Member(NamedTuple):
-    """One state of a chain, as it is stored.  `parts` are in the clear."""
+    """One stored state of a chain.  `parts` are decrypted."""
 
     parts: Parts
     data: StatefulData  # of its event
@@ -35,7 +35,7 @@ class Member(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """A state's raw bytes, and the chain that led to them, itself first."""
+    """A state's raw bytes, and its delta chain, beginning with the state itself."""
 
     raw: bytes
     members: tuple[Member, ...]
@@ -50,25 +50,25 @@ class Unpacked(NamedTuple):
 
     @property
     def stored_bytes(self) -> int:
-        """How much is read to have it."""
+        """The bytes that reading the state takes."""
         return sum(m.stored_bytes for m in self.members)
 
 
 def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
-    """Return the raw bytes of the state of event `seq`, its digest not checked yet.
+    """Return the raw bytes of the state of event `seq`, without checking its digest.
 
     Args:
-        seq: which event.
+        seq: of the event.
         read: returns a state, as `member` does.
 
     Raises:
-        UnreadableState: one of the states on the way is not what was written.
+        UnreadableState: a state of the chain is missing or damaged.
         NewerFormat: a codec that this version does not know.
     """
     members = [read(seq)]
     while (base := members[-1].parts.base) != 0:
         if base >= members[-1].parts.seq or len(members) > delta.MAX_LINKS:
-            raise UnreadableState(f"state {seq} hangs on a chain without an end")
+            raise UnreadableState(f"state {seq} has a delta chain without an end")
         members.append(read(base))
     raw: bytes | None = None
     for member in reversed(members):
@@ -78,24 +78,24 @@ def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
 
 
 def member(lines: tuple[bytes, bytes], address: StateAddress, vault: Vault) -> Member:
-    """Return a state taken apart and decrypted.
+    """Return a parsed and decrypted state.
 
     Args:
         lines: its state line, empty if there is none, and its event line.
-        address: whose they are.
-        vault: opens what is encrypted.
+        address: the address of the state.
+        vault: decrypts it.
 
     Raises:
-        UnreadableState: there is no such state, or `vault` does not open it.
+        UnreadableState: there is no such state, or `vault` cannot decrypt it.
         NewerFormat: a codec that this version does not know.
     """
     state_line, event_line = lines
     seq = address.seq
     event = peek(event_line)
     if event is None or event["seq"] != seq or not has_state(event):
-        raise UnreadableState(f"event {seq} is not there any more, or has no state")
+        raise UnreadableState(f"event {seq} is missing, or has no state")
     if not state_line:
-        raise UnreadableState(f"state {seq} is gone")
+        raise UnreadableState(f"state {seq} was removed")
     data = cast("StatefulData", event["data"])
     vault.check(data, seq)
     parts = line_codec.read_line(state_line, seq=seq)
@@ -104,10 +104,10 @@ def member(lines: tuple[bytes, bytes], address: StateAddress, vault: Vault) -> M
 
 
 def prove(seq: int, read: Callable[[int], Member]) -> Unpacked:
-    """Return the raw bytes of the state of event `seq`, proved by its digest.
+    """Return the raw bytes of the state of event `seq`, verified by its digest.
 
     Raises:
-        UnreadableState, NewerFormat: as `unpack`; or the digest is another.
+        UnreadableState, NewerFormat: as `unpack`; or the digest does not match.
     """
     unpacked = unpack(seq, read)
     parts, data, _ = unpacked.members[0]
@@ -116,10 +116,10 @@ def prove(seq: int, read: Callable[[int], Member]) -> Unpacked:
 
 
 def open_state(seq: int, read: Callable[[int], Member]) -> DecodedState:
-    """Return the state and the metadata of save `seq`, proved by its event's digest.
+    """Return the state and the metadata of save `seq`, verified by its digest.
 
     Raises:
-        UnreadableState, NewerFormat: as `prove`; or it is no JSON.
+        UnreadableState, NewerFormat: as `prove`; or it is not JSON.
     """
     raw, members = prove(seq, read)
     parts, data, _ = members[0]
@@ -134,10 +134,10 @@ def problem_of(
     read: Callable[[int], Member],
     check: Callable[[int, Callable[[int], Member]], object] = open_state,
 ) -> UnreadableState | None:
-    """Return why save `seq` does not restore; None if nothing is known to be wrong.
+    """Return why save `seq` does not restore; None if no damage is known.
 
     A state that needs another key, a higher bound or a newer version is intact by its
-    checksum; it is not judged here.
+    checksum and counts as undamaged.
     """
     try:
         check(seq, read)
@@ -151,14 +151,14 @@ def problem_of(
 def damaged_others(
     view: JobView, read: Callable[[int], Member], *, deep: bool
 ) -> Iterator[str]:
-    """Yield what is wrong with the states of events that save no checkpoint.
+    """Yield the damage of states whose events save no checkpoint.
 
-    One that is missing is not reported: the version that wrote it may have dropped it.
+    A missing one is not reported: the version that wrote it may have dropped it.
 
     Args:
         view: of the job.
         read: returns a state, as `member` does.
-        deep: check their digests, not only the checksums of their lines.
+        deep: verify digests, not only the checksums of the lines.
     """
     for seq in view.places.others():
         fault = view.faults.get(seq)

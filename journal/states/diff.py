@@ -1,4 +1,4 @@
-"""What changed between two states.  Pure."""
+"""The difference between two states.  Pure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Change(NamedTuple):
 
 
 def diff(before: object, after: object) -> list[Change]:
-    """Return the changes that lead from `before` to `after`, in document order.
+    """Return the changes from `before` to `after`, in document order.
 
-    Objects are compared key by key and lists position by position; a list that grew at
-    its end shows only what was added.
+    Objects are compared by key and lists by position; a list that grew at its end shows
+    only the additions.
     """
     changes: list[Change] = []
     stack: list[tuple[str, object, object]] = [("$", before, after)]

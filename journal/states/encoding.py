@@ -1,4 +1,4 @@
-"""A state's bytes as one codec stores them."""
+"""Encode a state's bytes with one of the codecs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 
 class Body(NamedTuple):
-    """A state's bytes as one codec stores them.
+    """A state's bytes in the encoding of one codec.
 
     Attributes:
         codec: ``json``, ``zstd`` or ``zstd-delta``.
         content: the state's JSON, or a Zstandard frame.
-        base: the seq of the state that a delta differs from, else 0.
-        depth: of a delta, from a whole state on (`milepost.journal.states.delta`); else 0.
+        base: seq of the state that is a delta's prefix, else 0.
+        depth: of a delta (`milepost.journal.states.delta`), else 0.
     """
 
     codec: str
@@ -23,25 +23,25 @@ class Body(NamedTuple):
 
     @property
     def text_bytes(self) -> int:
-        """How many bytes it takes on a line that is not encrypted."""
+        """Its size in bytes on a line that is not encrypted."""
         size = len(self.content)
         return size if self.codec == "json" else (size + 2) // 3 * 4 + 2
 
     @property
     def text(self) -> bytes:
-        """What stands on a line that is not encrypted."""
+        """Its form on a line that is not encrypted."""
         if self.codec == "json":
             return self.content
         return b'"%b"' % binascii.b2a_base64(self.content, newline=False)
 
 
 def plain(raw: bytes) -> Body:
-    """Return `raw` as it is, readable with any JSON tool."""
+    """Return `raw` unencoded, readable with any JSON tool."""
     return Body("json", raw)
 
 
 def compressed(raw: bytes, *, is_json: bool = True) -> Body:
-    """Return `raw` as a Zstandard frame, or as it is if that is JSON and no longer."""
+    """Return `raw` as a Zstandard frame; unencoded if it is JSON and no longer."""
     from milepost.journal.states import zstd
 
     body = Body("zstd", zstd.compress(raw))
@@ -49,7 +49,7 @@ def compressed(raw: bytes, *, is_json: bool = True) -> Body:
 
 
 def delta(raw: bytes, base_raw: bytes, *, base: int, depth: int) -> Body:
-    """Return `raw` as what differs from `base_raw`, the state of event `base`."""
+    """Return `raw` as a delta against `base_raw`, the state of event `base`."""
     from milepost.journal.states import zstd
 
     return Body("zstd-delta", zstd.compress(raw, base_raw), base, depth)

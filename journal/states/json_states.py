@@ -1,4 +1,4 @@
-"""States as JSON: the promise that what comes back equals what was saved.  Pure."""
+"""States as JSON: a restored state equals the saved one, or the save fails.  Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from milepost.journal.process import gc_pause
 MAX_METADATA_BYTES = 64 * 1024
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _ORJSON_DEPTH = 254
-# What orjson raises for a value that JSON cannot hold.
+# What orjson raises for a value that JSON cannot represent.
 _REFUSALS = (TypeError, ValueError, RecursionError)
-# How often a state is encoded until it holds still; each time is decided by itself.
+# How often a state that changes meanwhile is encoded before the save fails.
 _ATTEMPTS = 3
-# A few levels less than that: answers wrap a state into objects of their own.
+# A few levels less than orjson's: responses nest a state in objects of their own.
 DEPTH_LIMIT = 250
 
 
 class Limits(NamedTuple):
-    """How large a state may be: bytes of its JSON, levels of nesting."""
+    """The bounds of a state: bytes of its JSON, levels of nesting."""
 
     max_bytes: int = 16 * 1024 * 1024
     max_depth: int = 200
@@ -36,8 +36,8 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
     """Return `state` as JSON that reads back equal to it.
 
     Raises:
-        InvalidState: it would not read back equal; names the path and what to do.
-        StateTooLarge: more bytes or levels than `limits`.
+        InvalidState: it would not read back equal; names the path and a remedy.
+        StateTooLarge: it has more bytes or levels than `limits`.
     """
     if not isinstance(state, dict):
         raise InvalidState(
@@ -49,11 +49,12 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
         raw, back = _at_one_moment(state, limits, what)
     else:
         _check_size(raw, limits, what)
-        # Comparing with what a reader would get is the promise itself, at C speed.
+        # Comparing with what a reader gets checks the promise itself, at C speed.
         back = orjson.loads(raw)
         if back != state:
             raw, back = _at_one_moment(state, limits, what)
-    # A walk would cost more than all the rest, and most states have few brackets.
+    # Checking the depth costs more than all the rest, and most states have too few
+    # brackets to be too deep.
     if raw.count(b"{") + raw.count(b"[") > limits.max_depth:
         try:
             _check_depth(back, limits.max_depth)
@@ -74,13 +75,12 @@ def _check_size(raw: bytes, limits: Limits, what: str) -> None:
 def _at_one_moment(
     state: dict[str, Any], limits: Limits, what: str
 ) -> tuple[bytes, dict[str, Any]]:
-    """Return `state` as JSON and what that reads back as, compared at one moment.
+    """Return `state` as JSON and the value that it reads back as, atomically.
 
-    Another thread may change the state between two steps of Python code.  Here one
-    call of C code encodes, decodes and compares, and the interpreter gives no other
-    thread a turn within it; nor does the garbage collector call anybody's code, as it
-    rests.  Only objects with Python code of their own can still change the state
-    meanwhile.
+    Another thread may change the state between two steps of Python code.  So one call
+    of C code encodes, decodes and compares: the interpreter switches to no other thread
+    within it, and the paused garbage collector runs no finalizers.  Only objects with
+    Python code of their own can still change the state (docs/adr/0028).
 
     Raises:
         InvalidState, StateTooLarge: as `to_json`.
@@ -101,7 +101,7 @@ def _at_one_moment(
                 _check_size(raw, limits, what)
                 return raw, back
         problem = None
-        with suppress(RuntimeError):  # a container's own code found it changed
+        with suppress(RuntimeError):  # a container changed during iteration
             problem = _find(state, limits, what)
         if problem is not None:
             raise problem from cause
@@ -111,8 +111,8 @@ def _at_one_moment(
 
 def _check_depth(state: object, max_depth: int) -> None:
     """Raise `orjson.JSONEncodeError` for more levels than `max_depth`, at C speed."""
-    # orjson has a bound of its own: wrapped in as many lists as ours is lower, a state
-    # meets ours.
+    # orjson has a fixed bound.  Nesting the state in as many lists as the difference
+    # turns it into ours.
     wrapped = state
     for _ in range(_ORJSON_DEPTH - max_depth):
         wrapped = [wrapped]
@@ -123,10 +123,10 @@ _WRAP = "wrap it: {'value': …}"
 
 
 def _find(state: dict[str, Any], limits: Limits, what: str) -> InvalidState | None:
-    """Return what is wrong with the first place that JSON cannot hold, if any is.
+    """Return the problem of the first value that JSON cannot represent, or None.
 
-    Another thread may change the state meanwhile, so each container is copied, in one
-    step, before it is walked.
+    Another thread may change the state meanwhile, so each container is copied in one
+    step before its items are visited.
     """
     where = "" if what == "state" else f"in the {what}, "
     stack: list[tuple[str, object, int]] = [("$", state, 1)]
@@ -185,7 +185,7 @@ def _problem(  # noqa: PLR0911 - one return per kind of value, like a table
     kind = type(value).__name__
     if hasattr(value, "isoformat"):
         return f"a {kind} would come back as a string", "save value.isoformat()"
-    return f"a {kind} would not come back as it is", "save plain JSON values"
+    return f"a {kind} would not come back unchanged", "save plain JSON values"
 
 
 def _text_problem(value: str) -> tuple[str, str | None] | None:
@@ -197,11 +197,11 @@ def _text_problem(value: str) -> tuple[str, str | None] | None:
 
 
 def metadata_json(metadata: Mapping[str, Any] | None) -> bytes:
-    """Return the bytes of `metadata`, none if there is none.
+    """Return `metadata` as JSON, empty if there is none.
 
     Raises:
-        InvalidState: it would not come back equal.
-        StateTooLarge: more than 64 KiB.
+        InvalidState: it would not read back equal.
+        StateTooLarge: it has more than 64 KiB.
     """
     if metadata is None or metadata == {}:
         return b""

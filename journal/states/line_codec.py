@@ -1,18 +1,18 @@
-"""State lines: how a state stands in the journal, and what proves it.
+"""State lines: encoding, parsing and encryption of a state in the journal.
 
 A state line is ``{"state":SEQ,"codec":"json","salt":…,"metadata_bytes":…,
-"metadata":{…},"body":…,"crc":"<8 hex>"}``, the two in the middle only where there is
-metadata.  Under the codecs ``zstd`` and ``zstd-delta`` the body is base64 of a
-Zstandard frame, and a delta says, before the salt, from which state it differs and how
-deep it is (`milepost.journal.states.delta`): ``"base":SEQ,"depth":N``.
+"metadata":{…},"body":…,"crc":"<8 hex>"}``, without the two metadata fields if there is
+no metadata.  With the codecs ``zstd`` and ``zstd-delta`` the body is base64 of a
+Zstandard frame.  A delta names its base and its depth (`milepost.journal.states.delta`)
+before the salt: ``"base":SEQ,"depth":N``.
 
 An encrypted one begins ``{"state":SEQ,"alg":"A256GCM","key":ID,"wrapped":…,"codec":…``.
-It has no salt in the clear, and its metadata and its body are ciphertext
+It has no plain salt, and its metadata and body are ciphertext
 (`milepost.journal.crypto.envelope`).
 
-The event below binds metadata and state by a salted digest of their raw bytes, never by
-how they are stored, so a state line may be encoded or encrypted anew, or dropped,
-without touching an event.
+The event below binds metadata and state by a salted digest of their raw bytes,
+independent of the encoding.  So a state line can be re-encoded, re-encrypted or dropped
+without changing an event.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _SALT_BYTES = 16
 
 
 class EncodedState(NamedTuple):
-    """A state ready to be written: all that does not depend on its address."""
+    """A state ready to be written: all parts that do not depend on its address."""
 
-    rest: bytes  # the state line from its codec on, before its checksum
+    rest: bytes  # the state line from its codec up to its checksum
     digest: str
     raw_bytes: int
     salt: bytes
     metadata: bytes
-    secret: DataKey | None = None  # what `rest` is encrypted with
+    secret: DataKey | None = None  # encrypts `rest`
 
     def stored_as(self, body: Body) -> EncodedState:
-        """Return the same state, bound by the same digest, in another form."""
+        """Return the same state, with the same digest, in another encoding."""
         if self.secret is None:
             return self._replace(rest=_rest(body, self.salt, self.metadata))
         return self.encrypted(body, self.secret.key)
 
     def encrypted(self, body: Body, key: Key) -> EncodedState:
-        """Return the same state, bound by the same digest, under a fresh data key."""
+        """Return the same state, with the same digest, under a fresh data key."""
         secret = DataKey.new(key)
         rest = _secret_rest(secret, body, self)
         return self._replace(rest=rest, secret=secret)
@@ -66,16 +66,16 @@ def encode_state(
     *,
     key: Key | None = None,
 ) -> EncodedState:
-    """Return `raw` and `metadata` with a fresh salt and the digest that binds them.
+    """Return `raw` and `metadata` with a fresh salt and their digest.
 
     Args:
-        raw: the state's bytes, as `state_json.to_json` gives them.
+        raw: the state's bytes, as `json_states.to_json` returns them.
         metadata: shown in lists.
-        body: how `raw` is stored; plain unless given.
-        key: encrypts them; they stay readable without one.
+        body: the encoding of `raw`; plain JSON if None.
+        key: encrypts both; None stores them in plain text.
 
     Raises:
-        InvalidState: `metadata` would not come back equal.
+        InvalidState: `metadata` would not read back equal.
         StateTooLarge: `metadata` has more than 64 KiB.
     """
     body = body or encoding.plain(raw)
@@ -137,16 +137,17 @@ def _line(head: bytes, rest: bytes) -> bytes:
 def rewrapped(line: bytes, old: Key, new: Key, address: StateAddress) -> bytes:
     """Return an encrypted state line with its data key under `new` instead of `old`.
 
-    The ciphertexts of metadata and body stay as they are, and so does the digest.
+    The ciphertexts of metadata and body do not change, nor does the digest.
 
     Args:
         line: as `read_line` takes it.
         old: the key that the line names.
         new: the key that it will name.
-        address: whose it is.
+        address: the address of the state.
 
     Raises:
-        UnreadableState, NewerFormat: it is not what was written there with `old`.
+        UnreadableState, NewerFormat: the line is damaged, not encrypted with `old`, or
+            of a newer version.
     """
     _check_crc(line, address.seq)
     header = _header(line, address.seq)
@@ -159,14 +160,14 @@ def rewrapped(line: bytes, old: Key, new: Key, address: StateAddress) -> bytes:
 def line_of(
     parts: Parts, body: Body, address: StateAddress, *, raw_bytes: int, key: Key | None
 ) -> bytes:
-    """Return a state line re-encoded in another form, newline included.
+    """Return a re-encoded state line, newline included.
 
     Args:
-        parts: the line as it was, in the clear.
-        body: the form.
-        address: whose it is.
-        raw_bytes: of the state, as its event says.
-        key: encrypts it; None leaves it readable.
+        parts: the old line, decrypted.
+        body: the new encoding.
+        address: the address of the state.
+        raw_bytes: size of the state, from its event.
+        key: encrypts it; None stores it in plain text.
     """
     encoded = EncodedState(b"", "", raw_bytes, parts.salt, parts.metadata)
     stored = encoded.stored_as(body) if key is None else encoded.encrypted(body, key)
@@ -174,15 +175,15 @@ def line_of(
 
 
 def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
-    """Return the raw bytes of a state; its digest is the caller's to check.
+    """Return the raw bytes of a state; the caller checks the digest.
 
     Args:
-        parts: its line, in the clear.
-        raw_bytes: how many there are; a frame that claims more is refused.
-        base: the raw bytes that a delta differs from.
+        parts: its line, decrypted.
+        raw_bytes: their number; a frame of another size is refused.
+        base: the raw bytes of a delta's base.
 
     Raises:
-        UnreadableState: they cannot be had from what is stored.
+        UnreadableState: the stored bytes do not decode to a state of this size.
     """
     assert not parts.wrapped, "decrypt it first"
     if parts.codec == "json":
@@ -203,10 +204,10 @@ def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
 
 
 class Parts(NamedTuple):
-    """A state line taken apart.
+    """A parsed state line.
 
     While it is encrypted, `salt` is empty, and `metadata` and `content` are base64 of
-    ciphertext; `decrypted` puts them in the clear.
+    ciphertext; see `decrypted`.
     """
 
     seq: int
@@ -216,21 +217,21 @@ class Parts(NamedTuple):
     salt: bytes
     metadata: bytes
     content: bytes  # see `Body`
-    key_id: str = ""  # the key that it is, or was, encrypted with; none if empty
-    wrapped: bytes = b""  # the data key, while the rest is encrypted
+    key_id: str = ""  # of the key that the line is encrypted with; empty if none
+    wrapped: bytes = b""  # the wrapped data key; empty once decrypted
 
 
 def decrypted(parts: Parts, key: Key, address: StateAddress, raw_bytes: int) -> Parts:
-    """Return the parts of an encrypted line in the clear.
+    """Return the decrypted parts of an encrypted line.
 
     Args:
         parts: the line.
-        key: the one it names.
-        address: whose it is.
-        raw_bytes: of the state, as its event says.
+        key: the key that it names.
+        address: the address of the state.
+        raw_bytes: size of the state, from its event.
 
     Raises:
-        UnreadableState: it is not what was written there with `key`.
+        UnreadableState: it does not decrypt with `key` for `address`.
     """
     secret = envelope.unwrap(parts.wrapped, key, address)
     form = BodyHeader(parts.codec, parts.base, parts.depth, raw_bytes)
@@ -242,7 +243,7 @@ def decrypted(parts: Parts, key: Key, address: StateAddress, raw_bytes: int) -> 
     return parts._replace(salt=salt, metadata=meta, content=content, wrapped=b"")
 
 
-# Metadata may hold a key named "body", so its length says where it ends.
+# Metadata may contain a key named "body", so its length is stored, not searched for.
 _HEADER = re.compile(
     rb'\{"state":(?P<seq>\d{1,19}),'
     rb'(?:"alg":"A256GCM","key":"(?P<key>[A-Za-z0-9._-]{1,%d})",'
@@ -254,22 +255,22 @@ _HEADER = re.compile(
     % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES)
 )
 _BODY = b',"body":'
-# Of any codec, those of newer versions among them.
+# Matches any codec, including those of newer versions.
 _BASE = re.compile(
     rb'\{"state":\d{1,19},(?:"alg":"[^"]*","key":"[^"]*","wrapped":"[^"]*",)?'
     rb'"codec":"[^"]*","base":(\d{1,19}),'
 )
 
 
-# No header is longer: a few numbers, names, a salt or a wrapped key, and their names.
+# The bound of a header: a few numbers and names, a salt or a wrapped key.
 HEADER_BYTES = 320
 
 
 def read_line(line: bytes, *, seq: int) -> Parts:
-    """Take apart the state line of event `seq`, its checksum verified.
+    """Parse the state line of event `seq`, and verify its checksum.
 
     Raises:
-        UnreadableState: the checksum or the number is wrong, or what is base64 is not.
+        UnreadableState: the checksum, the seq or the base64 is wrong.
         NewerFormat: a codec that this version does not know.
     """
     _check_crc(line, seq)
@@ -298,7 +299,7 @@ def read_line(line: bytes, *, seq: int) -> Parts:
 
 
 def base_of(line: bytes) -> int:
-    """Return which state a state line differs from, whatever its codec; 0 if none."""
+    """Return the base of a state line of any codec; 0 if there is none."""
     match = _BASE.match(line)
     return 0 if match is None else int(match[1])
 
@@ -311,7 +312,7 @@ def _check_crc(line: bytes, seq: int) -> None:
 
 def _unquoted(text: bytes, seq: int) -> bytes:
     if text and (text[:1] != b'"' or text[-1:] != b'"'):
-        raise UnreadableState(f"state {seq}: no text where there must be some")
+        raise UnreadableState(f"state {seq}: a value is not a string")
     return text[1:-1]
 
 
@@ -324,20 +325,20 @@ def _frame(body: bytes, seq: int) -> bytes:
 
 def _header(line: bytes, seq: int) -> re.Match[bytes]:
     header = _HEADER.match(line)
-    # A salt in the clear is what an encrypted state must not have.
+    # An encrypted state must not have a plain salt, and a plain one needs it.
     if header is None or bool(header["wrapped"]) == bool(header["salt"]):
         raise _unknown(line)
     if int(header["seq"]) != seq:
-        raise UnreadableState(f"state {int(header['seq'])} stands where {seq} must")
+        raise UnreadableState(f"found state {int(header['seq'])}, expected {seq}")
     return header
 
 
 def _unknown(line: bytes) -> NewerFormat:
-    return NewerFormat(f"a state line begins {line[:60]!r}, unknown here")
+    return NewerFormat(f"unknown state line {line[:60]!r}")
 
 
 class Header(NamedTuple):
-    """What a list needs of a state line: where its metadata begins and ends.
+    """The position of the metadata on a state line, and its key.
 
     `key_id` and `wrapped` are as in `Parts`; `metadata_of` decrypts.
     """
@@ -349,14 +350,14 @@ class Header(NamedTuple):
 
 
 def read_header(start_of_line: bytes, *, seq: int) -> Header:
-    """Return what stands before the metadata on the state line of event `seq`.
+    """Return the header of the state line of event `seq`.
 
     Args:
         start_of_line: at least `HEADER_BYTES` of the line, or all of it.
-        seq: whose line it must be.
+        seq: expected on the line.
 
     Raises:
-        UnreadableState: it is another's.
+        UnreadableState: the line has another seq.
         NewerFormat: a codec that this version does not know.
     """
     header = _header(start_of_line, seq)
@@ -369,16 +370,16 @@ def read_header(start_of_line: bytes, *, seq: int) -> Header:
 
 
 def metadata_of(header: Header, text: bytes, key: Key, address: StateAddress) -> bytes:
-    """Return encrypted metadata in the clear.
+    """Return decrypted metadata.
 
     Args:
         header: of its line.
-        text: what stands on the line from `header.start` to `header.end`.
-        key: the one that the line names.
-        address: whose it is.
+        text: the bytes of the line from `header.start` to `header.end`.
+        key: the key that the line names.
+        address: the address of the state.
 
     Raises:
-        UnreadableState: it is not what was written there with `key`.
+        UnreadableState: it does not decrypt with `key` for `address`.
     """
     secret = envelope.unwrap(header.wrapped, key, address)
     return envelope.open_metadata(secret, _unquoted(text, address.seq), address.seq)

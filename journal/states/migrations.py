@@ -1,6 +1,6 @@
-"""Migrations: states of older workflow versions, brought to the newest.  Pure.
+"""Migrations of states from older workflow versions to the newest.  Pure.
 
-What is stored never changes; a state is migrated each time that it is read.
+Stored states never change; a state is migrated on each read.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
     Migrate = Callable[[dict[str, Any]], dict[str, Any]]
 
-# Whatever a state may be when it is saved, it may be when it was migrated.
+# A migrated state may be as large as any saved one.
 _ANY_SIZE = json_states.Limits(sys.maxsize, json_states.DEPTH_LIMIT)
 _DOTTED = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 class Step(NamedTuple):
-    """One migration: the version that it leads to, and how."""
+    """One migration: its target version and its function."""
 
     to_version: str
     migrate: Migrate
 
 
 class Migrated(NamedTuple):
-    """A state, and which versions it was migrated from and to, if it was."""
+    """A state, and the versions it was migrated from and to; None if unchanged."""
 
     state: dict[str, Any]
     from_version: str | None = None
@@ -49,7 +49,7 @@ class Migrated(NamedTuple):
 class Migrations:
     """The migrations of each workflow: a tree of versions with the newest as its root.
 
-    Not safe for two threads that add at once; reading is safe at any time.
+    Only one thread at a time may add; reading is safe at any time.
     """
 
     def __init__(self) -> None:
@@ -61,8 +61,8 @@ class Migrations:
         """Add one migration; all of a workflow must lead to one version.
 
         Raises:
-            InvalidArgument: a second one from this version, a cycle, or two versions
-                that nothing leads on from; nothing is added.
+            InvalidArgument: a second migration from this version, a cycle, or two
+                newest versions; nothing is added.
         """
         ids.check_label("workflow_name", workflow)
         ids.check_label("from_version", from_version)
@@ -71,15 +71,15 @@ class Migrations:
         what = f"migration of {workflow!r} from {from_version!r} to {to_version!r}"
         if from_version in known:
             other = known[from_version].to_version
-            raise InvalidArgument(f"{what}: there is one from it to {other!r} already")
+            raise InvalidArgument(f"{what}: one from it to {other!r} already exists")
         if from_version in (to_version, *_way(known, to_version)):
-            raise InvalidArgument(f"{what}: it would lead back to where it began")
+            raise InvalidArgument(f"{what}: it would make a cycle")
         steps = {**known, from_version: Step(to_version, migrate)}
         if len(ends := _ends(steps)) > 1:
             raise InvalidArgument(
                 f"{what}: there would be two newest versions, "
                 + " and ".join(map(repr, ends)),
-                hint="add migrations in the order in which they follow on each other",
+                hint="add migrations in the order of their versions",
             )
         self._steps[workflow] = steps
 
@@ -91,14 +91,14 @@ class Migrations:
         version: str,
         checkpoint_id: str,
     ) -> Migrated:
-        """Return `state` as the newest version of its workflow has it.
+        """Return `state` migrated to the newest version of its workflow.
 
-        It stays as it is if the workflow has no migrations.
+        It is unchanged if the workflow has no migrations.
 
         Raises:
-            NewerState: its version is newer than all that the migrations know.
+            NewerState: its version is newer than all versions of the migrations.
             NoMigration: no migration leads from its version to the newest.
-            MigrationFailed: one of them raised, or returned what JSON cannot hold.
+            MigrationFailed: a migration raised, or returned an invalid state.
         """
         steps = {} if workflow is None else self._steps.get(workflow, {})
         if workflow is None or not steps:
@@ -116,7 +116,7 @@ class Migrations:
 
 
 def _way(steps: Mapping[str, Step], version: str) -> list[str]:
-    """Return the versions that a state of `version` passes, without `version`."""
+    """Return the versions on the way from `version` to the newest, without it."""
     way: list[str] = []
     while (step := steps.get(version)) is not None:
         version = step.to_version
@@ -125,7 +125,7 @@ def _way(steps: Mapping[str, Step], version: str) -> list[str]:
 
 
 def _ends(steps: Mapping[str, Step]) -> list[str]:
-    """Return the versions that nothing leads on from."""
+    """Return the versions without a migration of their own."""
     return sorted({step.to_version for step in steps.values()} - steps.keys())
 
 
@@ -133,12 +133,10 @@ def _run(
     step: Step, state: dict[str, Any], what: tuple[str, str, str, str]
 ) -> dict[str, Any]:
     try:
-        # A copy comes back: what the function keeps a hand on, nobody else changes.
+        # The result is a copy, so the function cannot change it later.
         raw = json_states.to_json(step.migrate(state), _ANY_SIZE)
     except InvalidState as exc:
-        raise MigrationFailed(
-            *what, f"it returned what no state can be, {exc}"
-        ) from exc
+        raise MigrationFailed(*what, f"it returned an invalid state, {exc}") from exc
     except Exception as exc:
         raise MigrationFailed(*what, f"{type(exc).__name__}: {exc}") from exc
     migrated: dict[str, Any] = orjson.loads(raw)
@@ -157,14 +155,14 @@ def _no_way(
 
 
 def _in_order(versions: Iterable[str]) -> list[str]:
-    """Return `versions` as people count them: 1.9, 1.10, and then what is no number."""
+    """Return `versions` in numeric order: 1.9, 1.10, then those without numbers."""
     return sorted(versions, key=lambda v: (_number(v) is None, _number(v) or (), v))
 
 
 def _number(version: str) -> tuple[int, ...] | None:
-    """Return a dotted number so that it compares as one, None if it is none.
+    """Return a dotted number as a comparable tuple, None if it is not a number.
 
-    1.10 is above 1.9, and 1 is as much as 1.0.
+    1.10 is above 1.9, and 1 equals 1.0.
     """
     if _DOTTED.fullmatch(version) is None:
         return None

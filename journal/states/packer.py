@@ -1,4 +1,4 @@
-"""How a new state is stored: as it is, compressed, or as what differs from another."""
+"""Choose the encoding of a new state: plain JSON, compressed, or a delta."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ if TYPE_CHECKING:
     from milepost.journal.states.delta_chain import Member
     from milepost.journal.states.encoding import Body
 
-# ``auto``: whatever is shortest; ``zstd``: each state on its own; ``json``: as it is.
+# ``auto``: the shortest form; ``zstd``: each state on its own; ``json``: plain.
 Codec = Literal["auto", "json", "zstd"]
 
-# Below, JSON is readable, and compressing takes as long as all else that a save does.
+# Smaller states stay readable JSON: compressing them takes as long as the whole save
+# (docs/adr/0009).
 _SMALL_BYTES = 2048
 _CACHE_BYTES = 32 * 1024 * 1024
-# What the cache takes for a state besides its bytes: the key, the chain, the entry.
+# Cache overhead of a state: the key, the chain, the entry.
 _ENTRY_BYTES = 1024
 _MAX_HINTS = 4096
 _CANDIDATES = 4
 _FULL_SEARCH_EVERY = 16
 # A delta this much shorter than its state needs no further search.
 _GOOD_ENOUGH = 8
-# Nor does one that takes hardly more than what the last search found best.
+# Nor does one that is hardly longer than the best of the last search.
 _AS_EXPECTED = 1.25
-# A restore reads at most so many times the state, or so much.
+# A restore reads at most this multiple of the state, or this many bytes.
 _READ_FACTOR, _READ_BYTES = 4, 64 * 1024
 
 
 class Known(NamedTuple):
-    """A state at hand: its raw bytes, the chain to it, and what reading that costs."""
+    """A cached state: its raw bytes, its delta chain, and the cost of reading it."""
 
     raw: bytes
     links: tuple[Link, ...]
@@ -49,12 +50,12 @@ class Known(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A state as it will be stored.
+    """An encoded state.
 
     Attributes:
-        body: what goes on the line.
-        base: the state that a delta needs, None if it needs none.
-        known: that state.
+        body: the encoding.
+        base: the base of a delta, else None.
+        known: the state of `base`.
     """
 
     body: Body
@@ -63,21 +64,21 @@ class Packed(NamedTuple):
 
 
 class _Hint:
-    """What worked for a job's last states."""
+    """The search results for a job's last states."""
 
     __slots__ = ("enough", "lag", "misses", "sure", "trusted")
 
     def __init__(self) -> None:
-        self.lag = 0  # the base's chain began so many saves before the newest
+        self.lag = 0  # distance in saves from the newest to the best candidate
         self.misses = 0  # saves since a delta last helped
-        self.sure = 0  # searches, one after the other, that need not have been
-        self.trusted = 0  # saves that went on unsearched, since the last search
-        # How long a delta was that followed on the newest state when no other was much
-        # shorter, by how far in depth it reached back.
+        self.sure = 0  # consecutive searches that found nothing better than the newest
+        self.trusted = 0  # saves without a search since the last search
+        # By stride: length of the delta after the newest state, when no other was much
+        # shorter.
         self.enough: dict[int, int] = {}
 
     def is_enough(self, lag: int, body: Body, raw_bytes: int) -> bool:
-        """Tell whether searching on would hardly find anything shorter."""
+        """Return whether a further search is unlikely to find a shorter delta."""
         if body.text_bytes * _GOOD_ENOUGH <= raw_bytes:
             if lag != 0:
                 self.sure = 0
@@ -91,7 +92,7 @@ class _Hint:
         return True
 
     def searched(self, tried: Mapping[int, _Tried]) -> None:
-        """Remember how long the deltas were that a search found, by their lag."""
+        """Record the lengths of the deltas that a search found, by their lag."""
         best = _shortest(tried)
         newest = tried.get(0)
         is_sure = (
@@ -99,7 +100,8 @@ class _Hint:
             and len(tried) > _CANDIDATES // 2
             and newest.text_bytes <= tried[best].text_bytes * _AS_EXPECTED
         )
-        # Several in a row: else a job of so many shapes looks like one without any.
+        # Several in a row are required, because a job that alternates between shapes
+        # looks like this now and then (docs/adr/0014).
         self.sure = self.sure + 1 if is_sure else 0
         is_trusted = self.sure > _CANDIDATES
         self.lag, self.misses, self.trusted = 0 if is_trusted else best, 0, 0
@@ -108,26 +110,26 @@ class _Hint:
 
 
 class _Tried(NamedTuple):
-    """How long a delta was, and its depth."""
+    """The length of a delta, and its depth."""
 
     text_bytes: int
     depth: int
 
 
 def _shortest(tried: Mapping[int, _Tried]) -> int:
-    """Return the lag of the shortest; of the first tried, if others are as short."""
+    """Return the lag of the shortest delta, the first tried if several are."""
     return min(tried, key=lambda lag: tried[lag].text_bytes)
 
 
 class Packer:
     """Chooses codec and base for each new state of every job of a store.
 
-    Safe for threads.  It works on what this process last saw of a job; whether a base
-    is still there is for `is_usable` to say, under the job's lock.
+    Safe for threads.  It uses a view of the job that may be stale; the caller confirms
+    the base with `is_usable` under the job's lock.
 
     Args:
         codec: see `Codec`.
-        key_id: what new states are encrypted with, as `Vault.key_id`.
+        key_id: of the key that encrypts new states, as `Vault.key_id`.
     """
 
     def __init__(self, codec: Codec, key_id: str = "") -> None:
@@ -140,7 +142,7 @@ class Packer:
         forks.watch(self)
 
     def whole(self, raw: bytes) -> Packed:
-        """Return `raw` stored so that no other state is needed."""
+        """Return `raw` encoded without a base."""
         if self._codec == "json" or len(raw) < _SMALL_BYTES:
             return Packed(encoding.plain(raw))
         return Packed(encoding.compressed(raw))
@@ -154,10 +156,10 @@ class Packer:
         """Return `raw` in the shortest form that a bounded search finds.
 
         Args:
-            view: the job, perhaps not quite up to date.
+            view: of the job; may be stale.
             raw: the new state.
-            read: returns a save of that view, as `chain.member` does; asked only for
-                what is not in memory.
+            read: returns a save of that view, as `delta_chain.member` does; called for
+                states that are not cached.
         """
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
             return self.whole(raw)
@@ -182,11 +184,11 @@ class Packer:
         return best
 
     def is_usable(self, packed: Packed, view: JobView) -> bool:
-        """Tell whether a delta's base is live in `view`: no compaction drops it."""
+        """Return whether a delta's base is live in `view`: no compaction drops it."""
         return packed.base is None or _is_live(view, packed.base)
 
     def remember(self, job_id: str, link: Link, raw: bytes, packed: Packed) -> None:
-        """Keep a state that was just saved, as a base for those to come."""
+        """Cache a state that was just saved, as a base for later ones."""
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
             return
         before = packed.known
@@ -200,14 +202,14 @@ class Packer:
         )
 
     def after_fork(self) -> None:
-        """Start anew in a forked child: a thread of the parent may have been at it."""
+        """Reset in a forked child: a thread of the parent may have held the guard."""
         self._guard = Mutex()
         self._states = OrderedDict()
         self._hints = {}
         self._bytes = 0
 
     def forget(self) -> None:
-        """Let go of all states."""
+        """Clear the cache."""
         self._guard.hold(self._clear)
 
     def _clear(self) -> None:
@@ -227,9 +229,9 @@ class Packer:
 
     @staticmethod
     def _candidates(view: JobView, hint: _Hint) -> Iterator[tuple[int, Entry]]:
-        """Yield the states to follow on: current, what helped last, the newest few.
+        """Yield candidates by lag: current, the last success, the newest few.
 
-        Jobs jump back by a restore, and alternate between shapes.
+        A restore moves a job back, and some jobs alternate between shapes.
         """
         try:
             newest = [*islice(reversed(view.checkpoints.values()), _CANDIDATES)]
@@ -241,7 +243,7 @@ class Packer:
             found[_CANDIDATES] = view.current
             order.insert(0, _CANDIDATES)
         seen = [lag for lag in dict.fromkeys(order) if lag in found]
-        # Where nothing helps, searching for it each time would only cost.
+        # If deltas do not help this job, search rarely.
         if hint.misses > 1 and hint.misses % _FULL_SEARCH_EVERY:
             seen = seen[:1]
         for lag in seen:
@@ -254,7 +256,7 @@ class Packer:
         entry: Entry,
         read: Callable[[JobView, int], Member],
     ) -> Packed | None:
-        """Return `raw` as a delta in the chain of `entry`; None if that can't be."""
+        """Return `raw` as a delta in the chain of `entry`; None if impossible."""
         try:
             start = self._known(view, entry.seq, entry.checkpoint_id, read)
             base = delta.base_of(start.links, partial(_is_live, view))
@@ -262,7 +264,7 @@ class Packer:
                 return None
             known = self._known(view, base.seq, base.checkpoint_id, read)
         except (UnreadableState, NewerFormat, StorageFailed):
-            return None  # its readers are told; a new state needs no old trouble
+            return None  # damage of an old state must not fail a new save
         from milepost.journal.states import zstd
 
         reach = len(raw) + len(known.raw)
@@ -289,7 +291,7 @@ class Packer:
                 self._states.move_to_end(key)
             return known
         found = delta_chain.unpack(seq, partial(read, view))
-        # A key that goes takes its own states with it, and no others.
+        # A lost key must lose its own states only, so a base is under the same key.
         if any(member.parts.key_id != self._key_id for member in found.members):
             raise UnreadableState(f"state {seq} is under another key")
         known = Known(found.raw, found.links, found.stored_bytes)
@@ -299,13 +301,13 @@ class Packer:
     def _keep(self, key: tuple[str, str], known: Known) -> None:
         if len(known.raw) > _CACHE_BYTES // 4:
             return
-        # A copy: orjson's result holds on to the buffer it was written in, which is
-        # about ten times as large.
+        # Copied, because orjson's result keeps its write buffer, about ten times as
+        # large, alive.
         known = known._replace(raw=bytes(memoryview(known.raw)))
         try:
             self._guard.hold(partial(self._put, key, known))
         except BaseException:
-            self.forget()  # what was counted may not be what is there
+            self.forget()  # the count may not match the content
             raise
 
     def _put(self, key: tuple[str, str], known: Known) -> None:

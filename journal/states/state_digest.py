@@ -1,4 +1,4 @@
-"""What proves a state: the salted digest that its event holds."""
+"""The salted digest by which an event binds its state."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ if TYPE_CHECKING:
 
 
 class DecodedState(NamedTuple):
-    """A state that was read and checked."""
+    """A decoded and verified state."""
 
     state: dict[str, Any]
     metadata: dict[str, Any]
 
 
 def digest(salt: bytes, metadata: bytes, raw: bytes) -> str:
-    """Return what an event binds its state with: hex digits of a SHA-256."""
-    # The length keeps the border between metadata and state unmistakable.
+    """Return the digest of a state and its metadata: hex digits of a SHA-256."""
+    # Without the length, bytes could move between metadata and state.
     found = hashlib.sha256(salt + len(metadata).to_bytes(8, "big") + metadata)
     found.update(raw)
     return found.hexdigest()
 
 
 def prove(parts: Parts, raw: bytes, expected: str) -> None:
-    """Return if a state line holds what its event bound.
+    """Verify the digest of a state.
 
     Args:
-        parts: the line, in the clear.
-        raw: its state's raw bytes.
+        parts: its line, decrypted.
+        raw: its raw bytes.
         expected: the event's ``state_digest``.
 
     Raises:
-        UnreadableState: the digest is another.
+        UnreadableState: the digest does not match.
     """
     found = digest(parts.salt, parts.metadata, raw)
     if found != expected:
         raise UnreadableState(
-            f"state {parts.seq} has digest {found}, its event says {expected}"
+            f"state {parts.seq} has digest {found}, its event has {expected}"
         )
 
 
 def decoded(parts: Parts, raw: bytes) -> DecodedState:
-    """Return what a state line holds, which was proved to be what its event bound."""
+    """Return the decoded state and metadata of a line that `prove` verified."""
     text, seq = parts.metadata, parts.seq
     metadata = json_object(text, seq, "metadata") if text else {}
     return DecodedState(json_object(raw, seq, "state"), metadata)
 
 
 def json_object(text: bytes, seq: int, what: str) -> dict[str, Any]:
-    """Return what was saved as event `seq`, decoded.
+    """Return the JSON object in `text`, which belongs to event `seq`.
 
     Raises:
-        UnreadableState: it is no JSON object.
+        UnreadableState: it is not a JSON object.
     """
     try:
         found = orjson.loads(text)
     except ValueError as exc:
-        raise UnreadableState(f"the {what} of event {seq} is no JSON: {exc}") from exc
+        raise UnreadableState(f"the {what} of event {seq} is not JSON: {exc}") from exc
     if not isinstance(found, dict):
-        raise UnreadableState(f"the {what} of event {seq} is no JSON object")
+        raise UnreadableState(f"the {what} of event {seq} is not a JSON object")
     return found
 
 
 def same_state(parts: Parts, expected: str, raw: bytes, metadata: bytes) -> bool:
-    """Tell whether `raw` and `metadata` are what a state's digest stands for.
+    """Return whether `raw` and `metadata` have the digest `expected`.
 
-    `parts` are its line, in the clear.
+    `parts` is the state's line, decrypted.
     """
     return digest(parts.salt, metadata, raw) == expected

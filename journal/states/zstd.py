@@ -1,4 +1,4 @@
-"""Zstandard, with an earlier state as dictionary: the one door to the library."""
+"""Zstandard with an earlier state as prefix: the only module that imports it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ else:
 
 _LEVEL = 3
 _WINDOW_LOG_MIN = 10
-_WINDOW_LOG_MAX = 27  # what every decoder takes without being asked: 128 MiB
+_WINDOW_LOG_MAX = 27  # 128 MiB: the most that decoders accept by default
 _WINDOW_LOG_SMALL = 23  # 8 MiB: more than this level needs without a base
-# From here on the matcher of this level no longer finds what lies that far back.
+# Beyond this distance the default matcher of this level finds nothing.
 _LONG_DISTANCE_BYTES = 512 * 1024
 LIMIT_BYTES = 1 << _WINDOW_LOG_MAX
 SHORTEST_BASE = 8
 
 
 def compress(raw: bytes, base: bytes = b"") -> bytes:
-    """Return one frame that holds `raw`, told as what differs from `base`.
+    """Return one frame of `raw`, with `base` as prefix.
 
     Args:
         raw: any bytes.
-        base: as a prefix: none, or at least `SHORTEST_BASE` bytes, and together with
-            `raw` at most `LIMIT_BYTES`.
+        base: empty, or at least `SHORTEST_BASE` bytes; at most `LIMIT_BYTES` together
+            with `raw`.
     """
     if not base:
         return zstd.compress(raw, _LEVEL)
-    # The default window of a level ends long before a large state does, and a base out
-    # of reach helps nothing, silently.
+    # The default window of a level is smaller than a large state.  A base outside the
+    # window silently saves nothing.
     reach = len(raw) + len(base)
     window_log = min(max(reach.bit_length(), _WINDOW_LOG_MIN), _WINDOW_LOG_MAX)
     options: dict[int, int] = {
@@ -47,13 +47,13 @@ def compress(raw: bytes, base: bytes = b"") -> bytes:
 
 
 def decompress(frame: bytes, size_bytes: int, base: bytes = b"") -> bytes:
-    """Return the `size_bytes` that `frame` holds.
+    """Return the `size_bytes` bytes in `frame`.
 
-    Never makes more than one byte beyond that, nor a window that so many bytes and
-    `base` do not need, whatever the frame claims.
+    Memory is bounded whatever the frame claims: at most one byte more than `size_bytes`
+    is produced, and the window is no larger than these bytes and `base` need.
 
     Raises:
-        ValueError: it is no frame, or holds another number of bytes.
+        ValueError: it is not a frame, or has another size.
     """
     try:
         declared = zstd.get_frame_info(frame).decompressed_size

@@ -138,7 +138,7 @@ def test_generate_makes_a_private_file_and_never_replaces_one(folder: Path) -> N
     before = made.read_bytes()
     done = call("keys", "generate", "my.keys")
     assert done.code == 1
-    assert "is there already" in done.err
+    assert "already exists" in done.err
     assert made.read_bytes() == before
     assert [each.name for each in folder.iterdir()] == ["my.keys"]
 

@@ -178,9 +178,9 @@ def test_numbers_are_compared_as_numbers(manager: CheckpointManager) -> None:
 
 
 REFUSED = {
-    "a second one from one version": ("1.0", "1.2", "there is one from it"),
-    "a cycle": ("1.10", "1.0", "lead back"),
-    "a cycle of one": ("2.0", "2.0", "lead back"),
+    "a second one from one version": ("1.0", "1.2", "one from it to"),
+    "a cycle": ("1.10", "1.0", "make a cycle"),
+    "a cycle of one": ("2.0", "2.0", "make a cycle"),
     "a second end": ("3.0", "3.1", "two newest versions, '1.10' and '3.1'"),
     "no version": ("", "1.1", "from_version"),
 }
