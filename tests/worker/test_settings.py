@@ -368,7 +368,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         ("0 4 * * 0", "expected names for the day of week"),
         ("0 4 * * 1-5", "expected names for the day of week"),
         ("0 4 * * */2", "expected names for the day of week"),
-        ("0 4 1 * mon", "cron would run on either"),
+        ("0 4 1 * mon", "cron runs if either matches"),
         ("0 0 31 2 *", "this one never does"),
         ("0 0 30 feb *", "this one never does"),
         ("@daily", "expected five fields"),
