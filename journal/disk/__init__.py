@@ -1,1 +1,1 @@
-"""The seam to the operating system: files, locks, owners, whole-file replacement."""
+"""The interface to the operating system: files, locks, owners, atomic replacement."""

@@ -1,4 +1,4 @@
-"""A file's successor in the making, until it takes the file's place."""
+"""A temporary file that replaces another one once it is complete."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def remove_leftover(disk: Disk, path: Path) -> None:
-    """Remove what somebody who died left at `path`; leave it if he is alive.
+    """Remove a temporary file left by a crashed process.
 
     Raises:
-        Busy: somebody is writing it.
+        Busy: a running process has it locked.
         OSError: it cannot be removed.
     """
     if disk.stat(path) is None:
@@ -31,7 +31,7 @@ def remove_leftover(disk: Disk, path: Path) -> None:
         if not file.try_lock():
             raise Busy
         found = disk.stat(path)
-        # Else whoever wrote it has ended meanwhile, and the name may be another's.
+        # Otherwise its writer has finished meanwhile, and the name is another file's.
         if found is not None and found.inode == file.stat().inode:
             disk.unlink(path)
     finally:
@@ -39,18 +39,18 @@ def remove_leftover(disk: Disk, path: Path) -> None:
 
 
 class JournalCopy:
-    """A new file beside one that it is to replace; whoever writes it holds its lock.
+    """A new file that replaces `target`; its writer has it locked.
 
     Args:
         disk: the file operations.
         path: of the new file, in the same folder.
-        target: whose place it is to take, if it is there.
-        like: whom it is for, if not as `target` is; see `Disk.open`.
+        target: of the file that it replaces, which may be missing.
+        like: model of its owner and permissions, if not `target`; see `Disk.open`.
 
     Raises:
         Busy: another process is writing one.
-        ReadOnlyStore: this user cannot make a file like `target`.
-        OSError: it cannot be made.
+        ReadOnlyStore: this user cannot create a file like `target`.
+        OSError: it cannot be created.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class JournalCopy:
                 path, "append", create=True, like=like or target
             )
         except FileExistsError:
-            raise Busy from None  # another one was quicker
+            raise Busy from None  # another process has just created it
         self._is_placed = False
         found = disk.stat(path) if self.file.try_lock() else None
         if found is None or found.inode != self.file.stat().inode:
@@ -74,10 +74,10 @@ class JournalCopy:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Add `data`; not synced.
+        """Append `data` without a sync.
 
         Raises:
-            NoSpace: there is no room for all of it.
+            NoSpace: the disk is full.
             OSError: it cannot be written.
         """
         append_all(self.file, data, self._target)
@@ -87,17 +87,17 @@ class JournalCopy:
         """See `Copy.sync`.
 
         Raises:
-            OSError: it cannot be; then `place` must not be tried.
+            OSError: it failed; then `place` must not be called.
         """
         self.file.sync(metadata=True)
 
     def place(self) -> File:
-        """Put it, synced, in its target's place; return the open file, still locked.
+        """Sync the file and rename it to its target; return it open and locked.
 
-        The name is not on the medium until the folder is synced.
+        The name is not durable until the caller has synced the folder.
 
         Raises:
-            OSError: it is not in place.
+            OSError: it does not replace the target.
         """
         self.file.sync(metadata=True)
         self._disk.rename(self._path, self._target)
@@ -107,6 +107,7 @@ class JournalCopy:
     def discard(self) -> None:
         """Remove it, unless it was placed."""
         if not self._is_placed:
-            with suppress(FileNotFoundError):  # a Ctrl-C struck right after the rename
+            # The file is gone if a Ctrl-C arrived right after the rename.
+            with suppress(FileNotFoundError):
                 self._disk.unlink(self._path)
             self.file.close()

@@ -1,7 +1,7 @@
-"""The seam: every file operation of the file store, and nothing else.
+"""All file operations of the file store, behind the protocols `Disk` and `File`.
 
-`PosixDisk` is the real one.  Whatever stands here can be replaced by a simulated disk
-that forgets what was not synced, so the storage must use nothing besides.
+Tests replace `PosixDisk` by a simulated disk that loses unsynced data, so the store
+must use no other file operation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class Busy(Exception):
-    """The lock is held and the caller would not wait."""
+    """The file is locked and the caller did not want to wait."""
 
 
 # "append" and "update" differ because Linux ignores pwrite's offset under O_APPEND.
@@ -44,20 +44,19 @@ _FLAGS: dict[Mode, int] = {
 _PAUSE_SECONDS = 0.005
 PRIVATE_FOLDER, SHARED_FOLDER = 0o700, 0o2770
 
-# Places in a queue are numbers from here on.
+# Byte offset of the first place in a queue, far behind all content.
 _QUEUE = 1 << 62
 _LOCK = struct.Struct("hhqqi4x")  # C's `struct flock`, with 64 bits
 _HAS_QUEUES = hasattr(fcntl, "F_OFD_GETLK") and sys.maxsize > 1 << 32
 
 
 class Stat(NamedTuple):
-    """What tells one version of a file from another, and who else may see it.
+    """The identity, size and permissions of a file.
 
     Attributes:
-        links: how many names it has; more than one may be a snapshot's.
+        links: number of hard links; a second one may belong to a snapshot.
         mode: its permissions.
-        changed_ns: when it last changed, by the clock of its file system; None if that
-            is not known.
+        changed_ns: its ctime, by the clock of its file system; None if unknown.
     """
 
     inode: int
@@ -71,16 +70,16 @@ class File(Protocol):
     """An open file.  Every method may raise `OSError`."""
 
     def stat(self) -> Stat:
-        """Return inode and size of what is open, whatever the path names by now."""
+        """Return the status of the open file, even if its path names another one."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes; fewer only at the end of the file."""
 
     def append(self, data: bytes) -> int:
-        """Write `data` at the end with one call; return how much was taken."""
+        """Write `data` at the end with one call; return the bytes written."""
 
     def pwrite(self, data: bytes, offset: int) -> int:
-        """Write `data` at `offset` with one call; return how much was taken."""
+        """Write `data` at `offset` with one call; return the bytes written."""
 
     def truncate(self, size: int) -> None:
         """Cut the file to `size` bytes."""
@@ -89,27 +88,27 @@ class File(Protocol):
         """Return once the content is on the medium (`metadata`: the inode too)."""
 
     def drop_cache(self) -> None:
-        """Ask that the next read comes from the medium, not from memory."""
+        """Drop the file's pages, so that the next read comes from the medium."""
 
     def try_lock(self, *, shared: bool = False) -> bool:
         """Take the file's exclusive lock if it is free.
 
         Args:
-            shared: take it beside others that take it so; only to learn whether an
-                exclusive holder exists.
+            shared: take the shared lock instead, to test for an exclusive lock holder
+                without looking like one.
         """
 
     def unlock(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
 
     def queue_up(self, at: int) -> None:
-        """Stand in the file's queue, behind all who came before time `at`."""
+        """Enter the file's queue, behind all waiters that arrived before time `at`."""
 
     def queued(self, start: int, end: int | None = None) -> int | None:
-        """Return a time in `[start, end)` at which another came that still waits."""
+        """Return the arrival time of another waiter in `[start, end)`, or None."""
 
     def leave_queue(self) -> None:
-        """Stand in it no longer; nothing if this file never did."""
+        """Leave the queue; does nothing if this file never entered it."""
 
     def close(self) -> None:
         """Close it."""
@@ -124,45 +123,49 @@ class Disk(Protocol):
         """Open a regular file, never through a symbolic link.
 
         Args:
-            path: which.
-            mode: what for.
-            create: it must be new.
-            like: a new file takes owner, group, permissions and ACL of this file, whose
-                place it is to take.  If that is a folder, or absent, or not given, it
-                is a file of that folder, or of its own: as open to the group as the
-                folder is, and its owner's if root makes it.
+            path: of the file.
+            mode: how it is used.
+            create: create it; it must not exist.
+            like: the file that a new one will replace: owner, group, permissions and
+                ACL are copied from it.  If it is a folder, missing or None, they come
+                from that folder, or from the one of `path`: the same access for the
+                group, and the folder's owner if root creates the file.
 
         Raises:
-            ReadOnlyStore: a new file cannot be `like`; nothing was made.
+            ReadOnlyStore: a new file cannot be made like `like`; nothing was created.
         """
 
     def stat(self, path: Path) -> Stat | None:
-        """Return what `path` names, None if nothing."""
+        """Return the status of `path`, None if it does not exist."""
 
     def names(self, folder: Path) -> list[str]:
-        """Return the names in `folder`, in no order; none if there is no folder."""
+        """Return the names in `folder`, unordered; none if it does not exist."""
 
     def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
-        """Make `folder`, if it is not there, with these permissions less the umask."""
+        """Create `folder` if it is missing, with `mode` less the umask."""
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name in the same folder, replacing what has it."""
+        """Rename a file within its folder, replacing `target`."""
 
     def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name; `FileExistsError` if that is taken."""
+        """Create a hard link; raise `FileExistsError` if `target` exists."""
 
     def unlink(self, path: Path) -> None:
         """Remove a name."""
 
     def sync_folder(self, folder: Path) -> None:
-        """Return once the names in `folder` are on the medium."""
+        """Return once the entries of `folder` are on the medium."""
 
     def check_supported(self, folder: Path) -> None:
-        """Raise `UnsupportedFolder` if locks or syncs mean nothing there."""
+        """Raise `UnsupportedFolder` if locks or syncs are not reliable there."""
 
 
 def within(seconds: float, attempt: Callable[[], _T]) -> _T:
-    """Return what `attempt` does, tried again for so long at most until it is true."""
+    """Call `attempt` until it returns a true value, for at most `seconds`.
+
+    Returns:
+        The last value.
+    """
     deadline = time.monotonic() + seconds
     while not (found := attempt()) and time.monotonic() <= deadline:
         time.sleep(_PAUSE_SECONDS)
@@ -170,23 +173,23 @@ def within(seconds: float, attempt: Callable[[], _T]) -> _T:
 
 
 def make_folder_like(disk: Disk, folder: Path, sibling: Path) -> None:
-    """Make `folder` as open to the group as `sibling`; private if that is not there."""
+    """Create `folder` with the permissions of `sibling`; private if that is missing."""
     found = disk.stat(sibling)
     disk.make_folder(folder, mode=PRIVATE_FOLDER if found is None else found.mode)
 
 
 class _Descriptor(io.FileIO):
-    """A descriptor that C code closes, silently, once nothing refers to it.
+    """A descriptor that C code closes, without a warning, when it is unreferenced.
 
-    A destructor in Python could be interrupted and would leave it open.  The slot keeps
-    Python's own from learning that it runs as a destructor, which is when it warns.
+    A destructor in Python could be interrupted and leave it open.  The slot hides from
+    `io.FileIO` that it runs as a destructor, which is when it would warn.
     """
 
     __slots__ = ("_finalizing",)
 
 
 class PosixFile:
-    """A `File` on a POSIX system; closed at the latest when nothing refers to it."""
+    """A `File` on a POSIX system; closed when it is unreferenced at the latest."""
 
     def __init__(self, descriptor: _Descriptor) -> None:
         self._descriptor = descriptor
@@ -201,7 +204,7 @@ class PosixFile:
         data = os.pread(self._fd, size, offset)
         if len(data) == size or not data:
             return data
-        parts = [data]  # a signal or a limit of the kernel (2 GiB) cut it short
+        parts = [data]  # a short read: a signal, or the kernel's limit of 2 GiB
         have = len(data)
         while have < size:
             more = os.pread(self._fd, size - have, offset + have)
@@ -254,7 +257,7 @@ class PosixFile:
         return self._fd
 
     def status(self) -> os.stat_result:
-        """Return all that is known about it."""
+        """Return its full status."""
         return os.fstat(self._fd)
 
     def check_regular(self, path: Path) -> None:
@@ -266,16 +269,16 @@ class PosixFile:
         os.set_blocking(self._fd, True)
 
     def adopt(self, old: Path | None, folder: Path | None) -> None:
-        """Make a new file like `old`, or else one of `folder`; see `Disk.open`."""
+        """Set owner and permissions of a new file; see `Disk.open`."""
         os.set_blocking(self._fd, True)
         if old is not None:
             ownership.take_over(self._fd, old)
         elif folder is not None:
             ownership.belong_to(self._fd, folder)
 
-    # A byte lock on the place that is the time of arrival, far behind all content, is
-    # a place in the queue: it goes with whoever dies.  It belongs to the open file, as
-    # `flock` does, and neither knows of the other.
+    # A place in the queue is a lock on one byte, at an offset given by the arrival time
+    # (docs/adr/0027).  The kernel releases it when the process dies.  Like `flock` it
+    # belongs to the open file, and the two kinds of lock do not conflict.
 
     def queue_up(self, at: int) -> None:
         """See `File.queue_up`."""
@@ -302,7 +305,7 @@ class PosixFile:
 
     def close(self) -> None:
         """See `File.close`."""
-        self._fd = -1  # its number may soon be another file's
+        self._fd = -1  # the number may be reused
         self._descriptor.close()
 
 
@@ -310,16 +313,16 @@ class PosixDisk:
     """The real disk.
 
     Args:
-        new_mode: the permissions of new files, less the umask; if not given, those that
-            their folder suggests.
-        follows_links: files that a person named may be behind symbolic links.
+        new_mode: permissions of new files, less the umask; if None, derived from their
+            folder.
+        follows_links: follow symbolic links; for files that a person named.
     """
 
     def __init__(
         self, *, new_mode: int | None = None, follows_links: bool = False
     ) -> None:
         self._new_mode = new_mode
-        self._flags = os.O_CLOEXEC | os.O_NONBLOCK  # or opening a FIFO would wait
+        self._flags = os.O_CLOEXEC | os.O_NONBLOCK  # opening a FIFO must not block
         if not follows_links:
             self._flags |= os.O_NOFOLLOW
 
@@ -330,12 +333,13 @@ class PosixDisk:
         flags = _FLAGS[mode] | self._flags
         if create:
             return self._create(path, flags | os.O_CREAT | os.O_EXCL, like)
-        if mode == "read" and path.is_dir():  # what `_open` would leave open
+        # `_open` would leak the descriptor of a folder.
+        if mode == "read" and path.is_dir():
             raise _no_file(path, os.lstat(path).st_mode)
         try:
             file = _open(path, flags)
         except OSError as exc:
-            if exc.errno == errno.ENXIO:  # which is all that is said of a socket
+            if exc.errno == errno.ENXIO:  # the only sign of a socket
                 raise _no_file(path, path.stat().st_mode) from exc
             raise
         file.check_regular(path)
@@ -406,7 +410,7 @@ class PosixDisk:
         try:
             _with_folder(folder, os.fsync)
         except OSError as exc:
-            if exc.errno != errno.EINVAL:  # some file systems cannot, and need not
+            if exc.errno != errno.EINVAL:  # file systems without folder syncs
                 raise
 
     def check_supported(self, folder: Path) -> None:
@@ -436,7 +440,7 @@ def _stat_of(found: os.stat_result) -> Stat:
 def _no_file(path: Path, mode: int) -> StorageFailed:
     return StorageFailed(
         f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, not a file",
-        hint="move it away, and put the file in its place",
+        hint="move it away, and restore the file",
     )
 
 
@@ -445,14 +449,14 @@ def _is_there(path: Path) -> bool:
 
 
 def _open(path: Path, flags: int, permissions: int = 0) -> PosixFile:
-    # One call of C code: an exception from a signal handler cannot come between the
-    # opening and what closes it.
+    # One call of C code, so that a signal handler's exception cannot strike between
+    # the open and the object that closes it.
     opened = map(os.open, (path,), (flags,), (permissions,))
     return PosixFile(next(map(_Descriptor, opened, ("rb+",))))
 
 
 def _with_folder(folder: Path, work: Callable[[int], None]) -> None:
-    """Do `work` with a descriptor of `folder`."""
+    """Call `work` with a descriptor of `folder`."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     opened: list[int] = []
     try:
@@ -462,11 +466,12 @@ def _with_folder(folder: Path, work: Callable[[int], None]) -> None:
         finally:
             _close_last(opened)
     finally:
-        _close_last(opened)  # twice, as in `milepost.journal.process.mutex`
+        # Again, because an exception may interrupt the first one (docs/adr/0026).
+        _close_last(opened)
 
 
 def _close_last(opened: list[int]) -> None:
-    """Take a descriptor out of the list and close it, in one call of C code."""
+    """Remove a descriptor from the list and close it, in one call of C code."""
     if opened:
         any(map(os.close, map(opened.pop, (-1,))))
 
@@ -483,7 +488,7 @@ _SMALL_MAX_BYTES = 1 << 20
 
 
 def read_whole(path: Path) -> bytes:
-    """Return what a small file holds."""
+    """Return the content of a small file."""
     file = PosixDisk().open(path, "read")
     try:
         return file.read(0, _SMALL_MAX_BYTES)
@@ -492,7 +497,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def replace_whole(path: Path, data: bytes) -> None:
-    """Make `data` what `path` holds, durably: the old content or all of the new."""
+    """Replace the content of `path` by `data`, durably and atomically."""
     disk = PosixDisk()
     if disk.stat(path.parent.parent / "journals") is not None:  # only in a store
         disk.make_folder(path.parent)

@@ -1,8 +1,8 @@
-"""Who may use a file: owner, group, permissions and ACL, kept across a rewrite.
+"""Owner, group, permissions and ACL of files, preserved across a rewrite.
 
-A rewrite puts a new file in the place of an old one.  If the new one belonged to
-somebody else, or were open to others, the next process could not use it, or the wrong
-one could.  So the new file takes all of it over, or is not put in place.
+A rewrite replaces a file by a new one.  With another owner or other permissions, the
+next process could lose access, or a foreign one gain it.  So the new file takes them
+over, or does not replace the old one (docs/adr/0029).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _NAMED_USER, _NAMED_GROUP, _MASK = 2, 8, 16
 
 
 def take_over(fd: int, old: Path) -> None:
-    """Make the new file `fd` like the one whose place it is to take.
+    """Give the new file `fd` the owner, permissions and ACL of `old`.
 
     Raises:
-        ReadOnlyStore: this user cannot; says who can.
-        OSError: `old` cannot be looked at.
+        ReadOnlyStore: this user may not; names the user who may.
+        OSError: `old` cannot be read.
     """
     model = old.stat(follow_symlinks=False)
     try:
@@ -67,7 +67,7 @@ def _take_acl(fd: int, old: Path, mode: int) -> None:
 
 
 def _take_labels(fd: int, old: Path) -> None:
-    """Copy attributes that users set; a file without them is of use as well."""
+    """Copy user attributes as far as possible; they are not essential."""
     try:
         names = os.listxattr(old, follow_symlinks=False)
         for name in names:
@@ -89,22 +89,22 @@ def _attribute(file: int | Path, name: str) -> bytes | None:
 
 
 def mode_in(folder: Path) -> int:
-    """Return the permissions of a new file in `folder`: as open to the group as it is.
+    """Return the permissions of a new file: those of the group as on `folder`.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: `folder` cannot be read.
     """
     found = folder.stat()
     return 0o600 | found.st_mode & _FOR_THE_GROUP
 
 
 def belong_to(fd: int, folder: Path) -> None:
-    """Let what root has just made in `folder` belong to whoever owns the folder.
+    """Give a file that root has created to the owner of `folder`.
 
-    Otherwise one command of root's would lock the owner of the store out of it.
+    Otherwise one command run as root would lock out the owner of the store.
 
     Raises:
-        OSError: its owner cannot be changed.
+        OSError: the owner cannot be changed.
     """
     if os.geteuid() != _ROOT:
         return
@@ -114,10 +114,10 @@ def belong_to(fd: int, folder: Path) -> None:
 
 
 def names_others(fd: int) -> bool:
-    """Tell whether an ACL lets users or groups use a file that its mode does not name.
+    """Return whether an ACL gives access to users or groups besides owner and group.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ACL cannot be read.
     """
     acl = _attribute(fd, _ACL) or b""
     entries = list(_ENTRY.iter_unpack(acl[_ACL_HEADER_BYTES:]))

@@ -1,4 +1,4 @@
-"""A file that is replaced whole or not at all."""
+"""Atomic replacement of whole files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def append_all(file: File, data: bytes, path: Path) -> None:
-    """Add all of `data` to a file of one's own, which will be `path`.
+    """Append all of `data` to a private file that will become `path`.
 
     Raises:
-        NoSpace: there is no room for it.
+        NoSpace: the disk is full.
         OSError: it cannot be written.
     """
     while data:  # the kernel takes at most 2 GiB in one call
@@ -29,10 +29,10 @@ def append_all(file: File, data: bytes, path: Path) -> None:
 
 
 def read(disk: Disk, path: Path, max_bytes: int) -> bytes:
-    """Return the content of a small file.
+    """Return the content of a file of at most `max_bytes`.
 
     Raises:
-        StorageFailed: it is larger, or no file.
+        StorageFailed: it is larger, or not a regular file.
         OSError: it cannot be read.
     """
     file = disk.open(path, "read")
@@ -53,17 +53,17 @@ def replace(
     *,
     like: Path | None = None,
 ) -> None:
-    """Write a whole file: temporary, sync, rename, sync the folder.
+    """Replace a file: write a temporary one, sync, rename, sync the folder.
 
     Args:
         disk: the file operations.
-        temporary: a name in the same folder, the caller's alone.
-        path: what is replaced, if it is there.
-        parts: what it is to hold.
-        like: whom the new file is for, if not as `path` is; see `Disk.open`.
+        temporary: a name in the same folder that only the caller uses.
+        path: of the file, which may be missing.
+        parts: its new content.
+        like: model of owner and permissions, if not `path`; see `Disk.open`.
 
     Raises:
-        NoSpace, ReadOnlyStore: `path` is as it was.
+        NoSpace, ReadOnlyStore: `path` is unchanged.
         OSError: it cannot be written.
     """
     if disk.stat(temporary) is not None:

@@ -1,8 +1,8 @@
-r"""A journal's text without what editors and transfers between systems add to it.
+r"""A journal's text without the bytes that editors and file transfers add to it.
 
 A byte order mark, ``\r\n``, blank lines, blanks around a line and a missing last
-newline change no event: no line that was written holds a raw line break, and each
-begins with ``{`` and ends with ``}``.  So the bytes that were written can be had back.
+newline change no event: no line contains a raw line break, and each begins with ``{``
+and ends with ``}``.  So the original bytes can be reconstructed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Part(NamedTuple):
-    """Where some raw bytes begin, how many there are, and whether in mid-line."""
+    """A range of raw bytes, and whether it begins inside a line."""
 
     offset: int
     size: int
@@ -28,16 +28,16 @@ class _Part(NamedTuple):
 
 
 class Canonical:
-    """The canonical text of a file, read by offset as if it were one.
+    """The canonical text of a file, read by offset like a file.
 
     Args:
         read: returns bytes of the file.
-        start: up to here it is canonical.
+        start: the file is canonical up to this offset.
         size: of the file.
 
     Attributes:
         size: of the canonical text.
-        is_other: it differs from the file.
+        is_other: the canonical text differs from the file.
     """
 
     def __init__(self, read: Read, start: int, size: int) -> None:
@@ -56,7 +56,7 @@ class Canonical:
         self._end = size
 
     def _divide(self, at: int, end: int) -> Iterator[tuple[_Part, bytes]]:
-        """Yield the raw bytes in parts that end at a line break, where there is one."""
+        """Yield the raw bytes in parts that end at a line break where possible."""
         is_inside = False
         while at < end:
             raw = self._read(at, min(PIECE_BYTES, end - at))
@@ -74,11 +74,11 @@ class Canonical:
         lines = raw.replace(b"\r", b"\n").split(b"\n")
         begun, rest = [], lines.pop()
         if part.is_inside and lines:
-            begun = [lines.pop(0)]  # even an empty one ends what came before
+            begun = [lines.pop(0)]  # even an empty one ends the line begun before
         found = [*begun, *filter(None, (line.strip(WHITE) for line in lines))]
         text = b"".join(line + b"\n" for line in found)
         if not is_last:
-            return text + rest  # of a line that goes on
+            return text + rest  # the next part continues this line
         rest = rest.strip(WHITE) if not part.is_inside or found else rest
         return text + rest + b"\n" if rest else text
 

@@ -1,7 +1,8 @@
-"""The one judgement of a job's files, and what may be done about it.  Pure.
+"""The diagnosis of a job's files, and the actions that it allows.  Pure.
 
-Rows are those of the recovery table in docs/recovery.md.  `milepost.journal.recovery.recovery` finds the
-facts.  Readers, writers, `doctor` and `repair` all act on the ruling of `judge`.
+Rows are those of the recovery table in docs/recovery.md.  The facts come from
+`milepost.journal.recovery.recovery`.  Readers, writers, `doctor` and `repair` all act
+on the result of `judge` (docs/adr/0023).
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
 
 
 class Action(Enum):
-    """What becomes of the bytes behind the last whole write."""
+    """The treatment of the bytes behind the last whole write."""
 
     NOTHING = "clean"  # R10, R11: there are none
     FINISH_LINE = "finish it"  # R12: only the newline is missing
     CUT = "torn"  # R14: never acknowledged; keep a copy, then cut
-    QUARANTINE = "damaged"  # R13: it was synced once, so this is rot
+    QUARANTINE = "damaged"  # R13: once synced, so the medium or a program changed it
 
 
 class Condition(Enum):
-    """What there is to say about a job; the values are stable."""
+    """The condition of a job; the values are stable."""
 
     SOUND = "sound"
-    UNSETTLED = "unsettled"  # what a crash left; the next look settles it
-    BUSY = "busy"  # a write is on its way
+    UNSETTLED = "unsettled"  # needs crash recovery, done by the next access
+    BUSY = "busy"  # a write is in progress
     HEAD_MISSING = "head_missing"
     POISONED = "poisoned"
     DAMAGED = "damaged"
@@ -42,12 +43,12 @@ class Condition(Enum):
 
 
 class Remedy(Enum):
-    """What there is to do; the values are stable."""
+    """The remedy for a condition; the values are stable."""
 
     NOTHING = "nothing"
-    SETTLE = "settle"  # what the next write would do
+    SETTLE = "settle"  # recover, as the next write would
     CUT = "cut"  # back to the last whole write that is proven
-    RESTART = "restart"  # begin the journal anew
+    RESTART = "restart"  # begin a new journal
     DROP_STATES = "drop_states"  # delete the checkpoints that cannot be read
     BY_HAND = "by_hand"  # move or copy files, or give access to them
     UPGRADE = "upgrade"
@@ -55,12 +56,12 @@ class Remedy(Enum):
 
 
 class Treatment(NamedTuple):
-    """What is done about a verdict: how bad it is, and whether a repair loses anything.
+    """The remedy for a condition, and its cost.
 
     Attributes:
-        remedy: what there is to do.
-        is_fine: nothing is wrong; `remedy`, if there is any, comes by itself.
-        is_lossy: a repair gives up what was acknowledged, so a person must consent.
+        remedy: for the condition.
+        is_fine: nothing is wrong; a `remedy` is applied automatically.
+        is_lossy: a repair gives up acknowledged events, so a person must consent.
     """
 
     remedy: Remedy
@@ -81,36 +82,35 @@ TREATMENTS = {
     Condition.NEWER: Treatment(Remedy.UPGRADE),
     Condition.UNREADABLE: Treatment(Remedy.BY_HAND),
 }
-# Damage that takes nothing: the journal is rewritten as it was.
+# Damage without loss (R22): the original journal can be rewritten.
 _RESTORED = Treatment(Remedy.CUT)
 
 
 class Diagnosis(NamedTuple):
-    """What is wrong with one job, how much of it is safe, and what to do.
+    """The damage of one job, the part that is safe, and the remedy.
 
     Attributes:
-        job_id: which; its file's name if its id cannot be read.
-        verdict: what it comes to.
+        job_id: of the job; its file's name if its id cannot be read.
+        verdict: its condition.
         row: of the recovery table in docs/recovery.md.
         message: the same in one plain line.
         line: 1-based number of the first bad line, 0 if there is none.
         offset: byte offset of that line in the journal.
-        expected: what should stand there.
-        found: what stands there.
-        acknowledged_seq: the last event that was acknowledged, as the head says.
+        expected: content of that line.
+        found: actual content of that line.
+        acknowledged_seq: seq of the last acknowledged event, from the head.
         proven_seq: events up to this one are whole, and follow from each other.
-        proven_bytes: how much of the journal they take.
-        checkpoints: live ones as of `proven_seq` that restore.
+        proven_bytes: their size in the journal.
+        checkpoints: number of live ones as of `proven_seq` that restore.
         newest: the last of them.
-        unreadable: live checkpoints as of `proven_seq` whose state is not what was
-            saved.
-        keys: how many states are encrypted, by the key that they need.
-        cut_bytes: what stands behind `proven_bytes`.
-        lost_events: how many acknowledged events go with that, as far as can be known.
-        lost_hash: of the last acknowledged event, if that is among them.
-        lost_checkpoints: saved in it, as far as their lines can be read.
-        salvage_file: where a repair would keep those bytes; None if there are none.
-        notes: what is legal but worth knowing.
+        unreadable: live checkpoints as of `proven_seq` whose state is damaged.
+        keys: number of encrypted states by key id.
+        cut_bytes: number of bytes behind `proven_bytes`.
+        lost_events: number of acknowledged events in these bytes, if known.
+        lost_hash: of the last acknowledged event, if it is in these bytes.
+        lost_checkpoints: saved in these bytes, as far as they can be read.
+        salvage_file: would keep these bytes in a repair; None if there are none.
+        notes: legal but notable findings.
     """
 
     job_id: str
@@ -137,20 +137,20 @@ class Diagnosis(NamedTuple):
 
     @property
     def treatment(self) -> Treatment:
-        """What there is to do about it."""
+        """The remedy and its cost."""
         return _RESTORED if self.row == "R22" else TREATMENTS[self.verdict]
 
     @property
     def is_journaled(self) -> bool:
-        """Whether a repair that rewrites the journal says so in it.
+        """Whether a repair that rewrites the journal appends a ``job.repaired``.
 
-        Not where the very bytes that were written are put back.
+        It does not if it only restores the original bytes.
         """
         return self.row != "R22" or self.cut_bytes > 0
 
     @property
     def exists(self) -> bool:
-        """Whether there is, or was, such a job."""
+        """Whether the job exists or existed."""
         is_empty = not (self.acknowledged_seq or self.proven_seq)
         return self.verdict is not Condition.SOUND or not is_empty
 
@@ -161,27 +161,27 @@ class Diagnosis(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What was found of a job's files.
+    """The facts about a job's files.
 
     Attributes:
-        head: what its head says; None if no slot of it is valid.
-        has_head: there is a head file.
+        head: the newest valid slot; None if there is none.
+        has_head: the head file exists.
         size: of the journal, 0 if there is none.
-        is_foreign: it is another job's, or another store's.
+        is_foreign: the journal is that of another job or store.
         newer_seq: the first event in a newer schema, 0 for none.
-        proven: the last whole write, all up to it intact.
-        problem: why no further.
+        proven: the end of the last whole write; everything up to it is intact.
+        problem: the error behind `proven`.
         base: the acknowledged event, if it is among the proven ones; or the
-            ``job.repaired`` that says that a person gave it up.
-        tail: what the recovery table does with the bytes behind `proven`.
-        is_given_up: the latter; the head is older than that repair.
-        unreadable: how many live states are not what was saved.
-        owes: a salvage file is named by no event, or something was left over.
-        is_altered: another program wrote into the file, and no event is lost by that:
-            more is proven in its canonical text, or all of it is in other places.
-        is_short: the head file is shorter than a writer makes it before anything else.
-        shown: the last event that its head shows, if it is among the proven ones.
-        text: the bytes that all this is about: of the file, or its canonical text.
+            ``job.repaired`` by which a person gave it up.
+        tail: treatment of the bytes behind `proven`.
+        is_given_up: `base` is that ``job.repaired``; the head is older than it.
+        unreadable: number of live states that are damaged.
+        owes: a salvage file is named in no event, or a temporary file was left.
+        is_altered: another program changed the file without loss of events: more is
+            proven in its canonical text, or events are at other offsets.
+        is_short: the head file is shorter than a writer allocates it.
+        shown: the last event that the head acknowledges, if it is proven.
+        text: the bytes examined: the file, or its canonical text.
     """
 
     head: Head | None = None
@@ -203,27 +203,27 @@ class Facts(NamedTuple):
 
     @property
     def lost_events(self) -> int:
-        """How many events were shown and are not proven any more."""
+        """Number of acknowledged events that are no longer proven."""
         shown = Head().shown if self.head is None else self.head.shown
         return 0 if self.is_given_up else max(shown.seq - self.proven.seq, 0)
 
 
 class Judgement(NamedTuple):
-    """A verdict, and the row of the recovery table that it is by."""
+    """A condition, and the row of the recovery table that determines it."""
 
     verdict: Condition
     row: str
 
 
 def required(head: Head | None) -> Extent:
-    """Return what must be in the journal: what was acknowledged, and is on the disk."""
+    """Return the extent that must be in the journal: acknowledged and synced."""
     if head is None:
         return Extent()
     return head.shown if head.durability == "always" else head.synced
 
 
 def judge(facts: Facts) -> Judgement:
-    """Return the first row that fits: the worst comes first."""
+    """Return the first row that matches; the worst conditions come first."""
     if facts.size == 0:
         return _without_a_journal(facts)
     return _refusal(facts) or _damage(facts) or _mendable(facts)
@@ -255,11 +255,11 @@ def _damage(facts: Facts) -> Judgement | None:
 
 
 def _has_acknowledgement(facts: Facts) -> bool:
-    """Tell whether a tail can be told: behind what was acknowledged, or at creation.
+    """Return whether an unacknowledged tail can be told from acknowledged events.
 
-    A head is made in full length before its journal, and both slots are synced before
-    the first write is acknowledged.  So a head without a valid slot is of a creation
-    that was cut only while nothing is proven.
+    A head has its full length before its journal is created, and both slots are synced
+    before the first write is acknowledged.  So a head without a valid slot belongs to
+    an interrupted creation only as long as nothing is proven.
     """
     if facts.head is not None:
         return True
@@ -292,7 +292,7 @@ def _settled(facts: Facts) -> Judgement:
 
 
 def problem_of(facts: Facts, ruling: Judgement) -> CorruptLine | None:
-    """Return where a ruling sees the first thing that is wrong; None if nowhere."""
+    """Return the first error that a judgement is based on, None if there is none."""
     head, must = facts.head or Head(), required(facts.head)
     whole = f"{must.seq} events in {must.size} bytes"
     match ruling.row:
@@ -309,6 +309,6 @@ def problem_of(facts: Facts, ruling: Judgement) -> CorruptLine | None:
 
 
 def _is_cut(facts: Facts, head: Head, must: Extent) -> bool:
-    """Tell whether the file itself, whatever is in it, is too short."""
+    """Return whether the file itself is shorter than acknowledged."""
     inode = None if facts.text is None else facts.text.inode
     return inode == head.inode and facts.size < must.size

@@ -1,7 +1,7 @@
-"""Where a journal went that another tool moved or compressed, and what brings it back.
+"""Find a journal that another tool moved or compressed, and the command to undo it.
 
-Log rotation renames a journal or packs it.  Nothing is lost by that, so damage that
-looks like it is told with the command that undoes it.
+Log rotation renames or compresses files.  No data is lost by that, so the diagnosis
+includes the command that restores the journal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from milepost.journal.recovery.snapshot import Evidence
 
 _MAGIC_BYTES = 6
-# What a file begins with, what that is, and what unpacks it.
+# The first bytes of a file, its format, and the command that unpacks it.
 _FORMS = (
     (b"\x1f\x8b", "compressed by gzip", "gzip -dc"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc"),
@@ -30,7 +30,7 @@ _FORMS = (
 
 
 class Neighbour(NamedTuple):
-    """A file beside a journal that is named after it."""
+    """A file in the folder of a journal that is named after it."""
 
     path: str  # in the store's folder
     size: int
@@ -38,11 +38,11 @@ class Neighbour(NamedTuple):
 
 
 def ways_back(evidence: Evidence, proven: int) -> Iterator[str]:
-    """Yield what was found of a damaged job's journal, and how to bring it back.
+    """Yield where a damaged job's journal may be, with the command to restore it.
 
     Args:
         evidence: the job's files.
-        proven: how many bytes of its journal are intact.
+        proven: number of intact bytes of its journal.
     """
     journal = f"journals/{evidence.name}.jsonl"
     if not proven and (form := _form_of(evidence.read)):
@@ -50,7 +50,7 @@ def ways_back(evidence: Evidence, proven: int) -> Iterator[str]:
         part = shlex.quote(f"journals/{evidence.name}.unpacked")
         whole = shlex.quote(journal)
         yield (
-            f"{journal} is {what}; in the store's folder, this brings it back: "
+            f"{journal} is {what}; in the store's folder, this restores it: "
             f"{unpack} < {whole} > {part} && mv {part} {whole}"
         )
     for path, size, read in evidence.neighbours():
@@ -63,7 +63,7 @@ def ways_back(evidence: Evidence, proven: int) -> Iterator[str]:
             command = f"mv {source} {target}"
             yield (
                 f"{path} looks like this journal, {size:,} bytes; in the store's "
-                f"folder, this brings it back: {command}"
+                f"folder, this restores it: {command}"
             )
 
 

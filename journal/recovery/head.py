@@ -1,9 +1,9 @@
-"""The head file: the acknowledged length of a journal, in two checksummed slots.
+"""The content of a head file: the acknowledged extent of a journal, in two slots.
 
 Each slot is one JSON line, padded to 512 bytes (a sector), ending in a CRC of its own.
 They are written in turn after each sync of the journal, so that a torn write leaves the
-other one.  The file is never removed, and renamed only by its lock's holder who gives
-it up (`HeadFile.lock`): it is also what writers lock.
+other one intact.  Writers lock this file.  So it is never removed, and only the lock
+holder may replace it (`HeadFile.lock`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ FORMAT = 1
 SLOT_BYTES = 512
 SLOTS = 2
 FILE_BYTES = SLOT_BYTES * SLOTS
-READ_BYTES = FILE_BYTES + SLOTS  # where both lines got a carriage return in a transfer
+READ_BYTES = FILE_BYTES + SLOTS  # a file transfer may add a carriage return per line
 _CRC_SUFFIX_BYTES = 18
 
 
 class Extent(NamedTuple):
-    """How far a journal goes: its last event, that event's hash, bytes up to it."""
+    """An extent of a journal: seq and hash of its last event, and its bytes."""
 
     seq: int = 0
     hash: str = ""
@@ -35,14 +35,14 @@ class Head(NamedTuple):
     """One slot.
 
     Attributes:
-        writing: which writing of the head this is; the higher valid slot counts.
-        shown: what was acknowledged.
-        inode: of the journal file that the sizes are about; another file means that it
-            was rewritten or copied, and only (seq, hash) still counts.
-        durability: under which mode it was written.
-        synced: what is known to be on the disk; equals `shown` under ``always``.
-        is_poisoned: a sync failed; nothing may be written until the journal was
-            rewritten from what is truly on the disk.
+        writing: number of this write of the head; the highest valid slot counts.
+        shown: the acknowledged extent.
+        inode: of the journal that the sizes refer to.  If the journal has another one,
+            it was rewritten or copied, and only seq and hash count.
+        durability: the mode of the writer.
+        synced: the extent known to be on the medium; equals `shown` under ``always``.
+        is_poisoned: a sync failed; nothing may be written until the journal has been
+            rewritten from the medium.
     """
 
     writing: int = 0
@@ -75,7 +75,7 @@ def encode(head: Head) -> bytes:
 
 
 def slot_offset(writing: int) -> int:
-    """Return where in the head file the `writing`-th slot goes."""
+    """Return the offset in the head file of write number `writing`."""
     return writing % SLOTS * SLOT_BYTES
 
 
@@ -83,7 +83,7 @@ def decode(data: bytes) -> Head | None:
     """Return the newest valid slot of a head file's bytes; None if none is valid.
 
     Raises:
-        NewerFormat: a slot is intact, and not what this version writes.
+        NewerFormat: a slot is intact, but of another format.
     """
     return max(decode_all(data), default=None)
 

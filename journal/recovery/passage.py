@@ -1,6 +1,6 @@
-"""Reading a journal of any size piece by piece: its events, or what claims to be one.
+"""Read a journal of any size in pieces: verified events, or unverified event lines.
 
-Memory stays at one piece, or at the longest line if that is longer.
+Memory is bounded by one piece, or by the longest line if that is longer.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     Read = Callable[[int, int], bytes]
 
 PIECE_BYTES = 1024 * 1024
-# A line in what may be anything is not put together beyond this length.
+# In unverified bytes, longer lines are skipped.
 _LONGEST_CLAIM_BYTES = 16 * PIECE_BYTES
 
 
 def pieces(read: Read, start: int, end: int) -> Iterator[bytes]:
-    """Yield the bytes from `start` to `end`, fewer if the file ends before."""
+    """Yield the bytes from `start` to `end`, fewer if the file is shorter."""
     while start < end:
         data = read(start, min(PIECE_BYTES, end - start))
         if not data:
@@ -34,7 +34,7 @@ def pieces(read: Read, start: int, end: int) -> Iterator[bytes]:
 
 
 def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]]:
-    """Yield each event behind `after`, verified, with its lines.
+    """Yield each event after `after`, verified, with its lines.
 
     Raises:
         CorruptLine: a line is not next in the chain, or the last one has no end.
@@ -49,10 +49,10 @@ def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]
             yield located, data[offset - before : end - before]
         if end > before:
             continue
-        # One event with its state is longer than a piece, or what follows is no line.
+        # An event with its state is longer than a piece, or no line follows.
         line = data[data.rfind(b"\n") + 1 :]
         is_all = before + len(data) >= size or len(data) < want
-        is_long = want >= _LONGEST_CLAIM_BYTES  # a large state may be rotten
+        is_long = want >= _LONGEST_CLAIM_BYTES  # a large state may be damaged
         if is_all or (is_long and not _begins_a_line(line)):
             raise CorruptLine(before, "a whole write", f"{size - before} bytes of one")
         want *= 2
@@ -65,7 +65,7 @@ def _begins_a_line(line: bytes) -> bool:
 
 
 def claims(read: Read, start: int, end: int) -> Iterator[tuple[bytes, Event]]:
-    """Yield the lines that claim to be events, unverified, in what may be anything."""
+    """Yield lines in the form of an event, unverified, from arbitrary bytes."""
     line, is_skipped = b"", False
     for data in pieces(read, start, end):
         *ended, rest = data.split(b"\n")

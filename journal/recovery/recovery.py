@@ -1,7 +1,7 @@
-"""What a job's files prove, and what the bytes behind that are.  Changes nothing.
+"""Determine what a job's files prove, and what the bytes behind that are.  Read-only.
 
-`milepost.journal.recovery.diagnosis` judges what is found here.  Rows are those of the recovery table in
-docs/recovery.md.
+`milepost.journal.recovery.diagnosis` decides on these facts.  Rows are those of the
+recovery table in docs/recovery.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from milepost.journal.recovery.snapshot import Evidence
 
 _FIRST_LINE_BYTES = 8192
-# A larger state behind the head is proved by the checksum of its line alone.
+# A larger state behind the head is verified by the checksum of its line alone.
 _MAX_INFLATED_BYTES = 16 * 1024 * 1024
 
 
@@ -44,15 +44,15 @@ def look(
     trusted: Extent | None = None,
     is_poisoned: bool = False,
 ) -> Facts:
-    """Find out what a job's files prove, in one pass over its events.
+    """Return the facts about a job's files, in one pass over its events.
 
     Args:
         evidence: the files.
-        job_id: whose they must be.
-        store_id: of the store, None if it is not known.
-        trusted: an acknowledged event that is where the head says, so that nothing
-            before it is read.
-        is_poisoned: a sync failed, whatever the head says.
+        job_id: of the job that they must belong to.
+        store_id: of the store, None if unknown.
+        trusted: an acknowledged event at the offset in the head; nothing before it is
+            read.
+        is_poisoned: a sync failed, even if the head does not say so.
 
     Raises:
         NewerFormat: a newer version wrote the head.
@@ -78,7 +78,8 @@ def look(
     if writes.keep.size < size:
         text = Canonical(evidence.read, writes.keep.size, size)
         more = writes.further(text) if text.is_other else writes
-        # Behind what is acknowledged, or at creation, that is what a crash leaves.
+        # A missing last newline is left by a crash only behind the acknowledged events,
+        # or at creation.
         is_finished = text.size == size + 1 == more.keep.size
         is_finished &= facts.has_head and not facts.is_short
         is_finished &= writes.base is not None
@@ -110,14 +111,14 @@ def look(
 
 
 def _is_other(head: Head | None, evidence: Evidence) -> bool:
-    """Tell whether the head is about another file: then this one may be compacted."""
+    """Return whether the head refers to another file: this one may be compacted."""
     return head is None or head.inode != evidence.inode
 
 
 def _moved(
     head: Head | None, evidence: Evidence, base: Extent | None
 ) -> CorruptLine | None:
-    """Return what shows that another program wrote into this very file; else None."""
+    """Return the evidence that another program wrote into this file, or None."""
     must = required(head)
     if _is_other(head, evidence) or base is None or base[:2] != must[:2]:
         return None
@@ -128,7 +129,7 @@ def _moved(
 
 
 class _Writes:
-    """Whole writes, one after another: how far they go, and what is among them."""
+    """The whole writes of a journal: how far they are intact, and what they contain."""
 
     def __init__(
         self, head: Head | None, trusted: Extent | None, *, states_may_be_gone: bool
@@ -146,13 +147,13 @@ class _Writes:
         self.problem: CorruptLine | None = None
 
     def further(self, text: Canonical) -> _Writes:
-        """Return these, and what follows them in a canonical text."""
+        """Return these writes and those that follow in a canonical text."""
         more = copy(self)
         more.follow(text.read, text.size)
         return more
 
     def follow(self, read: Read, size: int) -> None:
-        """Take all that follows, as far as it is intact."""
+        """Add the writes that follow, as far as they are intact."""
         self.problem = None
         write: list[Located] = []
         try:
@@ -173,7 +174,7 @@ class _Writes:
             self.problem = exc
 
     def _take(self, write: list[Located]) -> None:
-        """Take a write that is whole."""
+        """Add a whole write."""
         for event, offset, size, _ in write:
             at = Extent(event["seq"], event["hash"], offset + size)
             if event["v"] != SCHEMA_VERSION:
@@ -189,17 +190,17 @@ class _Writes:
     def _check_state(
         self, event: Event, lines: bytes, offset: int, fault: str | None
     ) -> None:
-        """Beyond the watermark a state must decode and give its event's digest."""
+        """Beyond the acknowledged event, verify a state against its event's digest."""
         if self._may_miss and fault == STATE_MISSING:
-            return  # for the fold to judge
+            return  # the fold decides: its checkpoint may be deleted
         check_pair(event, lines, offset, fault)
 
     def tail(self, read: Read, size: int) -> Action:
-        """Judge the bytes behind the last whole write."""
+        """Return the treatment of the bytes behind the last whole write."""
         if self.keep.size == size:
             return Action.NOTHING
-        # Each write begins after the one before was synced, so an intact later write
-        # behind damage means rot.  Not so unless durability is ``always``.
+        # With ``always``, each write begins after the sync of the previous one.  So an
+        # intact later write proves that the damaged bytes were once on the medium.
         proves = self._durability == "always"
         if proves and _has_later_write(read, self.keep, size):
             return Action.QUARANTINE
@@ -207,9 +208,9 @@ class _Writes:
 
 
 def gives_up(event: Event, acknowledged: Extent) -> bool:
-    """Tell whether `event` says that a person gave up what was `acknowledged`.
+    """Return whether `event` is a repair by which a person gave up `acknowledged`.
 
-    Then a head that still acknowledges it is older than that repair (R21).
+    A head that still acknowledges it is older than that repair (R21).
     """
     data: object = event["data"]
     if event["type"] != "job.repaired" or not isinstance(data, dict):
@@ -218,13 +219,13 @@ def gives_up(event: Event, acknowledged: Extent) -> bool:
 
 
 def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> None:
-    """Refuse an event whose state line is not what it binds.
+    """Verify an event's state line.
 
     Raises:
-        CorruptLine: it is not.
+        CorruptLine: it is damaged, or is not the state that the event binds.
     """
     if event["v"] != SCHEMA_VERSION:
-        return  # a newer version's; intact by its hash, and not ours to judge
+        return  # its hash is valid, and only the newer version knows its state
     if fault is not None:
         raise CorruptLine(offset, "an intact state line", fault)
     if not has_state(event):
@@ -233,31 +234,31 @@ def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> No
     data = cast("StatefulData", event["data"])
     try:
         parts = line_codec.read_line(line, seq=event["seq"])
-        # What a delta differs from is not at hand, and neither is a key; the line's
-        # checksum has to do.
+        # The base of a delta and the keys are not available here, so the checksum of
+        # the line must suffice.
         is_small = data["state_bytes"] <= _MAX_INFLATED_BYTES
         if is_small and not (parts.base or parts.wrapped):
             raw = line_codec.raw_of(parts, data["state_bytes"])
             state_digest.prove(parts, raw, data["state_digest"])
     except NewerFormat:
-        return  # intact by its checksum, and not ours to judge
+        return  # its checksum is valid, and only a newer version can decode it
     except (UnreadableState, KeyError, TypeError, ValueError) as exc:
         raise CorruptLine(offset, "a state with its digest", str(exc)) from exc
 
 
 def _has_later_write(read: Read, keep: Extent, size: int) -> bool:
-    """Tell whether a line behind the damage belongs to a write after the missing event.
+    """Return whether a line behind the damage belongs to a later write.
 
-    Its hash cannot always be checked (it needs the hash of the event before, which may
-    be what is damaged), so an event line in form is enough.  That errs towards
-    quarantine, never towards cutting what was acknowledged.
+    Its hash cannot always be checked, because it needs the previous hash, which may be
+    damaged.  So any line in the form of an event counts.  That errs towards quarantine,
+    never towards cutting acknowledged events.
     """
     found = (span_of(event)[0] for _, event in claims(read, keep.size, size))
     return any(first > keep.seq + 1 for first in found)
 
 
 def _foreign(facts: Facts, job_id: str, store_id: str | None) -> CorruptLine | None:
-    """Return what shows that the journal is another job's; None if nothing does."""
+    """Return the evidence that the journal is that of another job, or None."""
     assert facts.text is not None
     line, _, _ = facts.text.read(0, _FIRST_LINE_BYTES).partition(b"\n")
     event = peek(line)

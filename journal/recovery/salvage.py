@@ -1,10 +1,10 @@
-"""Bytes that a recovery or a repair took out of a journal, kept beside it.
+"""Salvage files: bytes that a recovery or a repair removed from a journal.
 
-What is kept is durable before anything is cut.  The name of what was torn says what was
-done, so that a crash between the cut and the event that tells of it loses nothing:
-``<job>.<offset>.<lost events>.<digest>``.  Behind that stands ``.damaged`` where a
-person gave up what was acknowledged: there cut and event are one (`milepost.journal.repair.repair`),
-so an event names such a file, or nothing was cut.
+They are durable before anything is cut.  The name of a torn tail's file,
+``<job>.<offset>.<lost events>.<digest>``, describes the cut, so that a crash before its
+``job.repaired`` event loses nothing.  The suffix ``.damaged`` marks bytes that a person
+gave up.  There cut and event are one rename (`milepost.journal.repair.repair`), so an
+event names the file, or nothing was cut.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     Data = bytes | Callable[[], Iterable[bytes]]
 
-# More than the step in which a file system's times advance; some take 2 s.
+# More than the resolution of a file system's times; some have 2 s.
 _TIME_STEP_SECONDS = 3.0
 _DAMAGED = ".damaged"
 _NAME = re.compile(r"([^.]+)\.([0-9]+)\.([0-9]+)\.[0-9a-f]{16}(\.damaged)?", re.ASCII)
 
 
 def job_name(name: str) -> str | None:
-    """Return the file name of the job that a salvage file is of; None if it is none."""
+    """Return the file name of a salvage file's job; None if it is no salvage file."""
     match = _NAME.fullmatch(name)
     return None if match is None else match[1]
 
@@ -41,7 +41,7 @@ def job_name(name: str) -> str | None:
 def name_of(
     job: str, data: Data, offset: int, lost_events: int, *, is_damage: bool = False
 ) -> str:
-    """Return the name under which these bytes are kept; the same bytes, the same."""
+    """Return the name of the salvage file of these bytes; deterministic."""
     digest = hashlib.sha256()
     for piece in _pieces_of(data):
         digest.update(piece)
@@ -54,7 +54,7 @@ def _pieces_of(data: Data) -> Iterable[bytes]:
 
 
 class _Listing(NamedTuple):
-    """The names in the folder, by job, as long as its inode and time stay the same."""
+    """The names in the folder by job, valid while its inode and ctime are the same."""
 
     inode: int
     changed_ns: int | None
@@ -62,9 +62,10 @@ class _Listing(NamedTuple):
 
 
 class SalvageFolder:
-    """The folder of all salvage files of a store, listed again only when it changed.
+    """The folder of all salvage files of a store, listed only after a change.
 
-    Each job asks once, so a listing for each would be quadratic.  Safe for threads.
+    Each job asks for its files, so a listing per job would be quadratic.  Safe for
+    threads.
     """
 
     def __init__(self, disk: Disk, path: Path) -> None:
@@ -79,7 +80,7 @@ class SalvageFolder:
             return []
         known = self._known
         if known is None or known[:2] != (found.inode, found.changed_ns):
-            is_old = _is_old(found)  # as it was before it is listed
+            is_old = _is_old(found)  # by its status before the listing
             known = self._listing(found)
             self._known = known if is_old else None
         return known.of_job.get(job, [])
@@ -93,7 +94,7 @@ class SalvageFolder:
 
 
 def _is_old(found: Stat) -> bool:
-    """Tell whether any change from now on gives the folder another time."""
+    """Return whether every change from now on gives the folder another ctime."""
     if found.changed_ns is None:
         return False
     return utc_now().timestamp() - found.changed_ns / 1e9 > _TIME_STEP_SECONDS
@@ -104,7 +105,7 @@ class SalvageFiles:
 
     Args:
         disk: the file operations.
-        folder: where they are.
+        folder: of all salvage files.
         name: the job's file name.
     """
 
@@ -116,19 +117,19 @@ class SalvageFiles:
 
     @property
     def temporary(self) -> Path:
-        """What a process that died while it wrote one leaves behind."""
+        """The temporary file of an unfinished salvage file."""
         return self._folder / f"{self._name}.tmp"
 
     def keep(
         self, data: Data, offset: int, lost_events: int, *, is_damage: bool = False
     ) -> str:
-        """Make the bytes that will be cut durable in a file of their own.
+        """Write the bytes that will be cut to a file of their own, durably.
 
         Args:
-            data: the bytes, or what returns them in pieces.
-            offset: where they begin in the journal.
-            lost_events: how many acknowledged events go with them.
-            is_damage: a person gives them up; they are not torn.
+            data: the bytes, or a function that returns them in pieces.
+            offset: their offset in the journal.
+            lost_events: number of acknowledged events that are lost with them.
+            is_damage: a person gives them up; they are not a torn tail.
 
         Returns:
             The file's name.
@@ -142,7 +143,7 @@ class SalvageFiles:
         return name
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what the names of torn tails tell, as events would."""
+        """Return the repairs that the names of torn tails' files describe."""
         found: list[JobRepairedData] = []
         for name in self._all.names_of(self._name):
             match = _NAME.fullmatch(name)
@@ -162,7 +163,7 @@ class SalvageFiles:
         return found
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove those of `names` that are this job's; gone ones are no error."""
+        """Remove those of `names` that are this job's; missing ones are ignored."""
         for name in names:
             path = self._folder / name
             if job_name(name) == self._name and self._disk.stat(path) is not None:

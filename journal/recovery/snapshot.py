@@ -1,4 +1,4 @@
-"""What the files of one job say, as they are: nothing is settled or changed."""
+"""A read-only snapshot of a job's files, before any recovery."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Evidence(NamedTuple):
-    """One moment of a job's files.
+    """A job's files at one moment.
 
     Attributes:
         name: the job's file name.
-        head: the bytes of its head; None if there is no such file.
-        size: of the journal; None if there is no such file.
+        head: the bytes of its head; None if the file is missing.
+        size: of the journal; None if the file is missing.
         inode: of the journal.
         read: returns bytes of the journal, by offset and size.
-        salvage_files: names of what was cut from it.
-        leftovers: what a process that died left, for the next one to remove.
-        is_still: nobody could write at that moment.
-        neighbours: returns files beside the journal that are named after it.
+        salvage_files: names of the job's salvage files.
+        leftovers: temporary files of crashed processes.
+        is_still: no process could write at that moment.
+        neighbours: returns files in the journal's folder that are named after it.
     """
 
     name: str
@@ -52,17 +52,17 @@ def _nothing(offset: int, size: int) -> bytes:
 def of_files(
     disk: Disk, salvage: SalvageFolder, name: str, *, is_held: bool = False
 ) -> Iterator[Evidence]:
-    """Look at the files of a job of a folder.
+    """Take a snapshot of a job's files.
 
-    The lock is tried and held only while the head is read and the journal measured, so
-    that a write under way is not taken for a torn tail; nobody waits for it.
+    If the lock is free, it is taken while the head is read and the journal measured, so
+    that a write in progress does not look like a torn tail.  It is never waited for.
 
     Args:
         disk: the file operations.
         salvage: the store's salvage files.
         name: the job's file name.
-        is_held: the caller has the lock.  Then the journal is read from the medium, not
-            from memory: what a repair builds on must be true.
+        is_held: the caller has the lock.  The journal is then read from the medium, not
+            from memory, because a repair relies on it.
 
     Raises:
         OSError: a file cannot be opened or read.
@@ -113,7 +113,7 @@ def _neighbours(disk: Disk, root: Path, name: str) -> Iterator[Neighbour]:
         try:
             file = disk.open(root / "journals" / found, "read")
         except OSError:
-            continue  # no file of ours, or gone by now
+            continue  # not a regular file, or removed meanwhile
         try:
             yield Neighbour(f"journals/{found}", file.stat().size, file.read)
         except OSError:
