@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure, print, and store what came out."""
+"""`python -m benchmarks`: measure, print, and store the results."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ LONG = frozenset({"jobs"})
 
 
 def main() -> None:
-    """Run what the command line asks for.  A missed target is no failure."""
+    """Run the selected subjects.  A missed target is no failure."""
     arguments = _arguments()
     # Not the system's folder for temporary files: that is often in memory, where a
     # sync costs nothing.
@@ -95,7 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--record",
         action="store_true",
-        help="also write latest.md, the table that is kept with the code",
+        help="also write latest.md, the record that is kept with the code",
     )
     arguments = parser.parse_args()
     if arguments.record and arguments.quick:
@@ -108,7 +108,7 @@ def _measure(run: Run, names: Iterable[str]) -> dict[str, Subject]:
     for name in names:
         print(f"measuring: {name} …", file=sys.stderr, flush=True)
         found[name] = SUBJECTS[name](run)
-        print(report.table(found[name]), flush=True)
+        print(report.section(found[name]), flush=True)
     return found
 
 

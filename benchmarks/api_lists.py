@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 _TITLE = "List through the API"
 _NOTE = (
     "One client, one connection kept alive; the answer is read whole.  `/healthz` "
-    "shows what a request costs that asks the store nothing."
+    "is the cost of a request that reads no store."
 )
 _TARGET = Target(10)
 _PATIENCE_SECONDS = 30
 
 
 def measure(run: Run) -> Subject:
-    """Ask for a job's list of 1,000, in turns with requests that hold nothing."""
+    """Request a list of 1,000 checkpoints, in turns with requests without content."""
     try:
-        import milepost.api.http.app  # noqa: F401 - is it there yet?
+        import milepost.api.http.app  # noqa: F401 - only to skip if it is missing
     except ImportError as exc:
-        return Subject(_TITLE, _NOTE, skipped=f"there is no API to ask: {exc}")
+        return Subject(_TITLE, _NOTE, skipped=f"the API cannot be imported: {exc}")
     count = run.pick(1_000, 200)
     folder = stores.checkpoints(run, count)
     path = f"/api/checkpoints?job_id={stores.JOB}"

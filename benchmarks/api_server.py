@@ -1,6 +1,6 @@
 """The server that `api_lists` asks: `python -m benchmarks.api_server FD FOLDER`.
 
-It is handed a socket that already listens, so nobody has to guess a free port or wait.
+The parent passes a listening socket, so no free port has to be found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much a durable save costs beyond the bare write and sync below it."""
+"""The cost of a durable save beyond the bare write and sync below it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measure(run: Run) -> Subject:
     return Subject(
         "Durable save",
         "Time until one caller has its answer.  The ratio is to the bare append of the "
-        "same number of bytes: 1.0 would add nothing to the disk's own price; that of "
+        "same number of bytes: 1.0 adds nothing to the cost of the disk; that of "
         "the encrypted save is to the same one without keys.  What a "
         "save adds is Python's time and hardly depends on the disk, so the faster the "
         "disk the higher the ratio; the row with dumps and SHA-256 shows how much of "
@@ -80,7 +80,7 @@ def _race(run: Run, kilobytes: int, rounds: int) -> dict[str, Times]:
 
 
 def _computing(run: Run, kilobytes: int, rounds: int) -> Figure:
-    """Return what a save costs the processor, whatever the disk takes."""
+    """Return the processor time of a save."""
     folder = run.new_folder(f"computing-{kilobytes}")
     source = cycle(states(kilobytes * 1024))
     with CheckpointManager(folder / "milepost") as manager:
@@ -116,7 +116,7 @@ def _figures(kilobytes: int, times: dict[str, Times]) -> list[Figure]:
 
 
 def _beside(name: str, floor: Times, ours: Times) -> tuple[str, Times] | None:
-    """Return what a row is compared with: encryption with the same save without."""
+    """Return the peer of a row; of encryption, the same save without it."""
     if name == FLOOR:
         return None
     return (OURS, ours) if name == ENCRYPTED else (FLOOR, floor)

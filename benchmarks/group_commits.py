@@ -1,4 +1,4 @@
-"""What many threads gain by sharing a write and a sync, or by syncing in parallel."""
+"""The gain of many threads from a shared write and sync, or from parallel syncs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Contender(NamedTuple):
 
 
 class _NoQueue(WriteQueue):
-    """What a save would pass through if none could ever share its write."""
+    """A queue that never shares a write."""
 
     def submit(
         self,
@@ -82,7 +82,7 @@ class _SlowFile(PosixFile):
 
 
 class SlowDisk(PosixDisk):
-    """The disk that is there, but each sync takes so many seconds longer.
+    """The real disk, with each sync a given number of seconds longer.
 
     Syncs of several files take no longer than that of one, as on solid-state disks.
     """
@@ -143,7 +143,7 @@ def measure(run: Run) -> Subject:
 
 
 def _on_a_slow_disk(run: Run, folder: Path, milliseconds: float) -> list[Figure]:
-    """Compare 32 threads with one where each sync takes so much longer."""
+    """Compare 32 threads with one where each sync takes longer."""
     source = cycle(states(1024))
     root = folder / f"slow-{milliseconds:g}"
     storage = FileStorage(root, disk=SlowDisk(milliseconds / 1e3))
@@ -212,7 +212,7 @@ def _figure(
 
 
 def _seconds_of_python(folder: Path, count: int) -> float:
-    """Return how long a save takes that waits for no disk."""
+    """Return the time of a save without disk waits, in seconds."""
     source = cycle(states(1024))
     with CheckpointManager(folder, durability="never") as manager:
         contender = {"save": lambda: manager.save("job", stores.STEP, next(source))}
@@ -251,7 +251,7 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
             _Contender(_THREADS, many, lambda number: save(f"own-{number}"), True),
         )
         for contender in contenders:
-            _rate(contender)  # opens every file, so that no round pays for it
+            _rate(contender)  # opens every file before the first round
         each = run.pick(200, 10)
         with _processes(folder / "milepost", each) as rate_apart:
             turns = [*(partial(_rate, each) for each in contenders), rate_apart]
@@ -260,7 +260,7 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
 
 
 def _in_any_order(turns: Sequence[Callable[[], float]]) -> list[float]:
-    """Return what each turn gives; none always pays for what another one left."""
+    """Run the turns in a random order, because each may slow down the next."""
     found = [0.0] * len(turns)
     for number in random.sample(range(len(turns)), len(turns)):
         found[number] = turns[number]()
@@ -269,7 +269,7 @@ def _in_any_order(turns: Sequence[Callable[[], float]]) -> list[float]:
 
 @contextmanager
 def _processes(root: Path, each: int) -> Iterator[Callable[[], float]]:
-    """Yield what has processes save to jobs of their own, and returns their rate."""
+    """Start processes with a job each; yield a function that returns their rate."""
     spawn = multiprocessing.get_context("spawn")
     lines = spawn.Barrier(_PROCESSES + 1), spawn.Barrier(_PROCESSES + 1)
     working = [
@@ -297,7 +297,7 @@ def _processes(root: Path, each: int) -> Iterator[Callable[[], float]]:
 def _save_in_turns(
     root: Path, number: int, each: int, start_line: Line, finish: Line
 ) -> None:
-    """Save so many times whenever all are at the start, until it is closed."""
+    """Save `each` times whenever all processes are ready, until the line is aborted."""
     source = cycle(states(1024))
     with CheckpointManager(root) as manager, suppress(BrokenBarrierError):
         while True:
@@ -313,7 +313,7 @@ def _rate(contender: _Contender) -> float:
     start_line = Barrier(threads + 1)
 
     def work(number: int) -> None:
-        if is_pinned:  # this thread; where that can't be, the row says nothing
+        if is_pinned:  # without this call the row has no meaning
             with suppress(AttributeError):
                 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         start_line.wait()

@@ -1,4 +1,4 @@
-"""What a history of states costs: on the disk, to save, and to restore."""
+"""The cost of a history of states: on the disk, to save, and to restore."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SAVE_TARGET = Target(1.3, of="ratio")
 
 
 class History(NamedTuple):
-    """States that one job saves one after the other, and what they may take."""
+    """Successive states of one job, and their target size."""
 
     name: str
     states: States
@@ -53,9 +53,9 @@ def measure(run: Run) -> Subject:
     figures += _saves(run)
     return Subject(
         "Histories of states",
-        "Bytes are what all files of the store hold.  A restore reads one of the "
-        "chat's states at random, from the page cache, and proves it; peers prove "
-        "nothing.  A durable save of 10 KB is beside the same one under codec json: "
+        "Bytes are the sum of all files of the store.  A restore reads one of the "
+        "chat's states at random, from the page cache, and verifies it; peers verify "
+        "nothing.  A durable save of 10 KB is compared with codec json: "
         "one record edited at each step, or states that share no more than their "
         "shape.",
         tuple(figures),
@@ -66,7 +66,7 @@ def _histories(run: Run) -> Iterator[History]:
     steps = run.pick(200, 20)
     yield History(f"chat of {steps} steps", chat(steps), Target(600_000))
     yield History(
-        f"chat of {steps} steps beside 50 KB", chat(steps, 50_000), Target(700_000)
+        f"chat of {steps} steps with 50 KB", chat(steps, 50_000), Target(700_000)
     )
     for name, found, share in (
         ("1 MB, five records edited", edits(1_000_000, count=run.pick(30, 3)), 0.2),
@@ -95,7 +95,7 @@ def _bytes(folder: Path, history: History) -> list[Figure]:
     peers |= {FILES: _size(folder / "files"), ROWS: _size(folder / "rows")}
     return [
         Figure(
-            f"disk, {history.name}, beside {peer}",
+            f"disk, {history.name}, against {peer}",
             ours,
             "bytes",
             None,
@@ -123,7 +123,7 @@ def _restores(folder: Path, history: History, rounds: int) -> list[Figure]:
             ROWS: rows.load,
         }
         count = len(history.states)
-        # 7 shares no factor with the count, so each contender meets every state.
+        # 7 and the count are coprime, so each contender reads every state.
         order = [n * 7 % count + 1 for n in range(count)]
         times = race(
             {name: _each(load, order) for name, load in contenders.items()},
@@ -189,5 +189,5 @@ def _beside(
     name: str, times: dict[str, Times], ours: str, peer: str, target: Target | None
 ) -> Figure:
     return times[ours].figure(
-        f"{name}, beside {peer}", "µs", beside=(peer, times[peer]), target=target
+        f"{name}, against {peer}", "µs", beside=(peer, times[peer]), target=target
     )

@@ -1,4 +1,4 @@
-"""What is worth knowing about the machine, and harmless to publish."""
+"""Facts about the machine that matter and are harmless to publish."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypedDict
 
 import orjson
 
-# On these a sync costs nothing, so ratios of durable writes say nothing.
+# On these a sync costs nothing, so ratios of durable writes mean nothing.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
@@ -44,7 +44,7 @@ def describe(folder: Path) -> Machine:
 
 
 def cautions(machine: Machine) -> list[str]:
-    """Return what makes figures worth less than they look."""
+    """Return the conditions that make the figures less reliable."""
     found = []
     if machine["file_system"] in _IN_MEMORY:
         found.append(
@@ -53,8 +53,8 @@ def cautions(machine: Machine) -> list[str]:
         )
     if machine["load"] > machine["cores"] / 2:
         found.append(
-            f"The load was {machine['load']} at the start: other work took a share, "
-            "which lengthens times and lowers rates; ratios suffer less."
+            f"The load was {machine['load']} at the start: other work lengthens "
+            "times and lowers rates; ratios suffer less."
         )
     return found
 

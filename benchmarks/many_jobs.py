@@ -1,4 +1,4 @@
-"""A retention pass over a store of many jobs, and what savers feel of it."""
+"""A retention pass over a store of many jobs, and its effect on concurrent saves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EACH = 100
 
 
 class _Saver:
-    """A process that saves 1 KB durably, one save after the other, until told."""
+    """A process that saves 1 KB durably, one after the other, until `end`."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-m", "benchmarks.saver", str(folder)]
@@ -42,12 +42,12 @@ class _Saver:
             command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
-        self._process.stdout.readline()  # it has begun
+        self._process.stdout.readline()  # its first line: it has begun
 
     def end(self) -> list[float]:
         """Return how long each of its saves took, in seconds, shortest first."""
-        told, _ = self._process.communicate(b"\n")
-        return sorted(float(line) for line in told.split())
+        printed, _ = self._process.communicate(b"\n")
+        return sorted(float(line) for line in printed.split())
 
 
 class _Passes(NamedTuple):
@@ -65,7 +65,7 @@ def measure(run: Run) -> Subject:
     """Run the worker's own task on jobs of 100 checkpoints, twice."""
     jobs = run.pick(10_000, 100)
     folder = run.folder / "many-jobs"
-    # In a process of its own, so that its memory is not in the way.
+    # In a process of its own, so that its memory does not count.
     making = get_context("spawn").Process(
         target=stores.many_jobs, args=(folder, jobs, _EACH)
     )
@@ -98,7 +98,7 @@ def measure(run: Run) -> Subject:
 
 def _passes(folder: Path) -> _Passes:
     with CheckpointManager(folder) as manager:
-        manager.seq("another")  # what is loaded lazily is loaded now
+        manager.seq("another")  # load lazy modules before the measurement
         before = stores.resident_bytes()
         fold, infos = _timed(manager.jobs)
         count = sum(info.checkpoints for info in infos)
@@ -106,7 +106,7 @@ def _passes(folder: Path) -> _Passes:
         idle, report = _timed(lambda: _pass(manager, keep_last=_EACH))
         assert report.counts["removed"] == 0, report
         saver = _Saver(folder)
-        threading.Event().wait(max(3.0, fold))  # it saves meanwhile
+        threading.Event().wait(max(3.0, fold))  # the saver runs during this time
         quiet = saver.end()
         saver = _Saver(folder)
         half, report = _timed(partial(_in_a_thread, manager, _EACH // 2))
@@ -116,7 +116,7 @@ def _passes(folder: Path) -> _Passes:
 
 
 def _in_a_thread(manager: CheckpointManager, keep_last: int) -> RunReport:
-    """Run a pass as the worker's scheduler does: in a thread that gives way."""
+    """Run a pass as the worker's scheduler does: in a thread of low priority."""
     with ThreadPoolExecutor(1, initializer=give_way) as pool:
         return pool.submit(_pass, manager, keep_last=keep_last).result()
 

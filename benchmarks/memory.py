@@ -1,4 +1,4 @@
-"""How much memory the index takes for each live checkpoint."""
+"""Memory of the index per live checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TARGET = Target(400)
 
 
 def measure(run: Run) -> Subject:
-    """Open a job in a new process and see by how much that process grows."""
+    """Open a job in a new process and measure how much that process grows."""
     count = run.pick(100_000, 2_000)
     folder = stores.checkpoints(run, count)
     figures = [_figure(folder, count, "tracemalloc", "allocated by Python")]
@@ -25,8 +25,8 @@ def measure(run: Run) -> Subject:
         figures.append(_figure(folder, count, "rss", "resident memory"))
     return Subject(
         "Memory of the index",
-        f"{count:,} live checkpoints of one job.  Resident memory includes what the "
-        "read buffer left behind, which weighs more the fewer there are.",
+        f"{count:,} live checkpoints of one job.  Resident memory includes the "
+        "read buffer, whose share grows as the count falls.",
         tuple(figures),
     )
 

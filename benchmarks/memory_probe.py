@@ -1,4 +1,4 @@
-"""What an index takes: `python -m benchmarks.memory_probe FOLDER rss|tracemalloc`.
+"""The memory of an index: `python -m benchmarks.memory_probe FOLDER rss|tracemalloc`.
 
 A process of its own, since memory that was used before hides what is used now.
 """
@@ -14,13 +14,13 @@ from milepost import CheckpointManager
 
 
 def main() -> None:
-    """Print how many bytes more there are once the job is in the index."""
+    """Print how many bytes the process grows by indexing the job."""
     folder, how = sys.argv[1:]
     if how == "tracemalloc":
         tracemalloc.start()
     measure = _traced_bytes if how == "tracemalloc" else stores.resident_bytes
     with CheckpointManager(folder) as manager:
-        manager.seq("another")  # what is loaded lazily is loaded now
+        manager.seq("another")  # load lazy modules before the measurement
         before = measure()
         manager.seq(stores.JOB)
         print(measure() - before)

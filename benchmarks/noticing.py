@@ -1,4 +1,4 @@
-"""How soon a process has taken in what another one saved, with nobody asking."""
+"""The delay until the index of one process has the save of another."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from benchmarks.running import Run
 
-_TITLE = "Noticing what another process saved"
+_TITLE = "Noticing the saves of another process"
 _NOTE = (
     "From the answer to a save in one process until the index of another, whose "
-    "worker runs with the defaults, has it. A question is answered from the files at "
-    "once, and waits for none of this."
+    "worker runs with the defaults, has it. A read checks the files first "
+    "and never waits for this."
     " *busy*: a third process saves to ten other jobs meanwhile."
 )
 _DEADLINE_SECONDS = 10.0
@@ -53,7 +53,7 @@ with CheckpointManager(sys.argv[1], durability="never") as manager:
 
 
 class _Noticing(CheckpointManager):
-    """A store that notes when a refresh found the watched job moved."""
+    """A store that records when a refresh found new events of the watched job."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -69,7 +69,7 @@ class _Noticing(CheckpointManager):
 
 
 def measure(run: Run) -> Subject:
-    """Save in a process of its own, again and again, alone and in a crowd."""
+    """Save repeatedly in another process, in a quiet and in a busy store."""
     root = run.new_folder("noticing")
     figures = []
     with _Noticing(root) as manager, ExitStack() as closing:
@@ -90,7 +90,7 @@ def measure(run: Run) -> Subject:
 
 def _notice(manager: _Noticing, saver: subprocess.Popen[str]) -> float:
     """Return how long one save went unnoticed, in seconds."""
-    # Not in step with anything: neither the sweep nor the last look's rest.
+    # In step neither with the sweep nor with the pause after the last refresh.
     time.sleep(_PAUSE_SECONDS)
     assert saver.stdin is not None
     assert saver.stdout is not None
@@ -104,7 +104,7 @@ def _notice(manager: _Noticing, saver: subprocess.Popen[str]) -> float:
 
 
 def _child(code: str, root: Path) -> subprocess.Popen[str]:
-    """Start one that ends when its stdin does."""
+    """Start a process that ends when its stdin is closed."""
     return subprocess.Popen(
         [sys.executable, "-c", code, str(root)],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""What people do without Milepost: a bare append, a file for each state, SQLite."""
+"""The alternatives: a bare append, a file for each state, SQLite."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BareAppend:
         os.fdatasync(self._fd)
 
     def save_checked(self, state: dict[str, Any]) -> None:
-        """Do the least that any save in Python does which can be verified later."""
+        """Do the least work of a save in Python that can be verified later."""
         hashlib.sha256(orjson.dumps(state)).digest()
         self.save()
 
@@ -50,7 +50,7 @@ class JsonFiles:
         self._numbers = count(1)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the next file with this much care."""
+        """Write the next file, durably or not."""
         path = self._folder / f"checkpoint_{next(self._numbers):06d}.json"
         is_renamed = self._care == "synced and renamed"
         target = path.with_suffix(".tmp") if is_renamed else path
@@ -69,7 +69,7 @@ class JsonFiles:
                 os.close(fd)
 
     def load(self, number: int) -> Any:  # as `orjson.loads` says
-        """Return the state that was saved as `number`, from 1."""
+        """Return the state with this number, from 1."""
         path = self._folder / f"checkpoint_{number:06d}.json"
         return orjson.loads(path.read_bytes())
 
@@ -80,7 +80,7 @@ class JsonFiles:
 
 
 # At SQLite's default of 1,000 pages, every 40th row of 100 KB pays for copying the log
-# into the database.  Milepost never copies on a save, so that work is left out here.
+# into the database.  Milepost never copies on a save, so that work is excluded here.
 _LOG_PAGES = 1_000_000
 
 
@@ -123,7 +123,7 @@ class SqliteRows:
         )
 
     def load(self, number: int) -> Any:  # as `orjson.loads` says
-        """Return the state that was saved as `number`, from 1."""
+        """Return the state with this number, from 1."""
         row = self._db.execute(
             "SELECT state FROM checkpoints WHERE seq=?", (number,)
         ).fetchone()

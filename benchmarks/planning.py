@@ -1,4 +1,4 @@
-"""Planning the retention of a large job, against the least that could be done."""
+"""Planning the retention of a large job, against the minimum of work."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def measure(run: Run) -> Subject:
     }
     return Subject(
         "Retention",
-        "One job is planned; every checkpoint gets a verdict and its reasons.  The "
+        "One job is planned; every checkpoint gets a decision and its reasons.  The "
         "peer sorts the same checkpoints and looks up day, ISO week, month and year of "
-        "each, which gfs cannot do without.",
+        "each, which gfs needs.",
         tuple(
             times[contender].figure(
                 f"{count:,} checkpoints {name}",

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 _LATEST = Target(1000)
 _PAGE = 100
-_FILES_MAX = 1_000  # making 100,000 files would take longer than all the rest
+_FILES_MAX = 1_000  # creating 100,000 files takes longer than all the rest
 
 
 def measure(run: Run) -> Subject:
-    """Time `list`, `page` and `latest` beside the same questions to the peers."""
+    """Time `list`, `page` and `latest` against the same reads of the peers."""
     short, long = run.pick(1_000, 200), run.pick(100_000, 2_000)
     return Subject(
         "Reading",
-        "Each call looks at the disk first, so that it also sees what other processes "
-        "wrote.  The folder's list is names and sizes; it opens no file.",
+        "Each call checks the files first, so that it also sees the writes of other "
+        "processes.  The folder's list is names and sizes; it opens no file.",
         (*_figures(run, short), *_figures(run, long)),
     )
 

@@ -1,4 +1,4 @@
-"""Opening a journal, every line verified, against the least that could be done."""
+"""Opening a journal, every line verified, against the minimum of work."""
 
 from __future__ import annotations
 

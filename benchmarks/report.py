@@ -1,7 +1,8 @@
-"""Results as a table for people and as JSON for machines."""
+"""Results as Markdown for people and as JSON for machines."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from benchmarks.machine import cautions
@@ -10,13 +11,13 @@ if TYPE_CHECKING:
     from benchmarks.machine import Machine
     from benchmarks.running import Figure, Subject, Target
 
-_COLUMNS = ("figure", "measured", "p99", "peer", "its figure", "ratio", "target", "met")
-_MET = {True: "yes", False: "NO", None: ""}
+_WIDTH = 100  # of documents
+_MET = {True: "yes", False: "NO"}
 _EXACT_FROM = 100
 
 
 class FigureJson(TypedDict):
-    """One row."""
+    """One figure."""
 
     name: str
     value: float
@@ -30,7 +31,7 @@ class FigureJson(TypedDict):
 
 
 class SubjectJson(TypedDict):
-    """One table; `skipped` says why it has no rows."""
+    """One subject; `skipped` is the reason if it has no figures."""
 
     title: str
     note: str
@@ -47,22 +48,24 @@ class Report(NamedTuple):
     subjects: dict[str, Subject]
 
 
-def table(subject: Subject) -> str:
-    """Return a subject as Markdown that reads well on a terminal too."""
-    parts = [f"## {subject.title}", subject.note]
+def section(subject: Subject) -> str:
+    """Return a subject as Markdown, an item for each figure."""
+    parts = [f"## {subject.title}", textwrap.fill(subject.note, _WIDTH)]
     if subject.skipped is not None:
-        parts.append(f"**Skipped:** {subject.skipped}")
+        parts.append(textwrap.fill(f"**Skipped:** {subject.skipped}", _WIDTH))
     else:
-        parts.append(_grid([_COLUMNS, *map(_row, subject.figures)]))
+        parts.append("\n".join(map(_item, subject.figures)))
     return "\n\n".join(parts) + "\n"
 
 
 def markdown(report: Report) -> str:
-    """Return every table of a run."""
+    """Return every subject of a run."""
     kind = " (a quick run: rough figures)" if report.is_quick else ""
     facts = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in report.machine.items())
-    parts = [f"# Measured side by side{kind}", f"{report.at}; {facts}."]
-    parts += [*cautions(report.machine), *map(table, report.subjects.values())]
+    texts = [f"{report.at}; {facts}.", *cautions(report.machine)]
+    parts = [f"# Measured side by side{kind}"]
+    parts += [textwrap.fill(text, _WIDTH) for text in texts]
+    parts += map(section, report.subjects.values())
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
@@ -102,17 +105,25 @@ def _figure_json(figure: Figure) -> FigureJson:
     }
 
 
-def _row(figure: Figure) -> tuple[str, ...]:
-    ratio = figure.ratio
-    return (
-        figure.name,
-        f"{_number(figure.value)} {figure.unit}",
-        _number(figure.p99),
-        figure.peer or "",
-        _number(figure.peer_value),
-        "" if ratio is None else f"{ratio:.2f}",
-        _target(figure.target, figure.unit),
-        _MET[figure.is_met],
+def _item(figure: Figure) -> str:
+    """Return `name: value (p99); ratio to the peer (its value); target: met`."""
+    measured = f"**{figure.name}**: {_number(figure.value)} {figure.unit}"
+    if figure.p99 is not None:
+        measured += f" (p99 {_number(figure.p99)})"
+    parts = [measured]
+    if figure.ratio is not None:
+        parts.append(
+            f"{figure.ratio:.2f} x {figure.peer} ({_number(figure.peer_value)})"
+        )
+    if figure.is_met is not None:
+        target = _target(figure.target, figure.unit)
+        parts.append(f"target {target}: {_MET[figure.is_met]}")
+    return textwrap.fill(
+        "; ".join(parts),
+        _WIDTH,
+        initial_indent="- ",
+        subsequent_indent="  ",
+        break_on_hyphens=False,
     )
 
 
@@ -124,19 +135,9 @@ def _target(target: Target | None, unit: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Return three digits that count, thousands apart."""
+    """Return three significant digits, with thousands separators."""
     if value is None:
         return ""
     if abs(value) >= _EXACT_FROM:
         return f"{value:,.0f}"
     return f"{value:.3g}"
-
-
-def _grid(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a subject is given to run in, and what it gives back."""
+"""The input and the result of a subject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Run(NamedTuple):
     is_quick: bool
 
     def pick(self, full: int, quick: int) -> int:
-        """Return the one of two amounts that fits this run."""
+        """Return `quick` in a quick run, else `full`."""
         return quick if self.is_quick else full
 
     def new_folder(self, name: str) -> Path:
@@ -39,12 +39,12 @@ class Target(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One measured number, beside what it is compared with.
+    """One measured number, and its peer.
 
     Attributes:
         unit: of `value`, `p99` and `peer_value` alike.
         ratio: to the peer; the median of the rounds' own ratios, so it need not be
-            what `value` divided by `peer_value` gives.
+            the quotient of `value` and `peer_value`.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Subject(NamedTuple):
     """All figures about one question.
 
     Attributes:
-        note: what has to be known to read them.
+        note: how to read them.
         skipped: why there are none, if there are none.
     """
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.saver FOLDER`: save 1 KB durably, again and again.
+"""`python -m benchmarks.saver FOLDER`: save 1 KB durably until a line arrives.
 
-Until a line comes in; then prints how long each save took, in seconds.
+Then prints how long each save took, in seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from milepost import CheckpointManager
 
 
 def main() -> None:
-    """Say that it begins, save, and tell."""
+    """Print that saving begins, save, print the times."""
     took = []
     with CheckpointManager(sys.argv[1]) as manager:
         source = cycle(states(1024))

@@ -1,4 +1,4 @@
-"""Bytes: of an event line, which is for ever, and of a checkpoint on the disk."""
+"""Bytes of an event line and of a checkpoint on the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from benchmarks.running import Run
 
-_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own is
+_BLOCK_BYTES = 512  # the unit of st_blocks on every file system
 
 
 def measure(run: Run) -> Subject:
-    """Save the same states in every way, and look at what is there."""
+    """Save the same states in every way, and measure the files."""
     count = run.pick(1_000, 100)
     same = states(1024, count=count)
     folder = run.new_folder("sizes")
@@ -34,7 +34,7 @@ def measure(run: Run) -> Subject:
     ours = _per_checkpoint(folder / "milepost", count)
     disk = [
         Figure(
-            f"disk per 1 KB checkpoint, beside {peer}",
+            f"disk per 1 KB checkpoint, against {peer}",
             ours,
             "bytes",
             None,

@@ -1,4 +1,4 @@
-"""How long the command line takes to answer, beyond Python itself."""
+"""The start-up time of the command line, beyond Python itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States as real jobs have them: results of a walk over many files, and histories."""
+"""States like those of real jobs: results of a walk over many files, and histories."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _file(source: random.Random) -> dict[str, Any]:
 
 
 def text(source: random.Random, size_bytes: int) -> str:
-    """Return words of 8 characters that no compression takes below half."""
+    """Return words of 8 characters, incompressible below half their size."""
     return " ".join(source.choices(_WORDS, k=size_bytes // 9 + 1))[:size_bytes]
 
 

@@ -1,4 +1,4 @@
-"""Stores to read from, built fast: nothing about how they are written is measured."""
+"""Stores to read from, built fast; their writing is not measured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def of_states(run: Run, count: int, states: list[dict[str, Any]]) -> Path:
 
 
 def of_pins(run: Run, count: int) -> Path:
-    """Return a new store whose one job has `count` events, nearly all without state."""
+    """Return a new store whose one job has `count` events, most without a state."""
     folder = run.new_folder("pins")
     with CheckpointManager(folder, durability="never") as manager:
         checkpoint_id = manager.save(JOB, STEP, {"done": 0})
@@ -52,7 +52,7 @@ def of_pins(run: Run, count: int) -> Path:
 def many_jobs(folder: Path, jobs: int, each: int) -> None:
     """Make a store of many jobs, each of `each` small checkpoints.
 
-    What is in the files is the same as with syncs; nobody waits for the medium.
+    The files are the same as with syncs; no write waits for the medium.
     """
     storage = FileStorage(folder, durability="never", disk=_UnsyncedDisk())
     with CheckpointManager(storage=storage) as manager:
@@ -73,7 +73,7 @@ class _UnsyncedDisk(PosixDisk):
     ) -> PosixFile:
         """See `Disk.open`."""
         file = super().open(path, mode, create=create, like=like)
-        file.sync = _no_sync  # type: ignore[method-assign]  # this is its point
+        file.sync = _no_sync  # type: ignore[method-assign]  # skips the sync
         return file
 
     def sync_folder(self, folder: Path) -> None:

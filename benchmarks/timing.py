@@ -1,4 +1,4 @@
-"""Timing contenders in turns, so that whatever drifts hits all of them alike."""
+"""Timing contenders in turns, so that drift affects all of them alike."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Times(NamedTuple):
 
     @property
     def p99(self) -> float:
-        """What 99 of 100 calls stayed below; the slowest of fewer than 100."""
+        """The 99th percentile of the calls; the slowest of fewer than 100."""
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) * 99 // 100, len(ordered) - 1)]
 
@@ -43,7 +43,7 @@ class Times(NamedTuple):
         """Return how many times as long as the peer this took.
 
         Each round is compared with itself: a disk that changes its pace tenfold within
-        a second, as shared ones do, would make a ratio of two medians a lottery.
+        a second, as shared ones do, would make a ratio of two medians random.
         """
         pairs = zip(self.rounds, peer.rounds, strict=True)
         return statistics.median(
@@ -66,7 +66,7 @@ class Times(NamedTuple):
             name: of the figure.
             unit: to show it in.
             beside: the peer, and its times from the same race.
-            parts: how many equal things one call did; the figure is for one of them.
+            parts: how many equal parts one call has; the figure is for one part.
             target: what it should reach.
         """
         scale = _PER_SECOND[unit] / parts
@@ -92,16 +92,16 @@ def race(
 ) -> dict[str, Times]:
     """Time every contender `calls` times a round, in another order each round.
 
-    Each turn begins with a call that does not count: it pays for what the contender
-    before left behind, such as files that wait to be written.  What a call returns is
+    Each turn begins with a call that does not count, because it also pays for the
+    contender before, for example its unwritten files.  The result of a call is
     dropped after the clock was stopped.
 
     Args:
         contenders: what to call, by name.
         rounds: how many turns each gets.
         calls: how many of a turn count.
-        waits: they wait for a disk or a process.  What only computes, in this thread,
-            is timed by the processor's clock, which others' work does not advance.
+        waits: they wait for a disk or a process.  Pure computation, in this thread,
+            is timed by the processor clock, which other work does not advance.
     """
     clock = perf_counter if waits else thread_time
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in contenders}
