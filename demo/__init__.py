@@ -1,5 +1,5 @@
-"""A demonstration that checks itself: `make demo`.
+"""A self-checking demonstration: `make demo`.
 
-`demo.job` is the job that is interrupted, a script that needs nothing but Python;
-`demo.story` interrupts it.  Neither is part of what gets installed.
+`demo.job` is the interrupted job, a script that needs only Python; `demo.story`
+interrupts it.  The package is not installed.
 """

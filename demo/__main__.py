@@ -1,7 +1,7 @@
 """`make demo`: a job is killed half way, resumed from its checkpoint, and compared.
 
-On a terminal the server stays up at the end, until Ctrl-C; otherwise the demo leaves
-by itself.  The exit code is 0 only if every check held.
+On a terminal the server keeps running at the end until Ctrl-C; otherwise the demo
+exits.  The exit code is 0 only if every check passed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"demo: {stopped}, nothing runs any more", file=sys.stderr)
             return 128 + stopped.number
         except BrokenPipeError:
-            # Whoever read our output went away, so there is nobody to tell.
+            # The reader of our output is gone; closing stdout would fail again.
             sys.stdout = None
             return 1
         except (DemoFailed, JobFailed, OSError) as exc:
@@ -92,7 +92,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="files per checkpoint (%(default)s)",
     )
     parser.add_argument(
-        "--limit", type=positive, help="count only the first so many files"
+        "--limit", type=positive, help="count only the first LIMIT files"
     )
     return parser.parse_args(argv)
 

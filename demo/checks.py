@@ -1,4 +1,4 @@
-"""What the demo promises, checked: from facts to verdicts.  Pure."""
+"""The demo's checks: pure functions from observed facts to results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Check(NamedTuple):
-    """One promise, whether it held, and what was compared."""
+    """The result of one check: the promise, and the compared values."""
 
     is_ok: bool
     promise: str
@@ -23,7 +23,7 @@ class Check(NamedTuple):
 
 
 def killed_half_way(status: int, files_done: int, files_total: int) -> Check:
-    """Check that the job died of SIGKILL, with a part of its work safe."""
+    """Check that SIGKILL ended the job, with a part of its work saved."""
     name = signal.Signals(-status).name if status < 0 else f"status {status}"
     return Check(
         status == -signal.SIGKILL and 0 < files_done < files_total,
@@ -33,7 +33,7 @@ def killed_half_way(status: int, files_done: int, files_total: int) -> Check:
 
 
 def resumed(restored_id: str, job_status: str, events: Sequence[Event]) -> Check:
-    """Check that the resumed job built on the restored checkpoint."""
+    """Check that the resumed job continued from the restored checkpoint."""
     seq = saved_ids(events)[restored_id]
     restores = [e["seq"] for e in events if e["type"] == "checkpoint.restored"]
     after = [
@@ -52,7 +52,7 @@ def resumed(restored_id: str, job_status: str, events: Sequence[Event]) -> Check
 
 
 def only_the_rest(counted: int, files_done: int, files_total: int) -> Check:
-    """Check that nothing was counted twice."""
+    """Check that no file was counted twice."""
     rest = files_total - files_done
     return Check(
         counted == rest,
@@ -62,7 +62,7 @@ def only_the_rest(counted: int, files_done: int, files_total: int) -> Check:
 
 
 def same_bytes(promise: str, got: bytes, expected: bytes) -> Check:
-    """Check that two results are equal byte for byte."""
+    """Check that two results are byte-identical."""
     if got == expected:
         digest = hashlib.sha256(got).hexdigest()
         return Check(True, promise, f"{len(got):,} bytes, sha256 {digest[:16]}…")
@@ -76,7 +76,7 @@ def same_bytes(promise: str, got: bytes, expected: bytes) -> Check:
 def retained(
     events: Sequence[Event], live_ids: Collection[str], *, policy: str, keep_last: int
 ) -> Check:
-    """Check that the schedule removed what its policy lets go, and nothing else."""
+    """Check that scheduled runs removed exactly what the policy does not keep."""
     saved, runs = list(saved_ids(events)), removals(events)
     removed = [checkpoint_id for run in runs for checkpoint_id in run.ids]
     return Check(
@@ -90,12 +90,12 @@ def retained(
     )
 
 
-def verified(status: int, told: dict[str, Any]) -> Check:
-    """Check the verdict of `milepost verify --deep --json`."""
-    jobs = (told.get("data") or {}).get("jobs", [])
+def verified(status: int, report: dict[str, Any]) -> Check:
+    """Check the result of `milepost verify --deep --json`."""
+    jobs = (report.get("data") or {}).get("jobs", [])
     problems = [job["problem"]["detail"] for job in jobs if not job["ok"]]
-    if told.get("error") and not problems:
-        problems.append(told["error"]["detail"])
+    if report.get("error") and not problems:
+        problems.append(report["error"]["detail"])
     events = sum(job["events"] for job in jobs)
     return Check(
         status == 0 and bool(jobs) and not problems,

@@ -1,7 +1,8 @@
-"""The processes that the demo starts, and the signals that end it.
+"""The demo's child processes and its signal handling.
 
-A handler only sets a flag, which the main thread looks at between two steps: a process
-can't be lost between its start and its place in the list, and so none outlives us.
+A handler only sets a flag, which the main thread checks between two steps.  A signal
+thus cannot strike between the start of a process and its registration, and no process
+outlives the demo.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# More than the server takes at most to let its requests and its jobs end.
+# More than the server needs to end its requests and its jobs.
 _GRACE_SECONDS = 25.0
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; its text is the one line that says why."""
+    """The demo cannot continue; the text is one line with the reason."""
 
 
 class Stopped(Exception):
-    """Somebody asked the demo to end, with this signal."""
+    """The demo received this signal."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(f"stopped by {number.name}")
@@ -37,18 +38,18 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """What has been asked for so far."""
+    """The first signal received."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Be the handler of the signals."""
+        """Record a signal; the handler of all of them."""
         del frame
         self.received = self.received or signal.Signals(number)
 
     def check(self) -> None:
-        """Return if the demo may go on.
+        """Return if no signal came.
 
         Raises:
             Stopped: a signal came.
@@ -57,7 +58,7 @@ class StopFlag:
             raise Stopped(self.received)
 
     def sleep(self, seconds: float = POLL_SECONDS) -> None:
-        """Wait a moment.
+        """Sleep for `seconds`.
 
         Raises:
             Stopped: a signal came.
@@ -69,7 +70,7 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Handle Ctrl-C, SIGTERM and a terminal that is closed, inside."""
+    """Handle SIGINT, SIGTERM and SIGHUP inside the block."""
     flag = StopFlag()
     before = {number: signal.signal(number, flag.receive) for number in _SIGNALS}
     try:
@@ -80,14 +81,14 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 
 class Child(NamedTuple):
-    """One process, and the file that takes its output."""
+    """One process and the file with its output."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def last_line(self) -> str:
-        """Return the last line that it wrote, which is where an error stands."""
+        """Return the last line of its output, which usually is the error."""
         lines = self.log.read_text(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "no output")
 
@@ -95,7 +96,7 @@ class Child(NamedTuple):
         """Return if it runs.
 
         Raises:
-            DemoFailed: it ended, and should not have.
+            DemoFailed: it has ended.
         """
         status = self.process.poll()
         if status is not None:
@@ -105,10 +106,10 @@ class Child(NamedTuple):
 
 
 class Children:
-    """All processes of one demo; a context manager at whose end none is left.
+    """All child processes of one demo; a context manager that ends them.
 
-    Each is in a session of its own: the terminal's Ctrl-C reaches only us, and we end
-    them in peace.  Each inherits `held`, the descriptor that keeps the folder locked.
+    Each runs in its own session: the terminal's Ctrl-C reaches only the demo, which
+    then ends them in order.  Each inherits `held`, which keeps the folder locked.
     """
 
     def __init__(self, flag: StopFlag, folder: Path, held: int) -> None:
@@ -138,7 +139,7 @@ class Children:
             OSError: it cannot be started.
         """
         self._flag.check()
-        # Nobody's own settings of Milepost may reach a demo.
+        # The user's Milepost settings must not affect the demo.
         environ = {k: v for k, v in os.environ.items() if not k.startswith("MILEPOST_")}
         with log.open("ab") as output, (answer or log).open("ab") as stdout:
             process = subprocess.Popen(
@@ -151,18 +152,18 @@ class Children:
                 start_new_session=True,
                 pass_fds=(self._held,),
             )
-        # For whoever finds the folder locked after we were killed.
+        # If this process is killed, the next demo shows these process ids.
         os.write(self._held, b"%d\n" % process.pid)
         child = Child(name, process, log)
         self._all.append(child)
         return child
 
     def wait(self, child: Child, timeout_seconds: float) -> int:
-        """Return the exit status of `child` when it has ended.
+        """Wait for `child` and return its exit status.
 
         Raises:
             Stopped: a signal came.
-            DemoFailed: it takes too long.
+            DemoFailed: it runs longer than `timeout_seconds`.
         """
         deadline = time.monotonic() + timeout_seconds
         while (status := child.process.poll()) is None:
@@ -177,7 +178,7 @@ class Children:
     def stop_all(self) -> None:
         """End every process and wait for it.
 
-        More signals change nothing: the server needs its moment to end its own jobs.
+        Further signals do not shorten the wait: the server must end its own jobs.
         """
         for child in self._all:
             if child.process.poll() is None:
@@ -189,7 +190,7 @@ class Children:
             time.sleep(POLL_SECONDS)
         for child in self._all:
             if child.process.poll() is None:
-                # Not reaped yet, so the number still is this group's.
+                # Not reaped yet, so the process id is still that of this group.
                 with suppress(ProcessLookupError):
                     os.killpg(child.process.pid, signal.SIGKILL)
                 child.process.wait()

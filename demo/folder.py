@@ -1,4 +1,4 @@
-"""The demo's folder: whose it is, what is in it, and the config.toml of its server."""
+"""The demo's folder: its lock, its files, and the config.toml of its server."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _MARKER = ".milepost-demo"
 
 
 class Folder(NamedTuple):
-    """Where everything of one demo is."""
+    """The paths of one demo, and the descriptor of the folder lock."""
 
     root: Path
     held: int
 
     @property
     def config(self) -> Path:
-        """The server's settings."""
+        """The server's config file."""
         return self.root / "config.toml"
 
     @property
     def store(self) -> Path:
-        """The journals."""
+        """The store."""
         return self.root / "store"
 
     @property
     def result(self) -> Path:
-        """What the interrupted job found out."""
+        """The result of the interrupted job."""
         return self.root / "result.json"
 
     @property
     def reference(self) -> Path:
-        """What the uninterrupted run found out."""
+        """The result of the uninterrupted run."""
         return self.root / "reference.json"
 
     def log(self, name: str) -> Path:
-        """Return where a process writes its output."""
+        """Return the path of a process's output."""
         return self.root / f"{name}.log"
 
     def clear(self) -> None:
-        """Remove what an earlier demo left, and nothing else."""
+        """Remove the files of an earlier demo, and no others."""
         for pattern in ("config.toml", "*.json", "*.log", "*.part"):
             for path in self.root.glob(pattern):
                 path.unlink()
@@ -59,10 +59,10 @@ class Folder(NamedTuple):
 
 @contextmanager
 def open_folder(root: Path) -> Iterator[Folder]:
-    """Make `root`, or empty it if it is a demo's, and keep other demos out of it.
+    """Create `root`, or empty it if it is a demo's, and lock it against other demos.
 
     Raises:
-        DemoFailed: it holds somebody's files, or a demo that still runs.
+        DemoFailed: `root` contains other files, or a demo still uses it.
     """
     root = root.absolute()
     root.mkdir(parents=True, exist_ok=True)
@@ -87,14 +87,14 @@ def open_folder(root: Path) -> Iterator[Folder]:
 
 
 def _way_out(held: int) -> str:
-    """Return how to end what a killed demo left behind, as its folder tells."""
+    """Return how to end the processes of a killed demo that are still running."""
     noted = os.pread(held, 4096, 0).split()
     living = [number.decode() for number in noted if _leads_a_session(int(number))]
     return f" (to end it: kill {' '.join(living)})" if living else ""
 
 
 def _leads_a_session(process_id: int) -> bool:
-    # As all that a demo starts; so a number that was given away is hardly ever named.
+    # Every process of a demo does, so a reused process id is rarely reported.
     with suppress(ProcessLookupError, PermissionError):
         return os.getsid(process_id) == process_id
     return False
@@ -113,17 +113,17 @@ root = "store"
 [api]
 host = "127.0.0.1"
 port = {port}
-# A state holds the results of all files so far.
+# A state contains the results of all files so far.
 max_body = "16MiB"
 
-# Short, so that retention can be watched at work.
+# A short interval, to watch retention at work.
 [worker]
 cleanup = {_toml(cleanup)}
 
 [retention]
 min_age = "0s"
 min_keep = 1
-# Nothing confirms plans here: a fast job may have saved a dozen before the first run.
+# Disables confirmation: a fast job may save a dozen checkpoints before the first run.
 max_remove_fraction = 1.0
 
 [[retention.rule]]
@@ -137,5 +137,5 @@ command = [
 
 
 def _toml(text: str) -> str:
-    # A JSON string is a TOML string, but for pairs of surrogates.
+    # A JSON string without surrogate escapes is a TOML string.
     return json.dumps(text, ensure_ascii=False)

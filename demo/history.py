@@ -1,4 +1,4 @@
-"""A job's history as people read it: when, who, what, why.  Pure."""
+"""A job's history as a table for people: when, who, what, why.  Pure functions."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Removal(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The removal in a few words."""
+        """The removal in one line."""
         return f"{len(self.ids)} removed by {self.policy}: {self.reason}"
 
 
 def removals(events: Sequence[Event]) -> list[Removal]:
-    """Return what the scheduled retention removed, run by run."""
+    """Return the removals of scheduled retention, one per run."""
     return [
         _removal(event)
         for event in events
@@ -37,7 +37,7 @@ def removals(events: Sequence[Event]) -> list[Removal]:
 
 
 def saved_ids(events: Sequence[Event]) -> dict[str, int]:
-    """Return every checkpoint that was ever saved, oldest first, with its seq."""
+    """Return the id and seq of every checkpoint ever saved, oldest first."""
     return {
         event["data"]["checkpoint_id"]: event["seq"]
         for event in events
@@ -86,7 +86,7 @@ def _name(data: dict[str, Any], seqs: dict[str, int]) -> str:
 
 def _removal(event: Event) -> Removal:
     data = event["data"]
-    # Each checkpoint has a reason of its own; what all have in common is left out.
+    # Each checkpoint has its own reason; the common prefix is left out.
     reasons = [text.removeprefix(_GONE) for text in data["removed"].values()]
     more = " (and so on)" if len({*reasons}) > 1 else ""
     return Removal(tuple(data["removed"]), data["policy"]["name"], reasons[0] + more)

@@ -1,12 +1,12 @@
 """The demo's job: count lines and tokens of the standard library, file by file.
 
-A plain script that needs nothing but Python and knows Milepost only as a URL.  It asks
-which checkpoint of its job is current, goes on from there, and saves a checkpoint every
-so many files, whose state holds all results so far; so it can be killed at any time:
+A script that needs only Python and knows Milepost only as a URL.  It continues from the
+current checkpoint of its job and saves a checkpoint every ``--every`` files.  The state
+contains all results so far, so the job can be killed at any time:
 
     python demo/job.py --job=stdlib-census --url=http://127.0.0.1:8080
 
-Without ``--url`` it keeps no checkpoints and just counts: the run to compare with.
+Without ``--url`` it saves no checkpoints: the run to compare with.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ State = dict[str, Any]
 
 
 class JobFailed(Exception):
-    """The job cannot go on; its text is the one line that says why."""
+    """The job cannot continue; the text is one line with the reason."""
 
 
 class Refused(JobFailed):
-    """The server refused a request, and would refuse it again."""
+    """The server answered with an error status."""
 
     def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(f"the server said {status} {code}: {detail}")
+        super().__init__(f"the server returned {status} {code}: {detail}")
         self.status = status
         self.code = code
 
 
 class Answer(NamedTuple):
-    """What the server said; `etag` stands for how far the job in question was."""
+    """A response; `etag` identifies the job's last event at that time."""
 
     body: Any
     etag: str | None
 
 
 class Api:
-    """Milepost over HTTP, with retries that never do a thing twice.
+    """Milepost over HTTP, with idempotent retries.
 
     Raises:
-        JobFailed: `url` is not one of a server.
+        JobFailed: `url` is not an HTTP URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -74,20 +74,20 @@ class Api:
         self._netloc = parts.netloc
 
     def get(self, path: str, **query: str | int) -> Answer:
-        """Read `path`.
+        """Get `path`.
 
         Raises:
-            JobFailed: no answer in spite of retries, or a refusal.
+            JobFailed: the server refused the request, or did not answer any retry.
         """
         return self._ask("GET", f"{path}?{urlencode(query)}" if query else path)
 
     def post(
         self, path: str, body: object, *, key: str, if_match: str | None = None
     ) -> Answer:
-        """Post `body`.  Retries carry the same `key`, so that they change nothing.
+        """Post `body`.  Retries use the same idempotency `key`.
 
         Raises:
-            JobFailed: no answer in spite of retries, or a refusal.
+            JobFailed: the server refused the request, or did not answer any retry.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key}
         if if_match is not None:
@@ -119,7 +119,7 @@ class Api:
     def _ask_once(
         self, method: str, path: str, body: bytes | None, headers: dict[str, str]
     ) -> Answer:
-        # Not urllib: it would send this to the proxy of the environment.
+        # Not urllib, which would use the proxy of the environment.
         server = http.client.HTTPConnection(self._netloc, timeout=_ANSWER_SECONDS)
         try:
             server.request(method, path, body, headers)
@@ -134,21 +134,21 @@ class Api:
 
 def _refusal(status: int, raw: bytes) -> Refused:
     try:
-        told = json.loads(raw)
-        return Refused(status, told["code"], told["detail"])
+        error = json.loads(raw)
+        return Refused(status, error["code"], error["detail"])
     except (ValueError, TypeError, KeyError):
         return Refused(status, "unknown", raw[:200].decode(errors="replace"))
 
 
 def path_of(checkpoint_id: str) -> str:
-    """Return where the API has a checkpoint."""
+    """Return the API path of a checkpoint."""
     return f"/api/checkpoints/{quote(checkpoint_id, safe='')}"
 
 
 def current_checkpoint(api: Api, job_id: str) -> str | None:
-    """Return the checkpoint that the job continues from; None if it has none.
+    """Return the id of the job's current checkpoint; None if it has none.
 
-    That is not always the newest: an older one may have been restored.
+    It is not the newest if an older one was restored.
     """
     jobs = api.get("/api/jobs", job_id=job_id).body["jobs"]
     return jobs[0]["current_checkpoint_id"] if jobs else None
@@ -162,7 +162,7 @@ def find_files(library: Path, limit: int | None = None) -> list[str]:
     """
     found = []
     for folder, inner, names in os.walk(library):
-        # In place: this is how `os.walk` is told not to descend.
+        # Changed in place, which keeps `os.walk` from descending.
         inner[:] = [name for name in inner if name not in _NOT_THE_LIBRARY]
         found += [Path(folder, name) for name in names if name.endswith(".py")]
     if not found:
@@ -173,8 +173,8 @@ def find_files(library: Path, limit: int | None = None) -> list[str]:
 def count_file(path: Path) -> list[Any]:
     """Return digest, lines, and tokens by kind of one file.
 
-    The library holds files that are broken on purpose, for its own tests; those count
-    up to where they break, plus one token of the kind BROKEN.
+    The library's tests include invalid files.  These are counted up to the error, plus
+    one token of the kind BROKEN.
     """
     try:
         raw = path.read_bytes()
@@ -201,7 +201,7 @@ def total(state: State) -> State:
 
 
 def result_bytes(result: State) -> bytes:
-    """Return `result` as bytes that depend on nothing but its values."""
+    """Return `result` as canonical bytes."""
     text = json.dumps(result, sort_keys=True, separators=(",", ":"))
     return text.encode() + b"\n"
 
@@ -212,8 +212,8 @@ class Checkpoints:
     def __init__(self, api: Api, job_id: str) -> None:
         self._api = api
         self._job_id = job_id
-        # Keys of this process only.  After a restore the same step is saved anew, and
-        # the key of an earlier run would hand out that run's checkpoint.
+        # Part of every idempotency key.  After a restore the same step is saved again;
+        # the key of the earlier process would return that process's checkpoint.
         self._run = secrets.token_hex(8)
 
     def load(self) -> State | None:
@@ -228,7 +228,7 @@ class Checkpoints:
         return state
 
     def save(self, step_name: str, state: State, metadata: dict[str, Any]) -> None:
-        """Save `state`; returns once it is safe."""
+        """Save `state`; return once it is acknowledged."""
         body = {
             "job_id": self._job_id,
             "step_name": step_name,
@@ -250,7 +250,7 @@ def count_library(
     checkpoints: Checkpoints | None,
     out: Path | None,
 ) -> None:
-    """Count the files that the current checkpoint does not hold, and tell the result.
+    """Count the files missing in the current checkpoint, and save the result.
 
     Raises:
         JobFailed: Milepost does not answer, or its checkpoint is of another library.
@@ -270,7 +270,7 @@ def count_library(
                 progress = {"files": done, "of": len(names), "counted": done - had}
                 checkpoints.save(f"counted-{done:04}", state, progress)
     result = total(state)
-    # Before the last checkpoint: whoever sees that one finds the file.
+    # Written before the last checkpoint, so that the file exists once that is visible.
     if out:
         write_whole(out, result_bytes(result))
     if checkpoints and "totals" not in state:
@@ -290,22 +290,22 @@ def _check_same_library(state: State, names: list[str]) -> None:
 
 
 def write_whole(path: Path, raw: bytes) -> None:
-    """Write `raw` to `path` at once: who sees the file sees all of it."""
+    """Write `raw` to `path` atomically."""
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(raw)
     partial.replace(path)
 
 
 def say(line: str) -> None:
-    """Print a line of the job's log, now: the next moment may be its last."""
+    """Print a line of the job's log and flush it, since the job may be killed."""
     print(line, flush=True)
 
 
 def positive(text: str) -> int:
-    """Return the number that an option holds.
+    """Return `text` as a positive integer.
 
     Raises:
-        ValueError: it is none, or less than 1.
+        ValueError: `text` is not a positive integer.
     """
     number = int(text)
     if number < 1:
@@ -329,7 +329,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         default=EVERY,
         help="files per checkpoint (%(default)s)",
     )
-    parser.add_argument("--limit", type=positive, help="count only the first so many")
+    parser.add_argument(
+        "--limit", type=positive, help="count only the first LIMIT files"
+    )
     parser.add_argument(
         "--library",
         dest="sources",

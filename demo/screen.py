@@ -1,4 +1,4 @@
-"""What a person sees: a live bar on a terminal, plain lines anywhere else."""
+"""The demo's output: a progress bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LABEL = 10
 
 
 class Screen:
-    """Prints the story; a context manager, so that the terminal gets its cursor back.
+    """Prints the story; a context manager that restores the terminal's cursor.
 
-    `is_terminal` says whether somebody watches, `is_live` whether the bar can move.
+    `is_live` is whether the terminal can redraw a progress bar.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Screen:
         self._print(Text())
 
     def progress(self, label: str, done: int, total: int) -> None:
-        """Show how far the job is; without a live bar, one line for every tenth."""
+        """Show the job's progress; without a live bar, one line for every tenth."""
         self._bar.update(
             self._task, description=label, completed=done, total=total, visible=True
         )
@@ -71,11 +71,11 @@ class Screen:
             self.say(label, f"{done:,} of {total:,} files")
 
     def end_progress(self) -> None:
-        """Take the bar away for good."""
+        """Remove the bar."""
         self._bar.stop()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table; a cell too long for its column goes on in the next line."""
+        """Print a table; long cells are wrapped."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -84,6 +84,6 @@ class Screen:
         self._print(table)
 
     def _print(self, what: Text | Table) -> None:
-        # soft_wrap: a command that is to be copied must not be broken into lines.
+        # soft_wrap: commands to copy must not be broken into lines.
         self._console.print(what, soft_wrap=isinstance(what, Text))
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Starting the demo's server: `milepost serve`, on a port that nobody uses."""
+"""Starting the demo's server: `milepost serve` on a free port."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _START_SECONDS = 60.0
 
 
 class Retention(NamedTuple):
-    """The rule that the demo's server applies, and how often."""
+    """The retention rule of the demo's server, and its schedule."""
 
     match: str
     keep_last: int
@@ -32,22 +32,22 @@ class Retention(NamedTuple):
 
     @property
     def policy(self) -> str:
-        """What events call the rule."""
+        """The name of the rule in events."""
         return f"rule:{self.match}"
 
 
 class Server(NamedTuple):
-    """A server that answers."""
+    """A running server."""
 
     child: Child
     url: str
 
 
 def milepost() -> str:
-    """Return the `milepost` command of this very installation.
+    """Return the `milepost` command of this Python environment.
 
     Raises:
-        DemoFailed: there is none.
+        DemoFailed: it is not installed.
     """
     command = Path(sys.executable).with_name("milepost")
     if not command.exists():
@@ -65,7 +65,7 @@ def start_server(
 ) -> Server:
     """Write config.toml and start `milepost serve`; return when it is ready.
 
-    In `job_command`, ``{url}`` stands for the server's own URL.
+    ``{url}`` in `job_command` is replaced by the server's URL.
 
     Raises:
         DemoFailed: it does not start, or is not ready in time.
@@ -91,7 +91,7 @@ def start_server(
             if time.monotonic() > deadline:
                 raise DemoFailed(f"the server is not ready: {child.last_line()}")
             flag.sleep()
-        # Between our look and the server's start somebody may have taken the port.
+        # Another process may have taken the port in the meantime; try another one.
         if "can't listen" not in child.last_line():
             break
     raise DemoFailed(f"the server does not start: {child.last_line()}")

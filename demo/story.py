@@ -1,8 +1,7 @@
-"""The story that the demo tells: run, kill, restore, resume, compare.
+"""The demo's story: run, kill, restore, resume, compare.
 
-It uses only what every user has: `milepost` on the command line, and the HTTP API.
-Every step may raise `DemoFailed` or `JobFailed` when the story can't go on, and
-`Stopped` when somebody had enough of it.
+It uses only the `milepost` command and the HTTP API.  Every step can raise `DemoFailed`
+or `JobFailed` if the story cannot continue, and `Stopped` after a signal.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 JOB_ID = "stdlib-census"
 RETENTION = Retention(match="stdlib-*", keep_last=3, cleanup="every 2s")
-# With fewer, retention has nothing to remove, or there is no half way to be killed at.
+# With fewer, retention has nothing to remove, or the job cannot be killed half way.
 CHECKPOINTS_MIN = RETENTION.keep_last + 2
 _JOB = Path(__file__).with_name("job.py")
 _COMMAND_SECONDS = 120.0
@@ -42,7 +41,7 @@ _RESTORE_TRIES = 20
 
 
 class Work(NamedTuple):
-    """What to count: the job's own options."""
+    """The files to count: the job's options."""
 
     sources: Path
     every: int
@@ -55,10 +54,10 @@ class Work(NamedTuple):
         return [sys.executable, str(_JOB), *options, *more]
 
     def count_files(self) -> int:
-        """Return how many files there are.
+        """Return the number of files.
 
         Raises:
-            DemoFailed: too few for a story.
+            DemoFailed: there are too few files for the demo.
         """
         files = len(find_files(self.sources, self.limit))
         checkpoints = files // self.every + 1
@@ -71,7 +70,7 @@ class Work(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """What the story is told with."""
+    """The resources of a story."""
 
     folder: Folder
     children: Children
@@ -80,7 +79,7 @@ class Stage(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """The checkpoint that the job goes on from, and what the server said."""
+    """The restored checkpoint, and the server's answer."""
 
     checkpoint_id: str
     files: int
@@ -88,7 +87,7 @@ class Restored(NamedTuple):
 
 
 class Story:
-    """One telling, with a server of its own."""
+    """One run of the story, with its own server."""
 
     def __init__(self, work: Work, stage: Stage) -> None:
         self._work = work
@@ -109,7 +108,7 @@ class Story:
         self._watch = Watch(self._api, JOB_ID, self.server.child, self._screen, flag)
 
     def tell(self) -> bool:
-        """Tell it; return whether every promise was kept."""
+        """Run the story; return whether every check passed."""
         reference = self._children.start(
             "the uninterrupted run",
             self._work.command(f"--out={self._folder.reference}"),
@@ -129,7 +128,7 @@ class Story:
         kept = self._watch.until_removed(RETENTION.keep_last, _RETENTION_SECONDS)
         if all(check.is_ok for check in equal):
             self._pin(final)
-        verdict = self._verify()
+        verified = self._verify()
         events = self._watch.events()
         found = [
             checks.killed_half_way(status, restored.files, self._files),
@@ -142,7 +141,7 @@ class Story:
                 policy=RETENTION.policy,
                 keep_last=RETENTION.keep_last,
             ),
-            verdict,
+            verified,
         ]
         self._screen.blank()
         self._say("history", f"of {JOB_ID}, all that ever happened to it")
@@ -153,7 +152,7 @@ class Story:
         return all(check.is_ok for check in found)
 
     def tell_what_next(self) -> None:
-        """Say what a newcomer can try."""
+        """Print commands to try next."""
         store = f"--store {shlex.quote(_shown(self._folder.store))}"
         command = shlex.quote(_shown(Path(milepost())))
         tries = [
@@ -177,13 +176,13 @@ class Story:
             self._say("", line)
 
     def _run_and_kill(self) -> int:
-        """Run the job until half of its work is safe, then kill it."""
+        """Run the job until half of its work is saved, then kill it."""
         command = self._work.command(f"--job={JOB_ID}", f"--url={self.server.url}")
         job = self._children.start("the job", command, self._folder.log("job"))
         self._say(
             "job",
             f"process {job.process.pid}, a checkpoint every {self._work.every} files; "
-            "beside it the uninterrupted run to compare with",
+            "in parallel the uninterrupted run to compare with",
         )
         self._watch.until(
             lambda standing: standing.files * 2 >= self._files,
@@ -199,7 +198,7 @@ class Story:
         return status
 
     def _restore(self) -> Restored:
-        """Restore the job's last checkpoint and have the job started again."""
+        """Restore the job's last checkpoint and resume the job."""
         for _ in range(_RESTORE_TRIES):
             standing = self._watch.standing()
             last = standing.newest
@@ -212,7 +211,7 @@ class Story:
                     if_match=standing.etag,
                 ).body
             except Refused as exc:
-                # Retention came in between, or what the killed job sent last.
+                # A retention run or the killed job's last request changed the job.
                 if exc.status != HTTPStatus.PRECONDITION_FAILED:
                     raise
                 continue
@@ -225,10 +224,10 @@ class Story:
             if answer["job_status"] != "resumed":
                 raise DemoFailed(f"the job was not resumed: {answer['message']}")
             return Restored(checkpoint_id, standing.files, answer["job_status"])
-        raise DemoFailed(f"job {JOB_ID} moves on although its process is dead")
+        raise DemoFailed(f"job {JOB_ID} changes although its process is dead")
 
     def _compare(self, final: Standing, reference: Child) -> list[Check]:
-        """Compare what the interrupted job found with the uninterrupted run."""
+        """Compare the results of the interrupted job and the uninterrupted run."""
         self._say("compare", "waiting for the uninterrupted run to end")
         status = self._children.wait(reference, _REFERENCE_SECONDS)
         if status != 0:
@@ -249,35 +248,36 @@ class Story:
         ]
 
     def _pin(self, final: Standing) -> None:
-        """Protect the result, as a person would: the history knows who and why."""
+        """Pin the result; the history then shows who pinned it and why."""
         target = f"{JOB_ID}@{final.newest['checkpoint_id']}"
         self._milepost("pin", target, "--reason=equals the uninterrupted run")
 
     def _verify(self) -> Check:
-        """Ask `milepost verify` for its verdict."""
-        status, told = self._milepost("verify", "--deep")
-        return checks.verified(status, told)
+        """Run `milepost verify` and check its result."""
+        status, report = self._milepost("verify", "--deep")
+        return checks.verified(status, report)
 
-    def _milepost(self, verb: str, *options: str) -> tuple[int, dict[str, Any]]:
-        answer = self._folder.root / f"{verb}.json"
+    def _milepost(self, command: str, *options: str) -> tuple[int, dict[str, Any]]:
+        answer = self._folder.root / f"{command}.json"
+        config = f"--config={self._folder.config}"
         child = self._children.start(
-            f"milepost {verb}",
-            [milepost(), verb, *options, "--json", f"--config={self._folder.config}"],
-            self._folder.log(verb),
+            f"milepost {command}",
+            [milepost(), command, *options, "--json", config],
+            self._folder.log(command),
             answer=answer,
         )
         status = self._children.wait(child, _COMMAND_SECONDS)
         try:
-            told: dict[str, Any] = json.loads(answer.read_bytes())
+            report: dict[str, Any] = json.loads(answer.read_bytes())
         except ValueError as exc:
             raise DemoFailed(f"{child.name}: {child.last_line()}") from exc
-        return status, told
+        return status, report
 
     def _say(self, label: str, text: str, style: str = "") -> None:
         self._screen.say(label, text, style)
 
 
 def _shown(path: Path) -> str:
-    """Return `path` as one would type it here."""
+    """Return `path` relative to the current folder if it is inside."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -1,4 +1,4 @@
-"""Following the job through the API, as anybody could."""
+"""Following the job through the HTTP API."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _PAGE = 500
 
 
 class Standing(NamedTuple):
-    """Where the job is; `etag` says as of when."""
+    """The job's live checkpoints, and the `etag` of that state of the job."""
 
     checkpoints: list[dict[str, Any]]
     etag: str | None
 
     @property
     def newest(self) -> dict[str, Any]:
-        """The newest checkpoint; there is one as soon as `files` is not 0."""
+        """The newest checkpoint; exists if `files` is not 0."""
         return self.checkpoints[-1]
 
     @property
     def live_ids(self) -> list[str]:
-        """The checkpoints that retention has left, oldest first."""
+        """The ids of the live checkpoints, oldest first."""
         return [each["checkpoint_id"] for each in self.checkpoints]
 
     @property
     def files(self) -> int:
-        """How many files the newest checkpoint holds."""
+        """The number of files in the newest checkpoint."""
         return int(self.newest["metadata"]["files"]) if self.checkpoints else 0
 
     @property
     def is_final(self) -> bool:
-        """Whether the newest checkpoint holds the result."""
+        """Whether the newest checkpoint contains the result."""
         return bool(self.checkpoints and "is_final" in self.newest["metadata"])
 
 
 class Watch:
-    """Shows how a job gets on, and tells when it got somewhere."""
+    """Shows the progress of a job and waits for given points of it."""
 
     def __init__(
         self, api: Api, job_id: str, server: Child, screen: Screen, flag: StopFlag
@@ -62,7 +62,7 @@ class Watch:
         self._seen_seq = 0
 
     def standing(self) -> Standing:
-        """Ask where the job is.
+        """Return the job's checkpoints.
 
         Raises:
             JobFailed: the server does not answer.
@@ -71,7 +71,7 @@ class Watch:
         return Standing(body["checkpoints"], etag)
 
     def events(self, after_seq: int = 0) -> list[Event]:
-        """Return the job's history, page by page.
+        """Return the job's events after `after_seq`.
 
         Raises:
             JobFailed: the server does not answer.
@@ -95,13 +95,13 @@ class Watch:
         job: Child | None = None,
         job_log: Path,
     ) -> Standing:
-        """Show progress until `is_there`; return where the job was then.
+        """Show progress until `is_there`; return the job's checkpoints at that point.
 
-        `job` is the job's process where we have it; without, its checkpoints have to
-        show that it lives.
+        `job` is the job's process if the demo started it.  Otherwise only new
+        checkpoints show that the job runs.
 
         Raises:
-            DemoFailed: the job or the server ended, or nothing happens any more.
+            DemoFailed: the job or the server ended, or there is no more progress.
             JobFailed: the server does not answer.
             Stopped: a signal came.
         """
@@ -118,11 +118,13 @@ class Watch:
             if standing.files != files:
                 files, changed_at = standing.files, time.monotonic()
             elif time.monotonic() - changed_at > _STALL_SECONDS:
-                raise DemoFailed(f"nothing happens any more; {job_log} may say why")
+                raise DemoFailed(f"no progress for {_STALL_SECONDS:g} s; see {job_log}")
             self._flag.sleep()
 
     def until_removed(self, keep_last: int, timeout_seconds: float) -> Standing:
-        """Wait until retention left `keep_last`, or a while; return what there is.
+        """Wait until at most `keep_last` checkpoints remain, or for `timeout_seconds`.
+
+        Returns the checkpoints at that point.
 
         Raises:
             JobFailed: the server does not answer.
@@ -137,7 +139,7 @@ class Watch:
             self._flag.sleep()
 
     def tell_removals(self) -> None:
-        """Say what the scheduled retention removed since the last look.
+        """Print the removals of scheduled retention since the last call.
 
         Raises:
             JobFailed: the server does not answer.
