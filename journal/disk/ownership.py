@@ -114,7 +114,7 @@ def belong_to(fd: int, folder: Path) -> None:
 
 
 def names_others(fd: int) -> bool:
-    """Return whether an ACL gives access to users or groups besides owner and group.
+    """Return whether an ACL gives access to users or groups that the mode does not cover.
 
     Raises:
         OSError: the ACL cannot be read.

@@ -226,7 +226,7 @@ def judge(facts: Facts) -> Judgement:
     """Return the first row that matches; the worst conditions come first."""
     if facts.size == 0:
         return _without_a_journal(facts)
-    return _refusal(facts) or _damage(facts) or _mendable(facts)
+    return _refusal(facts) or _damage(facts) or _repairable(facts)
 
 
 def _refusal(facts: Facts) -> Judgement | None:
@@ -255,7 +255,7 @@ def _damage(facts: Facts) -> Judgement | None:
 
 
 def _has_acknowledgement(facts: Facts) -> bool:
-    """Return whether an unacknowledged tail can be told from acknowledged events.
+    """Return whether an unacknowledged tail is distinguishable from acknowledged events.
 
     A head has its full length before its journal is created, and both slots are synced
     before the first write is acknowledged.  So a head without a valid slot belongs to
@@ -267,7 +267,7 @@ def _has_acknowledgement(facts: Facts) -> bool:
     return facts.has_head and not facts.is_short and is_first
 
 
-def _mendable(facts: Facts) -> Judgement:
+def _repairable(facts: Facts) -> Judgement:
     if not facts.has_head:
         return Judgement(Condition.HEAD_MISSING, "R6")
     if facts.head is not None and facts.head.is_poisoned:

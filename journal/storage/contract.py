@@ -1,4 +1,4 @@
-"""Where journals live: the contract, and the one that lives in memory."""
+"""The storage contract: journals as bytes, and the lock of each job."""
 
 from __future__ import annotations
 
@@ -22,131 +22,135 @@ _H_co = TypeVar("_H_co", covariant=True)
 
 
 class Stamp(NamedTuple):
-    """Changes whenever a journal does; cheap to ask for."""
+    """A value that changes with every change of a journal; cheap to get."""
 
     inode: int
     size: int
 
 
 class LockedJob(Protocol):
-    """One job, held against every other writer, for as long as its context lasts."""
+    """A job whose lock excludes every other writer, as long as its scope lasts."""
 
     @property
     def extent(self) -> Extent:
-        """What is acknowledged by now."""
+        """The acknowledged extent."""
 
     @property
     def stamp(self) -> Stamp | None:
-        """As `Storage.stamp`; nobody else can change it meanwhile."""
+        """As `Storage.stamp`; no other writer can change it meanwhile."""
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Make `data` durable behind event `after`; return what is acknowledged then.
+        """Append `data` durably after event `after`; return the acknowledged extent.
 
-        It lands whole or not at all.
+        The append is atomic.
 
         Args:
             data: whole lines.
-            after: the seq that is the journal's last.
+            after: seq of the journal's last event.
             last: seq and hash of the last event in `data`; its size is ignored.
 
         Raises:
-            Conflict: `after` is not the last; nothing was written.
+            Conflict: `after` is not the last seq; nothing was written.
             NoSpace, ReadOnlyStore: nothing was written.
-            StorageFailed: outcome unknown; the job takes no writes until it has been
-                rewritten from what the medium holds.
+            StorageFailed: the outcome is unknown; the job refuses writes until it has
+                been rewritten from the medium.
         """
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what recovery did to this job and no event may tell yet.
+        """Return recovery actions that may not be journaled as ``job.repaired`` yet.
 
         Idempotent: a repair is returned until a ``job.repaired`` that names its
         salvage file is in the journal.
         """
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
-        """Put `copy` in the journal's place, durably; return what is acknowledged then.
+        """Replace the journal by `copy` durably; return the acknowledged extent.
 
-        Readers see the one or the other, never something between.
+        Readers see either the old journal or the new one.
 
         Args:
-            copy: what `Storage.copying` began: the same events.
+            copy: from `Storage.copying`, with the same events.
             last: seq and hash of its last event.
 
         Raises:
-            StorageFailed: it may be in place or not; either way nothing is lost.
+            StorageFailed: the outcome is unknown; either way nothing is lost.
         """
 
     def recall(self, seen: Extent) -> None:
-        """Acknowledge again what was shown before and is not there any more.
+        """Acknowledge again an extent that was seen before and is now missing.
 
-        Somebody put older files back.  From then on every process finds that out.
+        Older files were restored.  Every process then detects the missing events.
         """
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """Remove bytes that a recovery kept aside; names that are gone are no error."""
+        """Remove salvage files of this job; missing ones are ignored."""
 
 
 class Unsettled(Protocol):
-    """One job, held as it is: nothing of what was left behind has been settled."""
+    """A locked job on which no crash recovery was done."""
 
     def evidence(self) -> AbstractContextManager[Evidence]:
-        """As `Storage.evidence`, from the medium, while nobody else can write."""
+        """As `Storage.evidence`, read from the medium under the lock."""
 
     def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
-        """Keep bytes that will be given up, durably; return under which name.
+        """Write bytes that will be given up to a salvage file; return its name.
 
         Args:
-            data: the bytes, or what returns them in pieces.
-            offset: where they begin in the journal.
-            lost_events: how many acknowledged events go with them.
+            data: the bytes, or a function that returns them in pieces.
+            offset: their offset in the journal.
+            lost_events: number of acknowledged events that are lost with them.
         """
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
-        """As `LockedJob.replace`; from then on the job is settled."""
+        """As `LockedJob.replace`; the job is then recovered."""
 
 
 class Copy(Protocol):
-    """A journal that is to take another's place."""
+    """A new journal that will replace another one."""
 
     @property
     def size(self) -> int:
-        """How many bytes it has."""
+        """Its size in bytes."""
 
     def write(self, data: bytes) -> None:
-        """Add whole lines.
+        """Append whole lines.
 
         Raises:
-            NoSpace: there is no room.
+            NoSpace: the disk is full.
         """
 
     def sync(self) -> None:
         """Make what was added durable ahead of time; `LockedJob.replace` does too.
 
         Raises:
-            StorageFailed: it cannot be.
+            StorageFailed: the sync failed.
         """
 
 
 class LockScope(Protocol[_H_co]):
-    """What holds a job for as long as a `with` lasts; see `during`."""
+    """The context manager of a job's lock; see `during`."""
 
     def __enter__(self) -> _H_co:
-        """Take hold of it."""
+        """Take the lock."""
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        """Give it back."""
+        """Release the lock."""
 
     def release(self) -> None:
-        """Give back what is still held; idempotent."""
+        """Release the lock if it is still taken; idempotent."""
 
 
-def during(holding: LockScope[_H], work: Callable[[_H], _T]) -> _T:
-    """Return what `work` does while `holding` lasts; given back twice, as a `Mutex`."""
+def during(scope: LockScope[_H], work: Callable[[_H], _T]) -> _T:
+    """Call `work` under the lock, and return its result.
+
+    The lock is released twice, since an exception may interrupt the first release
+    (docs/adr/0026).
+    """
     try:
-        with holding as held:
-            return work(held)
+        with scope as locked:
+            return work(locked)
     finally:
-        holding.release()
+        scope.release()
 
 
 class Storage(Protocol):
@@ -154,25 +158,25 @@ class Storage(Protocol):
 
     tests/storage/test_storage_contract.py is this text made executable.
 
-    A journal is a run of whole lines; `Extent` says how far it goes.  What `append`
-    returned survives a crash and is seen by every other process that asks.
+    A journal is a sequence of whole lines up to an `Extent`.  Once `append` has
+    returned, its lines survive a crash and are visible to every other process.
     """
 
     @property
     def store_id(self) -> str | None:
-        """What binds journals to this store; None until the first `create`."""
+        """The id that binds journals to this store; None before the first `create`."""
 
     def create(self) -> str:
-        """Make the store if it is not there, durably; return its id.
+        """Create the store durably if it does not exist; return its id.
 
         Raises:
-            ReadOnlyStore, UnsupportedFolder, StorageFailed: it cannot be.
+            ReadOnlyStore, UnsupportedFolder, StorageFailed: it cannot be created.
         """
 
     def key_record(self) -> KeyRecord | None:
-        """Return what is recorded of the store's keys; None: it is not encrypted.
+        """Return the store's key record; None if the store is not encrypted.
 
-        Cheap, for it is asked at each write.
+        Cheap, because each write calls it.
 
         Raises:
             NewerFormat, StorageFailed: it cannot be read.
@@ -181,88 +185,88 @@ class Storage(Protocol):
     def change_key_record(
         self, change: Callable[[KeyRecord | None], KeyRecord]
     ) -> KeyRecord:
-        """Record durably what `change` makes of what is recorded; return that.
+        """Replace the key record durably by the result of `change`; return it.
 
-        No two changes happen at once, and whoever asks afterwards is told of it.
+        Changes are serialised, and visible to every process afterwards.
 
         Raises:
             LockTimeout: another change takes too long.
-            NoSpace, ReadOnlyStore, StorageFailed: it is as it was.
+            NoSpace, ReadOnlyStore, StorageFailed: the record is unchanged.
         """
 
     def wait_for_writers(self) -> None:
-        """Return once every write has ended that is under way now.
+        """Return once every write in progress has ended.
 
         Raises:
-            LockTimeout: one takes too long.
+            LockTimeout: a write takes too long.
         """
 
     def job_ids(self) -> list[str]:
         """Return every job that has a journal or should have one, sorted."""
 
     def stamp(self, job_id: str) -> Stamp | None:
-        """Return what changes whenever the job's journal does; None: no journal."""
+        """Return the stamp of the job's journal; None if there is no journal."""
 
     def extent(self, job_id: str) -> Extent:
-        """Return what is acknowledged, seq 0 for an unknown job.
+        """Return the acknowledged extent, with seq 0 for an unknown job.
 
         Raises:
-            DamagedJournal: the journal no longer holds what was acknowledged.
+            DamagedJournal: acknowledged events are missing from the journal.
         """
 
     def read(self, job_id: str, offset: int, size: int) -> bytes:
         """Return `size` bytes from `offset`, fewer at the end of the journal."""
 
     def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
-        """Hold the job against every other writer, in this process and in others.
+        """Lock the job against every other writer, in this process and in others.
 
-        Whatever an earlier writer left behind is settled first.
+        Crash recovery of the job is done first.
 
         Raises:
-            Busy: it is held, and `wait` is false.
-            LockTimeout: it was held for too long.
-            NestedCall: this very thread holds it.
-            DamagedJournal: what was left behind cannot be settled without loss.
+            Busy: it is locked, and `wait` is false.
+            LockTimeout: it stayed locked for too long.
+            NestedCall: this thread has it locked.
+            DamagedJournal: it cannot be recovered without loss.
         """
 
     def evidence(self, job_id: str) -> AbstractContextManager[Evidence]:
-        """Look at a job's files as they are; nothing is settled or changed.
+        """Take a read-only snapshot of a job's files, without recovery.
 
         Raises:
             StorageFailed: they cannot be read.
         """
 
     def unsettled(self, job_id: str) -> LockScope[Unsettled]:
-        """Hold the job as `exclusive` does, but settle nothing: for a repair.
+        """Lock the job as `exclusive` does, but without recovery: for a repair.
 
         Raises:
-            LockTimeout: it was held for too long.
-            NewerFormat: its head was written by a newer version.
-            ReadOnlyStore, StorageFailed: it cannot be.
+            LockTimeout: it stayed locked for too long.
+            NewerFormat: a newer version wrote its head.
+            ReadOnlyStore, StorageFailed: it cannot be locked.
         """
 
     def copying(self, job_id: str) -> AbstractContextManager[Copy]:
-        """Begin a journal that is to take the job's; it vanishes if it does not.
+        """Begin a new journal for the job; removed unless it replaces the old one.
 
-        Without the lock: others read and write meanwhile.
+        The lock is not taken: other processes read and write meanwhile.
 
         Raises:
-            Busy: another one is on its way.
+            Busy: another rewrite is in progress.
             NoSpace, StorageFailed: it cannot be written.
         """
 
     def sweep(self, job_id: str) -> None:
-        """Remove what a `copying` that died has left; nothing if it is alive.
+        """Remove the file of a `copying` that crashed; keep one that is in progress.
 
         Raises:
             StorageFailed: it cannot be removed.
         """
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
-        """Return what recovery did to this job, as far as it left bytes aside."""
+        """Return the recovery actions of this job that left salvage files."""
 
     def flush(self) -> None:
-        """Make everything that was acknowledged durable, whatever the mode."""
+        """Make every acknowledged write durable, in any durability mode."""
 
     def close(self) -> None:
-        """Flush and let go of every file and lock."""
+        """Flush, and release all files and locks."""

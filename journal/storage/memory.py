@@ -1,4 +1,4 @@
-"""A store in memory: the reference of `milepost.journal.storage.contract`, and a store for tests."""
+"""The store in memory: reference implementation of the contract, also for tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _MemoryJournal:
-    """One job's bytes, and what its holder has in hand."""
+    """One job's bytes, and the interface of its lock holder."""
 
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
@@ -51,10 +51,10 @@ class _MemoryJournal:
         yield Evidence(name, raw, len(self.data), self.generation, self.read)
 
     def begin(self, copy: _MemoryCopy) -> None:
-        """Note that `copy` is to take this one's place.
+        """Register `copy` as the replacement of this journal.
 
         Raises:
-            Busy: so is another.
+            Busy: another one is registered.
         """
         if self.copy is not None:
             raise Busy
@@ -65,7 +65,7 @@ class _MemoryJournal:
         return bytes(self.data[offset : offset + size])
 
     def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
-        """See `Unsettled.keep_aside`: nothing outlasts the process, this neither."""
+        """See `Unsettled.keep_aside`: memory keeps nothing after the process ends."""
         return name_of(self._job_id, data, offset, lost_events, is_damage=True)
 
     @property
@@ -77,7 +77,7 @@ class _MemoryJournal:
         """See `LockedJob.append`."""
         if self.extent.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {self.extent.seq}, not {after}")
-        del self.data[self.extent.size :]  # of an append that was interrupted
+        del self.data[self.extent.size :]  # left by an interrupted append
         self.data += data
         self.extent = Extent(last.seq, last.hash, len(self.data))
         return self.extent
@@ -87,7 +87,7 @@ class _MemoryJournal:
         return []
 
     def recall(self, seen: Extent) -> None:
-        """See `LockedJob.recall`: memory is not put back."""
+        """See `LockedJob.recall`: memory is never restored from a backup."""
 
     def replace(self, copy: Copy, last: Extent) -> Extent:
         """See `LockedJob.replace`."""
@@ -101,7 +101,7 @@ class _MemoryJournal:
 
 
 class _MemoryCopy:
-    """A journal that is to take another's place."""
+    """A new journal that will replace another one."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -120,7 +120,7 @@ class _MemoryCopy:
 
 
 class _MemoryLockScope:
-    """One job in memory, held against every other writer."""
+    """The lock scope of one job in memory."""
 
     def __init__(self, journal: _MemoryJournal, *, wait: bool) -> None:
         self._journal = journal
@@ -146,7 +146,7 @@ class _MemoryLockScope:
 
 
 class MemoryStorage:
-    """A `Storage` that ends with the process: the reference, and handy in tests."""
+    """A `Storage` in memory that ends with the process."""
 
     def __init__(self) -> None:
         self._journals: dict[str, _MemoryJournal] = {}
@@ -230,7 +230,7 @@ class MemoryStorage:
                 found.copy = None
 
     def sweep(self, job_id: str) -> None:
-        """See `Storage.sweep`: what dies takes its copy with it."""
+        """See `Storage.sweep`: a copy ends with its process."""
 
     def repairs(self, job_id: str) -> list[JobRepairedData]:
         """See `Storage.repairs`."""

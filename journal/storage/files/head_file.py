@@ -1,4 +1,4 @@
-"""The head of one job as a file: what is acknowledged, and what writers lock."""
+"""The head file of one job: it records the acknowledged extent, and writers lock it."""
 
 from __future__ import annotations
 
@@ -24,27 +24,30 @@ if TYPE_CHECKING:
 
 
 class MayCreate(Protocol):
-    """Decides whether a missing head may be made."""
+    """Decides whether a missing head may be created."""
 
     def __call__(self, *, wait: bool) -> bool:
-        """Tell; `wait`: its caller will write."""
+        """Return whether it may; `wait`: the caller is a writer."""
 
 
-# Between two looks at a lock: at first, as long as the wait is short, and later.
+# Pauses between two attempts at a lock: the first, early ones, later ones.
 _FIRST_WAIT_SECONDS, _SHORT_WAIT_SECONDS, _LONG_WAIT_SECONDS = 0.0002, 0.002, 0.01
 _EARLY_SECONDS = 0.5
-# How long a free lock is left to the one whose turn it is.  Longer than any wait
-# between two looks, so that only a stopped process is passed over.
+# How long a free lock is left to the first waiter.  Longer than any pause between two
+# attempts, so that only a stopped process is passed over.
 _GRACE_SECONDS = 0.05
 
 
 def open_either(
     disk: Disk, path: Path, mode: Literal["append", "update"]
 ) -> tuple[File, bool]:
-    """Open a file for writing if this user may, else for reading; tell which.
+    """Open a file for writing if this user may, else for reading.
+
+    Returns:
+        The file, and whether it is writable.
 
     Raises:
-        OSError: neither.
+        OSError: it cannot be opened either way.
     """
     try:
         return disk.open(path, mode), True
@@ -55,10 +58,10 @@ def open_either(
 
 
 class OpenFile(NamedTuple):
-    """A file that is open; closed once nobody uses it.
+    """An open file; closed when it is unreferenced.
 
     Attributes:
-        inode: which file, whatever its path names by now.
+        inode: of the file, even if its path names another one now.
         is_writable: this user may write to it.
     """
 
@@ -74,11 +77,11 @@ class OpenFile(NamedTuple):
 
 
 class HeadFile:
-    """The head file of one job, opened when first needed.
+    """The head file of one job, opened on first use.
 
     Attributes:
-        head: what was last read or written here.
-        raw: the bytes of it; equal bytes mean that nobody else wrote since.
+        head: as last read or written by this process.
+        raw: its bytes; equal bytes mean that no other process wrote since.
     """
 
     _alive: ClassVar[weakref.WeakSet[HeadFile]] = weakref.WeakSet()
@@ -87,36 +90,36 @@ class HeadFile:
         self._disk = disk
         self._path = path
         self._lock_timeout_seconds = lock_timeout_seconds
-        # A thread that uses a file has it in a variable of its own, so that another
-        # may open a new one, or close this one, at any time.
+        # Each thread keeps a reference to the file that it uses, so that another thread
+        # may replace or drop this one at any time.
         self._opened: OpenFile | None = None
-        self._locked: OpenFile | None = None  # what has the lock, or is about to
+        self._locked: OpenFile | None = None  # the file that has or gets the lock
         self._is_queued = False
-        self._passed: set[int] = set()  # the places of those that do not come
-        self._holder = 0  # the thread that locks
+        self._passed: set[int] = set()  # places of waiters that were passed over
+        self._holder = 0  # the thread that has or takes the lock
         self.head = Head()
         self.raw = b""
-        self._made: OpenFile | None = None  # if this process made the file
-        self._slots: list[Head] = []  # those that were valid when it was last read
+        self._made: OpenFile | None = None  # the file, if this process created it
+        self._slots: list[Head] = []  # the valid ones of the last read
         self._alive.add(self)
 
     @property
     def is_new(self) -> bool:
-        """Whether the file was made to be locked, and says nothing yet."""
+        """Whether the file was created for its lock, and has no content yet."""
         return self._made is not None and self._made is self._locked
 
     def begin(self) -> None:
-        """Note that from now on the file says something: it is not new any more."""
+        """Mark the file as no longer new: it has content."""
         self._made = None
 
     @property
     def is_writable(self) -> bool:
-        """Whether this user may write to it, as far as is known."""
+        """Whether this user may write to it; True if it was not opened yet."""
         opened = self._locked or self._opened
         return opened is None or opened.is_writable
 
     def peek(self) -> bytes:
-        """Return the file's bytes without taking them over; none if there is no file.
+        """Return the file's bytes without changing `head`; none if there is no file.
 
         Raises:
             OSError: it cannot be opened or read.
@@ -125,7 +128,7 @@ class HeadFile:
         if opened is not None:
             found = self._disk.stat(self._path)
             if found is None or found.inode != opened.inode:
-                opened = None  # its folder was removed, and perhaps made again
+                opened = None  # the file was replaced, or its folder removed
         if opened is None:
             try:
                 opened = self._open()
@@ -134,46 +137,48 @@ class HeadFile:
         return opened.file.read(0, head_codec.READ_BYTES)
 
     def read(self) -> bytes:
-        """Return the file's bytes; only under the lock."""
+        """Return the file's bytes; requires the lock."""
         assert self._locked is not None, "only under the lock"
         return self._locked.file.read(0, head_codec.READ_BYTES)
 
     def lock(self, *, wait: bool, may_create: MayCreate) -> None:
         """Take the lock that excludes every other writer of the job.
 
-        Who waits is served in the order of arrival, across processes.
+        Waiters are served in the order of arrival, across processes.
 
         Args:
             wait: for up to the lock timeout; else raise at once.
-            may_create: asked if there is no file; told whether to `wait`.
+            may_create: called with `wait` if there is no file.
 
         Raises:
-            Busy: it is held, or there is no file and none may be made.
-            LockTimeout: it was held for too long.
-            NestedCall: this very thread holds it.
-            OSError: the file cannot be opened or made.
+            Busy: it is locked, or the file is missing and may not be created.
+            LockTimeout: it stayed locked for too long.
+            NestedCall: this thread has it locked.
+            OSError: the file cannot be opened or created.
         """
         if wait and not self.is_writable:
-            self._opened = None  # perhaps this user may write by now
+            self._opened = None  # permissions may have changed
         self._holder = threading.get_ident()
         while True:
             opened = self._opened or self._open_or_create(
                 partial(may_create, wait=wait)
             )
-            self._locked = opened  # before it is: then `unlock` is never too little
+            # Set before the lock is taken, so that `unlock` releases it even if an
+            # exception arrives in between.
+            self._locked = opened
             self._acquire(opened, wait=wait)
             found = self._disk.stat(self._path)
             if found is not None and found.inode == opened.inode:
                 if found.links > 1 and opened.is_writable:
                     self._unshare(opened)
                 return
-            # Another head was put in its place: this lock excludes nobody.
+            # The file was replaced meanwhile, so this lock excludes no writer.
             self.unlock()
             self._opened = None
 
     def _acquire(self, opened: OpenFile, *, wait: bool) -> None:
         file = opened.file
-        is_turn = not wait or self._ahead(file) is None  # else others came before
+        is_turn = not wait or self._ahead(file) is None  # no overtaking of waiters
         if is_turn and file.try_lock():
             return
         if not wait:
@@ -182,14 +187,14 @@ class HeadFile:
         self._queue_up(file)
 
     def _queue_up(self, file: File) -> None:
-        """Wait for the lock, behind all who came before.
+        """Wait for the lock, behind all earlier waiters.
 
-        `flock` has no deadline and its waiters no order, so it is polled.  A process
-        that does not take the lock while it is free (a stopped one) is passed over.
+        `flock` has neither deadline nor order, so it is polled.  A stopped process,
+        which does not take the free lock in its turn, is passed over (docs/adr/0027).
         """
         began = time.monotonic_ns()
         deadline = began / 1e9 + self._lock_timeout_seconds
-        # Who lets the lock go unused, and since when.
+        # The first waiter while it leaves the lock free, and since when.
         idle: tuple[int, float] | None = None
         pause = _FIRST_WAIT_SECONDS
         self._is_queued = True
@@ -197,7 +202,7 @@ class HeadFile:
         while True:
             ahead = self._ahead(file, before=began)
             now = time.monotonic()
-            # Shared: a look must not pass for a holder, to others that look.
+            # A shared lock, because a test must not look like a lock holder to others.
             if file.try_lock(shared=ahead is not None):
                 if ahead is None:
                     break
@@ -208,11 +213,11 @@ class HeadFile:
                 file.unlock()
             else:
                 idle = None
-                if ahead is None:  # the next: it looks more often
+                if ahead is None:  # the next in turn polls more often
                     pause = min(pause, _SHORT_WAIT_SECONDS / 2)
             if now > deadline:
                 raise self.late()
-            # The jitter keeps waiting processes from marching in step.
+            # Jitter keeps waiters from polling at the same moments.
             time.sleep(pause * (0.5 + random_bytes.draw(1)[0] / 256))
             is_early = now < began / 1e9 + _EARLY_SECONDS
             pause *= 1.5
@@ -220,7 +225,7 @@ class HeadFile:
         self._leave_queue(file)
 
     def _ahead(self, file: File, before: int | None = None) -> int | None:
-        """Return the place of one whose turn comes first; None: of nobody."""
+        """Return the place of an earlier waiter, None if there is none."""
         start = 0
         for place in sorted(self._passed):
             end = place if before is None else min(place, before)
@@ -240,10 +245,10 @@ class HeadFile:
             self._is_queued = False
 
     def _refuse_nested(self, opened: OpenFile) -> None:
-        """Refuse to wait for this very thread.
+        """Refuse to wait for a lock that this thread has taken.
 
         Raises:
-            NestedCall: it holds the lock through another manager.
+            NestedCall: this thread has the lock through another manager.
         """
         for head in list(self._alive):
             locked = head._locked  # noqa: SLF001 - one of ours
@@ -256,15 +261,15 @@ class HeadFile:
                 raise NestedCall.inside()
 
     def late(self) -> LockTimeout:
-        """Return the error that says that the lock was held for too long."""
+        """Return the error for a lock that was not released in time."""
         return LockTimeout(
             f"{self._path} stayed locked by another writer for "
             f"{self._lock_timeout_seconds:g} s",
-            hint="try again; if it stays so, look for a stopped process",
+            hint="try again; if it stays locked, look for a stopped process",
         )
 
     def unlock(self) -> None:
-        """Give the lock back, and the place in the queue; idempotent."""
+        """Release the lock and leave the queue; idempotent."""
         locked = self._locked
         if locked is not None:
             self._leave_queue(locked.file)
@@ -290,14 +295,14 @@ class HeadFile:
         return made
 
     def _unshare(self, shared: OpenFile) -> None:
-        """Put a locked copy in the place of a head that has other names.
+        """Replace a head that has several hard links by a locked copy.
 
-        A copy made by hard links (``cp -al``) shares the file with the store: a slot
-        written in place would change both.  Whoever waits for the old file finds, once
-        it gets the lock, that the name is another's, and waits for the new one.
+        A copy of the store by hard links (``cp -al``) shares the file, and a slot
+        written in place would change both (docs/adr/0030).  Waiters for the old file
+        notice, once they get its lock, that it was replaced, and wait for the new one.
 
         Raises:
-            OSError: it cannot be copied; the old one is still in place.
+            OSError: it cannot be copied; the old file is still in place.
         """
         copy = JournalCopy(
             self._disk, self._path.parent / f"{self._path.name}.tmp", self._path
@@ -307,42 +312,42 @@ class HeadFile:
             placed = copy.place()
         finally:
             copy.discard()
-        # Before anything is written to it: the old one may be brought back no more.
+        # Before the first write to it, so that no crash brings the old file back.
         self._disk.sync_folder(self._path.parent)
         own = OpenFile(placed, placed.stat().inode, is_writable=True)
         self._opened = self._locked = own
         shared.file.unlock()
 
     def allocate(self) -> None:
-        """Give the file its full length; under the lock, before the journal is made.
+        """Extend the file to its full length, under the lock, before the first journal.
 
-        Its blocks exist from then on, so that moving it never meets a full disk, and a
-        head that is shorter is known for damaged.
+        Its blocks are allocated, so that a later write of a slot cannot fail on a full
+        disk, and a shorter head is recognised as damaged.
 
         Raises:
-            OSError: there is no room, or it cannot be synced.
+            OSError: the disk is full, or the sync failed.
         """
         assert self._locked is not None, "only under the lock"
         file = self._locked.file
         size = file.stat().size
         if size < head_codec.FILE_BYTES and self.is_writable:
-            # Only what is missing: a slot may be there already.
+            # Only the missing bytes: a slot may exist already.
             file.pwrite(bytes(head_codec.FILE_BYTES - size), size)
             file.sync(metadata=True)
 
     def take_over(self, raw: bytes) -> bool:
-        """Make `raw`, which `peek` returned, what is known here; False if no head."""
+        """Adopt the bytes `raw` of the file; return whether they have a valid slot."""
         self.raw = raw
         self._slots = head_codec.decode_all(raw)
         self.head = max(self._slots, default=Head())
         return bool(self._slots)
 
     def secure(self) -> None:
-        """Let the next write overwrite nothing but what another slot has, durably.
+        """Ensure that the next write overwrites a slot whose successor is durable.
 
-        Right after `take_over`: one slot may be torn, or about a journal that was
-        replaced, and the other not be synced yet, whoever wrote it being dead.  Nor may
-        both be, if they are the first two.
+        To be called right after `take_over`.  One slot may be torn, or refer to a
+        replaced journal, and the other unsynced, because its writer crashed.  The first
+        two slots may both be unsynced (docs/adr/0019).
 
         Raises:
             OSError: it cannot be synced.
@@ -357,9 +362,9 @@ class HeadFile:
                 self.sync()
 
     def clear(self) -> None:
-        """Let both slots say, durably, that nothing was acknowledged.
+        """Write both slots durably with nothing acknowledged.
 
-        A poison mark must not come back once the journal it is about begins anew.
+        Both, so that the poison mark of an earlier journal cannot come back.
 
         Raises:
             OSError: they cannot be written or synced.
@@ -369,7 +374,7 @@ class HeadFile:
             self.sync()
 
     def write(self, head: Head) -> None:
-        """Write `head` to the slot whose turn it is by its number; not synced.
+        """Write `head` to the slot given by its number, without a sync.
 
         Raises:
             OSError: it cannot be written.
@@ -377,7 +382,7 @@ class HeadFile:
         self.put(head, head_codec.encode(head))
 
     def put(self, head: Head, slot: bytes) -> None:
-        """As `write`, for a head that was encoded beforehand.
+        """As `write`, for a head that is already encoded.
 
         Raises:
             OSError: it cannot be written.
@@ -390,7 +395,7 @@ class HeadFile:
         self.raw = b"%b%b%b" % (raw[:offset], slot, raw[offset + len(slot) :])
 
     def sync(self) -> None:
-        """Return once it is on the medium.
+        """Sync the file to the medium.
 
         Raises:
             OSError: it cannot be synced.
@@ -400,17 +405,17 @@ class HeadFile:
             opened.file.sync(metadata=True)
 
     def remove(self) -> None:
-        """Take back a file that this process has just made and not written to."""
+        """Remove a file that this process has just created and not written to."""
         self._disk.unlink(self._path)
         self._opened = None
 
     def after_fork(self) -> None:
-        """Close it in a forked child, whoever still seems to use it."""
+        """Close the file in a forked child, even if a parent's thread was using it."""
         for opened in (self._opened, self._locked):
             if opened is not None:
                 opened.file.close()
         self._opened = self._locked = None
 
     def close(self) -> None:
-        """Close it, as soon as nobody reads it; a parent's lock stays held."""
+        """Close the file once no thread reads it; a lock of the parent is kept."""
         self._opened = None

@@ -1,7 +1,7 @@
-"""One job's two files: the journal, and the head that says how far it is acknowledged.
+"""Write access to one job's two files: the journal and its head.
 
-Order is the design.  Writing: lock, settle what others left, one write, one sync, move
-the head, unlock.  `milepost.journal.recovery.recovery` judges; this module carries the verdicts out.
+A write takes the lock, recovers the job, appends with one write and one sync, moves the
+head, and releases the lock.  The order is essential.
 """
 
 from __future__ import annotations
@@ -95,12 +95,12 @@ class LockedJournal:
 
 
 class _LockScope:
-    """One job, held for as long as a `with` lasts.
+    """The scope of a job's lock, as a context manager.
 
     Args:
-        file: its files.
-        take: takes hold of them.
-        what: says what fails.
+        file: the job's files.
+        take: takes the lock.
+        what: names the operation in errors.
     """
 
     __slots__ = ("_file", "_is_mine", "_take", "_what")
@@ -134,9 +134,9 @@ class _LockScope:
 
 
 class JournalFile(SettledJournal):
-    """One job's files, for its one writer and any number of readers.
+    """One job's files, for one writer and any number of readers.
 
-    Safe for threads: `_mutex` is held by the one writer.
+    Safe for threads: `_mutex` excludes the other writers of this process.
     """
 
     def __init__(self, place: Place) -> None:
@@ -145,20 +145,20 @@ class JournalFile(SettledJournal):
         self._lock_timeout_seconds = min(
             place.lock_timeout_seconds, threading.TIMEOUT_MAX
         )
-        self._is_repaired = False  # it is held as it is
-        self._owes_sync = False  # something was acknowledged before its sync
+        self._is_repaired = False  # locked for a repair, without recovery
+        self._owes_sync = False  # a write was acknowledged before its sync
 
     @property
     def path(self) -> Path:
-        """The journal's."""
+        """The path of the journal."""
         return self._path
 
     def exclusive(self, *, wait: bool) -> LockScope[LockedJournal]:
-        """Hold the job against all other writers; see `Storage.exclusive`."""
+        """Lock the job against all other writers; see `Storage.exclusive`."""
         return _LockScope(self, partial(self._settled, wait), "cannot write")
 
     def unsettled(self) -> LockScope[LockedJournal]:
-        """Hold the job as it is, for a repair; see `Storage.unsettled`."""
+        """Lock the job without recovery, for a repair; see `Storage.unsettled`."""
         return _LockScope(self, self._as_it_is, "cannot repair")
 
     def _settled(self, wait: bool) -> LockedJournal:
@@ -178,29 +178,29 @@ class JournalFile(SettledJournal):
         """Take the lock that excludes the other threads of this process.
 
         Raises:
-            Busy: one has it, and `wait` is false.
-            LockTimeout: one had it for too long.
+            Busy: a thread has it, and `wait` is false.
+            LockTimeout: a thread had it for too long.
         """
         if not self._mutex.acquire(self._lock_timeout_seconds if wait else 0):
             raise self._head.late() if wait else Busy
 
     def refuse_nested(self) -> None:
-        """Refuse to wait for this very thread.
+        """Refuse to wait for a lock that this thread has taken.
 
         Raises:
-            NestedCall: it holds the job.
+            NestedCall: this thread has the job locked.
         """
         if self._mutex.is_mine:
             raise NestedCall.inside()
 
     def release(self) -> None:
-        """Give back what this thread holds; idempotent."""
+        """Release the locks of this thread; idempotent."""
         if not self._mutex.is_mine:
             return
         try:
             if self._is_repaired:
                 self._is_repaired = False
-                if self._head.is_new:  # it would look like a creation that was cut
+                if self._head.is_new:  # it would look like an interrupted creation
                     self._head.remove()
         finally:
             self._head.unlock()
@@ -208,24 +208,24 @@ class JournalFile(SettledJournal):
 
     @contextmanager
     def evidence(self) -> Iterator[Evidence]:
-        """Look at both files; only under the lock."""
+        """Return a snapshot of both files; requires the lock."""
         salvage, name = self._salvage, self._name
         with snapshot.of_files(self._disk, salvage, name, is_held=True) as found:
-            # A head that was made to be locked says nothing yet.
+            # A head that was created for its lock counts as missing.
             yield found._replace(head=None) if self._head.is_new else found
 
     def give_up(self, data: Data, offset: int, lost_events: int) -> str:
-        """Keep what a repair takes out of the journal; see `Unsettled.keep_aside`."""
+        """Keep the bytes that a repair removes; see `Unsettled.keep_aside`."""
         return self._salvage_files.keep(data, offset, lost_events, is_damage=True)
 
     def _may_make_head(self, *, wait: bool) -> bool:
-        """Tell whether a missing head may be made: for a new job, or to adopt one.
+        """Return whether a missing head may be created, for a new or a copied job.
 
-        Decided before it is made: an empty head beside a bad tail would look like a
-        creation that was cut.
+        Decided before it is created: an empty head of a journal with a bad tail would
+        look like an interrupted creation.
 
         Raises:
-            DamagedJournal: the journal has a bad tail, and no head to judge it by.
+            DamagedJournal: the journal has a bad tail and no head.
         """
         found = self._disk.stat(self._path)
         if found is None or found.size == 0:
@@ -235,7 +235,7 @@ class JournalFile(SettledJournal):
         return True
 
     def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Make `data` durable behind event `after`; see `LockedJob.append`."""
+        """Append `data` durably after event `after`; see `LockedJob.append`."""
         shown = self._head.head.shown
         if shown.seq != after:
             raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
@@ -248,8 +248,8 @@ class JournalFile(SettledJournal):
             raise failure(exc, f"cannot write {self._path}") from exc
         extent = Extent(last.seq, last.hash, shown.size + len(data))
         is_synced = self._durability == "always" or is_first
-        self._is_settled = False  # until it is done; an exception may come in between
-        # Encoded beforehand: a thread that wakes from a sync is slow at first.
+        self._is_settled = False  # until the end, because an exception may intervene
+        # Encoded before the sync, since a thread that wakes from one is slow at first.
         head = self._next_head(extent, extent if is_synced else self._head.head.synced)
         slot = head_codec.encode(head)
         self._write(file, data, shown.size)
@@ -261,13 +261,13 @@ class JournalFile(SettledJournal):
             self._head.put(head, slot)
             if is_first:
                 self._head.write(head._replace(writing=head.writing + 1))
-                self._head.sync()  # both slots, so that none is ever the only one
+                self._head.sync()  # both slots: a torn write must leave a valid one
         except OSError as exc:
-            # The journal has the write, so the next look at it will show it.
+            # The journal has the write, so the next recovery acknowledges it.
             raise StorageFailed(
                 f"wrote to {self._path}, but cannot move its head: {exc.strerror}; "
-                "the write will be shown once the disk works again",
-                hint="look at the disk, then read the job again before you retry",
+                "the write becomes visible once the disk works again",
+                hint="check the disk, then read the job again before you retry",
             ) from exc
         self._pending.clear()
         self._may_owe_repairs = False
@@ -276,7 +276,7 @@ class JournalFile(SettledJournal):
 
     @contextmanager
     def copying(self) -> Iterator[JournalCopy]:
-        """Begin a journal that is to take this one's place; removed if it does not."""
+        """Begin a replacement of this journal; see `Storage.copying`."""
         try:
             copy = JournalCopy(self._disk, self._copy_path, self._path)
             try:
@@ -289,7 +289,7 @@ class JournalFile(SettledJournal):
             raise failure(exc, f"cannot rewrite {self._path}") from exc
 
     def sweep(self) -> None:
-        """Remove what a rewrite that died has left; see `Storage.sweep`."""
+        """Remove the file of a crashed rewrite; see `Storage.sweep`."""
         try:
             with suppress(Busy):
                 copy_file.remove_leftover(self._disk, self._copy_path)
@@ -297,12 +297,12 @@ class JournalFile(SettledJournal):
             raise failure(exc, f"cannot remove {self._copy_path}") from exc
 
     def replace(self, copy: JournalCopy, last: Extent) -> Extent:
-        """Put `copy` in the journal's place; see `LockedJob.replace`."""
+        """Replace the journal by `copy`; see `LockedJob.replace`."""
         self._is_settled = False
         if not self._head.head.shown.seq:
             self._disk.sync_folder(self._folders.heads)  # as `_create_journal` does
         placed = copy.place()
-        placed.unlock()  # or the next rewrite would find it busy
+        placed.unlock()  # otherwise the next rewrite would be refused as busy
         try:
             self._disk.sync_folder(self._folders.journals)
         except OSError as exc:
@@ -315,7 +315,7 @@ class JournalFile(SettledJournal):
         except OSError as exc:
             raise StorageFailed(
                 f"rewrote {self._path}, but cannot move its head: {exc.strerror}",
-                hint="look at the disk; nothing is lost",
+                hint="check the disk; nothing is lost",
             ) from exc
         self._owes_sync = self._is_poisoned = False
         self._head.begin()
@@ -323,25 +323,25 @@ class JournalFile(SettledJournal):
         return extent
 
     def recall(self, seen: Extent) -> None:
-        """Acknowledge an event again that was shown before; see `LockedJob.recall`."""
+        """Acknowledge an event again that was seen before; see `LockedJob.recall`."""
         self._is_settled = False
         if self._head.is_writable:
-            # About no file: so whoever comes looks for it in the one that is there.
+            # Inode 0 matches no file, so every process searches the journal for it.
             head = self._next_head(seen, seen)._replace(inode=0)
             self._head.write(head)
             self._head.sync()
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """Remove bytes that were kept aside; see `LockedJob.remove_salvage_files`."""
+        """Remove salvage files; see `LockedJob.remove_salvage_files`."""
         self._salvage_files.remove(names)
 
     def _create_journal(self) -> File:
-        # A head that lost its name would leave a journal that nobody can judge, and
-        # whoever made this one may have died before its name was durable.
+        # A journal whose head lost its name in a crash could not be diagnosed, and the
+        # creator of this head may have crashed before it synced the name.
         self._disk.sync_folder(self._folders.heads)
         self._disk.make_folder(self._folders.journals)
         found = self._disk.stat(self._path)
-        is_left_over = found is not None  # empty: R2
+        is_left_over = found is not None  # an empty file: R2
         if found is not None and found.links > 1:
             self._disk.unlink(self._path)
             is_left_over = False
@@ -356,7 +356,7 @@ class JournalFile(SettledJournal):
             self._roll_back(file, size)
             raise failure(exc, f"cannot append to {self._path}") from exc
         if taken != len(data):
-            # Writing the rest in a second call could tear the write in two.
+            # A second call for the rest could leave half of the write after a crash.
             self._roll_back(file, size)
             raise NoSpace(
                 f"{self._path} took {taken} of {len(data)} bytes; nothing was written",
@@ -375,14 +375,17 @@ class JournalFile(SettledJournal):
         try:
             file.sync(metadata=is_first)
             if is_first:
-                # A new file's name lives in its folder: without this a crash can
-                # forget the whole journal, acknowledged events included.
+                # The name of a new file is in its folder.  Without this sync a crash
+                # can lose the whole journal, acknowledged events included.
                 self._disk.sync_folder(self._folders.journals)
         except OSError as exc:
             raise self._poison(exc, "cannot sync") from exc
 
     def _poison(self, exc: OSError, what: str) -> StorageFailed:
-        """Stop all writing, in every process: what is on the disk is unknown."""
+        """Set the poison mark: no process writes while the medium's content is unknown.
+
+        A failed sync is never retried, since the kernel may have dropped the pages.
+        """
         self._is_settled, self._is_poisoned = False, True
         head = self._head.head
         head = head._replace(
@@ -395,12 +398,12 @@ class JournalFile(SettledJournal):
         return StorageFailed(
             f"{what} {self._path}: {exc.strerror}; whether the last write is on the "
             "disk is unknown",
-            hint="look at the disk; the next write first rewrites the journal from "
-            "what the disk really holds",
+            hint="check the disk; the next write first rewrites the journal from "
+            "the content of the disk",
         )
 
     def flush(self) -> None:
-        """Sync what was acknowledged here, if it is not on the disk yet."""
+        """Sync the writes that this process acknowledged before their sync."""
         if not self._owes_sync:
             return
         during(self.exclusive(wait=True), self._flush)
@@ -412,9 +415,9 @@ class JournalFile(SettledJournal):
         self._owes_sync = False
 
     def close(self) -> None:
-        """Sync the head, so that a power cut finds it fresh, and close both files.
+        """Sync the head, so that it is not stale after a power cut; close both files.
 
-        Waits for a write that is on its way.
+        Waits for a write in progress.
         """
         self._mutex.hold(self._sync_and_forget)
 
@@ -427,21 +430,21 @@ class JournalFile(SettledJournal):
         self._forget()
 
     def retire(self) -> bool:
-        """Close both files for want of room; what must be synced is synced first.
+        """Close both files to save descriptors; sync the journal first if needed.
 
-        The head need not be: a stale one is legal, and whoever goes through thousands
-        of jobs would sync twice for each.  A reader that still has this object opens
-        them again, and its end closes them.
+        The head is not synced: a stale one is legal, and a process that visits
+        thousands of jobs would sync twice for each.  A reader that still has this
+        object opens the files again.
 
         Returns:
-            Whether they are closed: not while another thread writes.
+            Whether they were closed; False while another thread writes.
         """
         if self._mutex.is_mine:
             return False
         try:
             if self._durability == "interval":
                 self.flush()
-        except MilepostError as exc:  # not the trouble of the job that needs the room
+        except MilepostError as exc:  # must not fail the job that needs a descriptor
             _log.warning("job %r: not synced: %s", self._job_id, exc)
         return self._mutex.try_hold(self._forget)
 
@@ -451,7 +454,7 @@ class JournalFile(SettledJournal):
         self._is_settled = False
 
     def after_fork(self) -> None:
-        """Close descriptors without a sync or an unlock; this is of no use any more."""
+        """Close descriptors without a sync or an unlock; the object is not reused."""
         if self._opened is not None:
             self._opened.file.close()
         self._head.after_fork()

@@ -1,4 +1,4 @@
-"""The file of a store's record of its keys; see `milepost.journal.crypto.key_record`."""
+"""The file of a store's key record (`milepost.journal.crypto.key_record`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class _Known(NamedTuple):
-    """What was read, and the file it was read from.
+    """A record, and the file that it was read from.
 
-    The file stays open: as long as it is, no other file can have its inode.
+    The file stays open, so that no other file can get its inode.
     """
 
     file: File
@@ -34,19 +34,19 @@ class RecordFile:
     Args:
         disk: the file operations.
         root: the store.
-        lock_timeout_seconds: how long to wait for another one's change.
+        lock_timeout_seconds: how long to wait for another change.
     """
 
     def __init__(self, disk: Disk, root: Path, lock_timeout_seconds: float) -> None:
         self._disk = disk
         self._path = root / "keys.json"
         self._temporary = root / "keys.json.tmp"
-        self._lock_path = root / "store.json"  # which is never replaced
+        self._lock_path = root / "store.json"  # never replaced, so it can be locked
         self._lock_timeout_seconds = lock_timeout_seconds
         self._known: _Known | None = None
 
     def read(self) -> KeyRecord | None:
-        """Return the record; None if there is none.  Cheap once it is known.
+        """Return the record; None if there is none.  Cached.
 
         Raises:
             NewerFormat, OSError: it cannot be read.
@@ -64,17 +64,17 @@ class RecordFile:
         return known.record
 
     def change(self, change: Callable[[KeyRecord | None], KeyRecord]) -> KeyRecord:
-        """Put what `change` makes of the record in its place, durably.
+        """Replace the record durably by the result of `change`.
 
         Raises:
-            LockTimeout, NoSpace, ReadOnlyStore, OSError: the record is as it was.
+            LockTimeout, NoSpace, ReadOnlyStore, OSError: the record is unchanged.
         """
         lock = self._disk.open(self._lock_path, "read")
         try:
             if not within(self._lock_timeout_seconds, lock.try_lock):
                 raise LockTimeout(
                     f"{self._lock_path} stayed locked by a change of keys",
-                    hint="try again; if it stays so, look for a stopped process",
+                    hint="try again; if it stays locked, look for a stopped process",
                 )
             before = self.read()
             after = change(before)
@@ -86,12 +86,12 @@ class RecordFile:
                     [key_record.encode(after)],
                     like=self._lock_path if before is None else self._path,
                 )
-            else:  # whoever made it may have died before its name was durable
+            else:  # its creator may have crashed before the name was durable
                 self._disk.sync_folder(self._path.parent)
         finally:
             lock.close()
         return after
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         self._known = None

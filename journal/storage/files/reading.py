@@ -1,7 +1,7 @@
-"""One job's two files as a reader finds them: the journal, and its head.
+"""Read access to one job's two files: the journal and its head.
 
-Reading takes no lock and changes nothing.  What a head acknowledges is shown, and only
-that; whatever else is there is settled first, under the lock.
+Reading takes no lock and changes nothing.  Readers show acknowledged events only; other
+events in the journal are first recovered under the lock.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ Durability = Literal["always", "interval", "never"]
 
 
 class Folders(NamedTuple):
-    """Where the files of a store live.
+    """The folders of a store.
 
     Attributes:
         journals: one journal per job.
         heads: one head per job.
-        salvage: bytes that a recovery cut, kept until the trash period ends.
+        salvage: bytes that recovery cut, kept until the trash period ends.
     """
 
     root: Path
@@ -60,12 +60,12 @@ class Folders(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where one job's files are, and how they are written.
+    """The location of one job's files, and the settings of their writer.
 
     Attributes:
-        salvage: the folder of the salvage files, which all jobs share.
-        name: what the files are called.
-        store_id: returns the store's id; None if it cannot be told.
+        salvage: the folder of the salvage files of all jobs.
+        name: of the files, without ending.
+        store_id: returns the store's id; None if it is unknown.
         lock_timeout_seconds: how long to wait for another writer.
     """
 
@@ -80,7 +80,7 @@ class Place(NamedTuple):
 
 
 def failure(exc: OSError, what: str) -> StorageFailed:
-    """Return the error that tells a caller what to do about `exc`."""
+    """Return the error class and hint for `exc`."""
     reason = exc.strerror or str(exc)
     match exc.errno:
         case errno.EROFS | errno.EACCES | errno.EPERM:
@@ -97,10 +97,10 @@ def failure(exc: OSError, what: str) -> StorageFailed:
 
 
 class ReadableJournal:
-    """The files of one job, opened when first needed.
+    """The files of one job, opened on first use.
 
-    Safe for threads: each uses the file that it has found open, and a file that another
-    one puts in its place is closed when nobody uses it any more.
+    Safe for threads: each keeps a reference to the file that it uses, and a replaced
+    file is closed when it is unreferenced.
     """
 
     def __init__(self, place: Place) -> None:
@@ -114,15 +114,15 @@ class ReadableJournal:
 
     @property
     def inode(self) -> int:
-        """Which journal is open; 0 if none is."""
+        """The inode of the open journal; 0 if none is open."""
         return 0 if self._opened is None else self._opened.inode
 
     def stamp(self) -> Stamp | None:
-        """Return what changes whenever the journal does, None if there is none."""
+        """Return the stamp of the journal, None if there is no journal."""
         try:
             found = self._disk.stat(self._path)
         except OSError as exc:
-            raise failure(exc, f"cannot look at {self._path}") from exc
+            raise failure(exc, f"cannot read {self._path}") from exc
         return None if found is None else Stamp(found.inode, found.size)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -137,10 +137,10 @@ class ReadableJournal:
             raise failure(exc, f"cannot read {self._path}") from exc
 
     def extent(self) -> Extent:
-        """Return what is acknowledged, without the lock and without any change.
+        """Return the acknowledged extent, without the lock and without any change.
 
         Raises:
-            DamagedJournal: it is not there; under the lock it shows why.
+            DamagedJournal: acknowledged events are missing.
         """
         try:
             raw = self._head.peek()
@@ -159,13 +159,15 @@ class ReadableJournal:
         if is_known and found and found.size >= head.shown.size:
             self._open_journal()
             return head.shown
-        # Rewritten, copied, or less than it was.
+        # The journal was rewritten, copied or truncated.
         facts = self._look(raw, found)
         ruling = judge(facts)
-        # A repair that gave up what the head shows is on its way, or died: not yet
-        # shown, perhaps not durable.  Nor is what a power cut took of unsynced events.
+        # Without `shown`, a repair that gives up acknowledged events is unfinished and
+        # perhaps not durable, or a power cut took unsynced events: both are refused.
         if facts.shown is None or facts.is_foreign or facts.is_altered:
-            raise self._damaged(problem_of(facts, ruling) or _misfit(facts, head.shown))
+            raise self._damaged(
+                problem_of(facts, ruling) or _mismatch(facts, head.shown)
+            )
         return facts.shown
 
     def _look(
@@ -176,7 +178,7 @@ class ReadableJournal:
         *,
         is_poisoned: bool = False,
     ) -> Facts:
-        """Find out what both files prove; see `recovery.look`."""
+        """Return the facts about both files; see `recovery.look`."""
         size, inode = (None, 0) if found is None else (found.size, found.inode)
         evidence = Evidence(self._name, raw, size, inode, self.read)
         return recovery.look(
@@ -188,17 +190,17 @@ class ReadableJournal:
         )
 
     def _refuse(self, facts: Facts, ruling: Judgement) -> None:
-        """Raise if nothing may be written, nor be settled, under this ruling.
+        """Raise if the judgement allows neither recovery nor a write.
 
         Raises:
-            DamagedJournal: a person has to decide.
-            NewerFormat: only the version that wrote there may.
+            DamagedJournal: a person must decide.
+            NewerFormat: only a newer version may write.
         """
         match ruling.verdict:
             case Condition.NEWER if not _is_kept_as_it_is(facts):
                 raise NewerFormat(
                     f"event {facts.newer_seq} of job {self._job_id!r} was written by a "
-                    "newer Milepost; only that one may settle what it left",
+                    "newer Milepost; only that version can recover this job",
                     hint="upgrade",
                 )
             case Condition.JOURNAL_MISSING | Condition.DAMAGED | Condition.FOREIGN:
@@ -207,7 +209,7 @@ class ReadableJournal:
                 raise self._damaged(problem, is_gone=facts.size == 0)
 
     def _open_journal(self) -> OpenFile:
-        """Return the open journal; opens it again if a rewrite put another in place."""
+        """Return the open journal; open it again if a rewrite has replaced it."""
         opened = self._opened
         found = self._disk.stat(self._path)
         if opened is None or found is None or found.inode != opened.inode:
@@ -231,13 +233,13 @@ class ReadableJournal:
 
 
 def _is_kept_as_it_is(facts: Facts) -> bool:
-    """Tell whether nothing has to be repaired, so that nothing has to be journaled."""
+    """Return whether recovery has nothing to do, and so nothing to journal."""
     is_poisoned = facts.head is not None and facts.head.is_poisoned
     is_whole = facts.tail is Action.NOTHING and not facts.lost_events
     return is_whole and facts.has_head and not is_poisoned
 
 
-def _misfit(facts: Facts, shown: Extent) -> CorruptLine:
+def _mismatch(facts: Facts, shown: Extent) -> CorruptLine:
     what = f"event {shown.seq} with hash {shown.hash}"
     found = f"event {facts.proven.seq} with hash {facts.proven.hash} as the last"
     return CorruptLine(facts.proven.size, what, found)

@@ -1,7 +1,7 @@
-"""Bringing a job's two files into agreement after whoever died with them.
+"""Crash recovery of a job's journal and head file, under the job's lock.
 
-`milepost.journal.recovery.recovery` finds what they prove, `milepost.journal.recovery.diagnosis` judges it; this module
-carries the ruling out, under the job's lock.
+`milepost.journal.recovery.recovery` finds the facts,
+`milepost.journal.recovery.diagnosis` decides, and this module acts.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("milepost.journal")
 
-# What follows the trusted event is kept as it is; nothing before it need be read.
+# In these rows all bytes behind the trusted event are kept, so that nothing before it
+# needs to be read.
 _AS_IT_IS = frozenset({"R10", "R11"})
 
 
 class SettledJournal(ReadableJournal):
-    """Settles what an earlier writer left behind, before another one writes."""
+    """Recovers a job from a crashed writer before the next write."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._salvage = place.salvage
         self._salvage_files = SalvageFiles(place.disk, place.salvage, place.name)
         self._durability: Durability = place.durability
-        self._is_settled = False  # first look under the lock is done
-        self._is_poisoned = False  # also when the mark in the head could not be set
+        self._is_settled = False  # recovered, and no write of ours is unfinished
+        self._is_poisoned = False  # even if the mark in the head could not be written
         self._pending: list[JobRepairedData] = []
-        self._may_owe_repairs = True  # until a look found none, or they were told
-        self._is_shared = False  # the journal has other names, perhaps a snapshot's
+        self._may_owe_repairs = True  # until none is found, or all are journaled
+        self._is_shared = False  # the journal has other hard links, as in a snapshot
 
     def _settle(self) -> Extent:
-        """Bring both files into agreement, under the lock; return the extent."""
+        """Recover both files, under the lock; return the acknowledged extent."""
         raw = self._head.read()
         found = self._disk.stat(self._path)
         head = self._head.head
@@ -63,11 +64,13 @@ class SettledJournal(ReadableJournal):
             and not self._is_poisoned
             and not head.is_poisoned
         ):
-            return head.shown  # nobody was here since
-        self._may_owe_repairs = True  # whoever was here may have died before telling
+            return head.shown  # no other process wrote since
+        # Another writer may have crashed before it journaled a repair.
+        self._may_owe_repairs = True
         has_slot = self._head.take_over(raw)
         self._head.secure()
-        # A file that was made to be locked says nothing, unless somebody was quicker.
+        # A head that this process created for its lock counts as missing, unless
+        # another process has written to it since.
         known = raw if has_slot or not self._head.is_new else None
         extent = self._settle_as(known, found)
         self._head.allocate()
@@ -76,19 +79,19 @@ class SettledJournal(ReadableJournal):
         return extent
 
     def _settle_as(self, raw: bytes | None, found: Stat | None) -> Extent:
-        """Do what the one judgement of the files asks for."""
+        """Carry out the judgement of the files."""
         head = self._head.head
         is_poisoned = head.is_poisoned or self._is_poisoned
         if is_poisoned and found is not None and found.size:
-            # The kernel may have marked pages clean that it never wrote, so a retried
-            # sync proves nothing; only the medium does.
+            # After a failed sync the kernel may mark unwritten pages as clean.  Then a
+            # second sync proves nothing, so the journal is read from the medium.
             self._open_journal()
             self._writable_journal().drop_cache()
         trusted = None if is_poisoned else self._trusted(head, found)
         facts = self._look(raw, found, trusted, is_poisoned=is_poisoned)
         ruling = judge(facts)
         if trusted is not None and ruling.row not in _AS_IT_IS:
-            # Nothing is repaired behind what is not itself intact, and ours.
+            # Before a repair, the whole journal is verified, not only its tail.
             facts = self._look(raw, found)
             ruling = judge(facts)
         self._refuse(facts, ruling)
@@ -111,28 +114,28 @@ class SettledJournal(ReadableJournal):
         return self._carry_out(facts)
 
     def _trusted(self, head: Head, found: Stat | None) -> Extent | None:
-        """Return an acknowledged event that is where the head says; None if unknown."""
-        # With other modes, what came after the last sync may be gone with a power cut;
-        # not so if this process has seen it.
+        """Return an acknowledged event at the offset in the head; None if unknown."""
+        # In other modes a power cut may have taken events after the last sync, but not
+        # events that this process has seen since it started.
         is_durable = head.durability == "always" or self._is_settled
         last = head.shown if is_durable else head.synced
         is_there = found is not None and head.inode == found.inode
         return last if is_there and found and last.size <= found.size else None
 
     def _remove_leftovers(self) -> None:
-        """Remove what a rewriter who died has left behind."""
+        """Remove temporary files of crashed processes."""
         for folder in self._folders[1:]:
             leftover = folder / f"{self._name}.tmp"
             if self._disk.stat(leftover) is not None:
                 self._disk.unlink(leftover)
-        with suppress(Busy):  # a compaction is on its way
+        with suppress(Busy):  # a compaction is in progress
             copy_file.remove_leftover(self._disk, self._copy_path)
 
     def _sync_names(self) -> None:
-        """Make the names durable that a creator or rewriter may have died with.
+        """Sync the names of files whose creator or rewriter may have crashed.
 
-        Only where the head does not speak of this very file: before it does, whoever
-        moves it has synced them.
+        Needed only if the head does not refer to this journal: a writer syncs the names
+        before it moves the head.
         """
         for folder in (
             self._folders.journals,
@@ -143,13 +146,13 @@ class SettledJournal(ReadableJournal):
             self._disk.sync_folder(folder)
 
     def _carry_out(self, facts: Facts) -> Extent:
-        """Keep what is proven and nothing else, durably, and acknowledge it."""
+        """Cut the journal to its proven part, durably, and acknowledge that."""
         keep, file = facts.proven, self._private_journal()
         if facts.tail is Action.FINISH_LINE:
             file.append(b"\n")
         if facts.tail is Action.CUT or facts.lost_events:
-            # Even nothing is kept, if it is all that is left of acknowledged events:
-            # the file's name says how many there were.
+            # Even an empty file is kept if acknowledged events are missing, because its
+            # name records their number.
             self._keep_aside(keep.size, facts)
         if facts.tail is Action.CUT:
             file.truncate(keep.size)
@@ -161,16 +164,16 @@ class SettledJournal(ReadableJournal):
                 facts.problem,
             )
         file.sync(metadata=True)
-        # Shown only if the medium has it, not just the page cache.
+        # Events are shown only if they are on the medium, not just in the page cache.
         file.drop_cache()
         if self._look(self._head.raw, file.stat(), facts.base).proven != keep:
             raise StorageFailed(f"{self._path} reads differently after a sync")
         self._move_head(keep, synced=keep)
         if facts.head is None:
-            self._move_head(keep, synced=keep)  # so that no slot is the only one
+            self._move_head(keep, synced=keep)  # a torn write must leave a valid slot
         if facts.head is None or facts.is_given_up:
-            # The slot that the next write overwrites acknowledges what was given up,
-            # and the one before it perhaps events that no repair names.
+            # Until this is durable, the next write must not overwrite the other slot: a
+            # power cut could leave one that acknowledges events that were given up.
             self._head.sync()
         return keep
 
@@ -179,19 +182,19 @@ class SettledJournal(ReadableJournal):
         self._may_owe_repairs = True
 
     def _keep_aside(self, offset: int, facts: Facts) -> None:
-        """Make the bytes that will be cut durable in a file of their own."""
+        """Write the bytes that will be cut to a salvage file, durably."""
         self._may_owe_repairs = True
         rest = partial(pieces, self.read, offset, facts.size)
         self._salvage_files.keep(rest, offset, facts.lost_events)
 
     def _heal(self, facts: Facts) -> Extent:
-        """After a failed sync: rewrite the journal from what the medium holds."""
+        """Rewrite the journal from the medium after a failed sync."""
         assert facts.head is not None
         assert facts.text is not None
         keep = facts.proven
         if facts.head.inode == self.inode:
-            # What follows was not acknowledged.  In another file it was, or may be: the
-            # mark is older than a rewrite that healed it, brought back by a power cut.
+            # Later events were not acknowledged.  With another inode they may have
+            # been: then a power cut brought back a mark older than the rewrite.
             keep = min(keep, facts.head.shown)
         if facts.size > keep.size or facts.lost_events:
             self._keep_aside(keep.size, facts)
@@ -213,12 +216,12 @@ class SettledJournal(ReadableJournal):
         return found
 
     def _writable_journal(self) -> File:
-        """Return the open journal, if this user may write to it by now.
+        """Return the open journal for writing; open it again if it was read-only.
 
         Raises:
-            ReadOnlyStore: not so.
+            ReadOnlyStore: this user may not write to it.
         """
-        opened = self._opened  # it was the one in place when the lock was taken
+        opened = self._opened  # current, since it was opened under the lock
         if opened is None or not opened.is_writable:
             self._opened = None
             opened = self._open_journal()
@@ -230,19 +233,19 @@ class SettledJournal(ReadableJournal):
         return opened.file
 
     def _private_journal(self) -> File:
-        """Return the open journal, to be written in place: no other name shows it.
+        """Return the open journal for writing in place, without other hard links.
 
-        A copy made by hard links (``cp -al``) shares the file with the store.  The
-        store takes a file of its own, so that the copy stays what it is.
+        A copy of the store by hard links (``cp -al``) shares the file.  The journal is
+        then replaced by a copy, so that the snapshot does not change.
 
         Raises:
-            ReadOnlyStore: this user may not write to it, or not make one like it.
+            ReadOnlyStore: this user may not write to it, or not create one like it.
             OSError: it cannot be copied.
         """
         file = self._writable_journal()
         if not self._is_shared:
             return file
-        self._is_settled = False  # until the head speaks of the new file
+        self._is_settled = False  # until the head refers to the new file
         whole = pieces(file.read, 0, file.stat().size)
         whole_file.replace(self._disk, self._temporary, self._path, whole)
         self._is_shared = False

@@ -1,4 +1,4 @@
-"""Journals as files in one folder: a `Storage` for one machine, many processes."""
+"""The store in a local folder, shared by the processes of one machine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _log = logging.getLogger("milepost.journal")
 Sharing = Literal["private", "group"]
 
 FORMAT = 1
-# Of the descriptors that the process may have, journals keep a quarter open, two each.
+# Journals keep at most a quarter of the process's descriptors open, two per journal.
 _DESCRIPTORS_PER_JOURNAL = 8
 _FEWEST_OPEN, _MOST_OPEN = 4, 1000
 _SMALL_BYTES = 8192  # enough for store.json, a head, and a first line
@@ -71,14 +71,15 @@ class FileStorage:
     """A `Storage` in a folder of the local disk.
 
     Args:
-        root: the folder; made by `make_root` or the first save, never by a read.
-        durability: ``always`` syncs before every answer; ``interval`` syncs in the
-            background; ``never`` leaves it to the operating system until `close`.
-        interval_seconds: how long an answer may stay unsynced under ``interval``.
+        root: the folder; created by `make_root` or the first save, never by a read.
+        durability: ``always`` syncs before each acknowledgement; ``interval`` syncs in
+            the background; ``never`` leaves it to the operating system until `close`.
+        interval_seconds: how long an acknowledged write may stay unsynced under
+            ``interval``.
         lock_timeout_seconds: how long to wait for another process's write.
-        shared: who may use a store that is made here: ``private`` its owner,
-            ``group`` the group of its folder too.  It stays as it was made.
-        disk: the file operations; a test may bring its own.
+        shared: access to a store that is created here: ``private`` for its owner,
+            ``group`` for the group of its folder too.  Existing stores are unchanged.
+        disk: the file operations; tests replace it.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class FileStorage:
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
         self._nameless: dict[str, str] = {}
         self._guard = Mutex()
-        self._durable_id: str | None = None  # of the store whose names are synced
+        self._durable_id: str | None = None  # of the store whose folders are synced
         self._flusher: threading.Thread | None = None
         self._stop_flusher = threading.Event()
         forks.watch(self)
@@ -113,7 +114,7 @@ class FileStorage:
     @property
     def store_id(self) -> str | None:
         """See `Storage.store_id`."""
-        # Read each time: a folder may be removed and another store made in its place.
+        # Not cached: the folder may be removed and another store created in its place.
         path = self.root / "store.json"
         try:
             raw = self._read_small(path)
@@ -124,7 +125,7 @@ class FileStorage:
         return _store_id_in(raw, path)
 
     def make_root(self) -> None:
-        """Make the folder and sync its name; if that fails, `create` says why."""
+        """Create the folder and sync its name; if that fails, `create` raises later."""
         with suppress(OSError):
             self._make_root()
 
@@ -138,7 +139,7 @@ class FileStorage:
         try:
             return self.store_id
         except MilepostError:
-            return None  # whoever looks at the store says so; the chain needs none
+            return None  # reported by other calls; the hash chain does not need it
 
     def create(self) -> str:
         """See `Storage.create`."""
@@ -149,8 +150,8 @@ class FileStorage:
             found = self._create() if known is None else known
             self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
             make_folder_like(self._disk, self._folders.heads, self._folders.journals)
-            # Whoever made them may have died before it synced their names, and a power
-            # cut may have taken them; from here on, no journal outlives `heads`.
+            # Their creator may have crashed before it synced their names.  Once they
+            # are durable, a power cut cannot take `heads` and leave a journal.
             for folder in (self.root, self.root.parent):
                 self._disk.sync_folder(folder)
         except OSError as exc:
@@ -165,14 +166,14 @@ class FileStorage:
         self._disk.check_supported(self.root)
         path = self.root / "store.json"
         if self._disk.names(self._folders.journals):
-            if self.store_id is not None:  # another process has just made it
+            if self.store_id is not None:  # another process has just created it
                 return self.store_id
             raise StorageFailed(
-                f"{path} is missing, but there are journals beside it",
-                hint="put it back from a backup; the first line of every journal "
-                'says what stands in it: {"format":1,"store":"…"}',
+                f"{path} is missing, but the store has journals",
+                hint="restore it from a backup; the first line of every journal has "
+                'the store id for it: {"format":1,"store":"…"}',
             )
-        # Made first: what else the store gets is as open to others as this folder is.
+        # Created first, because all other files take their permissions from it.
         self._disk.make_folder(self._folders.journals, mode=self._folder_mode)
         temporary = self.root / f"store.{ids.new_nonce()}.tmp"
         file = self._disk.open(
@@ -185,7 +186,7 @@ class FileStorage:
             try:
                 self._disk.link(temporary, path)
             except FileExistsError:
-                _log.debug("another process made %s first", path)
+                _log.debug("another process created %s first", path)
             self._disk.sync_folder(self.root)
         finally:
             file.close()
@@ -228,7 +229,7 @@ class FileStorage:
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""
         try:
-            # Heads, not jobs: the first write to a job may be under way.
+            # All heads, not all jobs: the first write to a job may be in progress.
             for name in self._disk.names(self._folders.heads):
                 self._wait_for_writer(self._folders.heads / name)
         except OSError as exc:
@@ -259,14 +260,14 @@ class FileStorage:
             heads = self._disk.names(self._folders.heads)
         except OSError as exc:
             raise failure(exc, f"cannot list {self.root}") from exc
-        heads = [name for name in heads if "." not in name]  # one in the making
+        heads = [name for name in heads if "." not in name]  # no temporary files
         names = {name[: -len(_SUFFIX)] for name in journals if name.endswith(_SUFFIX)}
         missing = {name for name in heads if name not in names and self._is_owed(name)}
         found = (self._job_id_of(name) for name in names | missing)
         return sorted(job_id for job_id in found if job_id is not None)
 
     def _is_owed(self, name: str) -> bool:
-        """Tell whether a head without a journal says that there was one."""
+        """Return whether a head without a journal acknowledges events."""
         try:
             head = head_codec.decode(self._read_small(self._folders.heads / name))
         except NewerFormat:
@@ -282,8 +283,8 @@ class FileStorage:
         job_id = self._first_line_says(self._folders.journals / (name + _SUFFIX))
         if job_id is not None and ids.file_name(job_id) == name:
             return job_id
-        # Its id cannot be read, but the job must not vanish from the lists: it goes by
-        # its file's name until it is repaired.
+        # Its id cannot be read, but the job must not vanish from the lists.  It is
+        # listed by its file's name until it is repaired.
         self._nameless[name] = name
         return name
 
@@ -302,12 +303,12 @@ class FileStorage:
     # -- one job -----------------------------------------------------------------
 
     def file(self, job_id: str) -> JournalFile:
-        """Return the files of one job; only so many jobs keep theirs open."""
+        """Return the files of one job; the number of open ones is bounded."""
         found = self._files.get(job_id)
         if found is not None:
-            try:  # noqa: SIM105 - each save comes by, and `suppress` is three calls
+            try:  # noqa: SIM105 - on the path of each save; `suppress` is three calls
                 self._files.move_to_end(job_id)
-            except KeyError:  # it is just being taken out: still good
+            except KeyError:  # another thread is evicting it: still usable
                 pass
             return found
         place = Place(
@@ -325,11 +326,11 @@ class FileStorage:
         return found
 
     def _make_room(self) -> None:
-        """Close the journals that were not used for longest, beyond the bound."""
+        """Close the least recently used journals beyond the bound."""
         surplus = len(self._files) - _most_open()
         for job_id in list(self._files)[: max(surplus, 0)]:
             file = self._files.get(job_id)
-            # It may sync, and wait for another process's write.
+            # `retire` may sync, and wait for another process's write.
             if file is not None and file.retire():
                 self._files.pop(job_id, None)
 
@@ -405,7 +406,7 @@ class FileStorage:
         for file in list(self._files.values()):
             try:
                 file.flush()
-            except MilepostError as exc:  # one job's trouble is not the others'
+            except MilepostError as exc:  # one job's failure must not stop the others
                 failed = failed or exc
         if failed is not None:
             raise failed
@@ -423,17 +424,17 @@ class FileStorage:
         except MilepostError:
             if self._durability != "never":
                 raise
-            _log.warning("%s: cannot sync at the end", self.root, exc_info=True)
+            _log.warning("%s: cannot sync on close", self.root, exc_info=True)
         finally:
             for job_id, file in list(self._files.items()):
-                file.close()  # waits for a write on its way
+                file.close()  # waits for a write in progress
                 self._files.pop(job_id, None)
 
     def after_fork(self) -> None:
-        """Let go, in a forked child, of what belongs to the parent.
+        """Release, in a forked child, the files of the parent.
 
-        The child shares the parent's locks: closing a descriptor keeps them, an unlock
-        would free them, so nothing is unlocked here.
+        The child shares the parent's locks.  Closing a descriptor keeps them; an unlock
+        would release them, so nothing is unlocked here.
         """
         files = list(self._files.values())
         self._guard = Mutex()
@@ -445,7 +446,7 @@ class FileStorage:
 
 
 def _most_open() -> int:
-    """Return how many journals may stay open, by what the process may have open."""
+    """Return how many journals may stay open, given the process's descriptor limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _MOST_OPEN
@@ -458,12 +459,12 @@ def _store_id_in(raw: bytes, path: Path) -> str:
         format_, store_id = values["format"], values["store"]
     except (ValueError, KeyError, TypeError) as exc:
         raise StorageFailed(
-            f"{path} is not what a store has there",
-            hint="put it back from a backup; the first line of every journal says "
-            'what stands in it: {"format":1,"store":"…"}',
+            f"{path} is not a valid store file",
+            hint="restore it from a backup; the first line of every journal has the "
+            'store id for it: {"format":1,"store":"…"}',
         ) from exc
     if format_ != FORMAT:
-        raise NewerFormat(f"{path} says format {format_}, this version knows {FORMAT}")
+        raise NewerFormat(f"{path} has format {format_}, this version knows {FORMAT}")
     return str(store_id)
 
 
@@ -477,6 +478,6 @@ def _flush_regularly(
         try:
             alive.flush()
         except MilepostError:
-            # The head carries the poison mark by now, so the next save says it too.
+            # The head has the poison mark now, so the next save reports it too.
             _log.exception("a background sync failed")
         del alive
