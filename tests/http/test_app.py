@@ -146,7 +146,10 @@ def test_two_servers_on_one_folder_see_each_other_and_lose_nothing(
 
 
 def test_importing_the_package_loads_no_server() -> None:
-    code = "import sys, api; print('fastapi' in sys.modules, api.create_app.__name__)"
+    code = (
+        "import sys; from milepost import api;"
+        "print('fastapi' in sys.modules, api.create_app.__name__)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

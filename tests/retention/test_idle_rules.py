@@ -134,9 +134,7 @@ def test_a_scheduled_run_names_it_in_its_log(
     rule = Rule.model_validate({"keep_last": 1, "keep_best": best})
     retention = RetentionSettings(min_keep=1, min_age="0s", default=rule)
     with caplog.at_level(logging.WARNING, "milepost.worker"):
-        Worker(manager, Settings(retention=retention), clock=clock).run_task(
-            "retention"
-        )
+        Worker(manager, Settings(retention=retention), clock=clock).run_task("cleanup")
     assert "loss is text in 3 of 3 checkpoints" in caplog.text
 
 

@@ -705,7 +705,7 @@ def test_multiprocessing_with_fork_can_save_through_an_inherited_manager(
 
 # -- Ctrl-C ----------------------------------------------------------------------------
 
-PACKAGE = str(Path(journal.__file__).parent)
+PACKAGE = Path(journal.__file__).parent
 
 
 class Interrupt:
@@ -718,7 +718,7 @@ class Interrupt:
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
         name = Path(frame.f_code.co_filename)
-        is_ours = str(name.parent) == PACKAGE or name.name == "contextlib.py"
+        is_ours = name.is_relative_to(PACKAGE) or name.name == "contextlib.py"
         if not is_ours or self._only not in name.name:
             return
         if event not in {"call", "c_return"} or frame.f_code.co_name == "__del__":
@@ -831,7 +831,7 @@ def test_ctrl_c_in_a_shared_write_leaves_the_other_saver_neither_stuck_nor_lost(
         if not leads:
             other.start()
             assert met.wait(30)
-        place, wrong = interrupted(manager, Interrupt(nth, "write_queue"))
+        place, wrong = interrupted(manager, Interrupt(nth, "group_commit"))
         other.join(15)
         found = steps(manager)
         is_lost = told == [None] and "beside" not in found
