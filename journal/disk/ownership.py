@@ -114,7 +114,7 @@ def belong_to(fd: int, folder: Path) -> None:
 
 
 def names_others(fd: int) -> bool:
-    """Return whether an ACL gives access to users or groups that the mode does not cover.
+    """Return whether an ACL gives access to users or groups beyond the mode.
 
     Raises:
         OSError: the ACL cannot be read.

@@ -255,7 +255,7 @@ def _damage(facts: Facts) -> Judgement | None:
 
 
 def _has_acknowledgement(facts: Facts) -> bool:
-    """Return whether an unacknowledged tail is distinguishable from acknowledged events.
+    """Return whether a tail is known to be behind all acknowledged events.
 
     A head has its full length before its journal is created, and both slots are synced
     before the first write is acknowledged.  So a head without a valid slot belongs to
