@@ -1,4 +1,4 @@
-"""The HTTP API and the command line: thin shells around `journal` and `worker`."""
+"""The HTTP API and the command line: thin layers over `journal` and `worker`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["create_app"]
 
 
 def __getattr__(name: str) -> Any:  # whatever the module holds
-    # The command line lives below this package and must start fast, so FastAPI is
-    # imported only by those who ask for the application.
+    # The command line is in this package and must start fast, so FastAPI is imported
+    # only when the application is used.
     if name == "create_app":
         from milepost.api.http.app import create_app
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
-    """Return a checkpoint as `ListedCheckpoint` has it, with its `state` if given.
+    """Return the fields of `ListedCheckpoint`, with the `state` if given.
 
     The fields of the original endpoints come first.
     """
@@ -36,7 +36,7 @@ def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
 
 
 def protection_fields(info: CheckpointInfo) -> dict[str, Any]:
-    """Return what protects a checkpoint, as `MarkAnswer` describes it."""
+    """Return the protection of a checkpoint, as in `MarkAnswer`."""
     held = info.held
     return {
         "pinned": info.pinned,
@@ -45,7 +45,7 @@ def protection_fields(info: CheckpointInfo) -> dict[str, Any]:
 
 
 def job_fields(info: JobInfo) -> dict[str, Any]:
-    """Return a job as `Job` describes it."""
+    """Return the fields of `Job`."""
     return {
         "job_id": info.job_id,
         "seq": info.seq,
@@ -68,16 +68,16 @@ def job_fields(info: JobInfo) -> dict[str, Any]:
 def problem_fields(
     error: ErrorInfo | MilepostError, *, hint: bool = False
 ) -> dict[str, Any]:
-    """Return why something is not shown: `detail` for people, `code` for programs.
+    """Return an error: `detail` is for people, `code` for programs.
 
     Args:
-        error: what was reported.
-        hint: give its hint too, which is for users of the library and the command line.
+        error: the error to describe.
+        hint: include its hint, which addresses users of the library and the CLI.
     """
     found = {"code": error.code, "detail": str(error)}
     return {**found, "hint": error.hint} if hint else found
 
 
 def compaction_fields(done: Compaction) -> dict[str, Any]:
-    """Return what a compaction or an erasure did to a job."""
+    """Return the result of a compaction or an erasure."""
     return {**done._asdict(), "bytes_freed": done.bytes_freed}

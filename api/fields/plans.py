@@ -1,4 +1,4 @@
-"""Plans and policies as answers show them, the same over HTTP and with ``--json``."""
+"""The JSON form of plans and policies, for HTTP and for ``--json``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from milepost.journal.retention.policy import Policy
     from milepost.worker.config.settings import Settings
 
-# In force though nobody set them.
+# Set by default, not by config.toml.
 _ALWAYS_TOLD = ("min_keep", "min_age", "max_remove_fraction", "timezone")
 
 
 class InForce(NamedTuple):
-    """A policy, for whom, and where everything in it came from.
+    """A policy, the jobs that it applies to, and the origin of each value.
 
     Attributes:
         match: the glob of its jobs; ``*`` for the default.
-        is_completed: it holds once a job is complete.
-        is_dry: scheduled runs only tell what they would remove.
-        origins: by the policy's field.
+        is_completed: it applies to completed jobs.
+        is_dry: scheduled runs only report what they would remove.
+        origins: by field of the policy.
     """
 
     match: str
@@ -46,10 +46,10 @@ def plan_fields(
     """Return a plan with its counts.
 
     Args:
-        plan: to show.
-        jobs: list at most so many; the counts tell of all.
-        verdicts: list at most so many that stay, and so many that go, of all jobs
-            together.
+        plan: the plan to show.
+        jobs: list at most this many; the counts cover all.
+        verdicts: list at most this many kept and this many removed checkpoints,
+            over all jobs.
     """
     keep, remove = islice(plan.keep, verdicts), islice(plan.remove, verdicts)
     listed = [
@@ -81,7 +81,7 @@ def plan_fields(
 
 
 def verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    """Return one checkpoint of a plan."""
+    """Return the decision on one checkpoint of a plan."""
     return {
         "checkpoint_id": verdict.checkpoint_id,
         "seq": verdict.seq,
@@ -92,7 +92,7 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 
 
 def policy_fields(policy: Policy) -> dict[str, Any]:
-    """Return a policy as events hold it: its name, its hash, and what is set."""
+    """Return a policy as in events: its name, its hash and the values that are set."""
     return {**describe(policy), "hash": policy_hash(policy)}
 
 
@@ -119,9 +119,9 @@ def in_force_fields(found: InForce) -> dict[str, Any]:
 
 
 def policies_in_force(policies: Policies, settings: Settings) -> list[InForce]:
-    """Return every policy, in the order in which a job's is looked for.
+    """Return every policy, in the order of precedence.
 
-    Of policies that `settings` did not make, nobody knows where the values came from.
+    Policies that were not made from `settings` have no known origins.
     """
     if policies == settings.retention.policies:
         return list(_configured(settings))
@@ -136,7 +136,7 @@ def policies_in_force(policies: Policies, settings: Settings) -> list[InForce]:
 def policy_in_force(
     found: Sequence[InForce], job_id: str, *, is_completed: bool
 ) -> InForce:
-    """Return which of all policies is that of a job."""
+    """Return the policy of a job."""
     *matches, default = _by_match(found)
     mine = next((m for m in matches if fnmatchcase(job_id, m[0].match)), default)
     return mine[-1] if is_completed else mine[0]

@@ -1,4 +1,4 @@
-"""Background work as the command line and the HTTP API both show it."""
+"""The JSON form of background work, for HTTP and for ``--json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def worker_fields(status: WorkerStatus) -> dict[str, Any]:
-    """Return what a worker of this process says about itself and the store's tasks."""
+    """Return the status of a worker of this process, and of the store's tasks."""
     return {
         "leader": status.leader,
         "leader_pid": status.leader_pid,
@@ -29,7 +29,7 @@ def worker_fields(status: WorkerStatus) -> dict[str, Any]:
 
 
 def stored_fields(status: StoredStatus) -> dict[str, Any]:
-    """Return the same as the store's files tell it; nothing of any one process."""
+    """Return the status that the store's files record, without any process's own."""
     return {
         "leader": False,
         "leader_pid": status.leader_pid,
@@ -44,7 +44,7 @@ def stored_fields(status: StoredStatus) -> dict[str, Any]:
 
 
 def report_fields(report: RunReport) -> dict[str, Any]:
-    """Return one run that is over."""
+    """Return one finished run."""
     return {
         **report._asdict(),
         "outcome": report.outcome,

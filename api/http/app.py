@@ -1,4 +1,4 @@
-"""Putting the application together."""
+"""Assembly of the HTTP application."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from milepost.worker.executors import Executor
     from milepost.worker.service import Worker
 
-# A state sits one level below the body; the rest is for what stands beside it.  The
-# upper bound is what Python's own JSON parser, which recurses, takes without harm.
+# A state is one level below the body; the rest is a margin for its sibling fields.  The
+# upper bound is safe for Python's own JSON parser, which recurses.
 _DEPTH_AROUND_STATE = 8
 _DEPTH_MAX = 400
 
@@ -55,16 +55,16 @@ def create_app(
     """Return the HTTP application.  Nothing is opened or started before it serves.
 
     Args:
-        manager: the store; without one, `settings` say where it is, and without those
-            it is ``./checkpoints``.  One that is passed in stays the caller's to close.
-        executor: anything with ``resume_job(job_id)``; without one, `settings` may name
-            a command or an object.  Jobs are stopped with the server only if the
-            executor was made here.
+        manager: the store; if None, the one that `settings` name, by default
+            ``./checkpoints``.  The caller closes a manager that it passes in.
+        executor: anything with ``resume_job(job_id)``; if None, `settings` may name a
+            command or an object.  The server stops jobs at its end only if it made the
+            executor itself.
         settings: hosts, tokens, limits; the defaults unless given.
-        worker: only reported on by ``/readyz``; whoever made it starts and stops it.
+        worker: for ``/readyz``; the caller starts and stops it.
         clock: the time in answers.
-        body_timeout_seconds: how long a request body may take to arrive, if not what
-            `settings` say.
+        body_timeout_seconds: how long a request body may take to arrive; overrides
+            `settings`.
 
     Raises:
         ExecutorUnusable: the executor that `settings` name cannot be used.
@@ -81,7 +81,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        # Not with the threads of requests, which may all hang.
+        # In its own thread: those of requests may all hang.
         await anyio.to_thread.run_sync(
             services.close, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
         )
@@ -90,11 +90,11 @@ def create_app(
         title="Milepost",
         summary="Checkpoints of long-running jobs.",
         version=_version(),
-        # Their pages load scripts from a CDN; `/` explains the endpoints without.
+        # FastAPI's pages load scripts from a CDN; `/` lists the endpoints without one.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # The gate has judged it: where there is none, no browser sent the body.
+        # The gate checked Content-Type: a body without one is not from a browser.
         strict_content_type=False,
         lifespan=lifespan,
     )

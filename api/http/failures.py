@@ -1,4 +1,4 @@
-"""From exceptions to HTTP: one table, and no answer that is not JSON."""
+"""The mapping from exceptions to HTTP answers: one table, JSON only."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("milepost.api")
 
-_OPERATOR = "whoever runs the server"
-# By the `code` of an error.  What is missing here is our fault: 500.
+_OPERATOR = "the operator of the server"
+# By the `code` of an error.  A code that is not listed is a bug of the server: 500.
 STATUS_OF = {
     "invalid_argument": 422,
     "invalid_state": 422,
@@ -63,44 +63,44 @@ STATUS_OF = {
     "unsupported_folder": 503,
 }
 _RETRY_AFTER_SECONDS = {"locked": "1", "busy": "1", "storage_failed": "30"}
-# They pass, and a traceback would say no more than the line.
+# Transient errors, for which a traceback adds nothing.
 _PASSING = frozenset({"locked", "busy"})
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed"}
 _SHOWN = 80
 
 
-# What a client of this API can do about it.  The hint of an error is for the program
-# that calls the library; where it names a call or a command, the words here replace it.
+# Hints for clients of this API.  An error's own hint addresses users of the library;
+# where it names a call or a command, the text here replaces it.
 ADVICE = {
     "protected": "POST to its /unpin first, or DELETE it with ?force=true",
-    "held": "nothing removes it until a POST to its /release",
-    "invalid_state": "send plain JSON: null or text for what JSON has no number for",
-    "state_too_large": "send less, or keep large data elsewhere; store.max_state and "
-    "store.max_depth of the server say how much",
+    "held": "POST to its /release first",
+    "invalid_state": "send plain JSON; replace NaN and infinities by null or text",
+    "state_too_large": "send a smaller state, or store large data elsewhere; limits: "
+    "store.max_state and store.max_depth of the server",
     "stale_plan": "preview again",
-    "clock_jump": f"{_OPERATOR} has to confirm that the clock is right",
+    "clock_jump": f"{_OPERATOR} must confirm the system time",
     "confirmation_required": "preview it, then apply with confirm = true (scope admin)",
-    "damaged": f"other jobs go on; {_OPERATOR} can say what is safe and repair it",
-    "unreadable": "no older checkpoint is given instead; choose one yourself",
-    "missing_key": f"{_OPERATOR} has to add the key",
-    "key_needed": f"{_OPERATOR} has to set store.key_file",
-    "dropped_key": f"{_OPERATOR} has to restart the server with the current keys",
-    "state_over_bound": f"{_OPERATOR} has to raise max_state",
-    "plaintext_refused": f"{_OPERATOR} has to allow it: store.allow_plaintext",
-    "unusable_keys": f"{_OPERATOR} has to correct the key file",
-    "cannot_repair": f"{_OPERATOR} has to look at it",
-    "loss_not_accepted": f"{_OPERATOR} has to decide",
+    "damaged": f"other jobs are not affected; {_OPERATOR} must repair this one",
+    "unreadable": "choose another checkpoint; none is substituted",
+    "missing_key": f"{_OPERATOR} must add the key",
+    "key_needed": f"{_OPERATOR} must set store.key_file",
+    "dropped_key": f"{_OPERATOR} must restart it with the current keys",
+    "state_over_bound": f"{_OPERATOR} must raise max_state",
+    "plaintext_refused": f"{_OPERATOR} can set store.allow_plaintext",
+    "unusable_keys": f"{_OPERATOR} must correct the key file",
+    "cannot_repair": f"{_OPERATOR} must repair it by hand",
+    "loss_not_accepted": f"{_OPERATOR} must accept the loss",
 }
 
 
 class PreconditionFailed(Conflict):
-    """The job is not where ``If-Match`` says; nothing was done."""
+    """The job's seq differs from ``If-Match``; nothing was done."""
 
 
 class Unsearchable(MilepostError):
-    """A checkpoint may be in a job that cannot be read, so it cannot be called unknown.
+    """A checkpoint is in no readable job, but may be in an unreadable one.
 
-    A client that is told "not found" may start its job from the beginning.
+    "Not found" would be wrong: a client may then restart its job from the beginning.
     """
 
     def __init__(self, checkpoint_id: str, damage: ErrorInfo) -> None:
@@ -108,12 +108,12 @@ class Unsearchable(MilepostError):
             f"checkpoint {checkpoint_id!r} is in no job that can be read: {damage}",
             hint=damage.hint,
         )
-        # On purpose the code of the cause: clients decide by it.
+        # The code of the cause: clients decide by it.
         self.code = damage.code  # type: ignore[misc]
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every expected exception in our shape."""
+    """Register handlers: every expected exception becomes the error shape."""
     app.add_exception_handler(MilepostError, _of_milepost)
     app.add_exception_handler(RequestValidationError, _of_validation)
     app.add_exception_handler(HTTPException, _of_http)
@@ -146,7 +146,7 @@ async def _of_http(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     headers = exc.headers
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        # Starlette tells the methods of the first route; several share a path.
+        # Starlette lists the methods of the first route only; several share a path.
         headers = {"Allow": ", ".join(_methods_of(request))}
         if request.method == "OPTIONS":
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
@@ -156,7 +156,7 @@ async def _of_http(request: Request, exc: Exception) -> Response:
 
 
 def _methods_of(request: Request) -> list[str]:
-    """Return the methods of all that is at the path of a request."""
+    """Return the methods of all routes at the path of a request."""
     scopes = {
         name: {**request.scope, "method": "GET" if name == "HEAD" else name}
         for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -170,7 +170,7 @@ def _methods_of(request: Request) -> list[str]:
 
 
 def _plain(error: dict[str, Any]) -> dict[str, Any]:
-    """Return one error of pydantic's without what was sent, which may be anything."""
+    """Return an error of pydantic without the input, which may be of any size."""
     where = [writable(p) if isinstance(p, str) else p for p in error["loc"]]
     return {"loc": where, "msg": writable(error["msg"]), "type": error["type"]}
 

@@ -1,8 +1,8 @@
-"""First answers, kept for those who ask again with the same key.
+"""Cache of first answers for repeated requests, by `Idempotency-Key`.
 
-A client that lost an answer repeats its request.  With an `Idempotency-Key` the repeat
-gets the first answer and nothing happens twice.  (Saves need no memory of ours: their
-keys are journaled, and so outlive the server.)
+A client that lost an answer repeats its request.  The repeat gets the first answer and
+has no second effect.  Saves do not use this cache: their keys are journaled and survive
+a restart of the server.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MAX_KEY_CHARACTERS = 255
 
 
 class Answer(NamedTuple):
-    """An answer as it went out."""
+    """An answer as it was sent."""
 
     body: bytes
     headers: Mapping[str, str]
 
 
 class _Slot:
-    """One key: what was asked with it, and the answer once there is one."""
+    """One key: the digest of its request, and the answer once it is known."""
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
@@ -38,8 +38,8 @@ class _Slot:
 class AnswerCache:
     """Runs a request once per key.  Thread-safe; bounded in answers and in bytes.
 
-    The oldest answers go first, the newest always stays.  Only successes are kept: what
-    failed changed nothing, so the next try may find the world in better order.
+    The oldest answers are evicted first; the newest always stays.  Only successes are
+    kept: a failed request changed nothing, so a retry may succeed.
     """
 
     def __init__(
@@ -61,12 +61,11 @@ class AnswerCache:
     ) -> Answer:
         """Return the first answer to `key`; only the first caller runs `compute`.
 
-        Callers that come while the first is at work wait for it; if it fails, one of
-        them is first.
+        Concurrent callers wait for the first; if it fails, one of them takes its place.
 
         Raises:
-            Conflict: the key was used for something else, that is, another `digest`.
-            LockTimeout: the first is still at work after the wait's limit.
+            Conflict: the key was used with another `digest`.
+            LockTimeout: the first caller did not finish within the wait limit.
         """
         slot = self._take(key, digest)
         if slot.answer is not None:
@@ -78,7 +77,7 @@ class AnswerCache:
                 del self._slots[key]
             slot.is_settled.set()
             raise
-        # A copy: orjson's result holds on to a buffer about ten times as large.
+        # A copy: orjson's result keeps a buffer about ten times as large alive.
         answer = answer._replace(body=bytes(memoryview(answer.body)))
         with self._lock:
             slot.answer = answer
@@ -89,7 +88,7 @@ class AnswerCache:
         return answer
 
     def _take(self, key: tuple[str, ...], digest: bytes) -> _Slot:
-        """Return a slot with the answer, or a new one whose answer we owe."""
+        """Return a slot with its answer, or a new one that the caller must fill."""
         while True:
             with self._lock:
                 slot = self._slots.get(key)
@@ -103,7 +102,7 @@ class AnswerCache:
             if not slot.is_settled.wait(self._wait_seconds):
                 raise LockTimeout(
                     f"the first request with Idempotency-Key {key[-1]!r} is still "
-                    "at work"
+                    "in progress"
                 )
             if slot.answer is not None:
                 return slot

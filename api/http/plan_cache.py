@@ -1,4 +1,4 @@
-"""Plans that were shown, kept until somebody wants one carried out."""
+"""Cache of previewed plans, so that they can be applied exactly as shown."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class UnknownPlan(MilepostError):
-    """This process has shown no such plan, or so many since that it is gone."""
+    """This process has not shown the plan, or has evicted it since."""
 
     code = "not_found"
 
 
 class PlanShelf:
-    """The plans that were shown last.  Thread-safe; bounded in plans and in verdicts.
+    """The last shown plans.  Thread-safe; bounded in plans and in verdicts.
 
-    The oldest go first, the newest always stays.  They are in the memory of one
-    process: after a restart a plan has to be made anew, which takes a moment and has
-    the same id if nothing has changed.
+    The oldest are evicted first; the newest always stays.  Plans are in the memory of
+    one process: after a restart a client previews again and gets the same plan id if
+    nothing has changed.
     """
 
     def __init__(self, *, plans_max: int = 64, verdicts_max: int = 1_000_000) -> None:
@@ -41,10 +41,10 @@ class PlanShelf:
                 self._plans.popitem(last=False)
 
     def take(self, plan_id: str) -> Plan:
-        """Return the plan of that id; it stays on the shelf.
+        """Return the plan with that id; it stays in the cache.
 
         Raises:
-            UnknownPlan: it is not there.
+            UnknownPlan: it is not in the cache.
         """
         with self._lock:
             plan = self._plans.get(plan_id)

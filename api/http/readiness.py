@@ -1,8 +1,8 @@
-"""Whether answers can be relied on, found out beside the requests.
+"""The readiness check of a server, run in a thread of its own.
 
-Looking at all journals may take long, or hang with the disk.  So one thread looks at a
-time, whoever asks meanwhile shares its result, and nobody waits for it for long: until
-it is there the last one stands, unless the look has hung for a while.
+Reading all journals may take long, or hang with the disk.  So one check runs at a time,
+concurrent callers share its result, and a caller waits only briefly: then it gets the
+last result, unless the check has hung for too long.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from milepost.worker.service import Worker
     from milepost.worker.status import WorkerStatus
 
-# A probe gives up after a second where nobody says otherwise.
+# A probe's default timeout is one second.
 PATIENCE_SECONDS = 0.7
 HANGS_SECONDS = 30.0
 
 
 class Look(NamedTuple):
-    """What one look found.
+    """The result of one check.
 
     Attributes:
-        reasons: why the server is not ready; none if it is.
-        jobs: how many there are, None if the journals cannot be read.
+        reasons: why the server is not ready; empty if it is.
+        jobs: their number, None if the journals cannot be read.
         damaged_jobs: how many of them are damaged.
-        worker: how the attached worker is, None if there is none.
+        worker: the health of the attached worker, None if there is none.
     """
 
     reasons: tuple[str, ...] = ()
@@ -44,12 +44,12 @@ class Look(NamedTuple):
 
 
 class Readiness:
-    """The newest look at a store and its worker.  Thread-safe.
+    """Checks a store and its worker, and keeps the last result.  Thread-safe.
 
     Args:
-        manager: called in the thread that looks, for it may open the store.
-        worker: the attached one.
-        steady: counts seconds.
+        manager: called in the checking thread, since it may open the store.
+        worker: the attached worker.
+        steady: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Readiness:
         self._last: Look | None = None
 
     async def look(self) -> Look:
-        """Return what a look from now on finds, or the last one if it takes long."""
+        """Return the result of a new check, or the last result if that takes long."""
         running = self._begin()
         await asyncio.wait({asyncio.wrap_future(running)}, timeout=PATIENCE_SECONDS)
         if running.done():
@@ -82,7 +82,7 @@ class Readiness:
         return self._last
 
     def _begin(self) -> Future[Look]:
-        """Return the look that is under way, or a new one."""
+        """Return the running check, or start one."""
         with self._guard:
             if self._running is None:
                 self._running = Future()
@@ -113,7 +113,7 @@ def _look(manager: Callable[[], CheckpointManager], worker: Worker | None) -> Lo
     reasons: list[str] = []
     jobs = damaged = None
     try:
-        # Asking about a job catches up with its journal.
+        # Reading a job refreshes its index from the journal.
         infos = manager().jobs()
     except (MilepostError, OSError) as exc:
         code = getattr(exc, "code", "storage_failed")

@@ -1,8 +1,9 @@
-"""A route of this API: what holds for every endpoint stands here once.
+"""The route class of this API: rules that every endpoint shares.
 
-- A query parameter that the endpoint does not know, or that is given twice, is refused:
-  a filter that is ignored would show, or delete, more than was asked for.
-- A handler that is a plain function runs in a thread when its turn has come.
+- An unknown or repeated query parameter is refused: an ignored filter would show, or
+  delete, more than the client asked for.
+- A handler that is a plain function runs in a thread, as `milepost.api.http.turns`
+  allows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Resource(APIRoute):
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request whose query it has checked."""
+        """Return a handler that checks the query before it runs the endpoint."""
         answer = super().get_route_handler()
         known = _query_of(self.dependant)
 
@@ -51,7 +52,7 @@ class Resource(APIRoute):
 
 
 def _query_of(dependant: Dependant) -> dict[str, bool]:
-    """Return the query parameters of an endpoint; whether each may be repeated."""
+    """Return the query parameters of an endpoint, and whether each may repeat."""
     found = {
         field.alias: get_origin(field.field_info.annotation) is list
         or "list[" in str(field.field_info.annotation)
@@ -103,7 +104,7 @@ def _in_turn(handler: Callable[..., Any], *, is_reading: bool) -> Callable[..., 
 
 
 def _named(values: dict[str, Any]) -> str:
-    """Return the job or the checkpoint that a request names; "" if it is about all."""
+    """Return the job or the checkpoint that a request names, or ""."""
     for source in (values, vars(values.get("body") or object)):
         for name in ("job_id", "checkpoint_id"):
             if isinstance(value := source.get(name), str):
@@ -112,7 +113,7 @@ def _named(values: dict[str, Any]) -> str:
 
 
 async def _job_of(services: Services, values: dict[str, Any]) -> str:
-    """Return the job whose lock a request may wait for, by what it names."""
+    """Return the job whose lock a request may wait for."""
     checkpoint_id = values.get("checkpoint_id")
     if checkpoint_id is None:
         return _named(values)
@@ -120,7 +121,7 @@ async def _job_of(services: Services, values: dict[str, Any]) -> str:
     def find() -> str:
         try:
             return services.manager.find(checkpoint_id).job_id
-        except UnknownCheckpoint as exc:  # the handler answers that
+        except UnknownCheckpoint as exc:  # the handler reports it
             return exc.job_id or checkpoint_id
 
     return await services.readers.run(checkpoint_id, find)

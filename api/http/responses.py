@@ -1,4 +1,4 @@
-"""JSON answers: bytes straight from orjson, and the one shape that every error has."""
+"""JSON answers, written by orjson, and the one shape of errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class JsonAnswer(Response):
-    """An answer whose content goes through orjson and nothing else."""
+    """An answer that orjson alone encodes."""
 
     media_type = "application/json"
 
@@ -30,10 +30,10 @@ def error_answer(
     details: Mapping[str, str | None] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JsonAnswer:
-    """Return the answer of a request that failed: ``detail`` for people, ``code`` not.
+    """Return the answer of a failed request: ``detail`` is text, ``code`` is stable.
 
-    Only a request whose fields are wrong has ``errors``, one entry per field.  Some
-    errors have ``details``: values that ``detail`` tells in words.
+    ``errors`` is present only if fields are wrong, with one entry per field.  Some
+    errors have ``details``: the values that ``detail`` mentions.
     """
     content: dict[str, Any] = {"detail": writable(detail), "code": code}
     if errors is not None:
@@ -44,10 +44,10 @@ def error_answer(
 
 
 def writable(text: str) -> str:
-    """Return `text` on one line, with all that cannot be printed escaped.
+    """Return `text` on one line, with unprintable characters escaped.
 
-    Errors quote what was sent, and a lone surrogate quoted back must not turn a clear
-    422 into a 500.
+    Errors quote the request, and a lone surrogate in the quote would turn a 422 into a
+    500.
     """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in text

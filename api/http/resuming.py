@@ -1,4 +1,4 @@
-"""Restoring with ``resume: true``: at most one start, and never a silent failure."""
+"""Restoring with ``resume: true``: at most one start, and failures are reported."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ logger = logging.getLogger("milepost.api")
 
 
 class Outcome(NamedTuple):
-    """What became of a restore, in a word and in a sentence."""
+    """The outcome of a restore: a status word and a sentence."""
 
     job_status: Literal["restored", "resumed"]
     message: str
 
 
 def restored(job_id: str, checkpoint_id: str) -> Outcome:
-    """Return the outcome of a restore that starts nothing."""
+    """Return the outcome of a restore without a resume."""
     return Outcome(
         "restored", f"checkpoint {checkpoint_id} is now current in job {job_id!r}"
     )
 
 
 class Resumer:
-    """Asks an executor to start jobs again, one request per job at a time."""
+    """Starts jobs through an executor, one request per job at a time."""
 
     def __init__(self, executor: Executor | None) -> None:
         self._executor = executor
@@ -45,11 +45,10 @@ class Resumer:
 
     @contextmanager
     def reserved(self, job_id: str) -> Iterator[None]:
-        """Hold `job_id` while it is restored and resumed.
+        """Reserve `job_id` while it is restored and resumed.
 
-        Between "is it running?" and its start nobody else may restore it: two requests
-        would both see it stopped, and the second would move its current checkpoint
-        under the job that the first has just started.
+        Without this, two requests could both see the job stopped, and the second would
+        move the current checkpoint under the job that the first has just started.
 
         Raises:
             JobStillRunning: the job runs, or another request is resuming it.
@@ -67,9 +66,9 @@ class Resumer:
                 self._busy.discard(job_id)
 
     def resume(self, job_id: str, so_far: Outcome) -> Outcome:
-        """Start `job_id` once; a failure is an outcome, since it is already restored.
+        """Start `job_id` once; a failure is an outcome, since the restore is done.
 
-        Whatever a user's executor raises ends here.
+        Any exception of a user's executor is caught here.
         """
         if self._executor is None:
             why = "no executor is configured"
@@ -91,11 +90,10 @@ class Resumer:
         if not callable(ask):
             return False
         try:
-            # Only a plain answer counts: a mock has every method, and says something
-            # true to every question.
+            # Only True counts: every method of a mock returns a truthy value.
             return ask(job_id) is True
         except Exception:
-            # It cannot tell; `resume_job` still can, and says so in the answer.
+            # Unknown; `resume_job` may still refuse, and the answer reports that.
             logger.exception("the executor cannot say whether job %r runs", job_id)
             return False
 

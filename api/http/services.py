@@ -1,4 +1,4 @@
-"""What the handlers of one application share."""
+"""Objects that the handlers of one application share."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 import threading
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from milepost.worker.service import Worker
 
 
-# A server has 10 s to end, and its requests come first.
+# A server has 10 s to stop, and requests are finished first.
 STOP_SECONDS = 2.0
 
 
 class Services:
-    """The manager, the executor and what was made around them.  Thread-safe.
+    """The manager, the executor and the caches around them.  Thread-safe.
 
-    What was passed in belongs to the caller; what is made here is closed by `close`.
+    `close` closes only what was made here; the caller closes what it passed in.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Services:
         self.shelf = PlanShelf()
         self.readiness = Readiness(lambda: self.manager, worker)
         sizes = Sizes(connections_max(settings.api.max_connections))
-        # Longer than a lock is waited for, so that its holder is who is named.
+        # Longer than the lock timeout, so that the error names the lock holder.
         patience = settings.store.lock_timeout_seconds + 1
         self.readers = sizes.readers(patience)
         self.writers = sizes.writers(patience)
@@ -61,7 +61,7 @@ class Services:
 
     @property
     def settings_in_force(self) -> Settings:
-        """The settings, with the edits of config.toml that the worker took over."""
+        """The settings, with edits of config.toml that the worker has applied."""
         return self.settings if self.worker is None else self.worker.settings
 
     @property
@@ -82,11 +82,11 @@ class Services:
         return self._clock
 
     def close(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Stop the jobs that our own executor started, then close our own manager.
+        """Stop the jobs of an executor made here, then close a manager made here.
 
         The jobs have `timeout_seconds` to end.
 
-        The next request would make a new one, so an application can be started again.
+        The next request makes a new manager, so an application can be started again.
         """
         if isinstance(self._own_executor, CommandExecutor):
             self._own_executor.stop_all(timeout_seconds)
@@ -110,7 +110,7 @@ async def _services(request: Request) -> Services:
 
 
 async def _caller(request: Request) -> Principal:
-    # Set by the gate; an actor never comes from what a client wrote.
+    # Set by the gate; the actor never comes from the request's content.
     principal: Principal = getattr(request.state, "principal", EVERYONE)
     return principal
 

@@ -1,10 +1,9 @@
-"""Who may use a thread now, so that a job that hangs leaves room for the others.
+"""Fair sharing of a bounded number of threads between jobs.
 
-A write waits for its job's lock, which another process may hold for long.  Threads are
-bounded, so without a rule the requests about one such job would take all of them.  The
-rule: a job may take at most a share of what is free at that moment.  It binds a busy
-job early, it keeps something for every other job however many of them hang, and it
-needs no guess at what hangs.
+A write waits for its job's lock, which another process may keep for long.  Without a
+rule the requests about one such job would take every thread.  The rule: a job may take
+at most a share of the threads that are free at that moment.  It limits a busy job early
+and leaves threads for other jobs however many hang, without detecting which hang.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A job takes at most one part in so many of the places that are free.
+# A job takes at most this fraction (1/N) of the free threads.
 SHARE = 8
-# The same of the places in the queue; waiting costs a connection, not a thread.
+# The same for the queue; waiting costs a connection, not a thread.
 QUEUE_SHARE = 4
 
 
 class Busy(MilepostError):
-    """Too many requests wait already; nothing was done."""
+    """Too many requests are waiting; nothing was done."""
 
     code = "busy"
 
@@ -44,8 +43,8 @@ class Turns:
     """A bounded number of threads, shared by key.  Thread-safe.
 
     Args:
-        threads: that work at once.
-        queue: how many requests may wait for one, over all keys.
+        threads: how many run at once.
+        queue: how many requests may wait for a thread, over all keys.
         patience_seconds: how long a request waits for a thread.
     """
 
@@ -59,14 +58,14 @@ class Turns:
         self._guard = threading.Lock()
 
     async def run(self, key: str, work: Callable[[], T]) -> T:
-        """Return what `work` returns, which runs in a thread when its turn has come.
+        """Run `work` in a thread when its turn comes, and return its result.
 
         Raises:
-            Busy: the queue of `key` is full, or no turn came in time.
+            Busy: the queue of `key` is full, or no thread was free in time.
         """
         async with self._turn(key):
-            # The bound is ours, so anyio needs none.  A server that ends does not wait
-            # for what hangs; nothing that was acknowledged is lost by that.
+            # This class bounds the threads, so anyio does not.  A stopping server does
+            # not wait for a hanging thread; acknowledged writes are durable.
             return await anyio.to_thread.run_sync(
                 work,
                 abandon_on_cancel=True,
@@ -94,10 +93,11 @@ class Turns:
         return True
 
     def _queue_up(self, key: str) -> Future[None]:
-        """Return what is done once a thread was taken for `key`."""
+        """Return a future that is done once a thread was taken for `key`."""
         most = max(1, self._queue_free // QUEUE_SHARE)
         if self._queue_free == 0 or self._queued[key] >= most:
-            raise Busy(f"{self._queued[key]} requests{_about(key)} wait already")
+            waiting = self._queued[key]
+            raise Busy(f"{waiting} requests{_about(key)} are already waiting")
         self._queue_free -= 1
         self._queued[key] += 1
         came: Future[None] = Future()
@@ -110,10 +110,12 @@ class Turns:
         except BaseException as exc:
             with self._guard:
                 if not came.cancelled():
-                    self._leave(key)  # it came just then
+                    self._leave(key)  # the turn came at the same moment
             if isinstance(exc, TimeoutError):
                 took = f"{self._patience_seconds:g} s"
-                raise Busy(f"no turn for a request{_about(key)} in {took}") from None
+                raise Busy(
+                    f"no free thread for a request{_about(key)} within {took}"
+                ) from None
             raise
         finally:
             with self._guard:
@@ -121,7 +123,7 @@ class Turns:
                 _less(self._queued, key)
 
     def _leave(self, key: str) -> None:
-        """Give a thread back, and let those have it who may."""
+        """Give a thread back, and start the waiters that may use it."""
         self._free += 1
         _less(self._working, key)
         waiting, self._waiting = self._waiting, deque()
@@ -133,36 +135,36 @@ class Turns:
                 self._waiting.append(each)
             elif came.set_running_or_notify_cancel():
                 came.set_result(None)
-            else:  # it gave up just now
+            else:  # the waiter has just timed out
                 self._free += 1
                 _less(self._working, of)
 
 
 def connections_max(setting: int) -> int:
-    """Return how many connections a server may have, by the limit of open files.
+    """Return the limit of connections, bounded by the limit of open files.
 
-    Half of the files are left to journals and their heads.
+    Half of the files are reserved for journals and heads.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return setting if soft == resource.RLIM_INFINITY else min(setting, soft // 2)
 
 
 class Sizes(NamedTuple):
-    """How many requests a server works on at once, by how many connections it has.
+    """How many requests a server runs and queues, by its limit of connections.
 
-    All that work and wait take three quarters of the connections at most; the rest is
-    for those whose request is still on its way, health checks among them.
+    Running and waiting requests take at most three quarters of the connections.  The
+    rest is for requests that are still arriving, health checks among them.
     """
 
     connections: int
 
     def readers(self, patience_seconds: float) -> Turns:
-        """Return the turns of requests that never wait for a lock."""
+        """Return the threads for requests that never wait for a lock."""
         part = max(4, self.connections // 8)
         return Turns(part, queue=part, patience_seconds=patience_seconds)
 
     def writers(self, patience_seconds: float) -> Turns:
-        """Return the turns of requests that may."""
+        """Return the threads for requests that may wait for a lock."""
         part = max(8, self.connections // 4)
         return Turns(part, queue=part, patience_seconds=patience_seconds)
 

@@ -104,7 +104,7 @@ def test_nobody_waits_for_ever() -> None:
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.once, KEY, b"d", held)
         assert held.has_begun.wait(30)
-        with pytest.raises(LockTimeout, match="still at work"):
+        with pytest.raises(LockTimeout, match="still in progress"):
             cache.once(KEY, b"d", held)
         held.may_end.set()
         first.result(30)

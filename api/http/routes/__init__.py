@@ -1,1 +1,1 @@
-"""The endpoints, one module per thing that they are about."""
+"""The endpoints, one module per resource."""

@@ -1,6 +1,6 @@
-"""Saving, listing, reading and deleting checkpoints.
+"""Endpoints that save, list, read and delete checkpoints.
 
-Handlers are plain functions, so they run in threads: the core blocks on disk and locks.
+Handlers are plain functions and run in threads: the core blocks on disk and locks.
 """
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
@@ -39,7 +39,7 @@ router = APIRouter(
 
 
 class Saved(NamedTuple):
-    """Where and when a save stands in its journal."""
+    """The seq and the time of a save."""
 
     seq: int
     at: str
@@ -54,8 +54,8 @@ def list_checkpoints(
 ) -> Response:
     """List a job's checkpoints, oldest first: all of them, or with `limit` a page."""
     manager, most = services.manager, services.settings.api.max_page
-    # Before the list: an ETag that is too old refuses a write, one too new lets a
-    # stale one through.
+    # Read before the list: an ETag that is too old refuses a write, one that is too new
+    # would allow a stale write.
     seq = manager.seq(job_id)
     is_whole = limit is None and cursor is None
     size = page_size(limit, default=most, most=most)
@@ -95,7 +95,7 @@ def save_checkpoint(
             f"expected_seq is {body.expected_seq}, but If-Match says {matched}"
         )
     with precondition(manager, body.job_id, matched):
-        # The key goes into the journal, and so holds for longer than our memory.
+        # The key is journaled, so it outlives the cache.
         checkpoint_id = manager.save(
             body.job_id,
             body.step_name,
@@ -122,12 +122,12 @@ def save_checkpoint(
 
 
 def _saved(manager: CheckpointManager, job_id: str, checkpoint_id: str) -> Saved:
-    """Return seq and time of a save, even if its checkpoint was deleted since."""
+    """Return the seq and time of a save, even if its checkpoint is now deleted."""
     latest = manager.latest(job_id)
     if latest is not None and latest.checkpoint_id == checkpoint_id:
         return Saved(latest.seq, latest.timestamp)
-    # Others saved right behind, or this repeats an old save: look back, further and
-    # further, since the first few events answer almost always.
+    # Another writer saved since, or this repeats an old save.  Look back in growing
+    # steps: the last few events are almost always enough.
     for limit in (64, 4096, None):
         for event in manager.history(
             job_id, types={"checkpoint.saved"}, limit=limit, reverse=True
@@ -163,10 +163,10 @@ def delete_checkpoint(
     ] = False,
     if_match: IfMatch = None,
 ) -> Response:
-    """Delete one checkpoint; its state goes when the trash period ends.
+    """Delete one checkpoint; its state is erased after the trash period.
 
-    409 `protected`: it is pinned; `force` deletes it all the same.  409 `held`: it is
-    held, and stays until it is released.
+    409 `protected`: it is pinned; `force` overrides this.  409 `held`: it is on legal
+    hold and must be released first.
     """
     manager, expected = services.manager, seq_of(if_match)
     job_id = job_of(manager, checkpoint_id)

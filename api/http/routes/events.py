@@ -1,4 +1,4 @@
-"""The history of a job, event by event."""
+"""The endpoint of a job's event history."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 from typing import Annotated
@@ -28,18 +28,18 @@ def list_events(
 ) -> Response:
     """List a job's events after `after_seq`; `type` can be given several times.
 
-    To follow a job, ask again with `after_seq` set to `next_after_seq`.
+    To follow a job, repeat with `after_seq` set to `next_after_seq`.
     """
     manager = services.manager
     for name in type or ():
         if name not in EVENT_TYPES:
             raise InvalidArgument(
-                f"type {name[:60]!r} is no event type; they are "
+                f"type {name[:60]!r} is not an event type; types are "
                 + ", ".join(sorted(EVENT_TYPES))
             )
     size = page_size(limit, default=_PAGE, most=services.settings.api.max_page)
-    # Before the events: what is appended meanwhile must not be skipped by a client
-    # that asks on from here.
+    # Read before the events: a client that continues from here must not skip events
+    # that are appended in between.
     head = manager.seq(job_id)
     events = manager.history(
         job_id, after_seq=after_seq, types=set(type) if type else None, limit=size

@@ -1,8 +1,7 @@
-"""Whether the process lives, and whether its answers can be relied on.
+"""Liveness and readiness probes.
 
-Both are answered by the event loop alone: probes must be right when every thread of the
-server is taken.  They answer to any `Host`, for probes ask by address, and ignore query
-parameters.
+The event loop answers both without a thread, so they work when every thread is taken.
+They accept any `Host`, since probes use addresses, and ignore query parameters.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -16,20 +15,20 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", response_model=Health)
 async def healthz() -> Response:
-    """Say that the process answers; whether it should be asked is `/readyz`'s."""
+    """Report that the process answers; `/readyz` reports whether it is ready."""
     return JsonAnswer({"status": "ok"})
 
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(services: UseServices, request: Request) -> Response:
-    """Say whether the index has caught up with every journal and the worker lives.
+    """Report whether the index is up to date and the worker is running.
 
-    What is damaged or misconfigured is named but does not make the server unready:
-    other jobs go on, and so does the last good configuration.
+    Damaged jobs and configuration errors are listed but do not make the server unready:
+    other jobs work, and the last valid configuration stays in force.
     """
     found = await services.readiness.look()
     status = found.worker
-    # With tokens configured, a stranger may know that we are unwell, not why.
+    # If tokens are configured, callers without one do not see the reasons.
     reveal = _whole if request.state.principal is not None else _hidden
     content = {
         "ready": not found.reasons,
@@ -54,4 +53,4 @@ def _whole(text: str | None) -> str | None:
 
 
 def _hidden(text: str | None) -> str | None:
-    return text and "ask with a token to see it"
+    return text and "send a token to see it"

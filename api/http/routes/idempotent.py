@@ -1,4 +1,4 @@
-"""POSTs that a client may repeat: with an `Idempotency-Key` they happen once."""
+"""`Idempotency-Key`: a repeated POST has no second effect."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 import hashlib
@@ -15,20 +15,20 @@ from milepost.api.http.services import Actor, UseServices
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="Makes a repeat safe: it gets the first answer, and the same key "
-        "with another request is a 409. The key of a save is journaled; it stands for "
-        "the checkpoint while that is live and is current or an ancestor of it. Other "
-        "answers are kept in memory, the last 1,024, until the server ends."
+        description="A repeat with the same key gets the first answer; the key with "
+        "another request is a 409. The key of a save is journaled and is valid while "
+        "its checkpoint is live and is the current one or an ancestor of it. Other "
+        "answers are kept in memory, the last 1,024, until the server stops."
     ),
 ]
 
 
 class Repeatable:
-    """One request that may be the repeat of another.
+    """A request that may repeat an earlier one.
 
     Attributes:
-        actor: who asks.
-        key: the client's key, None if it gave none.
+        actor: who sent it.
+        key: the client's key, or None.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Repeatable:
         self._if_match = request.headers.get("if-match")
 
     def once(self, body: BaseModel, compute: Callable[[], JsonAnswer]) -> Response:
-        """Answer with what `compute` returns, or returned for the first such request.
+        """Return the result of `compute`, or the first answer if this is a repeat.
 
         Raises:
-            Conflict: the key was used for a request that asked something else.
-            LockTimeout: the first one is still at work.
+            Conflict: the key was used for another request.
+            LockTimeout: the first request is still in progress.
         """
         if self.key is None:
             return compute()

@@ -1,4 +1,4 @@
-"""Jobs: how much they hold, when they last did something, where they stand."""
+"""Endpoints that list and complete jobs."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 from typing import Annotated
@@ -42,9 +42,9 @@ def list_jobs(
     limit: Limit = None,
     cursor: IdOrGlob = None,
 ) -> Response:
-    """List jobs by id: those that `match` a glob, or exactly `job_id`.
+    """List jobs by id: those that `match` a glob, or only `job_id`.
 
-    `cursor` is the `next_cursor` of the page before.
+    `cursor` is the `next_cursor` of the previous page.
     """
     manager = services.manager
     if job_id is not None:
@@ -76,9 +76,9 @@ def complete_job(
     body: CompleteRequest,
     if_match: IfMatch = None,
 ) -> Response:
-    """Say that a job has come to its end; a save or a restore begins it again.
+    """Mark a job as complete; a save or a restore reopens it.
 
-    From then on its policy for completed jobs holds, if it has one.
+    Its policy for completed jobs then applies, if it has one.
     """
     manager, expected = services.manager, seq_of(if_match)
 

@@ -1,4 +1,4 @@
-"""The page at `/`: what this server is and how to talk to it, without a CDN."""
+"""The page at `/`: an overview of the endpoints, without a CDN."""
 
 import base64
 import hashlib
@@ -29,9 +29,8 @@ _HEADERS = {"Content-Security-Policy": _policy()}
 
 @router.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
-    """Show the page, with the address that it was asked under."""
-    # The gate lets only what can be a host name through; an app that is mounted
-    # elsewhere has its path in it.
+    """Show the page, with the address of the request."""
+    # The gate has validated the host name; a mounted application adds its root path.
     address = html.escape(str(request.base_url).rstrip("/")).encode()
     content = _PAGE.replace(_ADDRESS, address)
     return Response(content, media_type="text/html", headers=_HEADERS)

@@ -1,4 +1,4 @@
-"""Headers and query fields that several endpoints share, and what they mean."""
+"""Headers and query parameters that several endpoints share."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 import re
@@ -25,17 +25,17 @@ CheckpointId = Annotated[str, Path(max_length=512)]
 Limit = Annotated[int | None, Query(ge=1)]
 IfMatch = Annotated[
     str | None,
-    Header(description="An ETag; 412 if the job has moved on since."),
+    Header(description="An ETag; 412 if the job has changed since."),
 ]
 
 
 def failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI should say about answers with `statuses`."""
+    """Return the OpenAPI description of answers with `statuses`."""
     return {status: {"model": ErrorAnswer} for status in (*statuses, 422)}
 
 
 def page_size(limit: int | None, *, default: int, most: int) -> int:
-    """Return how many items a page holds.
+    """Return the number of items of a page.
 
     Raises:
         InvalidArgument: `limit` is more than `most`.
@@ -51,7 +51,7 @@ def seq_of(if_match: str | None) -> int | None:
     """Return the seq that an `If-Match` header names; None if there is no header.
 
     Raises:
-        InvalidArgument: it is not one entity tag as this API hands them out.
+        InvalidArgument: it is not one entity tag of this API.
     """
     if if_match is None:
         return None
@@ -81,10 +81,10 @@ def job_of(manager: CheckpointManager, checkpoint_id: str) -> str:
 
 
 def job_of_deleted(manager: CheckpointManager, checkpoint_id: str) -> str:
-    """Return the job of a checkpoint, whether it is live or was deleted.
+    """Return the job of a live or deleted checkpoint.
 
     Raises:
-        UnknownCheckpoint: there is none, or its state is gone.
+        UnknownCheckpoint: there is none, or its state is erased.
         Unsearchable: none of the readable jobs has it, and others cannot be read.
     """
     try:
@@ -99,11 +99,11 @@ def job_of_deleted(manager: CheckpointManager, checkpoint_id: str) -> str:
 def precondition(
     manager: CheckpointManager, job_id: str, if_match: int | None
 ) -> Iterator[None]:
-    """Turn the conflict of a write into a 412 where `If-Match` is what failed.
+    """Turn the conflict of a write into a 412 if `If-Match` failed.
 
     Raises:
         PreconditionFailed: the job's seq is not `if_match`.
-        Conflict: any other conflict, as it came.
+        Conflict: any other conflict, unchanged.
     """
     try:
         yield

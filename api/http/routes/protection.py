@@ -1,4 +1,4 @@
-"""Pinning, holding, and bringing back: what keeps a checkpoint from being removed."""
+"""Endpoints that pin, hold and undelete checkpoints."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 from collections.abc import Callable
@@ -36,14 +36,14 @@ _ANSWERS: dict[str, Any] = {  # as FastAPI's own arguments
 _MARKS: dict[str, tuple[Callable[..., bool], str]] = {
     "pin": (
         CheckpointManager.pin,
-        "Keep a checkpoint from policies, and from deletion without force.",
+        "Protect a checkpoint from policies, and from deletion without force.",
     ),
-    "unpin": (CheckpointManager.unpin, "Take that protection away."),
+    "unpin": (CheckpointManager.unpin, "Remove the pin of a checkpoint."),
     "hold": (
         CheckpointManager.hold,
-        "Keep a checkpoint from being removed by anybody, until it is released.",
+        "Place a legal hold: nothing removes the checkpoint until its release.",
     ),
-    "release": (CheckpointManager.release, "End a hold, whoever began it."),
+    "release": (CheckpointManager.release, "End the legal hold of a checkpoint."),
 }
 
 
@@ -79,7 +79,7 @@ def undelete_checkpoint(
     body: UndeleteRequest | None = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Bring a deleted checkpoint back, within its trash period."""
+    """Restore a deleted checkpoint to the list, within its trash period."""
     manager, expected = services.manager, seq_of(if_match)
 
     def compute() -> JsonAnswer:
@@ -101,7 +101,7 @@ def _marked(
     body: MarkRequest | None,
     if_match: str | None,
 ) -> Response:
-    """Carry out `mark`, one of four methods of a manager, once."""
+    """Call `mark`, a method of the manager, once."""
     manager, expected = services.manager, seq_of(if_match)
     asked = body or MarkRequest()
 

@@ -1,4 +1,4 @@
-"""Restoring a checkpoint, and cleaning up a job: what may be asked twice, once done."""
+"""Endpoints that restore a checkpoint and clean up a job."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 from contextlib import nullcontext
@@ -38,12 +38,12 @@ def restore_checkpoint(
     body: RestoreRequest | None = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Make a checkpoint current and return its state; with `resume` start its job."""
+    """Make a checkpoint current and return its state; `resume` starts its job."""
     manager, resumer = services.manager, services.resumer
     expected = seq_of(if_match)
     asked = body or RestoreRequest()
-    # Asked of a repeat as well: a first answer that is kept holds the state, and must
-    # not outlast it.
+    # Checked for a repeat too: the cached answer contains the state, and must not be
+    # sent once the checkpoint is deleted.
     job_id = job_of(manager, checkpoint_id)
 
     def compute() -> JsonAnswer:

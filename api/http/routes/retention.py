@@ -1,4 +1,4 @@
-"""Retention: what policies would remove and why, and doing just that."""
+"""Endpoints that preview retention plans, apply them, and show policies."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 from typing import Any
@@ -31,10 +31,10 @@ _PAGE = 100
 def preview_job(
     services: UseServices, job_id: JobIdQuery, limit: Limit = None
 ) -> Response:
-    """Say what the policy of a job would remove and why; remove nothing.
+    """Preview what the policy of a job would remove, with reasons.
 
-    `limit` bounds the checkpoints that are listed, of those that would stay and of
-    those that would go; the counts tell of all.
+    `limit` bounds the listed checkpoints, kept and removed ones separately; the counts
+    cover all.
     """
     return _shown(services, _planned(services, PreviewRequest(job_id=job_id)), limit)
 
@@ -43,10 +43,11 @@ def preview_job(
 def preview_policy(
     services: UseServices, body: PreviewRequest, limit: Limit = None
 ) -> Response:
-    """The same for one job or for all that `match`, and with a policy to try.
+    """Preview retention for one job or for all that `match`.
 
-    `policy` has the keys of config.toml's `[[retention.rule]]`.  Without it each job's
-    own is asked, and for the match `*` the budget of the whole store, too.
+    `policy` tries a policy; it has the keys of config.toml's `[[retention.rule]]`.
+    Without it each job's own policy applies, and for the match `*` also the budget of
+    the whole store.
     """
     return _shown(services, _planned(services, body), limit)
 
@@ -58,19 +59,19 @@ def apply_plan(
     caller: Caller,
     body: ApplyRequest,
 ) -> Response:
-    """Carry out just what a preview showed.
+    """Apply exactly the plan that a preview showed.
 
-    A job that has moved on since, so that what was shown is no longer so, is skipped;
-    `skipped` says which and why.  404 `not_found`: this server has not shown the plan,
-    or too long ago.  409 `stale_plan`: no job is left; preview again.  409
-    `confirmation_required`: it removes much of a job, so the request must set
-    `confirm`, which takes the scope admin.
+    A job that has changed since, so that its plan is stale, is skipped; `skipped` lists
+    these jobs with reasons.  404 `not_found`: this server has not shown the plan, or
+    too long ago.  409 `stale_plan`: the plan is stale for every job; preview again.
+    409 `confirmation_required`: it removes much of a job, so the request must set
+    `confirm`, which needs the scope admin.
     """
 
     def compute() -> JsonAnswer:
         if body.confirm and not caller.may("admin"):
             raise Forbidden(
-                f"{caller.actor} has no admin scope, which confirming takes"
+                f"{caller.actor} has no admin scope, which confirming needs"
             )
         plan = services.shelf.take(body.plan_id)
         removed = services.manager.apply(
@@ -86,9 +87,9 @@ def apply_plan(
 
 @router.get("/policies", response_model=PoliciesAnswer, responses=failing())
 def list_policies(services: UseServices, job_id: JobIdQuery | None = None) -> Response:
-    """Tell every policy in the order in which a job's is looked for, or just a job's.
+    """List every policy in the order of precedence, or only the policy of a job.
 
-    And where each value came from, if the server was started from settings.
+    Includes the origin of each value if the server was started from settings.
     """
     manager = services.manager
     found = policies_in_force(manager.policies, services.settings_in_force)
@@ -105,7 +106,7 @@ def list_policies(services: UseServices, job_id: JobIdQuery | None = None) -> Re
 
 
 def _planned(services: Services, asked: PreviewRequest) -> Plan:
-    """Plan, and put it where `apply` finds it."""
+    """Plan, and keep the plan for `apply`."""
     manager, retention = services.manager, services.settings_in_force.retention
     policy: Policy | None = None
     if asked.policy is not None:
@@ -130,7 +131,7 @@ def _shown(services: Services, plan: Plan, limit: int | None) -> Response:
     most = services.settings.api.max_page
     listed = page_size(limit, default=_PAGE, most=most)
     content = plan_fields(plan, jobs=most, verdicts=listed)
-    # Of one job; that of many is nobody's seq.
+    # Only for one job: several jobs have no common seq.
     tag = {"ETag": etag(plan.jobs[0].head_seq)} if len(plan.jobs) == 1 else {}
     return JsonAnswer({**content, "timestamp": services.now()}, headers=tag)
 

@@ -1,4 +1,4 @@
-"""The background work of the store: who does it, what is due, how it went."""
+"""The endpoint of background work: leader, schedules and last runs."""
 
 from fastapi import APIRouter, Response
 
@@ -14,14 +14,14 @@ router = APIRouter(tags=["worker"], route_class=Resource)
 
 @router.get("/api/worker", response_model=WorkerAnswer, responses=failing())
 def worker(services: UseServices) -> Response:
-    """Say who works on the store, when each task is due, and how its last run went.
+    """Show the active worker, and each task's next and last run.
 
-    Without a worker of its own, the server tells what the store's files tell.
+    Without a worker of its own, the server reads the status from the store's files.
     """
     if services.worker is not None:
         content = worker_fields(services.worker.status)
     else:
-        # With a worker it is imported; without, APScheduler can wait until asked for.
+        # Imported here: without a worker, APScheduler is loaded only for this endpoint.
         from milepost.worker.status import stored_status
 
         root = services.manager.root

@@ -1,1 +1,1 @@
-"""Who may send what: hosts, origins, tokens, the size and shape of bodies."""
+"""Checks of hosts, origins, tokens, and the size and shape of bodies."""

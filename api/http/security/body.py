@@ -1,7 +1,7 @@
-"""What a request body may look like, decided on its bytes before anything parses it.
+"""Limits on request bodies, checked on the bytes before any parser runs.
 
-A parser that recurses, or that builds a million objects, has already done the harm by
-the time it could complain.  All checks here are linear and run at C speed.
+A parser that recurses, or that builds a million objects, does the harm before it
+reports an error.  All checks here are linear and run at C speed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import re
 from itertools import accumulate
 from typing import NamedTuple
 
-# Whatever begins like a string matches, with or without its closing quote: a match that
-# could fail at the end would be tried again from every quote before it.
+# A string matches with or without its closing quote: a match that could fail at the end
+# would be retried from every quote before it, in quadratic time.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _LONG_NUMBER = re.compile(rb"[0-9]{1001}")
 _NOT_BRACKETS = bytes(b for b in range(256) if b not in b"[]{}")
@@ -25,7 +25,7 @@ class BodyLimits(NamedTuple):
         size_bytes: of the body as it arrives.
         depth: of nested arrays and objects, the body itself being one.
         keys: of all objects together; a key costs far more memory than its bytes.
-        timeout_seconds: from the first byte that we wait for to the last.
+        timeout_seconds: from the wait for the first byte to the last byte.
     """
 
     size_bytes: int = 1024 * 1024
@@ -35,7 +35,7 @@ class BodyLimits(NamedTuple):
 
 
 class Refused(Exception):
-    """A request is turned away before any handler sees it."""
+    """A request is refused before a handler runs."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Refused(Exception):
 
 
 def check_shape(raw: bytes, limits: BodyLimits) -> None:
-    """Return if `raw` can be parsed safely; whether it is valid JSON is not asked.
+    """Check that `raw` can be parsed safely; it may still be invalid JSON.
 
     Raises:
-        Refused: 422 for bytes that are no UTF-8 text, for too deep a nesting and for a
-            number of more than 1,000 digits; 413 for too many keys.
+        Refused: 422 for invalid UTF-8, for too deep nesting and for a number of more
+            than 1,000 digits; 413 for too many keys.
     """
     try:
         raw.decode()

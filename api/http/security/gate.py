@@ -1,15 +1,15 @@
-"""The gate in front of the application: every request passes it, handlers trust it.
+"""The gate: checks every request before the application, so handlers can trust it.
 
-| asked in this order | refused with |
+| check, in this order | refused with |
 |---|---|
-| unless it is a probe: does it call this server by a name of its own? | 400 bad_host |
-| if it changes something: does it come from no foreign page? | 403 cross_site |
-| are path and query valid UTF-8? | 422 invalid_request |
-| if tokens are configured: is there one, and may it do this? | 401, 403 |
-| is the body small enough, and there in time? | 413, 408 |
-| is it declared as JSON, flat enough, and sparse enough? | 415, 422, 413 |
+| unless it is a probe: `Host` names this server | 400 bad_host |
+| if it changes something: it is not from another site's page | 403 cross_site |
+| path and query are valid UTF-8 | 422 invalid_request |
+| if tokens are configured: it has one with the needed scope | 401, 403 |
+| the body is small enough and arrives in time | 413, 408 |
+| the body is declared as JSON, within the bounds of depth and keys | 415, 422, 413 |
 
-Nothing before the last two reads a single byte of the body.
+Only the last two checks read the body.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = ["BodyLimits", "HostList", "SecurityMiddleware", "TokenBook", "check_b
 
 logger = logging.getLogger("milepost.api")
 
-# Everything else asks for a token, if tokens are configured.
+# Everything else needs a token, if tokens are configured.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
-# Asked by address: a kubelet's Host is the address of the pod.  They tell a page of a
-# stranger no more than that there is a server.
+# Probes use addresses: a kubelet's Host is the address of the pod.  Their answers
+# reveal nothing but that a server exists.
 PROBE_PATHS = frozenset({"/healthz", "/readyz"})
 _HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -54,10 +54,10 @@ _CHECK_IN_THREAD_BYTES = 64 * 1024
 
 
 class SecurityMiddleware:
-    """Refuses what no handler should see, and leaves who asks in ``state.principal``.
+    """Checks requests, and stores the caller in ``state.principal``.
 
-    Pure ASGI.  Also the last resort: an exception that nothing below expected becomes
-    a 500 with code ``internal``, and its traceback goes to the log only.
+    Pure ASGI.  An unexpected exception of the application becomes a 500 with code
+    ``internal``; its traceback goes to the log only.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class SecurityMiddleware:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on with its body already read."""
+        """Refuse one request, or pass it on with its body already read."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            # There are no WebSockets here; a close before the accept is a plain 403.
+            # No WebSockets: a close before the accept becomes a plain 403.
             await send({"type": "websocket.close", "code": 1008})
             return
         answering = _Answering(send)
@@ -87,7 +87,7 @@ class SecurityMiddleware:
         except Exception:
             logger.exception("%s %r failed", scope["method"], scope["path"])
             if answering.has_begun:
-                # Half an answer is out: only a broken connection still says so.
+                # Part of the answer is sent: only a broken connection can report it.
                 raise
             await error_answer(500, "internal", "the server failed; its log says why")(
                 scope, receive, answering
@@ -117,7 +117,7 @@ class SecurityMiddleware:
             else:
                 check_shape(body, self._limits)
         if method == "HEAD":
-            # The same as GET; the server leaves out the body by its own scope.
+            # Handled as GET; the server omits the body.
             scope = {**scope, "method": "GET"}
         await self._app(scope, _replay(body, receive), send)
 
@@ -137,7 +137,7 @@ class SecurityMiddleware:
             raise Refused(403, "forbidden", f"{principal.actor} has no {needed} scope")
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
-        """Return the whole body; None if the client went away before its end."""
+        """Return the whole body; None if the client disconnected before its end."""
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self._limits.size_bytes:
             raise self._too_large()
@@ -173,7 +173,7 @@ class SecurityMiddleware:
 
 
 class _Answering:
-    """Sends an answer with our headers on it, and remembers that it began."""
+    """Sends an answer with the security headers, and records that it began."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -201,8 +201,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _check_utf8(scope: Scope) -> None:
-    # The server decodes both with U+FFFD for what it cannot read, which would make two
-    # different ids look the same.
+    # The server replaces invalid bytes by U+FFFD, which would make two different ids
+    # equal.
     for name, raw in (
         ("path", scope.get("raw_path") or b""),
         ("query", scope.get("query_string", b"")),
@@ -220,10 +220,10 @@ def _is_of_browser(headers: Headers) -> bool:
 
 
 def _check_content_type(headers: Headers) -> None:
-    # Only this type makes a browser ask before it sends a page's request elsewhere.
+    # Only this type makes a browser send a preflight for cross-site requests.
     kind = headers.get("content-type", "")
     if not kind and not _is_of_browser(headers):
-        return  # as programs of the original system do
+        return  # as clients of the original endpoints do
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise Refused(
             415,

@@ -1,9 +1,9 @@
-"""Which names a request may call this server by, and where it may come from.
+"""Allowed values of `Host` and `Origin`.
 
-A page of a stranger can make a visitor's browser talk to 127.0.0.1.  Two things give it
-away: the name that the browser asked for (DNS rebinding keeps the stranger's name in
-`Host`), and the page's own origin on everything that changes something.  An address in
-`Host` comes from no DNS, so a server that listens on all addresses answers to each.
+A foreign page can make a visitor's browser send requests to 127.0.0.1.  Two headers
+reveal it: `Host` (with DNS rebinding it is still the foreign name), and the page's
+`Origin` on requests that change something.  An address in `Host` did not come from DNS,
+so a server that listens on all addresses accepts each of them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class HostList:
-    """The names that this server answers to; ``*.example.org`` names all below it.
+    """The host names of this server; ``*.example.org`` covers all subdomains.
 
-    ``*`` is every name.  It is safe only where requests need a token, which a page of a
-    stranger has not; see `check_names`.
+    ``*`` is every name.  It is safe only if requests need a token, which a foreign page
+    does not have; see `check_names`.
 
     Attributes:
-        is_open: every name is one of ours.
+        is_open: every name is allowed.
 
     Raises:
-        InvalidArgument: a name is no host name.
+        InvalidArgument: a name is not a host name.
     """
 
     def __init__(self, bound: str, allowed: Iterable[str] = ()) -> None:
@@ -51,7 +51,7 @@ class HostList:
         self._names = _LOOPBACK | {name for name in names if not name.startswith("*")}
 
     def __contains__(self, host: str) -> bool:
-        """Say whether `host`, as it stands in a request, is one of ours."""
+        """Return whether `host`, as written in a request, is allowed."""
         matched = _HOST.fullmatch(host)
         if matched is None:
             return False
@@ -62,22 +62,22 @@ class HostList:
 
 
 def check_names(hosts: HostList, tokens: object) -> None:
-    """Return if a server may answer to `hosts`; `tokens` is true if it asks for one.
+    """Check that a server may answer to `hosts`; `tokens` is true if it needs one.
 
     Raises:
-        InvalidArgument: it answers to every name, and there is no token.
+        InvalidArgument: every name is allowed, and there is no token.
     """
     if hosts.is_open and not tokens:
         raise InvalidArgument(
-            f"api.allowed_hosts: {ANY!r} needs a token: without one, any web page that "
-            "somebody on this machine visits could read and change jobs",
+            f"api.allowed_hosts: {ANY!r} needs a token: without one, any web page open "
+            "in a browser on this machine could read and change jobs",
             hint="name the hosts, or add a [[api.tokens]] entry to config.toml",
         )
 
 
 def _is_address(name: str) -> bool:
     try:
-        # 0.0.0.0 reaches this machine from any page, in some browsers.
+        # In some browsers, any page can reach this machine as 0.0.0.0.
         return not ipaddress.ip_address(name.strip("[]")).is_unspecified
     except ValueError:
         return False
@@ -89,15 +89,15 @@ def _normal(name: str) -> str:
         bare = f"[{bare}]"
     matched = _HOST.fullmatch(bare)
     if matched is None:
-        raise InvalidArgument(f"api.allowed_hosts: {name!r} is no host name")
+        raise InvalidArgument(f"api.allowed_hosts: {name!r} is not a host name")
     return wildcard + matched[1].lower().removesuffix(".")
 
 
 def check_host(headers: Headers, hosts: HostList, *, is_in_process: bool) -> str:
     """Return the `Host` of a request that names this server.
 
-    `is_in_process` is true for a test client that reaches the application without a
-    socket: what it calls itself cannot come out of a browser.
+    `is_in_process` is true for a test client that calls the application without a
+    socket, so its `Host` cannot come from a browser.
 
     Raises:
         Refused: 400 ``bad_host``: it names another server, several, or none.
@@ -117,9 +117,9 @@ def check_host(headers: Headers, hosts: HostList, *, is_in_process: bool) -> str
 
 
 def check_origin(method: str, headers: Headers, host: str) -> None:
-    """Return if a request that changes something comes from no foreign page.
+    """Refuse a request that changes something and comes from a foreign page.
 
-    Programs send neither header; browsers always say where a POST or DELETE comes from.
+    Programs send neither header; browsers always send one with a POST or DELETE.
 
     Raises:
         Refused: 403 ``cross_site``.
@@ -130,7 +130,7 @@ def check_origin(method: str, headers: Headers, host: str) -> None:
     if site is not None and site not in {"same-origin", "none"}:
         raise Refused(403, "cross_site", f"refused: the request is {site[:40]}")
     for origin in headers.getlist("origin"):
-        # The scheme is left out: behind a proxy that ends TLS it differs from ours.
+        # The scheme is ignored: behind a proxy that terminates TLS it differs.
         _, _, authority = origin.partition("://")
         if authority.lower() != host.lower():
             raise Refused(

@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, their scopes, and where a server may listen."""
+"""Bearer tokens, their scopes, and the addresses a server may listen on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from milepost.journal.errors import InvalidArgument, MilepostError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-# Each scope includes those before it.  Reading is every GET.  Writing is everything
-# that a job does with its own checkpoints: save, restore, delete, clean up; all of it
-# is journaled under the token's name, and what is deleted can come back until its trash
-# period ends.  Admin is what confirming a plan takes that removes much of a job, and
-# what changing tokens, keys or policy over HTTP will ask for.
+# Each scope includes those before it.  "read" is every GET.  "write" is every operation
+# of a job on its own checkpoints: save, restore, delete, clean up.  These are journaled
+# under the token's name, and deleted checkpoints can be undeleted until their trash
+# period ends.  "admin" is needed to confirm a plan that removes much of a job; changes
+# of tokens, keys or policies over HTTP are reserved for it.
 SCOPES = ("read", "write", "admin")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -33,13 +33,13 @@ class TokenLike(Protocol):
 
 
 class Principal(NamedTuple):
-    """Who sent a request; `actor` is what the journal records."""
+    """The sender of a request; the journal records `actor`."""
 
     actor: str
     level: int
 
     def may(self, scope: str) -> bool:
-        """Say whether `scope` is among what this one may do."""
+        """Return whether `scope` is granted."""
         return self.level >= SCOPES.index(scope)
 
 
@@ -47,17 +47,17 @@ EVERYONE = Principal("api", len(SCOPES) - 1)
 
 
 class Forbidden(MilepostError):
-    """Whoever asks has not the scope that this takes; nothing was done."""
+    """The caller lacks the needed scope; nothing was done."""
 
     code = "forbidden"
 
 
 class UnsafeBind(InvalidArgument):
-    """The server would be open to others without asking for a token."""
+    """Other machines could use the server without a token."""
 
 
 def hash_token(token: str) -> str:
-    """Return what config.toml keeps of `token`: its SHA-256 in hex."""
+    """Return the SHA-256 of `token` in hex, as config.toml has it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -67,7 +67,7 @@ def scope_needed(method: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether `host` is an address that only this machine can reach."""
+    """Return whether only this machine can reach `host`."""
     if host.lower() == "localhost":
         return True
     try:
@@ -77,7 +77,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_bind(host: str, tokens: Collection[object]) -> None:
-    """Return if a server may listen on `host`.
+    """Check that a server may listen on `host`.
 
     Raises:
         UnsafeBind: other machines could reach it, and there is no token.
@@ -91,7 +91,7 @@ def check_bind(host: str, tokens: Collection[object]) -> None:
 
 
 class TokenBook:
-    """The configured tokens.  Without any, everyone may do everything, as `api`.
+    """The configured tokens.  Without any, every caller is `api`, with all scopes.
 
     Raises:
         InvalidArgument: a token's hash is not 64 hex digits, or a scope is unknown.
@@ -101,11 +101,11 @@ class TokenBook:
         self._entries = [_entry(token) for token in tokens]
 
     def __bool__(self) -> bool:
-        """Say whether a token is asked for at all."""
+        """Return whether requests need a token."""
         return bool(self._entries)
 
     def principal(self, credentials: Sequence[str]) -> Principal | None:
-        """Return who shows these `Authorization` headers; None is nobody we know."""
+        """Return the owner of these `Authorization` headers, None if unknown."""
         if not self._entries:
             return EVERYONE
         if len(credentials) != 1:
@@ -114,7 +114,7 @@ class TokenBook:
         shown = hashlib.sha256(token.strip().encode("latin-1", "replace")).digest()
         known = None
         for digest, principal in self._entries:
-            # Every entry is compared, so the time taken tells nothing.
+            # Every entry is compared, so that the time reveals nothing.
             if hmac.compare_digest(digest, shown):
                 known = principal
         return known if scheme.lower() == "bearer" else None
@@ -136,6 +136,6 @@ def _entry(token: TokenLike) -> tuple[bytes, Principal]:
                 f"token {token.name!r}: unknown scope {scope!r}; choose among "
                 f"{', '.join(SCOPES)}"
             )
-    # A token without any scope is known, and may do nothing.
+    # A token without scopes is valid, and may do nothing.
     level = max((SCOPES.index(scope) for scope in token.scopes), default=-1)
     return digest, Principal(f"token:{token.name}", level)

@@ -18,7 +18,7 @@ class Damage(BaseModel):
 
 
 class LegalHold(BaseModel):
-    """Who keeps a checkpoint from being removed, since when and why."""
+    """Who placed the legal hold, when and why."""
 
     actor: str
     since: datetime
@@ -28,9 +28,9 @@ class LegalHold(BaseModel):
 class ListedCheckpoint(BaseModel):
     """A checkpoint without its state.
 
-    `held` is null unless it is held.  `failed`: it was saved as such.  `parent_id`: the
-    checkpoint that it continued from.  `metadata_problem` is there only if `metadata`
-    cannot be shown.
+    `held` is null unless it is on hold.  `failed`: it was saved as failed.
+    `parent_id`: the checkpoint that it continued from.  `metadata_problem` is present
+    only if `metadata` cannot be shown.
     """
 
     checkpoint_id: str
@@ -59,8 +59,8 @@ class CheckpointWithState(ListedCheckpoint):
 class CheckpointList(BaseModel):
     """The live checkpoints of a job, oldest first.
 
-    `total` counts them all.  `next_cursor` is there only if `limit` or `cursor` was
-    given; null means that this was the last page.
+    `total` counts them all.  `next_cursor` is present only if `limit` or `cursor` was
+    given; null means that this is the last page.
     """
 
     job_id: str
@@ -82,7 +82,7 @@ class RestoreAnswer(BaseModel):
 
 
 class CleanupAnswer(BaseModel):
-    """How many checkpoints went and how many are left."""
+    """How many checkpoints were removed and how many remain."""
 
     job_id: str
     deleted_count: int
@@ -91,7 +91,7 @@ class CleanupAnswer(BaseModel):
 
 
 class MarkAnswer(BaseModel):
-    """What protects a checkpoint now; `changed` is false if it was so before."""
+    """The protection of a checkpoint; `changed` is false if it was the same before."""
 
     checkpoint_id: str
     job_id: str
@@ -112,7 +112,7 @@ class SaveAnswer(BaseModel):
 
 
 class PlannedCheckpoint(BaseModel):
-    """A checkpoint that would stay or go, and why."""
+    """The decision on one checkpoint, with reasons."""
 
     checkpoint_id: str
     seq: int
@@ -122,7 +122,7 @@ class PlannedCheckpoint(BaseModel):
 
 
 class PlannedJob(BaseModel):
-    """What a policy would do to one job, as of event `head_seq`."""
+    """The plan for one job, as of event `head_seq`."""
 
     job_id: str
     policy: dict[str, Any]
@@ -139,7 +139,7 @@ class PlannedJob(BaseModel):
 
 
 class JobProblem(BaseModel):
-    """A job that was left out of a plan or of its application, and why."""
+    """A job that was left out of a plan or of its application, with the reason."""
 
     job_id: str
     code: str
@@ -147,10 +147,10 @@ class JobProblem(BaseModel):
 
 
 class PlanAnswer(BaseModel):
-    """What would stay and what would go; nothing has been removed.
+    """A plan; nothing has been removed.
 
-    Counts tell of everything, lists of a part.  Of many jobs only those are listed that
-    would lose something.  `waits` says why it requires confirmation.
+    Counts cover everything, lists may be shortened.  Of several jobs only those that
+    would lose checkpoints are listed.  `waits`: why the plan requires confirmation.
     """
 
     plan_id: str
@@ -167,7 +167,7 @@ class PlanAnswer(BaseModel):
 
 
 class AppliedJob(BaseModel):
-    """How many checkpoints of a job went and how many are left."""
+    """How many checkpoints of a job were removed and how many remain."""
 
     job_id: str
     deleted_count: int
@@ -175,7 +175,7 @@ class AppliedJob(BaseModel):
 
 
 class ApplyAnswer(BaseModel):
-    """A plan was carried out, but for the jobs that were `skipped`."""
+    """A plan was applied, except for the jobs in `skipped`."""
 
     plan_id: str
     deleted_count: int
@@ -187,14 +187,14 @@ class ApplyAnswer(BaseModel):
 
 
 class PolicyValue(BaseModel):
-    """One value of a policy, and who set it."""
+    """One value of a policy, and its origin."""
 
     value: Any
     origin: str
 
 
 class PolicyInForce(BaseModel):
-    """The policy of jobs whose id fits `match`; of completed ones, if it says so."""
+    """The policy of jobs, or of completed jobs, whose id matches `match`."""
 
     match: str
     completed: bool
@@ -205,7 +205,7 @@ class PolicyInForce(BaseModel):
 
 
 class PoliciesAnswer(BaseModel):
-    """Policies in the order in which a job's is looked for, or that of `job_id`."""
+    """Policies in the order of precedence, or the policy of `job_id`."""
 
     job_id: str | None
     policies: list[PolicyInForce]
@@ -213,7 +213,7 @@ class PoliciesAnswer(BaseModel):
 
 
 class CompleteAnswer(BaseModel):
-    """The job is complete, until it saves or is restored again."""
+    """The job is complete, until its next save or restore."""
 
     job_id: str
     completed_at: datetime | None
@@ -222,9 +222,9 @@ class CompleteAnswer(BaseModel):
 
 
 class Job(BaseModel):
-    """A job: live checkpoints, counters over its whole history, where it stands.
+    """A job: live checkpoints, counters over its whole history, its position.
 
-    `failed` and `reason` tell how it was completed, if it is.
+    `failed` and `reason` are those of its completion, if it is complete.
     """
 
     job_id: str
@@ -245,7 +245,7 @@ class Job(BaseModel):
 
 
 class JobList(BaseModel):
-    """Jobs by id; `next_cursor` null means that this was the last page."""
+    """Jobs by id; `next_cursor` null means that this is the last page."""
 
     jobs: list[Job]
     next_cursor: str | None
@@ -253,7 +253,7 @@ class JobList(BaseModel):
 
 
 class JournalEvent(BaseModel):
-    """One event of a journal, as it stands there."""
+    """One event, as it is in the journal."""
 
     v: int
     seq: int
@@ -266,7 +266,7 @@ class JournalEvent(BaseModel):
 
 
 class EventList(BaseModel):
-    """Events of a job in order; ask on with `after_seq` set to `next_after_seq`."""
+    """Events of a job in order; continue with `after_seq` = `next_after_seq`."""
 
     job_id: str
     events: list[JournalEvent]
@@ -280,9 +280,9 @@ class Health(BaseModel):
 
 
 class WorkerHealth(BaseModel):
-    """The attached worker; a second one of a store stands by until the first ends.
+    """The attached worker; a second worker of a store waits until the first ends.
 
-    `restart_needed` names tables of the config file whose edits wait for a restart.
+    `restart_needed`: tables of config.toml whose edits need a restart.
     """
 
     leader: bool
@@ -292,10 +292,10 @@ class WorkerHealth(BaseModel):
 
 
 class LastRunOfTask(BaseModel):
-    """How the last run of a task ended, whichever process ran it.
+    """The last run of a task, in any process.
 
     `outcome`: ok; partly (some jobs were left out, `error` is the first); failed (it is
-    retried); stopped (it is made up); waiting (it needs confirmation).
+    retried); stopped (it runs again soon); waiting (it needs confirmation).
     """
 
     at: datetime
@@ -307,11 +307,11 @@ class LastRunOfTask(BaseModel):
 
 
 class TaskOfWorker(BaseModel):
-    """One task: when it runs, and how it went.
+    """One task: its schedule and its last run.
 
     `next_run` is null if the schedule is off, in the past if a run was missed.
-    `failures` counts the runs in a row that raised.  `resume_after` is the job before
-    the one the next run begins with, if the last one could not do all.
+    `failures` counts consecutive failed runs.  `resume_after`: the next run starts
+    after this job, if the last run did not reach all jobs.
     """
 
     task: str
@@ -324,7 +324,7 @@ class TaskOfWorker(BaseModel):
 
 
 class ClockJumped(BaseModel):
-    """The clock was set forward by so much while a worker looked on."""
+    """A jump of the system clock that a worker detected."""
 
     at: datetime
     by_seconds: float
@@ -333,8 +333,9 @@ class ClockJumped(BaseModel):
 class WorkerAnswer(BaseModel):
     """The background work of the store.
 
-    `leader`: whether this server's own worker does it; `leader_pid`: the process that
-    does.  What only a worker of this server could know is null if it has none.
+    `leader`: whether this server's own worker is active; `leader_pid`: the process of
+    the active worker.  Fields that only a worker of this server knows are null without
+    one.
     """
 
     leader: bool
@@ -350,7 +351,7 @@ class WorkerAnswer(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether answers are complete and retention runs; `reasons` say why not."""
+    """Whether answers are complete and retention runs; if not, `reasons`."""
 
     ready: bool
     reasons: list[str]
@@ -372,7 +373,7 @@ class FieldError(BaseModel):
 class ErrorAnswer(BaseModel):
     """Any answer of 400 and above: `detail` for people, `code` for programs.
 
-    `details` are there with some codes only: `held` has who, since when and why.
+    Some codes have `details`: `held` has who, since when and why.
     """
 
     detail: str

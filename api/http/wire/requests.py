@@ -11,13 +11,13 @@ Label = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Asked(BaseModel):
-    """A request body.  A misspelt key is refused: ignoring it could delete too much."""
+    """A request body.  Unknown keys are refused: ignoring one could delete too much."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class AskedAsBefore(BaseModel):
-    """A body of the original endpoints: its callers rely on it being lenient.
+    """A body of the original endpoints, whose clients rely on lenient parsing.
 
     Unknown fields are ignored, and values are coerced: ``"3"`` is 3, ``"true"`` is
     true.
@@ -27,13 +27,13 @@ class AskedAsBefore(BaseModel):
 
 
 class RestoreRequest(AskedAsBefore):
-    """What to do besides restoring; null is false."""
+    """Options of a restore; null is false."""
 
     resume: bool | None = False
 
 
 class CleanupRequest(AskedAsBefore):
-    """Which job to clean up, and how many of its newest checkpoints stay."""
+    """The job to clean up, and how many of its newest checkpoints to keep."""
 
     job_id: Label
     keep_last: int = Field(default=10, ge=1, le=100)
@@ -41,19 +41,19 @@ class CleanupRequest(AskedAsBefore):
     @field_validator("keep_last", mode="before")
     @classmethod
     def _is_no_boolean(cls, value: object) -> object:
-        if isinstance(value, bool):  # as a number, true would leave one checkpoint
-            raise ValueError("a boolean is no number")  # noqa: TRY004 - for pydantic
+        if isinstance(value, bool):  # true would count as 1
+            raise ValueError("a boolean is not a number")  # noqa: TRY004 - for pydantic
         return value
 
 
 class MarkRequest(Asked):
-    """Why a checkpoint is protected, or no longer; the journal keeps it."""
+    """The reason of a change of protection; it is journaled."""
 
     reason: Label | None = None
 
 
 class UndeleteRequest(Asked):
-    """Nothing has to be said."""
+    """An empty body."""
 
 
 class SaveRequest(Asked):
@@ -72,7 +72,7 @@ class SaveRequest(Asked):
 
 
 class CompleteRequest(Asked):
-    """Which job has come to its end, whether well, and why."""
+    """The job to mark as complete, whether it failed, and why."""
 
     job_id: Label
     failed: bool = False
@@ -82,12 +82,12 @@ class CompleteRequest(Asked):
 class PolicyToTry(CompletedRule):
     """A policy with the keys of config.toml's `[[retention.rule]]`.
 
-    With `inherit` it takes what it leaves unset from `[retention.default]`.
+    With `inherit`, unset keys are taken from `[retention.default]`.
     """
 
 
 class PreviewRequest(Asked):
-    """One job, or a glob for many; and a policy to try instead of their own."""
+    """One job, or a glob for several; optionally a policy to try instead."""
 
     job_id: Label | None = None
     match: Label | None = None
@@ -101,7 +101,7 @@ class PreviewRequest(Asked):
 
 
 class ApplyRequest(Asked):
-    """Which plan to apply, and whether to confirm it."""
+    """The plan to apply, and whether to confirm it."""
 
     plan_id: Label
     confirm: bool = False
