@@ -1,1 +1,1 @@
-"""The `milepost` command: one Click group whose commands import their own world."""
+"""The `milepost` command: a Click group that imports each command on use."""

@@ -1,19 +1,19 @@
-"""Connections that wait for their client have a deadline, and their number a bound.
+"""Deadlines for connections that wait for their client, and a bound on their number.
 
-Uvicorn has neither for a request whose head never ends, for a body that nobody reads
-and for a client that takes no answer.  A connection is always in one of these phases:
+Uvicorn has neither for a head that never ends, for a body that is not read and for a
+client that does not receive its answer.  A connection is always in one of these phases:
 
 | phase | the server waits for | ends it |
 |---|---|---|
 | head | a request, to the end of its head | `idle` before its first byte, then `head` |
 | body | the body of a request that the application reads | the application, with 408 |
-| rest | the rest of a body whose request was answered already | `body` |
-| work | nothing, the application is at work | the application |
-| send | the client to take the answer | `send`, unless enough was taken |
+| rest | the rest of a body whose request has been answered | `body` |
+| work | nothing, the application is running | the application |
+| send | the client to receive the answer | `send`, unless enough was received |
 
-A deadline counts from the beginning of its phase, so that bytes that trickle in move
-none.  Where all connections are taken, those that have waited longest for their client
-make room for new ones; a request at work is never dropped.
+A deadline counts from the beginning of its phase, so slow bytes do not extend it.  If
+all connections are in use, those that have waited longest for their client are closed
+for new ones; a running request is never dropped.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 if TYPE_CHECKING:
     import asyncio
 
-# A client that takes less of its answer in `send` seconds is not reading it.
+# A client that receives less of its answer in `send` seconds is not reading it.
 _SEND_LEAST_BYTES = 64 * 1024
-# Make room for several at once: the search looks at every connection.
+# Close several at once: the search visits every connection.
 _EVICTED_PART = 16
 
 
 class Bounds(NamedTuple):
-    """How many connections there may be, and how long each phase may last."""
+    """The maximum number of connections and the length of each phase."""
 
     connections: int
     head_seconds: float
@@ -53,7 +53,7 @@ class Phase(Enum):
 
 
 class Connection(H11Protocol):
-    """One connection of a client, bounded."""
+    """A client's connection, with deadlines."""
 
     def __init__(self, *args: Any, bounds: Bounds, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -69,46 +69,46 @@ class Connection(H11Protocol):
     def connection_made(  # type: ignore[override] # as uvicorn has it
         self, transport: asyncio.Transport
     ) -> None:
-        """Count it; begin to wait for its request."""
+        """Count the connection and wait for its request."""
         super().connection_made(transport)
         if len(self.connections) > self._bounds.connections:
             self._make_room()
         self._enter(Phase.HEAD)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
+        """Stop the deadline."""
         super().connection_lost(exc)
         # Uvicorn does so only after an orderly end.
         self._unset_keepalive_if_required()
         self._cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; a head or a body may have ended."""
+        """Process data; a head or a body may be complete."""
         super().data_received(data)
         self._look()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Wait for the next request."""
         super().on_response_complete()
-        # What was just answered is over, so the phase begins anew even if it is the
-        # same as before.
+        # The answered request is finished, so the phase restarts even if it has the
+        # same name as before.
         self._enter(self._found())
 
     def pause_writing(self) -> None:
-        """Begin to wait for the client to take what is there."""
+        """Wait for the client to receive the buffered data."""
         super().pause_writing()
         self._is_blocked = True
         self._look()
 
     def resume_writing(self) -> None:
-        """Go on: it took enough."""
+        """Continue: the client received enough."""
         super().resume_writing()
         self._is_blocked = False
         self._look()
 
     def shutdown(self) -> None:
-        """Close it, now or when its request was answered."""
-        # h11 refuses to close what has failed already.
+        """Close the connection, now or after its answer."""
+        # h11 refuses to close a failed connection.
         if self.conn.our_state is h11.ERROR:
             self.transport.close()
         else:
@@ -158,7 +158,7 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        """Drop those that have waited longest for their client, or else this one."""
+        """Close the connections that waited longest, or else this one."""
         waiting = [
             each
             for each in self.connections
@@ -170,5 +170,5 @@ class Connection(H11Protocol):
         most = max(1, self._bounds.connections // _EVICTED_PART)
         for each in waiting[:most] or [self]:
             each.transport.abort()
-            # Counted no more, though asyncio tells it only later.
+            # No longer counted, although asyncio reports the loss only later.
             self.connections.discard(each)

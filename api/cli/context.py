@@ -1,4 +1,4 @@
-"""What every command shares: the options before or behind it, and the open store."""
+"""The options that all commands share, and access to the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AnyCommand = TypeVar("AnyCommand", bound=click.Command)
 
 
 class Frame:
-    """One run of the command line: its shared options."""
+    """The shared options of one command line."""
 
     def __init__(self) -> None:
         self.as_json = False
@@ -30,14 +30,14 @@ class Frame:
 
         Raises:
             Failure: no_store.
-            ConfigError: what names the folder is wrong.
+            ConfigError: the setting of the folder is wrong.
         """
         from milepost.api.cli.stores import open_to_read
 
         return open_to_read(self.config, self.store)
 
     def open_to_write(self, *, may_create: bool = False) -> CheckpointManager:
-        """Open the store as all settings say.
+        """Open the store with all settings.
 
         Raises:
             Failure: no_store, unless it may be created.
@@ -48,7 +48,7 @@ class Frame:
         return open_to_write(self.config, self.store, may_create=may_create)
 
     def open_with_settings(self) -> tuple[CheckpointManager, Settings | None]:
-        """Open the store as all settings say; these are None if nothing is set.
+        """Open the store with all settings; these are None if nothing is set.
 
         Raises:
             Failure: no_store.
@@ -83,53 +83,55 @@ def command(name: str, *, example: str) -> Callable[[AnyFunction], click.Command
 
 
 def with_shared_options(made: AnyCommand) -> AnyCommand:
-    """Add the options that work before and behind every command, after its own."""
+    """Add the options that work before and after every command name."""
     made.params += _SHARED
     return made
 
 
 def expect_seq_option(function: AnyFunction) -> AnyFunction:
-    """Add `--expect-seq`, for commands that must not act on a job that moved on."""
+    """Add `--expect-seq`, for commands that must not act on a changed job."""
     option = click.option(
         "--expect-seq",
         type=click.IntRange(0),
-        help="Do it only if this is still the job's last seq.",
+        help="Fail unless this is the job's last seq.",
     )
     return option(function)
 
 
 def reason_option(function: AnyFunction) -> AnyFunction:
-    """Add `--reason`, for commands whose event can say why."""
-    option = click.option("--reason", metavar="TEXT", help="Why; the journal keeps it.")
+    """Add `--reason`, for commands whose event records one."""
+    option = click.option(
+        "--reason", metavar="TEXT", help="A reason, which is journaled."
+    )
     return option(function)
 
 
 def trust_clock_option(function: AnyFunction) -> AnyFunction:
-    """Add `--trust-clock`, for commands that remove what is old."""
+    """Add `--trust-clock`, for commands that remove by age."""
     option = click.option(
         "--trust-clock",
         is_flag=True,
-        help="The clock is right, though it is far ahead of all that is known.",
+        help="Accept the system time although it is far ahead of the store.",
     )
     return option(function)
 
 
 def fail_if_empty_option(function: AnyFunction) -> AnyFunction:
-    """Add `--fail-if-empty`, for commands that may find nothing to show or to do."""
+    """Add `--fail-if-empty`, for commands whose result may be empty."""
     option = click.option(
-        "--fail-if-empty", is_flag=True, help="Exit with 8 when there is nothing."
+        "--fail-if-empty", is_flag=True, help="Exit with 8 if the result is empty."
     )
     return option(function)
 
 
 def example_text(example: str) -> str:
-    """Return the end of a `--help`: commands that work as they stand."""
+    """Return the end of a help text: commands that can be run unchanged."""
     # \b keeps Click from joining the lines.
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.split("\n"))
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    # A flag that stands before the command must not be unset by its absence behind it.
+    # A flag given before the command name is not unset by its absence after it.
     if value is not None and value is not False:
         setattr(ctx.ensure_object(Frame), str(param.name), value)
 
@@ -142,11 +144,11 @@ _SHARED = (
     _shared(
         *("--json", "as_json"), is_flag=True, help="Print one object: ok, data, error."
     ),
-    _shared("--store", metavar="DIR", help="The folder that holds the store."),
+    _shared("--store", metavar="DIR", help="The folder of the store."),
     _shared("--config", metavar="FILE", help="Read this config.toml."),
     _shared(
         *("--traceback", "with_traceback"),
         is_flag=True,
-        help="Show Python's traceback when something fails.",
+        help="Show Python's traceback on errors.",
     ),
 )

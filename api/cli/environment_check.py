@@ -1,4 +1,4 @@
-"""What is around a store: settings, worker, keys.  Looked at, not touched."""
+"""Read-only checks of a store's settings, worker and keys."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from milepost.worker.status import TaskStatus
 
 _RUNS = 3
-_CLOCK_HINT = "if it is right now: milepost worker task --trust-clock"
+_CLOCK_HINT = "if the time is right: milepost worker task --trust-clock"
 
 
 class Surroundings:
     """The settings of a store, as far as they can be read.
 
     Raises:
-        ConfigError: what names the store's folder is wrong.
+        ConfigError: the setting of the store's folder is wrong.
     """
 
     def __init__(self, frame: Frame) -> None:
@@ -54,14 +54,14 @@ class Surroundings:
             self._problems.append(exc)
 
     def open(self) -> CheckpointManager:
-        """Open the store with the keys that are at hand."""
+        """Open the store with the available keys."""
         from milepost.journal.manager import CheckpointManager
 
         allow = self._settings is not None and self._settings.store.allow_plaintext
         return CheckpointManager(self.root, keys=self._keys, allow_plaintext=allow)
 
     def settings_findings(self) -> Iterator[Finding]:
-        """Yield what is wrong with the settings, or that nothing is."""
+        """Yield the problems of the settings, or that there are none."""
         for problem in self._problems:
             yield Finding(problem.code, False, str(problem), problem.hint)
         if self._settings is not None:
@@ -69,20 +69,20 @@ class Surroundings:
             yield Finding("config", True, f"{file or 'no config file'}")
 
     def keys(self, found: list[Diagnosis]) -> Iterator[Finding]:
-        """Yield which keys states need."""
+        """Yield the keys that states need."""
         needed: Counter[str] = Counter()
         for each in found:
             needed.update(dict(each.keys))
         for key_id, count in sorted(needed.items()):
             states = f"{counted(count, 'state')} need{'s' if count == 1 else ''} it"
             if self._keys is not None and self._keys.get(key_id) is not None:
-                yield Finding("key", True, f"key {key_id!r} is at hand, and {states}")
+                yield Finding("key", True, f"key {key_id!r} is available, and {states}")
             else:
-                what = f"key {key_id!r} is not at hand, and {states}"
+                what = f"key {key_id!r} is missing, and {states}"
                 yield Finding("missing_key", False, what, "see docs/encryption.md")
 
     def worker(self) -> list[Finding]:
-        """Return who leads, what ran last and what is due."""
+        """Return the active worker, the last runs and the due tasks."""
         from milepost.journal.clock import utc_now
         from milepost.worker.config.settings import WorkerSettings
         from milepost.worker.status import stored_status
@@ -94,7 +94,7 @@ class Surroundings:
         who = "no worker is running" if pid is None else f"process {pid} is the worker"
         found = [Finding("leader", True, who)]
         if status.problem is not None:
-            hint = "remove worker/last-runs.json: the next run begins anew"
+            hint = "remove worker/last-runs.json; the next run writes a new one"
             found.append(Finding("last_runs", False, status.problem, hint))
         if status.clock_jump is not None:
             found.append(Finding("clock_jump", False, "the clock jumped", _CLOCK_HINT))

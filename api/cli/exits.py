@@ -1,7 +1,7 @@
 """Exit codes, and the one mapping from error codes to them.
 
-Scripts rely on both, so a code never changes its meaning.  An error code that is
-not in the table is a failure like any other.
+Scripts rely on both, so a code never changes its meaning.  An error code that is not
+in the table exits with 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Exit(IntEnum):
-    """What the shell sees."""
+    """The exit codes of the command line."""
 
     OK = 0
     ERROR = 1
@@ -41,7 +41,7 @@ EXIT_OF_CODE = {
     "job_running": Exit.CONFLICT,
     "protected": Exit.PROTECTED,
     "held": Exit.PROTECTED,
-    # Not a conflict: a script that plans again and tries again would never get through.
+    # Not a conflict: a script that plans again and retries would never succeed.
     "confirmation_required": Exit.PROTECTED,
     "clock_jump": Exit.PROTECTED,
     "damaged": Exit.DAMAGED,
@@ -54,7 +54,7 @@ EXIT_OF_CODE = {
     "not_imported": Exit.NO_STORE,
     "locked": Exit.LOCKED,
     "interrupted": Exit.INTERRUPTED,
-    # Plain failures, named so that nobody wonders whether they were forgotten.
+    # Plain failures, listed to show that they are not forgotten.
     "config": Exit.ERROR,
     "internal": Exit.ERROR,
     "unusable_keys": Exit.ERROR,
@@ -81,7 +81,7 @@ EXIT_OF_CODE = {
 
 
 class Problem(NamedTuple):
-    """Why an answer is not a plain success; `details` are for programs."""
+    """The reason that an answer is not a plain success; `details` are for programs."""
 
     code: str
     message: str
@@ -90,12 +90,12 @@ class Problem(NamedTuple):
 
     @property
     def exit(self) -> Exit:
-        """The exit code that goes with the error code."""
+        """The exit code of the error code."""
         return EXIT_OF_CODE.get(self.code, Exit.ERROR)
 
 
 class Failure(Exception):
-    """A command can't give an answer.  Carries the `Problem` to report."""
+    """A command failed.  Carries the `Problem` to report."""
 
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all."""
+"""Atomic replacement of an output file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STDOUT = "-"
 
 @contextmanager
 def file_to_be(path: str | None, value: Any) -> Iterator[None]:
-    """Write `value` as JSON beside `path`; it takes its place when the block ends well.
+    """Write `value` as JSON to a draft, which replaces `path` when the block succeeds.
 
-    So whatever can fail (no folder, no space) has failed before the block does what
-    can't be taken back.  `None` and `-` are stdout, which is not this module's.
+    So a missing folder or a full disk fails before the block does anything that can't
+    be undone.  `None` and `-` are stdout, which this module does not write.
     """
     if path is None or path == STDOUT:
         yield
@@ -33,14 +33,14 @@ def file_to_be(path: str | None, value: Any) -> Iterator[None]:
     if Path(path).is_dir():
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), path)
     if Path(path).exists() and not Path(path).is_file():
-        # /dev/stdout and the like are there to be written to, not to be replaced.
+        # /dev/stdout and similar files are written to, not replaced.
         yield
         Path(path).write_bytes(raw)
         return
-    # What a link points to is replaced, not the link.
+    # The target of a link is replaced, not the link.
     goal = Path(os.path.realpath(path))
     draft = goal.with_name(f".{goal.name}.{os.urandom(4).hex()}")
-    # 0o666 leaves the rights to the person's umask, as with any redirection.
+    # With 0o666 the umask decides the permissions, as with a redirection.
     disk = PosixDisk(new_mode=0o666)
     try:
         _write(disk, draft, goal, raw)

@@ -1,7 +1,7 @@
-"""The `milepost` group: finds a command's module only when the command is called.
+"""The `milepost` group: imports a command when it is called, and sets the exit code.
 
-`list` must not pay for the imports of `serve`, so the table below holds names, not
-functions.  The group is also the one place that turns errors into exit codes.
+The table below has names, not functions, so that `list` does not import what `serve`
+needs.  Errors become exit codes only here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from milepost.api.cli.results import Answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# In the order of `--help`.  `milepost.api.cli.commands` has a module for each.
+# In the order of `--help`.  Each has a module in `milepost.api.cli.commands`.
 COMMANDS = (
     "save",
     "list",
@@ -58,12 +58,12 @@ class Milepost(click.Group):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which one meets them."""
+        """Return the commands in the order of the table."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module and return its command."""
+        """Import the module of a command and return the command."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -75,7 +75,7 @@ class Milepost(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Refuse an unknown command with the nearest ones, which Click can't know."""
+        """Refuse an unknown command, with similar names as a hint."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(
                 args[0], possibilities=COMMANDS, ctx=ctx
@@ -88,7 +88,7 @@ class Milepost(click.Group):
         prog_name: str | None = None,
         **extra: Any,
     ) -> NoReturn:
-        """Run one command, print what it hands back, leave with the right code."""
+        """Run one command, print its answer, and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         output.prepare_streams()
         frame = Frame()
@@ -103,7 +103,7 @@ class Milepost(click.Group):
             )
             code = _report(answer, frame)
         except Exception as exc:  # noqa: BLE001 - a person never sees a traceback
-            # An error in parsing comes before the options were stored.
+            # A parsing error is raised before the options are stored.
             options = words[: words.index("--")] if "--" in words else words
             frame.as_json |= "--json" in options
             frame.with_traceback |= "--traceback" in options
@@ -134,7 +134,7 @@ def _report_exception(exc: Exception, frame: Frame) -> int:
 
 
 def _problem_of(exc: Exception) -> Problem:
-    """Return what to tell the person; there is exactly one row per kind."""
+    """Return the problem to report for an exception."""
     from milepost.journal.errors import MilepostError
 
     match exc:
@@ -150,14 +150,14 @@ def _problem_of(exc: Exception) -> Problem:
             problem = Problem("io_failed", _os_error_text(exc))
         case _:
             what = f"{type(exc).__name__}: {exc}"
-            hint = "a bug: please report it with the output of --traceback"
+            hint = "this is a bug; please report it with the output of --traceback"
             problem = Problem("internal", what, hint)
     return problem
 
 
 def _help_of(exc: click.ClickException) -> str | None:
     context = getattr(exc, "ctx", None)
-    # Click's "Did you mean" is the better hint where there is one.
+    # Click's "Did you mean" is the better hint if there is one.
     if context is None or getattr(exc, "possibilities", None):
         return None
     return f"see {context.command_path} --help"

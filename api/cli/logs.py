@@ -1,8 +1,8 @@
-"""Log lines of the commands that stay, on stderr.
+"""Logging of long-running commands to stderr.
 
-They are written by a thread of their own: a pipe that nobody reads, or a full disk,
-must not stop a request.  Lines that differ only in what they tell of are bounded: a
-flood of bad requests leaves a count, not a full disk.
+A thread of its own writes the lines: an unread pipe or a full disk must not stop a
+request.  Lines of the same kind are limited: a flood of bad requests leaves a count,
+not a full disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         | tuple[None, None, None]
     )
 
-# Of one kind of line, so many are written in so many seconds; the rest is counted.
+# At most this many lines of a kind are written per window; the rest is counted.
 MAX_ALIKE = 20
 WINDOW_SECONDS = 10.0
 _MAX_KINDS = 1000
@@ -35,9 +35,9 @@ _FLUSH_SECONDS = 1.0
 
 
 class _Visible(logging.Formatter):
-    """Job ids and the like stand in messages, and must not act on a terminal.
+    """Escapes unprintable characters, since messages contain job ids.
 
-    A line break in one would even forge a line of the log.
+    An escape sequence would act on a terminal; a line break would forge a log line.
     """
 
     def formatMessage(self, record: LogRecord) -> str:  # noqa: N802 - logging's name
@@ -49,7 +49,7 @@ class _Visible(logging.Formatter):
 
 
 class _Kind(NamedTuple):
-    """What makes two lines alike: they come from one place in the code."""
+    """The kind of a line: its place in the code."""
 
     logger: str
     level: int
@@ -57,7 +57,7 @@ class _Kind(NamedTuple):
 
 
 class _Window:
-    """The lines of one kind in the last seconds."""
+    """The lines of one kind in one window of time."""
 
     def __init__(self, now: float, example: str) -> None:
         self.ends_at = now + WINDOW_SECONDS
@@ -70,7 +70,7 @@ class _Window:
 
 
 class Lines(logging.Handler):
-    """A handler that never makes its caller wait."""
+    """A handler that never blocks its caller."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Lines(logging.Handler):
         threading.Thread(target=self._write, name="milepost-log", daemon=True).start()
 
     def emit(self, record: LogRecord) -> None:
-        """Have the record written, or counted; the handler's lock is held."""
+        """Queue the record, or count it; called under the handler's lock."""
         kind = _Kind(record.name, record.levelno, str(record.msg))
         now = time.monotonic()
         self._end_windows(now)
@@ -95,14 +95,14 @@ class Lines(logging.Handler):
             self.say(self.format(record))
 
     def say(self, line: str) -> None:
-        """Have one line written, whatever was written before."""
+        """Queue one line, without the limit on lines of a kind."""
         try:
             self._waiting.put_nowait(line)
         except queue.Full:
             self._lost += 1
 
     def flush(self) -> None:
-        """Return when all is written, or after a while: nobody may read it."""
+        """Wait until all is written, for a bounded time: the reader may be stuck."""
         with self:
             self._end_windows(float("inf"))
         written = threading.Event()
@@ -119,7 +119,7 @@ class Lines(logging.Handler):
         self.release()
 
     def _end_windows(self, now: float) -> None:
-        """Tell of those that ended by `now` what they left out; under the lock."""
+        """Report the lines left out by windows that ended; call under the lock."""
         for kind, window in list(self._windows.items()):
             if window.ends_at > now:
                 continue
@@ -145,24 +145,24 @@ class Lines(logging.Handler):
             lost = f"{self._lost} lines of the log were lost\n" if self._lost else ""
             try:
                 _put(f"{lost}{line}\n")
-            except OSError:  # a full disk, or a reader that went away
+            except OSError:  # a full disk, or a closed pipe
                 self._lost += 1
             else:
                 self._lost = 0
 
 
 def _put(text: str) -> None:
-    """Write to stderr as it is now, without any buffer that could keep the rest.
+    """Write to stderr, unbuffered.
 
     Raises:
-        OSError: it takes no more.
+        OSError: stderr can't be written.
     """
     stream = sys.stderr
     if stream is None:
         return
     try:
         descriptor = stream.fileno()
-    except ValueError:  # not a file: a test's, or an embedder's
+    except ValueError:  # not a file: in a test, or embedded
         stream.write(text)
         return
     rest = text.encode("utf-8", "backslashreplace")
@@ -171,7 +171,7 @@ def _put(text: str) -> None:
 
 
 def log_to_stderr() -> Lines:
-    """Send our own news and everybody's warnings to stderr."""
+    """Log messages of Milepost, and warnings of all libraries, to stderr."""
     lines = Lines()
     logging.basicConfig(handlers=[lines], level=logging.WARNING)
     logging.getLogger("milepost").setLevel(logging.INFO)

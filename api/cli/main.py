@@ -1,7 +1,7 @@
-"""Where the `milepost` process begins and ends.
+"""Entry point of the `milepost` process.
 
-Nothing is imported up here but `os` and `sys`: a Ctrl-C while Click loads must end in
-130 and silence, not in a traceback through somebody's import machinery.
+The module level imports only `os` and `sys`: a Ctrl-C while Click is loading must exit
+with 130 and without a traceback.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     try:
         _open_standard_streams()
         from milepost.api.cli.group import milepost
@@ -22,10 +22,10 @@ def main() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open what the caller closed of stdin, stdout and stderr, as the null device.
+    """Open closed standard streams as the null device.
 
-    A file of the store would get its number, and all that is written to a standard
-    stream, by a library or a child, would land in it.
+    Otherwise a file of the store would get the descriptor, and output of a library or a
+    child process would be written into it.
     """
     while (lowest := os.open(os.devnull, os.O_RDWR)) <= 2:  # noqa: PLR2004 - stderr
         os.set_inheritable(lowest, True)
@@ -33,11 +33,11 @@ def _open_standard_streams() -> None:
 
 
 def _leave(code: str | int | None) -> None:
-    """End the process without taking the interpreter apart first.
+    """End the process without finalizing the interpreter.
 
-    All is closed and written by now, and freeing every module one by one takes a tenth
-    of the time that `milepost list` has.  With a thread still at work it is the usual
-    way out, which waits for it.
+    All files are closed and all output is written, and freeing every module takes a
+    tenth of the time budget of `milepost list`.  If another thread is running, the
+    process exits normally, which waits for the thread.
     """
     import threading
 

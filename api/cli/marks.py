@@ -1,6 +1,6 @@
-"""The shape that pin, unpin, hold and release have in common.
+"""The common part of pin, unpin, hold and release.
 
-Each sets or clears one mark of a checkpoint; whether it changed anything is reported.
+Each sets or clears one mark of a checkpoint, and reports whether that changed anything.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def mark_command(
     whether anything changed.  Its docstring is the help text.
 
     Args:
-        name: as typed.
-        mark: the name of the mark in `--json`.
-        done: what has happened to the checkpoint; equals `mark` if it is now set.
-        example: for `--help`.
+        name: the command as typed.
+        mark: the field of the mark in `--json`.
+        done: the past participle; equal to `mark` if the command sets the mark.
+        example: a command line for `--help`.
     """
 
     def decorate(function: Mark) -> click.Command:
@@ -51,7 +51,7 @@ def mark_command(
                 mark: done == mark,
                 "changed": has_changed,
             }
-            said = done if has_changed else f"was {done} already:"
+            said = done if has_changed else f"was already {done}:"
             note = f"{said} {info.checkpoint_id} of job {info.job_id}"
             return Answer(data, None, (note,))
 

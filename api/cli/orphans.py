@@ -1,9 +1,9 @@
-"""Reaping what jobs leave behind, where this process is the one that inherits it.
+"""Reaping of orphaned processes, for a server that inherits them.
 
-A process whose parent ended is inherited by process 1 of its container, or by an
-ancestor that asked for orphans; ended, it stays a zombie until that one waits for it.
-A server that waited for any child would take the exit status of its own jobs from
-whoever waits for them, so it serves in a child and the first process only waits.
+An orphan is inherited by process 1 of its container, or by an ancestor that is a
+subreaper, and is a zombie until that process waits for it.  A server that waited for
+any child would steal the exit status of its own jobs.  So the server runs in a child,
+and the first process only waits.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SET_PARENT_DEATH_SIGNAL, _GET_CHILD_SUBREAPER = 1, 37
 
 
 def leave_orphans_to_parent() -> None:
-    """Return in a process that inherits no orphans.
+    """Return in a process that does not inherit orphans.
 
-    That is this one, or else a child of it: then this process forwards signals to the
-    child, waits for all that it inherits, and ends as the child does.  To be called
-    before any thread is started.
+    This is the calling process or a child of it.  In the second case the calling
+    process forwards signals, waits for every child, and exits with the code of that
+    child.  Call this before any thread starts.
     """
     if not _inherits_orphans():
         return
@@ -35,7 +35,7 @@ def leave_orphans_to_parent() -> None:
     child = os.fork()
     if child:
         os._exit(_wait_for(child))
-    # A Ctrl-C goes to the whole group of a terminal; forwarded, it would come twice.
+    # A terminal sends Ctrl-C to the whole group; forwarded, it would arrive twice.
     os.setpgid(0, 0)
     _prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -49,7 +49,7 @@ def _inherits_orphans() -> bool:
 
 
 def _prctl(option: int, value: object) -> bool:
-    """Return whether Linux did it; elsewhere there is no such call."""
+    """Return whether the call succeeded; it exists on Linux only."""
     if sys.platform != "linux":
         return False
     failed: int = ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
@@ -57,7 +57,7 @@ def _prctl(option: int, value: object) -> bool:
 
 
 def _wait_for(child: int) -> int:
-    """Wait for every child until `child` ends; return the exit code that it had."""
+    """Wait for every child until `child` ends; return its exit code."""
     while True:
         number = signal.sigwait({*_FORWARDED, signal.SIGCHLD})
         if number != signal.SIGCHLD:
@@ -66,4 +66,4 @@ def _wait_for(child: int) -> int:
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             if ended[0] == child:
                 code = os.waitstatus_to_exitcode(ended[1])
-                return code if code >= 0 else 128 - code  # as shells tell a signal
+                return code if code >= 0 else 128 - code  # as shells report a signal

@@ -1,14 +1,14 @@
-r"""Printing: data to stdout, talk to stderr, and nothing that can fool a terminal.
+r"""Printing: data to stdout, messages to stderr, without control characters.
 
-| stdout is | a table comes out as | a document as |
+| stdout is | a table is printed as | a document as |
 |---|---|---|
 | anything, with `--json` | one object `{ok, data, error}` | the same |
 | a terminal | a rich table | indented JSON |
 | a pipe or a file | TSV with a header | indented, or exact bytes |
 
-Names come from whoever wrote the checkpoint.  A step called `\x1b]0;…` must not
-set a window title, so what is not printable leaves as an escape.  TSV cells are
-made to be read; a program that needs every byte of a name asks for `--json`.
+Names are untrusted: a step called `\x1b]0;…` must not set a window title, so
+unprintable characters are printed as escapes.  TSV cells are for reading; programs that
+need the exact name use `--json`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _NOTHING = (None, False, "")
-# Columns of a terminal from which on there is room for all of a table's.
+# A terminal of at least this width shows all columns of a table.
 _WIDE = 110
 
 _KIBI = 1024
 
 
 class Unwritable(Failure):
-    """Stdout takes no answer, so the problem can only be told on stderr."""
+    """Stdout can't be written, so the problem is reported on stderr only."""
 
 
 def visible(text: str) -> str:
-    r"""Return `text` with everything unprintable as a Python escape (`\x1b`, `\n`)."""
+    r"""Return `text` with unprintable characters as Python escapes (`\x1b`, `\n`)."""
     if text.isprintable():
         return text
     return "".join(
@@ -49,8 +49,8 @@ def visible(text: str) -> str:
 def visible_json(text: str) -> str:
     """Return JSON `text` with unprintable characters as JSON escapes.
 
-    Inside JSON such a character can only stand in a string, so the value that
-    comes out of a parser is the same.  Line breaks of the layout stay.
+    In JSON they occur only within strings, so the parsed value is unchanged.  Line
+    breaks of the layout stay.
     """
     if text.isprintable():
         return text
@@ -67,7 +67,7 @@ def _json_escape(char: str) -> str:
 
 
 def report(answer: Answer, *, as_json: bool) -> Exit:
-    """Print `answer` and return the exit code that it stands for."""
+    """Print `answer` and return its exit code."""
     for note in answer.notes:
         say(note)
     problem = answer.problem
@@ -85,7 +85,7 @@ def report(answer: Answer, *, as_json: bool) -> Exit:
 
 
 def report_problem(problem: Problem, *, as_json: bool) -> Exit:
-    """Print why there is no answer and return the exit code."""
+    """Print a problem and return its exit code."""
     if as_json:
         _write_json({"ok": False, "data": None}, problem)
     else:
@@ -94,31 +94,31 @@ def report_problem(problem: Problem, *, as_json: bool) -> Exit:
 
 
 def one_line(problem: Problem) -> str:
-    """Return the problem as a person reads it: one line, hint included."""
+    """Return the problem as one line of text, with its hint."""
     hint = f" ({problem.hint})" if problem.hint else ""
     return f"milepost: {problem.message}{hint}"
 
 
 def say(text: str) -> None:
-    """Say one line to the person, on stderr; where that is impossible, to nobody."""
+    """Print one line to stderr; ignore it if stderr can't be written."""
     if sys.stderr is not None:
         with suppress(OSError):
             _write(sys.stderr, visible(text) + "\n")
 
 
 def is_terminal() -> bool:
-    """Whether stdout is a person's terminal."""
+    """Return whether stdout is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def prepare_streams() -> None:
     """Make stdout and stderr take any text.
 
-    An argument that is no UTF-8 reaches us as lone surrogates; printing the error
-    about it must not be an error.  Data in a pipe is UTF-8 in every locale.
+    An argument that is not UTF-8 becomes lone surrogates; printing an error about it
+    must not fail.  Data in a pipe is UTF-8 in every locale.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Tests and embedders put other objects there, which need no preparing.
+        # Tests and embedders replace the streams by objects that need no preparation.
         if (reconfigure := getattr(stream, "reconfigure", None)) is None:
             continue
         if stream.isatty():
@@ -128,7 +128,7 @@ def prepare_streams() -> None:
 
 
 def _write_lines(lines: JsonLines) -> None:
-    """Write each value as soon as it is there, until nobody reads on."""
+    """Write each value as soon as it is available, until the reader closes."""
     import orjson
 
     for value in lines.values:
@@ -187,16 +187,16 @@ def _draw(table: Table) -> None:
     from rich.text import Text
 
     console = Console(file=sys.stdout, highlight=False)
-    # For rich, NO_COLOR leaves bold; for whoever sets it, it means no escapes at all.
+    # With NO_COLOR rich still prints bold; users expect no escapes at all.
     header_style = "" if console.no_color else "bold"
     drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style=header_style)
     rows = [*table.rows]
     shown = _columns_shown(table, rows, is_narrow=console.width < _WIDE)
     for column in compress(table.columns, shown):
-        # Ids are there to be copied: fold a long one, never cut it.
+        # Ids are copied from the screen: fold a long one, never cut it.
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        # Text objects, because rich reads a str with [brackets] as markup.
+        # Text objects, because rich parses a str with [brackets] as markup.
         drawn.add_row(*(Text(_cell(value)) for value in compress(row, shown)))
     with console.capture() as captured:
         console.print(drawn)
@@ -206,7 +206,7 @@ def _draw(table: Table) -> None:
 def _columns_shown(
     table: Table, rows: list[tuple[object, ...]], *, is_narrow: bool
 ) -> list[bool]:
-    """Tell of each column whether a terminal has it."""
+    """Return for each column whether the terminal shows it."""
     left_out = set(table.spare) if is_narrow else set()
     for place, column in enumerate(table.columns):
         if column in table.quiet and all(row[place] in _NOTHING for row in rows):
@@ -237,10 +237,10 @@ def _encodable(text: str) -> str:
 
 
 def _write_data(text: str) -> bool:
-    """Write to stdout; return whether somebody may still read it.
+    """Write to stdout; return False if the reader has closed it.
 
     Raises:
-        Unwritable: stdout takes no more, for another reason than a closed pipe.
+        Unwritable: stdout can't be written, for another reason than a closed pipe.
     """
     if sys.stdout is None:
         return False
@@ -252,22 +252,22 @@ def _write_data(text: str) -> bool:
 
 
 def _write(stream: TextIO, text: str) -> bool:
-    """Write all of it; False if the reader went away (`| head -1`), which is no error.
+    """Write `text`; return False if the reader has closed the pipe (`| head -1`).
 
     Raises:
-        OSError: the stream takes no more for another reason.
+        OSError: the write failed for another reason.
     """
     try:
         stream.flush()
         rest = memoryview(text.encode(stream.encoding, stream.errors or "strict"))
-        # With PYTHONUNBUFFERED a stream calls the system once and forgets what that
-        # did not take: on a full disk the answer would end early, with exit code 0.
+        # With PYTHONUNBUFFERED a stream makes one system call and drops the rest of a
+        # short write: on a full disk the answer would be cut, with exit code 0.
         while rest:
             rest = rest[stream.buffer.write(rest) :]
         stream.buffer.flush()
     except OSError as exc:
-        # What is still buffered would fail once more when the interpreter flushes
-        # at its end, with a message nobody asked for.
+        # The interpreter would flush the buffer again at exit, fail again, and print an
+        # error message of its own.
         _send_to_nowhere(stream)
         if not isinstance(exc, BrokenPipeError):
             raise
@@ -282,12 +282,12 @@ def _send_to_nowhere(stream: TextIO) -> None:
 
 
 def rows_of(fields: Iterable[tuple[str, object]]) -> Table:
-    """Return a two-column table, for answers that are one thing with fields."""
+    """Return a two-column table of names and values."""
     return Table(("field", "value"), tuple(fields))
 
 
 def size_text(size_bytes: int) -> str:
-    """Return a size as people read it: ``812 B``, ``1.4 MiB``."""
+    """Return a size as text: ``812 B``, ``1.4 MiB``."""
     if size_bytes < _KIBI:
         return f"{size_bytes} B"
     size, unit = size_bytes / _KIBI, "KiB"

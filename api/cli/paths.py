@@ -1,4 +1,4 @@
-"""`--path a.b[0]`: one value inside a state, written as errors and diffs write it."""
+"""`--path a.b[0]`: paths into a state, in the notation of errors and diffs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NAMES_SHOWN = 8
 
 
 def value_at(value: Any, path: str) -> Any:
-    """Return what stands at `path`; a leading `$` or `$.` is optional.
+    """Return the value at `path`; a leading `$` or `$.` is optional.
 
     Raises:
-        Failure: not_found, naming how far the path leads; usage, if it is none.
+        Failure: not_found, with the longest existing prefix; usage, if malformed.
     """
     walked = "$"
     for key in parse_path(path):
@@ -65,7 +65,7 @@ def _key(step: re.Match[str]) -> str | int:
 
 def _step(value: Any, key: str | int) -> Any:
     if isinstance(value, list):
-        # `items.0` is what many type for `items[0]`.
+        # Many users type `items.0` for `items[0]`.
         return value[int(key)]
     if isinstance(value, dict):
         return value[str(key)]

@@ -1,4 +1,4 @@
-"""What a cleanup would do: which jobs, by which rule, and why each checkpoint."""
+"""Previews of a cleanup: the plan for the selected jobs, with all reasons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHOWN_WAITS = 3
 
 
 class Asked(NamedTuple):
-    """Which jobs, by which rule, and as of when."""
+    """The jobs, the rule and the time of a cleanup."""
 
     job: str | None
     match: str | None
@@ -43,7 +43,7 @@ class Asked(NamedTuple):
         """Plan for these jobs.
 
         Raises:
-            Failure: there is no such job.
+            Failure: the job does not exist.
         """
         if self.job is not None:
             require_job(manager, Target(self.job, None))
@@ -61,14 +61,14 @@ class Asked(NamedTuple):
             )
 
     def means(self, job_id: str) -> bool:
-        """Whether a job is among those that were asked for; all are if none was."""
+        """Return whether a job is selected; all are if no selection was given."""
         if self.job is not None:
             return job_id == self.job
         return self.match is None or fnmatchcase(job_id, self.match)
 
     @property
     def words(self) -> str:
-        """How these jobs are called on a command line, for a shell to read."""
+        """The selection as command-line arguments, quoted for a shell."""
         if self.job is not None:
             rule = "" if self.keep_last is None else f" --keep-last {self.keep_last}"
             found = f"{quote(self.job)}{rule}"
@@ -78,7 +78,7 @@ class Asked(NamedTuple):
 
 
 def previewed(asked: Asked, plan: Plan) -> Answer:
-    """Return what `plan` would do: a verdict and all reasons per checkpoint."""
+    """Return the decisions of `plan`, with all reasons per checkpoint."""
     is_one = asked.job is not None
     rows = [
         (*(() if is_one else (job.job_id,)), *row)
@@ -110,7 +110,7 @@ def previewed(asked: Asked, plan: Plan) -> Answer:
 
 
 def _rows(job: JobPlan, now: datetime) -> list[tuple[object, ...]]:
-    """Return a job's checkpoints, newest first, with what would become of each."""
+    """Return a job's checkpoints, newest first, with the decision on each."""
     verdicts = [("would delete", verdict) for verdict in job.remove]
     verdicts += [("would keep", verdict) for verdict in job.keep]
     verdicts.sort(key=lambda found: found[1].seq, reverse=True)
@@ -141,7 +141,7 @@ def _summary(asked: Asked, plan: Plan) -> str:
 
 
 def nothing_goes(asked: Asked, plan: Plan) -> tuple[str, ...]:
-    """Say so where no policy can let anything go."""
+    """Return a note if no policy can remove anything."""
     if asked.job is None or any(job.policy.removes for job in plan.jobs):
         return ()
     name = plan.jobs[0].policy.name
@@ -153,7 +153,7 @@ def nothing_goes(asked: Asked, plan: Plan) -> tuple[str, ...]:
 
 
 def idle_lines(plan: Plan) -> tuple[str, ...]:
-    """Say which rules match nothing, since what they were meant to keep may go."""
+    """Return notes on rules that match nothing: they keep nothing, maybe in error."""
     lines = [
         f"policy {job.policy.name} of job {job.job_id}: {line}"
         for job in plan.jobs
@@ -165,12 +165,12 @@ def idle_lines(plan: Plan) -> tuple[str, ...]:
 def _next_step(asked: Asked, plan: Plan) -> tuple[str, ...]:
     waits = [f"requires confirmation: {why}" for why in plan.waits[:_SHOWN_WAITS]]
     if len(plan.waits) > _SHOWN_WAITS:
-        waits.append(f"and {len(plan.waits) - _SHOWN_WAITS} jobs more wait")
+        waits.append(f"and {len(plan.waits) - _SHOWN_WAITS} more jobs require it")
     if not plan.remove:
         return tuple(waits)
     confirm = " --confirm" if plan.waits else ""
     line = f"milepost cleanup {asked.words} --plan {plan.plan_id}{confirm}"
-    return (*waits, f"to do just this: {line}")
+    return (*waits, f"to apply this plan: {line}")
 
 
 def _problems_of(plan: Plan) -> tuple[str, ...]:
@@ -184,7 +184,7 @@ def _partly(plan: Plan) -> Problem | None:
 
 
 def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
-    """Return what every single rule says about the checkpoint that `word` names."""
+    """Return the decision of every rule on the checkpoint that `word` names."""
     info = resolve(manager, parse_target(word))
     plan = manager.plan(info.job_id, now=asked.now)
     rulings = manager.explain(info.job_id, info.checkpoint_id, now=asked.now)
@@ -210,8 +210,8 @@ def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
 
 def _word_for(ruling: Ruling) -> str:
     if ruling.is_cap:
-        return "lets it go"
-    return "keeps it" if ruling.keeps else "does not"
+        return "removes it"
+    return "keeps it" if ruling.keeps else "no match"
 
 
 def _verdict_on(job: JobPlan, checkpoint_id: str) -> tuple[bool, Verdict]:
@@ -219,4 +219,4 @@ def _verdict_on(job: JobPlan, checkpoint_id: str) -> tuple[bool, Verdict]:
         for verdict in verdicts:
             if verdict.checkpoint_id == checkpoint_id:
                 return is_kept, verdict
-    raise StalePlan(f"{checkpoint_id!r} was deleted just now")
+    raise StalePlan(f"checkpoint {checkpoint_id!r} was deleted concurrently")

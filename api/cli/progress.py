@@ -1,7 +1,7 @@
-"""How far a long pass is: one line on stderr that a person can watch.
+"""The progress line of long operations, on stderr.
 
-Only on a terminal, and only once it takes longer than half a second: what is over by
-then needs no line, and a log file none at all.
+It is drawn only on a terminal, and only after half a second: shorter operations need
+none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class Progress:
-    """Draws while it is entered; leaves nothing behind."""
+    """Draws the line within a `with` block, and clears it at the end."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Progress:
         *,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Draw on `stream`, stderr unless given; never where it is no terminal."""
+        """Draw on `stream`, by default stderr, if it is a terminal."""
         self._stream = stream or sys.stderr
         self._steady = steady
         self._is_watched = self._stream is not None and self._stream.isatty()
@@ -47,22 +47,22 @@ class Progress:
             self._write(_CLEAR)
 
     def begin(self, task: str, jobs: int = 0, *, unit: str = "jobs") -> None:
-        """Say what is done, and to how many jobs."""
+        """Start a task over a number of jobs."""
         self._task, self._total, self._unit = task, jobs, unit
         self._jobs = self._bytes = 0
 
     def piece(self, size_bytes: int) -> None:
-        """Count what was read."""
+        """Add the size of a piece that was read."""
         self._bytes += size_bytes
         self._draw()
 
     def job(self) -> None:
-        """Count a job that is done."""
+        """Count a finished job."""
         self._jobs += 1
         self._draw()
 
     def reach(self, done: int, total: int) -> None:
-        """Take over the counts of somebody who counts for himself."""
+        """Set the counts, for a caller that counts itself."""
         self._jobs, self._total = done, total
         self._draw()
 
@@ -75,7 +75,7 @@ class Progress:
         text = f"{self._task}: {self._jobs} of {self._total} {self._unit}{part}"
         if self._bytes:
             text += f", {self._bytes / (1 << 20):.1f} MiB read"
-        # Back at the start, so that a line of the log takes its place.
+        # Return to the line start, so that a log line overwrites it.
         self._write(_CLEAR + visible(text) + "\r")
 
     def _write(self, text: str) -> None:
@@ -83,4 +83,4 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            self._is_watched = False  # the terminal is gone; the work is not
+            self._is_watched = False  # the terminal is gone, the operation continues

@@ -19,8 +19,8 @@ _CELL_MAX = 80
 class Table(NamedTuple):
     """Rows for people (a rich table) and for pipes (TSV with a header).
 
-    `spare` are columns that a narrow terminal does without, `quiet` those that any
-    terminal leaves out where no row has anything to say there.
+    `spare` columns are hidden on a narrow terminal, `quiet` ones on any terminal if no
+    row has a value there.
     """
 
     columns: tuple[str, ...]
@@ -30,10 +30,9 @@ class Table(NamedTuple):
 
 
 class Document(NamedTuple):
-    """One JSON value to print as it is, say a state.
+    """One JSON value, for example a state.
 
-    `is_exact` leaves the bytes of a pipe as the store has them; without it the
-    value is indented for reading.
+    With `is_exact` a pipe gets the bytes of the store, else the value is indented.
     """
 
     value: Any
@@ -41,13 +40,13 @@ class Document(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Lines that are read from top to bottom, the same on a terminal and in a pipe."""
+    """Lines of text, the same on a terminal and in a pipe."""
 
     lines: tuple[str, ...]
 
 
 class JsonLines(NamedTuple):
-    """JSON values, one a line, written as they come; also with `--json`."""
+    """JSON values, one per line, written one by one; also with `--json`."""
 
     values: Iterable[Any]
 
@@ -55,9 +54,9 @@ class JsonLines(NamedTuple):
 class Answer(NamedTuple):
     """One command's result.
 
-    `data` is what `--json` shows; `shown` goes to stdout without `--json`;
-    `notes` are talk for stderr, `closing` what comes after the data.  A `problem`
-    beside data means "not all of it": partly done, nothing to do, damage found.
+    `data` is for `--json`; `shown` goes to stdout without `--json`; `notes` go to
+    stderr, `closing` too, after the data.  A `problem` with data means a partial
+    result: partly done, nothing to do, damage found.
     """
 
     data: Any
@@ -68,7 +67,7 @@ class Answer(NamedTuple):
 
 
 def or_nothing(answer: Answer, *, if_empty: str | None, is_failure: bool) -> Answer:
-    """Say `if_empty`, unless it is None; a failure only where one was asked for."""
+    """Add the note `if_empty` unless None, or make it the problem if `is_failure`."""
     if if_empty is None:
         return answer
     if is_failure:
@@ -77,12 +76,12 @@ def or_nothing(answer: Answer, *, if_empty: str | None, is_failure: bool) -> Ans
 
 
 def json_cell(value: object) -> str:
-    """Return the JSON of a value for a cell, shortened."""
+    """Return the JSON of a value, shortened to the size of a cell."""
     import orjson
 
     return short_cell(orjson.dumps(value).decode())
 
 
 def short_cell(text: str) -> str:
-    """Return at most 80 characters of a text, with an ellipsis where it is cut."""
+    """Return at most 80 characters of a text, with an ellipsis if it is cut."""
     return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"

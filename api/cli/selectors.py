@@ -3,15 +3,15 @@
 `JOB` alone means `JOB@current` in commands that read a checkpoint or continue from it.
 Commands that remove or protect a checkpoint need a selector.
 
-| selector | the checkpoint that is meant |
+| selector | checkpoint |
 |---|---|
 | `latest` | the newest |
-| `first` | the oldest that is still there |
+| `first` | the oldest live one |
 | `current` | what a resumed job continues from |
-| `12` | the one saved as event 12 of its job |
+| `12` | the one that event 12 of its job saved |
 | `-1`, `-2` … | counted from the newest |
 | `tag:prod` | the newest with that tag |
-| `2026-11-20T10:00` | the newest that was saved by then (UTC without an offset) |
+| `2026-11-20T10:00` | the newest at that time (UTC if no offset is given) |
 | anything else | the checkpoint with that id |
 """
 
@@ -37,7 +37,7 @@ _TAG = "tag:"
 
 
 class Word(Enum):
-    """The selectors that are plain words."""
+    """The selectors without a parameter."""
 
     LATEST = "latest"
     FIRST = "first"
@@ -80,10 +80,10 @@ _WORDS = {word.value: word for word in Word}
 
 
 def parse_selector(text: str) -> Selector:
-    """Read one selector.
+    """Parse one selector.
 
     Raises:
-        Failure: usage, for an instant or a position that can't be one.
+        Failure: usage, for an invalid instant or position.
     """
     if text in _WORDS:
         return _WORDS[text]
@@ -92,9 +92,7 @@ def parse_selector(text: str) -> Selector:
     if _NUMBER.fullmatch(text):
         number = int(text)
         if number == 0:
-            raise Failure(
-                "usage", "@0 means nothing: seqs begin at 1, -1 is the newest"
-            )
+            raise Failure("usage", "@0 is invalid: seqs start at 1, @-1 is the newest")
         return AtSeq(number) if number > 0 else FromEnd(-number)
     if _INSTANT.fullmatch(text):
         return AsOf(parse_instant(text))
@@ -102,27 +100,27 @@ def parse_selector(text: str) -> Selector:
 
 
 def parse_instant(text: str) -> datetime:
-    """Read an ISO 8601 instant.  One without an offset is UTC.
+    """Parse an ISO 8601 instant.  Without an offset it is UTC.
 
     Raises:
-        Failure: usage, when there is no such instant.
+        Failure: usage, if it is invalid.
     """
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as exc:
-        msg = f"{text!r} is no date or time: {exc}"
+        msg = f"{text!r} is not a date or time: {exc}"
         raise Failure("usage", msg, "write 2026-11-20 or 2026-11-20T10:00Z") from exc
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
 def resolve(manager: CheckpointManager, target: Target) -> CheckpointInfo:
-    """Return the live checkpoint that `target` means; without a selector, current.
+    """Return the live checkpoint that `target` selects, by default the current one.
 
     Raises:
         Failure: not_found (unknown job, or no such checkpoint), or usage.
         MilepostError: the job's journal can't be read.
     """
-    # Not the newest: after a restore, that is what somebody chose to leave behind.
+    # Not the newest: a restore may have abandoned it.
     text = Word.CURRENT.value if target.selector is None else target.selector
     selector = parse_selector(text)
     require_job(manager, target)
@@ -143,8 +141,8 @@ def _pick(
         case Word.CURRENT:
             return manager.current(job_id)
         case WithId(checkpoint_id):
-            # `get` reads the state too, but it is the one that can say when and by
-            # whom a checkpoint was deleted.
+            # `get` reads the state too, but its error says when and by whom a
+            # checkpoint was deleted.
             return manager.get(job_id, checkpoint_id).info
         case _:
             return _among(manager.list(job_id), selector)
@@ -153,7 +151,7 @@ def _pick(
 def _among(
     checkpoints: Sequence[CheckpointInfo], selector: Selector
 ) -> CheckpointInfo | None:
-    """Choose from all live checkpoints, oldest first."""
+    """Choose from the live checkpoints, which are sorted from old to new."""
     match selector:
         case Word.FIRST:
             return next(iter(checkpoints), None)

@@ -1,4 +1,4 @@
-"""API and worker in one process: the one door to uvicorn."""
+"""API and worker in one process.  Only this module and `connections` use uvicorn."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
     from milepost.worker.config.settings import ApiSettings, Settings
 
-# Together with what the worker then gets, less than 10 s: whoever stops services kills
-# what takes longer.
+# With the worker's deadline, less than 10 s in total: service managers then kill the
+# process.
 _GRACE_SECONDS = 3
 _WORKER_SECONDS = 1.5
-# Connections that asyncio accepts at once, before the first of them is counted.
+# Connections that asyncio accepts in one step, before the first is counted.
 _BACKLOG = 128
 
 
 class Prepared(NamedTuple):
-    """All that a server needs but its socket."""
+    """Everything that a server needs except its socket."""
 
     manager: CheckpointManager
     worker: Worker | None
@@ -50,20 +50,20 @@ class Prepared(NamedTuple):
 
 @contextmanager
 def prepared(settings: Settings) -> Iterator[Prepared]:
-    """Make ready what is served; `config check` does so, too.
+    """Prepare the application and the worker; `config check` uses this too.
 
     Raises:
-        UnsafeBind: others could reach it and there is no token.
-        Failure: no_store, if the store's folder is none; cannot_listen, if there is no
-            such host.
+        UnsafeBind: other machines could reach it and there is no token.
+        Failure: no_store, if the store is not a folder; cannot_listen, if the host is
+            unknown.
         MilepostError: the store or the executor can't be used.
     """
     check_bind(settings.api.host, settings.api.tokens)
     _address(settings.api.host, settings.api.port)
     root = settings.store.root
     if not root.is_dir() and os.path.lexists(root):
-        hint = "[store] root, MILEPOST_STORE_ROOT or --store name another"
-        raise Failure("no_store", f"{root} is no folder", hint)
+        hint = "set [store] root, MILEPOST_STORE_ROOT or --store"
+        raise Failure("no_store", f"{root} is not a folder", hint)
     with open_manager(settings, actor=actor()) as manager:
         worker = None
         if settings.worker.enabled:
@@ -73,12 +73,12 @@ def prepared(settings: Settings) -> Iterator[Prepared]:
 
 
 def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> None:
-    """Serve until `stop`; then finish the requests, the worker's task, and close.
+    """Serve until `stop`; then finish requests and the worker's task, and close.
 
-    `greet` is told in a line where, once requests are answered; it must not block.
+    `greet` gets a line with the address once requests are accepted; it must not block.
 
     Raises:
-        UnsafeBind: others could reach it and there is no token.
+        UnsafeBind: other machines could reach it and there is no token.
         Failure: cannot_listen.
         MilepostError: the store or the executor can't be used.
     """
@@ -93,7 +93,7 @@ def serve(settings: Settings, stop: Stop, *, greet: Callable[[str], None]) -> No
         if jobs := store_check.jobs_to_import(settings.store.root):
             say(f"warning: {NotImported(jobs, settings.store.root)}")
         greeting = f"serving {url} from {settings.store.root} (Ctrl-C ends it)"
-        # At the signal, not when the last request is answered: both end side by side.
+        # At the signal, not after the last request, so that both end in parallel.
         on_leave = (lambda: None) if worker is None else worker.ask_to_stop
         server = _Server(config, partial(greet, greeting), stop, on_leave)
         server.run(sockets=[listener])
@@ -106,7 +106,7 @@ def _config(app: FastAPI, settings: ApiSettings) -> uvicorn.Config:
         body_seconds=settings.body_timeout_seconds,
         send_seconds=settings.send_timeout_seconds,
     )
-    # Uvicorn calls it to make a protocol, as it would call the class.
+    # Uvicorn calls this as the protocol class.
     protocol: Any = partial(Connection, bounds=bounds)
     return uvicorn.Config(
         app,
@@ -118,17 +118,17 @@ def _config(app: FastAPI, settings: ApiSettings) -> uvicorn.Config:
         lifespan="on",
         ws="none",
         server_header=False,
-        # A header must not decide who a client is.
+        # The client's address must not come from a header.
         proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, but it leaves signals to us and greets when it really listens.
+    """A uvicorn server that does not handle signals, and greets once it listens.
 
-    Uvicorn would raise the signal once more at its end, so SIGTERM would kill the
-    process before the worker was stopped and the store closed.
+    Uvicorn raises the signal again at its end, so SIGTERM would kill the process before
+    the worker is stopped and the store is closed.
     """
 
     def __init__(
@@ -153,16 +153,16 @@ class _Server(uvicorn.Server):
         self._on_leave()
 
     def _leave_at_once(self) -> None:
-        # A `KeyboardInterrupt` would tear the loop open; so slow requests are only cut
-        # off, and what uvicorn has to say about each of them is no news.
+        # A `KeyboardInterrupt` would break the event loop, so slow requests are only
+        # cut off; uvicorn's errors about each of them are suppressed.
         self.force_exit = True
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         if self.force_exit:
-            # Uvicorn drops the requests and the application with them.  The second
-            # signal was about slow requests; jobs that we started must still end.
+            # Uvicorn drops the requests and skips the application's shutdown.  The
+            # second signal is for slow requests; jobs started here must still end.
             await self.lifespan.shutdown()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -175,20 +175,20 @@ def _address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, Any
     """Return the address to listen on.
 
     Raises:
-        Failure: cannot_listen: there is none of that name.
+        Failure: cannot_listen: the name is unknown.
     """
     try:
-        # IPv4 first, for "localhost" has two addresses and most clients try that one.
+        # IPv4 first: "localhost" has two addresses, and most clients try that one.
         found = sorted(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as exc:
-        hint = "api.host is a name or an address of this machine"
+        hint = "set api.host to a name or an address of this machine"
         raise _cannot_listen(host, port, exc, hint) from exc
     family, _, _, _, address = found[0]
     return family, address[:2]
 
 
 def _cannot_listen(host: str, port: int, exc: Exception, hint: str) -> Failure:
-    # Python adds the address, which stands in our line already.
+    # Python appends the address, which the message already has.
     reason, _, _ = (getattr(exc, "strerror", None) or str(exc)).partition(" (")
     msg = f"can't listen on {host} port {port}: {reason}"
     return Failure("cannot_listen", msg, hint)
@@ -196,7 +196,7 @@ def _cannot_listen(host: str, port: int, exc: Exception, hint: str) -> Failure:
 
 @contextmanager
 def _listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Open the socket ourselves: uvicorn would log the failure and leave with 1.
+    """Open the socket here: uvicorn would log a failure and exit with 1.
 
     Raises:
         Failure: cannot_listen.
@@ -205,10 +205,10 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server(address, family=family)
     except OSError as exc:
-        raise _cannot_listen(host, port, exc, "--port 0 takes a free port") from exc
+        raise _cannot_listen(host, port, exc, "--port 0 chooses a free port") from exc
     with listener:
-        # asyncio sets this only on sockets whose protocol is named, and without it an
-        # answer's body waits 40 ms for the client to confirm its head.
+        # asyncio sets TCP_NODELAY only on sockets with an explicit protocol; without it
+        # an answer's body waits 40 ms for the acknowledgement of its head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield listener
 

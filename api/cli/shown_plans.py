@@ -1,8 +1,8 @@
-"""Plans that a dry run showed, kept in the store until somebody wants one carried out.
+"""Plans shown by dry runs, kept in the store so that they can be applied.
 
-`<root>/worker/plans/<plan id>.json` holds what the dry run printed.  A plan that is not
-there (too many were shown since, the store is read-only) is made again, and has the
-same id only if nothing at all has happened.
+`<root>/worker/plans/<plan id>.json` has the output of the dry run.  A plan that is not
+kept (evicted, or the store is read-only) is made again, and has the same id only if
+nothing has changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 
 
 def remember(root: Path, plan: Plan) -> None:
-    """Keep `plan` for `recall`, if it removes anything and the store can be written."""
+    """Keep `plan` for `recall`, if it removes anything and the store is writable."""
     size = len(plan.keep) + len(plan.remove)
     if not plan.remove or size > _VERDICTS_MAX:
         return
@@ -53,21 +53,21 @@ def remember(root: Path, plan: Plan) -> None:
 def recall(
     manager: CheckpointManager, wanted: str, keep_last: int | None
 ) -> Plan | None:
-    """Return the plan that a dry run showed under this id, None if none is kept.
+    """Return the plan that a dry run showed under this id, or None.
 
     Args:
-        manager: of the store.
-        wanted: the id.
-        keep_last: of a caller's cleanup; None for each job's policy.
+        manager: the manager of the store.
+        wanted: the plan id.
+        keep_last: of `--keep-last`; None for each job's policy.
 
     Raises:
-        StalePlan: the policy of one of its jobs is another by now.
+        StalePlan: the policy of one of its jobs has changed.
     """
     fields = _read(manager, wanted)
     if fields is None:
         return None
     jobs = tuple(_job_plan(manager, keep_last, job) for job in fields["jobs"])
-    # A file that somebody edited is no plan that was shown.
+    # An edited file is not a plan that was shown.
     return plan_of(jobs) if plan_id(jobs) == wanted else None
 
 
@@ -92,7 +92,9 @@ def _job_plan(
         is_completed = found is not None and found.completed_at is not None
         own = manager.policies.policy_of(job_id, is_completed=is_completed)
     if policy_hash(own) != job["policy"]["hash"]:
-        raise StalePlan(f"the policy of job {job_id!r} was another when it was planned")
+        raise StalePlan(
+            f"the policy of job {job_id!r} has changed since the plan was made"
+        )
     return JobPlan(
         job_id,
         own,

@@ -1,9 +1,9 @@
-"""Which store a command works on, and opening it.
+"""Finding and opening the store of a command.
 
-`--store`, then `MILEPOST_STORE_ROOT`, then `[store]` of the config file, then the
-default.  Reading needs to know nothing but the folder, so `list` and its like ask
-`milepost.worker.config.files`, which knows no pydantic.  Writing obeys every setting
-(durability, limits, trash period), so where any is set it goes through
+In this order: `--store`, `MILEPOST_STORE_ROOT`, `[store]` of the config file, the
+default.  Reading needs only the folder, so `list` and similar commands use
+`milepost.worker.config.files`, which does not import pydantic.  Writing obeys every
+setting (durability, limits, trash period), so if any is set it uses
 `milepost.worker.config.settings`.
 """
 
@@ -28,7 +28,7 @@ _ROOT = "MILEPOST_STORE_ROOT"
 
 
 def environment(store: str | None) -> Mapping[str, str]:
-    """Return the environment with `--store` laid over it: a flag beats a variable.
+    """Return the environment with the variable of the store set from `--store`.
 
     Raises:
         Failure: usage.
@@ -36,13 +36,13 @@ def environment(store: str | None) -> Mapping[str, str]:
     if store is None:
         return os.environ
     if not store:
-        # An unset shell variable, most likely; the default store is not what was meant.
+        # Probably an unset shell variable; the default store would be wrong.
         raise Failure("usage", "--store is empty")
     return {**os.environ, _ROOT: store}
 
 
 def config_path(config: str | None) -> Path | None:
-    """Return `--config` as a path; say which files were found and are not used."""
+    """Return `--config` as a path; report files that were found but are not used."""
     path = None if config is None else Path(config)
     for line in files.skipped(path, os.environ):
         say(line)
@@ -54,7 +54,7 @@ def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
 
     Raises:
         Failure: no_store.
-        ConfigError: what names the folder is wrong, or not a setting at all.
+        ConfigError: the setting of the folder is wrong, or a setting is unknown.
         UnusableKeys: the store's keys can't be used.
     """
     path, environ = config_path(config), environment(store)
@@ -71,7 +71,7 @@ def open_to_read(config: str | None, store: str | None) -> CheckpointManager:
 def open_to_write(
     config: str | None, store: str | None, *, may_create: bool
 ) -> CheckpointManager:
-    """Open the store as all settings say.
+    """Open the store with all settings.
 
     Raises:
         Failure: no_store, unless it may be created.
@@ -83,7 +83,7 @@ def open_to_write(
 def open_with_settings(
     config: str | None, store: str | None, *, may_create: bool = False
 ) -> tuple[CheckpointManager, Settings | None]:
-    """Open the store as all settings say; return these too, None if nothing is set.
+    """Open the store with all settings; return these too, None if nothing is set.
 
     Raises:
         Failure: no_store, unless it may be created.
@@ -109,29 +109,29 @@ def existing(root: Path) -> Path:
     """Return `root` if it holds a store.
 
     Raises:
-        Failure: no_store.  A mistyped folder must not look like an empty store.
-        NotImported: it holds checkpoint files instead.
+        Failure: no_store, since a mistyped folder must not look like an empty store.
+        NotImported: it has checkpoint files instead.
     """
     if not (root / "journals").is_dir():
         from milepost.journal.repair import store_check
 
         if jobs := store_check.jobs_to_import(root):
             raise NotImported(jobs, root)
-        hint = "--store DIR or MILEPOST_STORE_ROOT names one; `milepost save` makes one"
+        hint = "set --store DIR or MILEPOST_STORE_ROOT; `milepost save` creates a store"
         raise Failure("no_store", f"no store in {root}", hint)
     return root
 
 
 def actor() -> str:
-    """Return who the journal says did it: `cli:<user>@<host>`.
+    """Return the actor for the journal: `cli:<user>@<host>`.
 
-    The user is the one of the process; `LOGNAME` and `USER` are anybody's to set.
+    The user is that of the process, since `LOGNAME` and `USER` can be set freely.
     """
     import pwd
 
     uid = os.getuid()
     try:
         user = pwd.getpwuid(uid).pw_name
-    except KeyError:  # a container may run as a number without a name
+    except KeyError:  # a container may run under a uid without a name
         user = str(uid)
     return f"cli:{user}@{os.uname().nodename}"

@@ -1,7 +1,7 @@
-"""The arguments that name a job, or a checkpoint as `JOB@SELECTOR`.
+"""Arguments that name a job, or a checkpoint as `JOB@SELECTOR`.
 
-A job id may hold `@` itself, so the *last* `@` splits; `--job ID --at SELECTOR`
-takes both as they are.
+A job id may contain `@`, so the *last* `@` splits; `--job ID --at SELECTOR` avoids the
+split.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ def parse_target(text: str) -> Target:
     """Split `JOB@SELECTOR` at the last `@`.
 
     Raises:
-        Failure: usage, when one side of the `@` is empty.
+        Failure: usage, if one side of the `@` is empty.
     """
     job_id, at, selector = text.rpartition("@")
     if not at:
         return Target(text, None)
     if not job_id or not selector:
-        msg = f"{text!r} lacks {'a selector' if job_id else 'a job'} beside its '@'"
-        hint = "JOB@latest; for a job id that holds '@': --job ID --at SELECTOR"
+        msg = f"{text!r} lacks {'a selector' if job_id else 'a job'} at its '@'"
+        hint = "JOB@latest; for a job id with '@': --job ID --at SELECTOR"
         raise Failure("usage", msg, hint)
     return Target(job_id, selector)
 
 
 def require_job(manager: CheckpointManager, target: Target) -> None:
-    """Refuse a job that the store has never seen.
+    """Refuse a job that is not in the store.
 
     Raises:
         Failure: not_found.
@@ -62,7 +62,7 @@ def require_job(manager: CheckpointManager, target: Target) -> None:
         return
     hint = "`milepost jobs` lists them"
     if target.selector is not None and manager.seq(str(target)):
-        # The whole word is a job: its id holds an '@', and we split it there.
+        # The whole word is a job id with an '@', where it was split.
         hint = f"for the job {str(target)!r}: --job {target} --at latest"
     raise Failure("not_found", f"no job {target.job_id!r} in {manager.root}", hint)
 
@@ -70,7 +70,7 @@ def require_job(manager: CheckpointManager, target: Target) -> None:
 def complete_job(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[str]:
-    """Return the job ids that begin with what was typed, for the shell."""
+    """Return the job ids that begin with the typed text, for shell completion."""
     del param
     from milepost.journal.errors import MilepostError
 
@@ -78,23 +78,23 @@ def complete_job(
         with ctx.ensure_object(Frame).open() as manager:
             jobs = manager.jobs()
     except (Failure, MilepostError, OSError):
-        # Nobody asked for an answer yet, so there is nobody to tell: no completions.
+        # Completion can't report errors, so it offers nothing.
         return []
     fitting = (job.job_id for job in jobs if job.job_id.startswith(incomplete))
     return list(fitting)[:_MAX_COMPLETIONS]
 
 
 def job_argument(function: AnyFunction) -> AnyFunction:
-    """Add JOB, taken as it is, `@` included."""
+    """Add JOB, which is not split at `@`."""
     return click.argument("job", shell_complete=complete_job)(function)
 
 
 def target_argument(
     *, needs_selector: bool = False, before: str | None = None
 ) -> Callable[[AnyFunction], Callable[..., Any]]:
-    """Add `JOB@SELECTOR` and its long form; the command gets a `target`.
+    """Add `JOB@SELECTOR` and its long form, passed as `target`.
 
-    `before` names an argument that stands behind it.  With `--job` that one is alone.
+    `before` names an argument that follows it.  With `--job` it is the only one.
     """
 
     def decorate(function: AnyFunction) -> Callable[..., Any]:
@@ -110,7 +110,7 @@ def target_argument(
             target = _target(word, job, at)
             if needs_selector and target.selector is None:
                 msg = f"which checkpoint of {target.job_id!r}?"
-                raise Failure("usage", msg, "JOB@SELECTOR, say JOB@latest")
+                raise Failure("usage", msg, "JOB@SELECTOR, for example JOB@latest")
             return function(*args, target=target, **others)
 
         described = _at_option(_job_option(with_target))
@@ -139,7 +139,5 @@ def _target(word: str | None, job: str | None, at: str | None) -> Target:
     return parse_target(word)
 
 
-_job_option = click.option(
-    "--job", metavar="ID", help="The job, for ids that hold '@'."
-)
+_job_option = click.option("--job", metavar="ID", help="The job, for ids with '@'.")
 _at_option = click.option("--at", metavar="SELECTOR", help="The checkpoint of --job.")

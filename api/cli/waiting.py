@@ -1,4 +1,4 @@
-"""Running until somebody says stop: SIGTERM is an order, Ctrl-C an interruption."""
+"""Running until SIGTERM (exit 0) or Ctrl-C (exit 130)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """What has been asked for so far.
+    """The signals received so far.
 
-    A signal raises `KeyboardInterrupt` where the main thread stands.  That is right
-    while it starts and closes; for the time in between there is `calling`.
+    A signal raises `KeyboardInterrupt` in the main thread, which is right during start
+    and close.  In between, `calling` handles it.
     """
 
     def __init__(self, deadline: ExitDeadline) -> None:
@@ -31,7 +31,7 @@ class Stop:
         self._asks: Iterator[Callable[[], None]] = iter(())
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Be the handler of both signals."""
+        """Handle both signals."""
         del frame
         if self.received is None:
             self.received = signal.Signals(number)
@@ -43,10 +43,9 @@ class Stop:
 
     @contextmanager
     def calling(self, *asks: Callable[[], None]) -> Iterator[None]:
-        """Inside, let each signal call the next of `asks`, so that all ends in order.
+        """Within the block, each signal calls the next of `asks`, for an orderly end.
 
-        After the last of them a signal raises again: whoever asks once more does not
-        want to wait.
+        After the last of them a signal raises again, so that a user can stop waiting.
         """
         self._asks = iter(asks)
         try:
@@ -56,21 +55,21 @@ class Stop:
 
     @property
     def problem(self) -> Problem | None:
-        """What the exit code shall say: SIGTERM is obeyed (0), Ctrl-C is 130."""
+        """The problem to exit with: none after SIGTERM, interrupted after Ctrl-C."""
         if self.received is signal.SIGINT:
             return Problem("interrupted", "stopped by Ctrl-C")
         return None
 
 
 def stopped(stop: Stop) -> Answer:
-    """Return the answer of a command that stayed until it was stopped."""
+    """Return the answer of a command that ran until it was stopped."""
     by = stop.received.name if stop.received else None
     return Answer({"stopped_by": by}, None, ("stopped",), stop.problem)
 
 
 @contextmanager
 def until_stopped() -> Iterator[Stop]:
-    """Handle SIGINT and SIGTERM inside; leave quietly when one of them ended it."""
+    """Handle SIGINT and SIGTERM in the block; suppress the interrupt they raise."""
     with ExitDeadline() as deadline:
         stop = Stop(deadline)
         before = {number: signal.signal(number, stop.receive) for number in _SIGNALS}

@@ -112,10 +112,9 @@ class Turns:
                 if not came.cancelled():
                     self._leave(key)  # the turn came at the same moment
             if isinstance(exc, TimeoutError):
-                took = f"{self._patience_seconds:g} s"
-                raise Busy(
-                    f"no free thread for a request{_about(key)} within {took}"
-                ) from None
+                within = f"within {self._patience_seconds:g} s"
+                msg = f"no free thread for a request{_about(key)} {within}"
+                raise Busy(msg) from None
             raise
         finally:
             with self._guard:

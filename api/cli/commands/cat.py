@@ -1,4 +1,4 @@
-"""`milepost cat`: print a job as plain JSON, one event a line."""
+"""`milepost cat`: print a job as plain JSON, one event per line."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 )
 @job_argument
 def cat_command(frame: Frame, job: str) -> Answer:
-    """Print a job as plain JSON, one event a line, oldest first.
+    """Print a job as plain JSON, one event per line, oldest first.
 
-    Each checkpoint.saved has its `state` and `metadata`, decoded, whatever the journal
-    stores: deltas, compressed, encrypted.  Where there is no state any more, or it
-    cannot be read, `state` is null and `state_problem` says why.
+    Each checkpoint.saved has its `state` and `metadata`, decoded from deltas,
+    compression and encryption.  If the state is erased or unreadable, `state`
+    is null and `state_problem` has the reason.
     """
     manager = frame.open()
     require_job(manager, Target(job, None))
@@ -54,7 +54,7 @@ def _lines(manager: CheckpointManager, job: str) -> Iterator[dict[str, Any]]:
 
 
 def _removals(events: Iterable[Event]) -> dict[str, str]:
-    """Return which event last removed each checkpoint, when and by whom."""
+    """Return for each checkpoint the last event that removed it."""
     removed: dict[str, str] = {}
     saved: list[str] = []
     for event in events:

@@ -1,4 +1,4 @@
-"""The command that lets checkpoints go by a rule: cleanup."""
+"""`milepost cleanup`: delete checkpoints by a retention policy or by count."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
     from milepost.journal.retention.plans import Applied, JobPlan, Plan
 
-_HOW_TO_CONFIRM = "look with --dry-run, then add --confirm"
+_HOW_TO_CONFIRM = "check with --dry-run, then add --confirm"
 
 
 @command(
@@ -59,16 +59,21 @@ _HOW_TO_CONFIRM = "look with --dry-run, then add --confirm"
     "--keep-last",
     type=int,
     metavar="N",
-    help="Keep the N newest of JOB, whatever its policy says.",
+    help="Keep the N newest of JOB instead of applying its policy.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go and why.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the plan with reasons; delete nothing."
+)
 @click.option(
     "--explain",
     metavar="JOB@SELECTOR",
-    help="Say what every rule means for one checkpoint.",
+    help="Show the decision of every rule on one checkpoint.",
 )
 @click.option(
-    "--plan", "plan_id", metavar="ID", help="Do just what that dry run showed."
+    "--plan",
+    "plan_id",
+    metavar="ID",
+    help="Apply exactly the plan shown by that dry run.",
 )
 @click.option(
     "--confirm", is_flag=True, help="Confirm a plan that removes much of a job."
@@ -77,7 +82,7 @@ _HOW_TO_CONFIRM = "look with --dry-run, then add --confirm"
     "--limit",
     type=click.IntRange(1),
     metavar="N",
-    help="Delete at most N, of each job the oldest.",
+    help="Delete at most N, the oldest of each job.",
 )
 @trust_clock_option
 @expect_seq_option
@@ -98,26 +103,26 @@ def cleanup_command(
     trust_clock: bool,
     fail_if_empty: bool,
 ) -> Answer:
-    """Delete the checkpoints that the policy of JOB lets go.
+    """Delete checkpoints that JOB's retention policy does not keep.
 
-    The policy is the one that config.toml has for the job, which the worker applies on
-    schedule; `milepost policy show` prints it.  Where none is set, everything stays.
-    With --keep-last N all but the N newest are deleted instead.
+    The policy is set in config.toml; the worker applies it on schedule, and `milepost
+    policy show` prints it.  Without a policy everything is kept.  With --keep-last N
+    all but the N newest are deleted instead.
 
-    A policy never removes the current checkpoint or the newest.  --keep-last N may
-    remove the current one; then its nearest ancestor that is left becomes current, or
-    else the newest.  Held and pinned checkpoints always stay.  `undelete` brings back
-    what was deleted, until its trash period ends.
+    A policy never removes the current or the newest checkpoint.  --keep-last N may
+    remove the current one; then its nearest live ancestor becomes current, or else the
+    newest.  Held and pinned checkpoints are always kept.  Deleted checkpoints can be
+    undeleted until the trash period ends.
 
-    A policy that would remove much of a job requires --confirm (exit 6).  --plan ID
-    does just what the dry run with that plan showed.  A job that moved on since, so
-    that this is no longer so, is skipped (exit 3; exit 5 if no job is left).
+    A plan that would remove much of a job requires --confirm (exit 6).  --plan ID
+    applies exactly the plan of that dry run.  A job whose plan is stale is skipped
+    (exit 3; exit 5 if all are).
     """
     asked = Asked(job, match, is_all, keep_last, limit, utc_now())
     if explain is None:
         _check(asked, is_safe=dry_run or plan_id is not None, expect_seq=expect_seq)
     elif job or match or is_all or plan_id or keep_last is not None:
-        msg = "--explain is about the policy of the one checkpoint that it names"
+        msg = "--explain takes one checkpoint and none of the options of a cleanup"
         raise Failure("usage", msg)
     manager, settings = frame.open_with_settings()
     if settings is not None:
@@ -148,7 +153,7 @@ def cleanup_command(
 
 
 def _check(asked: Asked, *, is_safe: bool, expect_seq: int | None) -> None:
-    """Refuse what does not go together.
+    """Refuse options that exclude each other.
 
     Raises:
         Failure: usage.
@@ -157,14 +162,14 @@ def _check(asked: Asked, *, is_safe: bool, expect_seq: int | None) -> None:
     if sum(named) > 1:
         raise Failure("usage", "JOB, --match and --all exclude each other")
     if not any(named) and not is_safe:
-        hint = "JOB, --match GLOB or --all; --dry-run shows what would go"
-        raise Failure("usage", "clean up which jobs?", hint)
+        hint = "JOB, --match GLOB or --all; --dry-run only shows the plan"
+        raise Failure("usage", "no job is named", hint)
     for option, value in (
         ("--keep-last", asked.keep_last),
         ("--expect-seq", expect_seq),
     ):
         if value is not None and asked.job is None:
-            raise Failure("usage", f"{option} goes with one JOB")
+            raise Failure("usage", f"{option} needs one JOB")
 
 
 def _keep_last(
@@ -188,14 +193,14 @@ def _refuse_moved(
     if expect_seq is not None and asked.job is not None:
         require_job(manager, Target(asked.job, None))
         if (seq := manager.seq(asked.job)) != expect_seq:
-            raise StalePlan(f"expected seq {expect_seq}, the job is at {seq}")
+            raise StalePlan(f"job {asked.job!r}: expected seq {expect_seq}, got {seq}")
 
 
 def _planned(manager: CheckpointManager, asked: Asked, plan_id: str | None) -> Plan:
-    """Return the plan with that id, as it was shown; without one, plan now.
+    """Return the plan that was shown under this id; without an id, plan now.
 
     Raises:
-        StalePlan: there is no such plan any more.
+        StalePlan: the plan is not kept, and a new one differs.
     """
     if plan_id is not None:
         shown = shown_plans.recall(manager, plan_id, asked.keep_last)
@@ -204,7 +209,7 @@ def _planned(manager: CheckpointManager, asked: Asked, plan_id: str | None) -> P
     plan = asked.plan(manager)
     if plan_id not in {None, plan.plan_id}:
         raise StalePlan(
-            f"plan {plan_id!r:.60} is stale, nothing was deleted: by now it would be "
+            f"plan {plan_id!r:.60} is stale, nothing was deleted: the plan is now "
             f"{plan.plan_id}"
         )
     return plan
@@ -218,11 +223,11 @@ def _apply(
     *,
     is_exact: bool,
 ) -> tuple[Answer, int]:
-    """Carry a plan out: just what it shows, or else job by job, as far as it goes.
+    """Apply a plan: exactly, or job by job as far as possible.
 
     Raises:
         Failure: confirmation_required.
-        MilepostError: why the one job, or the exact plan, could not be cleaned.
+        MilepostError: the one job, or the exact plan, failed.
     """
     problems = [*plan.problems]
     done: list[tuple[JobPlan, int]] = []
@@ -243,7 +248,7 @@ def _apply(
                 except ClockJumped:
                     raise
                 except MilepostError as exc:
-                    # I10: what holds one job up must not hold up the others.
+                    # I10: an error of one job must not stop the others.
                     problems.append((job.job_id, ErrorInfo.of(exc)))
                 progress.job()
     removed = sum(count for _, count in done)
@@ -276,7 +281,7 @@ def _apply(
 def _clean(
     manager: CheckpointManager, job: JobPlan, do: Callable[[Plan], Applied]
 ) -> int:
-    """Clean up one of many jobs; one that moved on meanwhile is planned once more."""
+    """Clean up one of several jobs; if its plan is stale, plan once more."""
     try:
         return do(plan_of([job]))
     except StalePlan:

@@ -30,7 +30,7 @@ _COLUMNS = ("job_id", "dropped", "bytes_freed", "bytes")
 @click.option(
     "--rewrap",
     is_flag=True,
-    help="Rewrite in any case, so that the current key wraps every state.",
+    help="Always rewrite, so that the current key wraps every state.",
 )
 @trust_clock_option
 @fail_if_empty_option
@@ -44,8 +44,8 @@ def compact_command(
 ) -> Answer:
     """Free the space of deleted states whose trash period has ended.
 
-    Of each JOB, or of every job.  No event goes: the journal still says that
-    they existed, and `verify` still proves it.
+    Compacts each JOB, or every job.  All events are kept: the journal still
+    records the checkpoints, and `verify` still proves it.
     """
     done: list[Compaction] = []
     left_out: list[tuple[str, MilepostError]] = []
@@ -66,7 +66,7 @@ def compact_command(
                 except MilepostError as exc:
                     if len(wanted) == 1 or isinstance(exc, ClockJumped):
                         raise
-                    left_out.append((job, exc))  # the others go on
+                    left_out.append((job, exc))  # continue with the others
                     found = None
                 if found is not None:
                     done.append(found)

@@ -1,4 +1,4 @@
-"""The command that says that a job has come to its end: complete."""
+"""`milepost complete`: mark a job as complete."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     "complete", example="milepost complete etl-daily --reason 'all 12 files loaded'"
 )
 @job_argument
-@click.option("--failed", is_flag=True, help="It did not end well.")
+@click.option("--failed", is_flag=True, help="The job failed.")
 @reason_option
 @expect_seq_option
 def complete_command(
     frame: Frame, job: str, reason: str | None, expect_seq: int | None, *, failed: bool
 ) -> Answer:
-    """Say that a job has come to its end.
+    """Mark a job as complete.
 
-    From then on its policy for completed jobs holds, if config.toml has one.
-    A save or a restore begins the job again.
+    Its policy for completed jobs then applies, if config.toml has one.
+    A save or a restore reopens the job.
     """
     with frame.open_to_write() as manager:
         require_job(manager, Target(job, None))

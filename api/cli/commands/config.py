@@ -1,4 +1,4 @@
-"""The commands about settings: config show, config check, config path."""
+"""`milepost config`: show and check the settings (show, check, path)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-# Years and months are left out: "7d" says more than "1w", and "365d" than "1y".
+# Without weeks, months and years: "7d" is clearer than "1w", "365d" than "1y".
 
 
 @with_shared_options
@@ -25,11 +25,11 @@ def config_command() -> None:
 
 
 @command("show", example="milepost config show --origin")
-@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--origin", is_flag=True, help="Show the origin of each value.")
 def show_command(frame: Frame, *, origin: bool) -> Answer:
-    """Print every setting as it is in force.
+    """Print every setting in force.
 
-    Hashes of tokens stay hidden.
+    Hashes of tokens are hidden.
     """
     settings = frame.settings()
     shown = dict(_written(settings, ""))
@@ -48,11 +48,11 @@ def show_command(frame: Frame, *, origin: bool) -> Answer:
 
 @command("check", example="milepost config check")
 def check_command(frame: Frame) -> Answer:
-    """Say what is wrong with the settings, if anything is.
+    """Check the settings.
 
-    Does all that `serve` and `worker` do at their start, but listening: host and
-    tokens, keys, store, executor, schedules.  Then it says which retention rules match
-    no job and no checkpoint of the store.
+    Does what `serve` and `worker` do at start, except listening: host and tokens,
+    keys, store, executor, schedules.  Then it lists the retention rules that match
+    no job or no checkpoint of the store.
     """
     settings = frame.settings()
     from milepost.api.cli.idle import idle_retention
@@ -62,14 +62,16 @@ def check_command(frame: Frame) -> Answer:
         warnings = idle_retention(found.manager, settings.retention)
     path = None if settings.file is None else str(settings.file)
     changed = sum(origin != "default" for origin in settings.origins.values())
-    note = f"{path or 'no config file'}: fine, {changed} settings are not the defaults"
+    note = (
+        f"{path or 'no config file'}: ok, {changed} settings differ from the defaults"
+    )
     data = {"path": path, "changed": changed, "warnings": warnings}
     return Answer(data, None, (note, *warnings))
 
 
 @command("path", example="milepost config path")
 def path_command(frame: Frame) -> Answer:
-    """Print which config file is in force.
+    """Print the path of the config file in force.
 
     Exit 4 if there is none.
     """
@@ -78,7 +80,7 @@ def path_command(frame: Frame) -> Answer:
 
     path = files.find(config_path(frame.config), environment(frame.store))
     if path is None:
-        hint = "the defaults hold; `milepost config show` prints them"
+        hint = "the defaults apply; `milepost config show` prints them"
         raise Failure("not_found", "no config file", hint)
     return Answer({"path": str(path)}, str(path))
 
@@ -88,7 +90,7 @@ for _command in (show_command, check_command, path_command):
 
 
 def _written(table: BaseModel, before: str) -> Iterator[tuple[str, Any]]:
-    """Yield every setting under its key in config.toml, with units put back."""
+    """Yield every setting with its key in config.toml, with units."""
     from pydantic import BaseModel
 
     for name, field in type(table).model_fields.items():
@@ -101,7 +103,7 @@ def _written(table: BaseModel, before: str) -> Iterator[tuple[str, Any]]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Return a value as config.toml would hold it, tables as dicts."""
+    """Return a value as in config.toml, tables as dicts."""
     from pydantic import BaseModel
 
     if isinstance(value, BaseModel):
@@ -119,7 +121,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _with_unit(name: str, value: Any) -> Any:
-    """Return a value as config.toml would hold it; the field's name says the unit."""
+    """Return a value as in config.toml; the field's name has the unit."""
     from milepost.journal.quantities import BYTES, SECONDS
 
     if value is None or isinstance(value, (bool, str)):
@@ -132,7 +134,7 @@ def _with_unit(name: str, value: Any) -> Any:
 
 
 def _in_units(amount: float, units: Mapping[str, float]) -> str:
-    """Return `amount` in the largest unit that leaves a whole number."""
+    """Return `amount` in the largest unit that gives a whole number."""
     for unit, size in sorted(units.items(), key=lambda item: -item[1]):
         count = round(amount / size, 6)
         if amount and count.is_integer():
@@ -142,7 +144,7 @@ def _in_units(amount: float, units: Mapping[str, float]) -> str:
 
 
 def toml(value: Any) -> str:
-    """Return `value` as TOML writes it on one line; what is unset is left empty."""
+    """Return `value` as one line of TOML; an unset value is empty."""
     import json
 
     match value:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @command("delete", example="milepost delete etl-daily@first --reason 'wrong input'")
 @target_argument(needs_selector=True)
 @reason_option
-@click.option("--force", is_flag=True, help="Even if it is pinned.")
+@click.option("--force", is_flag=True, help="Delete it even if it is pinned.")
 @click.option("--purge", is_flag=True, help="Erase its state at once; no undelete.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, delete nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the result, delete nothing.")
 @expect_seq_option
 def delete_command(
     frame: Frame,
@@ -40,8 +40,8 @@ def delete_command(
 ) -> Answer:
     """Delete one checkpoint.
 
-    `undelete` brings it back until its trash period ends.  The journal
-    keeps that it existed, who deleted it, and why.  One that is held stays.
+    It can be undeleted until its trash period ends.  The journal records who
+    deleted it, and why.  A held checkpoint can't be deleted.
     """
     with frame.open_to_write() as manager:
         info = resolve(manager, target)
@@ -55,8 +55,11 @@ def delete_command(
             purge=purge,
             expected_seq=expect_seq,
         ):
-            # Somebody deleted it between our look and our deed.
-            raise Failure("not_found", f"checkpoint {info.checkpoint_id!r} is gone")
+            # Another process deleted it after `resolve`.
+            raise Failure(
+                "not_found",
+                f"checkpoint {info.checkpoint_id!r} was deleted concurrently",
+            )
     data = {
         "job_id": info.job_id,
         "checkpoint_id": info.checkpoint_id,
@@ -69,11 +72,11 @@ def delete_command(
 
 
 def _refuse_protected(info: CheckpointInfo, *, force: bool) -> None:
-    """Refuse what `delete` would refuse.
+    """Refuse a checkpoint that `delete` would refuse.
 
     Raises:
-        OnHold: held, by whom, since when and why.
-        Failure: protected.
+        OnHold: it is held.
+        Failure: protected, if it is pinned.
     """
     from milepost.journal.errors import OnHold
 
@@ -86,4 +89,4 @@ def _refuse_protected(info: CheckpointInfo, *, force: bool) -> None:
         )
     if info.pinned and not force:
         msg = f"{info.checkpoint_id} of job {info.job_id!r} is pinned"
-        raise Failure("protected", msg, "--force would delete it all the same")
+        raise Failure("protected", msg, "--force deletes it anyway")

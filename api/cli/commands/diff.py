@@ -22,10 +22,9 @@ _COLUMNS = ("op", "path", "before", "after")
 @click.argument("new", metavar="JOB[@SELECTOR]", shell_complete=complete_job)
 @fail_if_empty_option
 def diff_command(frame: Frame, old: str, new: str, *, fail_if_empty: bool) -> Answer:
-    """Show what changed between two states.
+    """Show the differences between two states.
 
-    Both are checkpoints of one job; without SELECTOR, the second is the
-    current one.
+    Both are checkpoints of one job; the second defaults to the current one.
     """
     one, other = parse_target(old), parse_target(new)
     if one.job_id != other.job_id:

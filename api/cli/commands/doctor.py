@@ -1,4 +1,4 @@
-"""The command that says what is wrong, and what to do about it: doctor."""
+"""`milepost doctor`: diagnose a store and advise on repairs."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _LONG_HEX = re.compile(r"\b[0-9a-f]{32,}\b")
 
 @command("doctor", example="milepost doctor\nmilepost doctor etl-daily --deep")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
-@click.option("--all", "is_all", is_flag=True, help="List the sound jobs too.")
-@click.option("--deep", is_flag=True, help="Read every state too, not only events.")
+@click.option("--all", "is_all", is_flag=True, help="List sound jobs too.")
+@click.option("--deep", is_flag=True, help="Read every state, not only events.")
 def doctor_command(
     frame: Frame, jobs: tuple[str, ...], *, is_all: bool, deep: bool
 ) -> Answer:
-    """Say what is wrong with a store, what is safe, and what to do.
+    """Diagnose a store: problems, intact data and what to do.
 
-    Of each JOB, or of every job.  Reads everything and changes nothing; exit 7 if
-    something is wrong.
+    Checks each JOB, or every job.  Reads everything and changes nothing; exit 7 if
+    there is a problem.
     """
     around = environment_check.Surroundings(frame)
     root = around.root
     names = ("journals", "heads", "store.json")
     is_store = any((root / name).exists() for name in names)
     if not is_store and not store_check.jobs_to_import(root):
-        hint = "--store DIR or MILEPOST_STORE_ROOT names one; `milepost save` makes one"
+        hint = "set --store DIR or MILEPOST_STORE_ROOT; `milepost save` creates a store"
         raise Failure("no_store", f"no store in {root}", hint)
     with around.open() as manager:
         found = _diagnoses(manager, jobs, deep=deep)
@@ -82,14 +82,14 @@ def _diagnoses(
     for job in jobs:
         diagnoses = manager.diagnose(job, deep=deep)
         if not diagnoses:
-            hint = "`milepost doctor` looks at all there are"
+            hint = "`milepost doctor` checks all jobs"
             raise Failure("not_found", f"no job {job!r} in {manager.root}", hint)
         found += diagnoses
     return found
 
 
 def fields_of(found: Diagnosis) -> dict[str, Any]:
-    """Return a diagnosis as `--json` shows it."""
+    """Return the fields of a diagnosis for `--json`."""
     return {
         **found._asdict(),
         "verdict": found.verdict.value,
@@ -102,7 +102,7 @@ def fields_of(found: Diagnosis) -> dict[str, Any]:
 
 
 def command_for(found: Diagnosis) -> str | None:
-    """Return what to type about it; None where a command is not what it takes."""
+    """Return the command that helps, or None if no command does."""
     match found.treatment.remedy.value:
         case "settle" | "cut" | "restart" | "drop_states":
             dashes = "-- " if found.job_id.startswith("-") else ""
@@ -112,8 +112,8 @@ def command_for(found: Diagnosis) -> str | None:
 
 
 def _problem(wrong: list[Finding], ill: list[Diagnosis], total: int) -> Problem:
-    about_jobs = f"{len(ill)} of {counted(total, 'job')} unwell" if ill else ""
-    around = f"{counted(len(wrong), 'thing')} to see to around them" if wrong else ""
+    about_jobs = f"{len(ill)} of {counted(total, 'job')} need repair" if ill else ""
+    around = f"{counted(len(wrong), 'problem')} with the store" if wrong else ""
     return Problem("unwell", "; ".join(filter(None, (about_jobs, around))))
 
 
@@ -156,7 +156,7 @@ def _finding_lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def job_lines(found: Diagnosis, *, with_advice: bool = True) -> Iterator[str]:
-    """Yield what a person needs to know about one job."""
+    """Yield the lines of a report on one job."""
     mark = "ok   " if found.ok else "WRONG"
     row = f" ({found.row})" if found.row and found.verdict.value != "sound" else ""
     yield f"  {mark}  {found.job_id}: {found.verdict.value}, {found.message}{row}"
@@ -173,7 +173,7 @@ def job_lines(found: Diagnosis, *, with_advice: bool = True) -> Iterator[str]:
         if found.lost_checkpoints:
             yield f"                {checkpoints_of(found.lost_checkpoints)}"
     if found.verdict.value == "unsettled":
-        yield "         do     nothing: the next look at it settles that"
+        yield "         do     nothing: the next read or write recovers it"
     elif with_advice and not found.ok:
         yield f"         do     {_advice(found)}"
     for note in found.notes:
@@ -182,7 +182,7 @@ def job_lines(found: Diagnosis, *, with_advice: bool = True) -> Iterator[str]:
 
 def _safe(found: Diagnosis) -> str:
     if not found.proven_seq:
-        return "nothing of it is proven"
+        return "no event is proven"
     events = counted(found.proven_seq, "event")
     restorable = counted(found.checkpoints, "checkpoint")
     newest = f", the newest is {found.newest}" if found.newest else ""
@@ -193,15 +193,15 @@ def _advice(found: Diagnosis) -> str:
     command = command_for(found)
     if command is None:
         return {
-            "by_hand": "move its files out of journals/ and heads/, or put back the "
-            "right ones",
-            "upgrade": "use the Milepost that wrote it, or a newer one",
-        }.get(found.treatment.remedy.value, "look again")
+            "by_hand": "restore its files in journals/ and heads/ from a backup, or "
+            "move them away",
+            "upgrade": "use the version of Milepost that wrote it, or a newer one",
+        }.get(found.treatment.remedy.value, "run doctor again")
     if found.treatment.is_lossy:
-        return f"put it back from a backup, or: {command}"
-    return f"{command} (nothing is lost by it)"
+        return f"restore it from a backup, or: {command}"
+    return f"{command} (loses nothing)"
 
 
 def _short(text: str) -> str:
-    """Return a message without what only a program compares."""
+    """Return a message with long hashes shortened."""
     return _LONG_HEX.sub(lambda match: f"{match[0][:12]}…", text)

@@ -14,21 +14,21 @@ from milepost.api.fields.checkpoints import compaction_fields
 @command("erase", example="milepost erase etl-daily --yes --reason 'customer left'")
 @job_argument
 @reason_option
-@click.option("--yes", is_flag=True, help="Do it; there is no way back.")
+@click.option("--yes", is_flag=True, help="Confirm; this can't be undone.")
 def erase_command(frame: Frame, job: str, reason: str | None, *, yes: bool) -> Answer:
-    """Erase every state of a job, at once and for good.
+    """Erase every state of a job, immediately and permanently.
 
-    The record stays: what was saved when, by whom, and that it was erased.
+    The events are kept: what was saved, when, by whom, and that it was erased.
     """
     with frame.open_to_write() as manager:
         require_job(manager, Target(job, None))
         if not yes:
             count = len(manager.list(job))
             msg = f"would erase {count} checkpoints of job {job!r} for good"
-            raise Failure("usage", msg, "--yes does it")
+            raise Failure("usage", msg, "add --yes to confirm")
         found = manager.erase(job, reason=reason)
     if found is None:
-        msg = f"there is no job {job!r}"
+        msg = f"no job {job!r} in {manager.root}"
         raise Failure("not_found", msg)
     note = f"erased job {job}: {found.dropped} states, {found.bytes_freed} bytes"
     return Answer(compaction_fields(found), None, (note,))

@@ -11,14 +11,15 @@ from milepost.api.cli.targets import Target, target_argument
 @command("fork", example="milepost fork etl-daily@first etl-daily-retry")
 @target_argument(before="new_job")
 def fork_command(frame: Frame, target: Target, new_job: str) -> Answer:
-    """Begin a new job with a checkpoint of another.
+    """Start a new job from a checkpoint of another job.
 
-    The current one, without SELECTOR.  Prints the id of NEW_JOB's first checkpoint.
+    SELECTOR defaults to the current one.  Prints the id of NEW_JOB's first
+    checkpoint.
     """
     with frame.open_to_write() as manager:
         info = resolve(manager, target)
         checkpoint_id = manager.fork(info.job_id, info.checkpoint_id, new_job)
-    note = f"job {new_job} begins with {info.checkpoint_id} of job {info.job_id}"
+    note = f"job {new_job} starts from {info.checkpoint_id} of job {info.job_id}"
     data = {
         "job_id": new_job,
         "checkpoint_id": checkpoint_id,

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def hold_command(
     manager: CheckpointManager, job_id: str, checkpoint_id: str, reason: str | None
 ) -> bool:
-    """Keep a checkpoint from being removed.
+    """Place a legal hold on a checkpoint.
 
-    No policy removes it, and nobody can delete it, not even with --force,
-    until it is released.  The journal keeps who holds it, and why.
+    No policy removes it and it can't be deleted, not even with --force, until
+    it is released.  The journal records who placed the hold, and why.
     """
     return manager.hold(job_id, checkpoint_id, reason=reason)

@@ -1,4 +1,4 @@
-"""The command that takes over checkpoints from elsewhere: import files."""
+"""`milepost import`: import checkpoints of other programs (files)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @with_shared_options
 @click.group("import", epilog=example_text("milepost import files ./checkpoints"))
 def import_command() -> None:
-    """Take over checkpoints that something else saved."""
+    """Import checkpoints of other programs."""
 
 
 @command(
@@ -29,13 +29,15 @@ def import_command() -> None:
     "milepost import files old-checkpoints --store ./checkpoints",
 )
 @click.argument("folder", metavar="DIR")
-@click.option("--dry-run", is_flag=True, help="Only say what would be imported.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be imported, import nothing."
+)
 def files_command(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
     """Import a folder with one JSON file per checkpoint.
 
-    DIR holds <job>/<step>_<unix seconds>_<8 characters>.json; it may be the
+    DIR has <job>/<step>_<unix seconds>_<8 characters>.json; it may be the
     store's own folder, and is never changed.  Ids and times are kept.  A second
-    run imports what is new.  Exit 3 if a file was skipped.
+    run imports only new files.  Exit 3 if a file was skipped.
     """
     with frame.open_to_write(may_create=True) as manager:
         done = manager.import_files(folder, dry_run=dry_run)
@@ -56,7 +58,7 @@ def files_command(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
 
 def _lines(done: Imported, done_word: str) -> Iterator[str]:
     for job in done.jobs:
-        known = f", {job.known:,} known already" if job.known else ""
+        known = f", {job.known:,} already known" if job.known else ""
         yield f"{job.job_id}: {done_word} {counted(job.imported, 'checkpoint')}{known}"
     for note in done.remarks:
         yield f"note     {note.path}: {note.text}"

@@ -24,15 +24,15 @@ _COLUMNS = ("key_id", "current", "states")
 @with_shared_options
 @click.group("keys", epilog=example_text("milepost keys generate milepost.keys"))
 def keys_command() -> None:
-    """Make and change the keys that states are encrypted with."""
+    """Manage the keys that encrypt states."""
 
 
 @command("generate", example="milepost keys generate milepost.keys")
 @click.argument("file", required=False)
 def generate_command(frame: Frame, file: str | None) -> Answer:
-    """Make a key file with one fresh key.
+    """Create a key file with one new key.
 
-    FILE, or the one that store.key_file names.  It must not be there yet.
+    FILE defaults to store.key_file.  The file must not exist.
     """
     from pathlib import Path
 
@@ -45,7 +45,7 @@ def generate_command(frame: Frame, file: str | None) -> Answer:
         raise Failure("usage", "no FILE, and store.key_file is not set")
     key = _fresh_key()
     key_file.make(path, KeyRing([key]).to_text())
-    notes = [f"made {path}; keep a copy elsewhere: without it the states are lost"]
+    notes = [f"created {path}; keep a copy elsewhere: without it the states are lost"]
     if path != settings.store.key_file:
         notes.append(f'to use it: key_file = "{path}" under [store] in config.toml')
     return Answer({"key_id": key.key_id, "path": str(path)}, key.key_id, tuple(notes))
@@ -53,16 +53,16 @@ def generate_command(frame: Frame, file: str | None) -> Answer:
 
 @command("list", example="milepost keys list")
 def list_command(frame: Frame) -> Answer:
-    """List the keys, the current one first, and how many states need each.
+    """List the keys, the current one first, with the number of states of each.
 
-    Keys that states need and that are not at hand are listed too.
+    Missing keys that states need are listed too.
     """
     keys = _keys(frame.settings())
     used = _used(frame)
     ids = dict.fromkeys([*keys.ids, *sorted(key_id for key_id in used if key_id)])
     rows = [(k, k == keys.current.key_id, used.get(k, 0)) for k in ids]
     missing = [key_id for key_id in ids if keys.get(key_id) is None]
-    notes = [f"key {k!r} is not at hand: {used[k]} states need it" for k in missing]
+    notes = [f"key {k!r} is missing: {used[k]} states need it" for k in missing]
     if plain := used.get(""):
         notes.append(f"{plain} states are not encrypted")
     data = {
@@ -77,10 +77,10 @@ def list_command(frame: Frame) -> Answer:
 
 @command("rotate", example="milepost keys rotate")
 def rotate_command(frame: Frame) -> Answer:
-    """Add a fresh key to the key file and make it the current one.
+    """Add a new key to the key file and make it the current one.
 
-    What is saved from now on is under it; older states come under it when
-    their job is compacted.  Processes that run have to be restarted.
+    New states use it; older states use it after their job is compacted.
+    Running processes must be restarted.
     """
     from milepost.journal.crypto import key_file
     from milepost.journal.crypto.keys import KeyRing
@@ -94,18 +94,20 @@ def rotate_command(frame: Frame) -> Answer:
     key_file.change(path, added)
     notes = (
         f"key {key.key_id!r} is current in {path}; keep a copy elsewhere",
-        "restart what runs; older states keep their keys until they are compacted",
+        "restart running processes; older states keep their keys until compaction",
     )
     return Answer({"key_id": key.key_id, "path": str(path)}, key.key_id, notes)
 
 
 @command("drop", example="milepost keys drop 20260301-07ab")
 @click.argument("key_id", metavar="ID")
-@click.option("--force", is_flag=True, help="Though states need it: they are lost.")
+@click.option(
+    "--force", is_flag=True, help="Drop it even if states need it; they are lost."
+)
 def drop_command(frame: Frame, key_id: str, *, force: bool) -> Answer:
-    """Take a key out of the key file, for good.
+    """Remove a key from the key file, permanently.
 
-    Refused while a state needs it, and always for the current one.
+    Refused while a state needs it, and always for the current key.
     """
     from milepost.journal.crypto import key_file
     from milepost.journal.crypto.keys import KeyRing
@@ -118,7 +120,7 @@ def drop_command(frame: Frame, key_id: str, *, force: bool) -> Answer:
         return _without(KeyRing.from_text(text), key_id, path).to_text()
 
     key_file.change(path, taken_out)
-    note = f"key {key_id!r} is gone from {path}; copies elsewhere are yours to erase"
+    note = f"removed key {key_id!r} from {path}; erase copies elsewhere yourself"
     return Answer({"key_id": key_id, "path": str(path)}, None, (note,))
 
 
@@ -130,13 +132,13 @@ def _without(keys: KeyRing, key_id: str, path: Path) -> KeyRing:
     if keys.get(key_id) is None:
         raise Failure("not_found", f"no key {key_id!r} in {path}")
     if keys.current.key_id == key_id:
-        hint = "`milepost keys rotate` makes another one current"
-        raise Failure("protected", f"key {key_id!r} is the current one", hint)
+        hint = "`milepost keys rotate` makes another key current"
+        raise Failure("protected", f"key {key_id!r} is the current key", hint)
     return keys.without(key_id)
 
 
 def _retire(frame: Frame, key_id: str, *, force: bool) -> None:
-    """Let nobody write with the key any more; nothing to do without a store."""
+    """Record in the store that no process may write with the key any more."""
     try:
         with frame.open() as manager:
             manager.drop_key(key_id, force=force)
@@ -157,27 +159,27 @@ def _keys(settings: Settings) -> KeyRing:
 
     keys = load_keys(settings.store, environ=settings.environ)
     if keys is None:
-        raise Failure("not_found", "no keys: nothing is encrypted", _HINT)
+        raise Failure("not_found", "no keys are set, so nothing is encrypted", _HINT)
     return keys
 
 
-_HINT = "`milepost keys generate FILE` makes some"
+_HINT = "`milepost keys generate FILE` creates a key file"
 
 
 def _file(settings: Settings) -> Path:
-    """Return the key file, which is what rotating and dropping change."""
+    """Return the key file, which `rotate` and `drop` change."""
     from milepost.worker.config import files
 
     if settings.environ.get(files.KEYS):
-        hint = "change them where they are set"
-        raise Failure("usage", f"the keys are those of {files.KEYS}", hint)
+        hint = "change the variable instead"
+        raise Failure("usage", f"the keys come from {files.KEYS}", hint)
     if settings.store.key_file is None:
         raise Failure("usage", "store.key_file is not set", _HINT)
     return settings.store.key_file
 
 
 def _used(frame: Frame) -> dict[str, int]:
-    """Count the states under each key; none where there is no store yet."""
+    """Count the states of each key; none if there is no store."""
     try:
         with frame.open() as manager:
             return manager.keys_in_use()

@@ -73,7 +73,7 @@ def list_command(
 ) -> Answer:
     """List checkpoints.
 
-    Those of JOB, oldest first; without JOB, those of every job.
+    Lists those of JOB, oldest first, or those of every job.
     """
     if job is not None and match is not None:
         raise Failure("usage", "JOB and --match exclude each other")
@@ -101,7 +101,7 @@ def _list_job(manager: CheckpointManager, job: str) -> tuple[Answer, bool]:
 
 
 def _unshown(listed: list[_Listed]) -> tuple[str, ...]:
-    """Say of how many checkpoints the metadata is not shown, and why the first's."""
+    """Return a note on checkpoints whose metadata can't be shown."""
     problems = [each.info.metadata_problem for each in listed]
     found = [problem for problem in problems if problem is not None]
     if not found:
@@ -118,7 +118,7 @@ def _list_every_job(
         try:
             listed += _listed(manager, job.job_id)
         except MilepostError as exc:
-            # I10: one damaged job is no reason to hide the others.
+            # I10: one damaged job must not hide the others.
             damage.append(exc)
     shown = [checkpoint.fields() for checkpoint in listed]
     answer = Answer(

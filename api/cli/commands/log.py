@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import Event
 
 _COLUMNS = ("seq", "at", "type", "actor", "detail")
-# 64 hex digits tell a person nothing; --json and the journal itself have them.
+# Hashes are of no use to a reader; --json has them.
 _NOT_FOR_PEOPLE = frozenset({"state_digest", "nonce", "store"})
 
 
@@ -33,15 +33,19 @@ _NOT_FOR_PEOPLE = frozenset({"state_digest", "nonce", "store"})
 )
 @job_argument
 @click.option("--reverse", is_flag=True, help="Newest first.")
-@click.option("--since", metavar="TIME", help="Only events from this instant on (UTC).")
+@click.option(
+    "--since", metavar="TIME", help="Only events at or after this time (UTC)."
+)
 @click.option(
     "--type",
     "types",
     multiple=True,
     metavar="GLOB",
-    help="Only events of this type, say checkpoint.saved or 'checkpoint.*'.",
+    help="Only events of this type: checkpoint.saved, 'checkpoint.*'.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Show at most the N newest events."
+)
 @fail_if_empty_option
 def log_command(
     frame: Frame,
@@ -53,10 +57,7 @@ def log_command(
     reverse: bool,
     fail_if_empty: bool,
 ) -> Answer:
-    """Tell who did what, when and why.
-
-    Every event of JOB, oldest first.
-    """
+    """Show a job's event history, oldest first."""
     wanted = _event_types(types)
     earliest = None if since is None else parse_instant(since)
     with frame.open() as manager:
@@ -64,7 +65,7 @@ def log_command(
         newest_first: Iterable[Event] = manager.history(
             job,
             types=wanted,
-            # With --since the limit counts what is left of it, so it comes later.
+            # With --since the limit applies after the filter.
             limit=limit if earliest is None else None,
             reverse=True,
         )
@@ -93,7 +94,7 @@ def _event_types(globs: tuple[str, ...]) -> set[str] | None:
 
             near = get_close_matches(glob, EVENT_TYPES, n=1, cutoff=0.0)
             raise Failure(
-                "usage", f"no event is a {glob!r}", f"did you mean {near[0]}?"
+                "usage", f"no event type matches {glob!r}", f"did you mean {near[0]}?"
             )
         wanted |= fitting
     return wanted

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def pin_command(
     manager: CheckpointManager, job_id: str, checkpoint_id: str, reason: str | None
 ) -> bool:
-    """Protect a checkpoint.
+    """Protect a checkpoint from removal.
 
     No policy removes it, and deleting it needs --force.
     """

@@ -1,4 +1,4 @@
-"""The commands about policies: policy show, policy simulate."""
+"""`milepost policy`: show and simulate retention policies (show, simulate)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from milepost.worker.config.settings import Settings
 
 _MAX_ROWS = 32
-# What a timeline is told in, and what ages are counted by.
+# The periods of the timeline, and the classes of ages.
 _PERIODS = {"1d": 1.0, "1w": 7.0, "1mo": 30.4375, "1y": 365.25}
 _AGES = (
     ("the last hour", timedelta(hours=1)),
@@ -59,19 +59,19 @@ _TIMELINE = ("after", "saved", "kept", "removed", "oldest", "size")
     ),
 )
 def policy_command() -> None:
-    """Show retention policies, and try them out.
+    """Show and simulate retention policies.
 
-    `milepost cleanup JOB --dry-run` shows what a job's policy would do now.
+    `milepost cleanup JOB --dry-run` shows what a job's policy would remove now.
     """
 
 
 @command("show", example="milepost policy show etl-daily --origin")
 @click.argument("job", required=False, shell_complete=complete_job)
-@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--origin", is_flag=True, help="Show the origin of each value.")
 def show_command(frame: Frame, job: str | None, *, origin: bool) -> Answer:
-    """Print the policy of JOB, or every policy in the order they are tried.
+    """Print the policy of JOB, or every policy in the order of precedence.
 
-    What is not printed is not set.  Without any keep_… and max_… a policy
+    Only values that are set are printed.  Without any keep_… and max_… a policy
     keeps everything.
     """
     settings = frame.settings()
@@ -100,7 +100,7 @@ def _values(policy: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _as_written(key: str, value: Any) -> str:
-    """Return a value as config.toml would hold it."""
+    """Return a value as in config.toml."""
     if key == "keep_tags":
         value = [",".join(tags) for tags in value]
     if key == "max_bytes":
@@ -111,7 +111,7 @@ def _as_written(key: str, value: Any) -> str:
 def _policy_of(
     settings: Settings, found: list[InForce], job: str
 ) -> tuple[InForce, str]:
-    """Return a job's policy; a job that is not there yet gets what it would get."""
+    """Return the policy of a job, which need not exist yet."""
     from milepost.worker.config.settings import open_manager
 
     info = None
@@ -123,7 +123,7 @@ def _policy_of(
     keeps = "" if mine.policy.removes else "; it keeps everything"
     standing = "complete" if is_completed else "running"
     if info is None:
-        standing = "not there yet"
+        standing = "not in the store"
     return mine, f"job {job} is {standing}; its policy is {mine.policy.name}{keeps}"
 
 
@@ -134,24 +134,32 @@ def _policy_of(
     "milepost policy simulate --every 1h --for 90d --policy-file -",
 )
 @click.argument("job", required=False, shell_complete=complete_job)
-@click.option("--every", required=True, metavar="TIME", help="How often it saves.")
 @click.option(
-    "--for", "length", required=True, metavar="TIME", help="For how long: 90d, 1y."
+    "--every", required=True, metavar="TIME", help="The interval between saves."
+)
+@click.option(
+    "--for",
+    "length",
+    required=True,
+    metavar="TIME",
+    help="The simulated time: 90d, 1y.",
 )
 @click.option(
     "--runs-every",
     default="1d",
     show_default=True,
     metavar="TIME",
-    help="How often retention runs.",
+    help="The interval between retention runs.",
 )
-@click.option("--size", default="0B", metavar="SIZE", help="What one save takes.")
+@click.option("--size", default="0B", metavar="SIZE", help="The size of one save.")
 @click.option(
     "--policy-file",
     metavar="FILE|-",
-    help="Instead of the policy of JOB: keys as in [[retention.rule]].",
+    help="Use this policy instead; keys as in [[retention.rule]].",
 )
-@click.option("--until", metavar="TIME", help="The last save's time; else now.")
+@click.option(
+    "--until", metavar="TIME", help="The time of the last save; default: now."
+)
 def simulate_command(
     frame: Frame,
     *,
@@ -163,9 +171,9 @@ def simulate_command(
     policy_file: str | None,
     until: str | None,
 ) -> Answer:
-    """Show what a policy would leave of a job that saves at a steady pace.
+    """Show what a policy would keep of a job that saves at a fixed interval.
 
-    Nothing is saved or read.  The same rules decide, run after run, as for real
+    Nothing is saved or read.  Each run applies the rules that apply to real
     checkpoints; the saves have no tags and no metadata, and none of them failed.
     """
     from milepost.api.cli.selectors import parse_instant
@@ -186,7 +194,7 @@ def simulate_command(
 
 
 def _size(text: str) -> int:
-    """Return the bytes that `text` means.
+    """Parse a size.
 
     Raises:
         Failure: usage.
@@ -204,11 +212,11 @@ def _length(text: str, now: datetime) -> timedelta:
 
 
 def _policy_to_try(settings: Settings, job: str | None, file: str | None) -> Policy:
-    """Return the policy that is meant.
+    """Return the policy to simulate.
 
     Raises:
         Failure: usage.
-        InvalidArgument: the file holds no policy.
+        InvalidArgument: the file has no valid policy.
     """
     if (job is None) == (file is None):
         raise Failure("usage", "give JOB or --policy-file")
@@ -255,9 +263,9 @@ def _told(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) -> Answ
 def _timeline(
     runs: list[Run], begun: datetime
 ) -> tuple[str, list[tuple[str, Run, int]]]:
-    """Return the first run of each period, with what was removed since the one before.
+    """Return the first run of each period, with the removals since the previous one.
 
-    The last run is among them.
+    The last run is included.
     """
     days = (runs[-1].at - begun) / timedelta(days=1)
     period = next((p for p, d in _PERIODS.items() if days / d < _MAX_ROWS), "1y")
@@ -266,7 +274,7 @@ def _timeline(
     for run in runs:
         removed += run.removed
         age = (run.at - begun) / timedelta(days=_PERIODS[period])
-        # A year of days is twelve months only to whoever forgives some hours.
+        # A year of days is a few hours short of twelve months.
         whole = round(age) if abs(age - round(age)) < _FORGIVEN else int(age)
         if whole > told or run is runs[-1]:
             name = how_long(run.at - begun)
@@ -298,7 +306,7 @@ def _row(name: str, run: Run, removed: int, *, has_size: bool) -> tuple[object, 
 
 
 def _by_age(run: Run) -> dict[str, int]:
-    """Count what is there by age; each is counted once, where it is youngest."""
+    """Count the checkpoints by age; each is counted once, in the youngest class."""
     counts: Counter[str] = Counter()
     for candidate in run.kept:
         age = run.at - candidate.at
@@ -311,7 +319,7 @@ def _at_the_end(last: Run, ages: dict[str, int]) -> tuple[str, ...]:
         return ()
     spread = ", ".join(f"{count} from {name}" for name, count in ages.items())
     oldest = how_long(last.at - last.kept[0].at)
-    return (f"in the end {len(last.kept)} are there: {spread}; the oldest is {oldest}",)
+    return (f"at the end {len(last.kept)} remain: {spread}; the oldest is {oldest}",)
 
 
 def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
@@ -320,14 +328,14 @@ def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
     first = waiting[0]
     return (
         f"the run at {stamp(first.at)} would require confirmation: {first.waits[0]}",
-        "here it was confirmed at once; after that no plan of this policy waits",
+        "the simulation confirms it; later plans of this policy require none",
     )
 
 
 def _unasked(policy: Policy, pace: Pace) -> tuple[str, ...]:
     if policy.max_bytes is None or pace.stored_bytes:
         return ()
-    return ("max_bytes was not looked at: give --size",)
+    return ("max_bytes was not applied: give --size",)
 
 
 for _command in (show_command, simulate_command):

@@ -19,5 +19,5 @@ if TYPE_CHECKING:
 def release_command(
     manager: CheckpointManager, job_id: str, checkpoint_id: str, reason: str | None
 ) -> bool:
-    """End the hold on a checkpoint, whoever began it."""
+    """End the legal hold on a checkpoint."""
     return manager.release(job_id, checkpoint_id, reason=reason)

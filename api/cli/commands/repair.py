@@ -1,4 +1,4 @@
-"""The command that mends a job: repair."""
+"""`milepost repair`: repair a damaged job."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     "milepost repair --accept-loss etl-daily",
 )
 @job_argument
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--dry-run", is_flag=True, help="Show the steps, change nothing.")
 @click.option(
     "--accept-loss",
     is_flag=True,
-    help="Give up acknowledged events, or states, if it takes that.",
+    help="Accept the loss of acknowledged events or states.",
 )
 def repair_command(
     frame: Frame, job: str, *, dry_run: bool, accept_loss: bool
 ) -> Answer:
-    """Mend a job that `milepost doctor` finds unwell.
+    """Repair a job that `milepost doctor` reports as damaged.
 
-    Without --accept-loss only what loses nothing.  With it a damaged journal is
-    cut back to its last proven event; the bytes behind it are kept in salvage/, and
-    the journal says what was given up and by whom.
+    Without --accept-loss it makes only repairs that lose nothing.  With it a damaged
+    journal is cut after its last proven event; the cut bytes are kept in salvage/,
+    and the journal records the loss and who accepted it.
     """
     with frame.open_to_write() as manager:
         if not manager.diagnose(job):
-            hint = "`milepost doctor` looks at all there are"
+            hint = "`milepost doctor` checks all jobs"
             raise Failure("not_found", f"no job {job!r} in {manager.root}", hint)
         done = manager.repair(job, accept_loss=accept_loss, dry_run=dry_run)
     answer = Answer(
@@ -77,7 +77,7 @@ def _problem(done: Repair, *, accept_loss: bool) -> Problem | None:
     if done.after is None and done.is_lossy and not accept_loss:
         return Problem(
             "loss_not_accepted",
-            "it would do so only with --accept-loss",
+            "this needs --accept-loss",
             "a backup may have more",
         )
     return None

@@ -17,7 +17,9 @@ from milepost.api.cli.targets import Target, target_argument
     "milepost restore etl-daily@first --dry-run",
 )
 @target_argument()
-@click.option("-o", "--output", metavar="FILE", help="Write the state here, whole.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Write the state to FILE, atomically."
+)
 @click.option("--dry-run", is_flag=True, help="Print the state, restore nothing.")
 @expect_seq_option
 def restore_command(
@@ -30,8 +32,8 @@ def restore_command(
 ) -> Answer:
     """Make a checkpoint current and print its state.
 
-    Without SELECTOR it is the one that is current already.  The job's next save becomes
-    a child of it.  Nothing is removed: newer checkpoints stay.  Nothing is run either.
+    SELECTOR defaults to the current one.  The next save of the job becomes its child.
+    Newer checkpoints are kept.  No job is started.
     """
     with frame.open_to_write() as manager:
         info = resolve(manager, target)

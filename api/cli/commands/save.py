@@ -1,4 +1,4 @@
-"""The command that saves a checkpoint: save."""
+"""`milepost save`: save a state as a new checkpoint."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from milepost.api.cli.results import Answer
 from milepost.api.cli.targets import job_argument
 from milepost.api.fields.checkpoints import checkpoint_fields
 
-# JSON may be laid out with any amount of white space, so its text may be far larger
-# than the state; but an endless pipe must not fill the memory.
+# White space can make the text far larger than the state, but an endless pipe must not
+# fill the memory.
 _TEXT_MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -28,7 +28,7 @@ _TEXT_MAX_BYTES = 256 * 1024 * 1024
 )
 @job_argument
 @click.argument("file", default="-", metavar="[FILE|-]")
-@click.option("--step", required=True, metavar="NAME", help="The step it belongs to.")
+@click.option("--step", required=True, metavar="NAME", help="The name of the step.")
 @click.option(
     "--meta",
     multiple=True,
@@ -37,12 +37,12 @@ _TEXT_MAX_BYTES = 256 * 1024 * 1024
 )
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable.")
 @click.option("--pin", is_flag=True, help="Protect it from policies and deletion.")
-@click.option("--failed", is_flag=True, help="The step did not end well.")
+@click.option("--failed", is_flag=True, help="The step failed.")
 @click.option("--workflow", metavar="NAME", help="The workflow's name.")
 @click.option("--workflow-version", metavar="VERSION", help="The workflow's version.")
 @expect_seq_option
 @click.option(
-    "--idempotency-key", metavar="KEY", help="The same key again saves nothing new."
+    "--idempotency-key", metavar="KEY", help="A repeat with the same key saves nothing."
 )
 def save_command(
     frame: Frame,
@@ -61,7 +61,7 @@ def save_command(
 ) -> Answer:
     """Save a state as a new checkpoint.
 
-    The state is the JSON object in FILE, or on stdin.  Prints the checkpoint's id.
+    The state is a JSON object in FILE or on stdin.  Prints the checkpoint's id.
     """
     metadata = _metadata(meta)
     state = _parse(_read(file), file)
@@ -92,7 +92,7 @@ def _metadata(pairs: tuple[str, ...]) -> dict[str, Any] | None:
         key = key[:-1] if is_json else key
         if not key or not equals:
             hint = "KEY=TEXT, or KEY:=JSON for a number: loss:=0.25"
-            raise Failure("usage", f"--meta {pair!r:.100} names no key and value", hint)
+            raise Failure("usage", f"--meta {pair!r:.100} is not KEY=VALUE", hint)
         if key in metadata:
             raise Failure("usage", f"--meta {key} was given twice")
         metadata[key] = _json_value(key, text) if is_json else text
@@ -105,7 +105,7 @@ def _json_value(key: str, text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as exc:
-        msg = f"--meta {key}:={text:.60} is no JSON: {exc}"
+        msg = f"--meta {key}:={text:.60} is not JSON: {exc}"
         raise Failure("usage", msg, f"{key}={text:.60} saves it as text") from exc
 
 
@@ -120,12 +120,12 @@ def _read(file: str) -> bytes:
             text = opened.read(_TEXT_MAX_BYTES + 1)
     else:
         if sys.stdin is None:
-            raise Failure("io_failed", "stdin is closed", "name a FILE with the state")
+            raise Failure("io_failed", "stdin is closed", "name a FILE")
         if sys.stdin.isatty():
             say("reading a JSON object; end with Ctrl-D")
         text = sys.stdin.buffer.read(_TEXT_MAX_BYTES + 1)
     if len(text) > _TEXT_MAX_BYTES:
-        msg = f"{file} holds more than {_TEXT_MAX_BYTES} bytes of JSON"
+        msg = f"{file} has more than {_TEXT_MAX_BYTES} bytes of JSON"
         raise Failure("state_too_large", msg, "save it through the Python library")
     return text
 
@@ -133,12 +133,11 @@ def _read(file: str) -> bytes:
 def _parse(text: bytes, file: str) -> dict[str, Any]:
     """Return the JSON object in `text`.
 
-    The standard library's parser, though orjson is at hand: it keeps an integer beyond
-    64 bits whole, so that `save` refuses it by its path, where orjson hands back a
-    rounded float.
+    Uses the standard library's parser: it keeps an integer beyond 64 bits exact, so
+    that `save` refuses it and names its path; orjson would return a rounded float.
 
     Raises:
-        Failure: invalid_state: no JSON, no object, or a key given twice.
+        Failure: invalid_state: not JSON, not an object, or a repeated key.
     """
     import json
 
@@ -146,12 +145,12 @@ def _parse(text: bytes, file: str) -> dict[str, Any]:
     try:
         state = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as exc:
-        msg = f"{where} nests deeper than any state may"
-        raise Failure("state_too_large", msg, "[store] max_depth") from exc
+        msg = f"{where} is nested too deeply"
+        raise Failure("state_too_large", msg, "the limit is [store] max_depth") from exc
     except ValueError as exc:
-        raise Failure("invalid_state", f"{where} holds no valid JSON: {exc}") from exc
+        raise Failure("invalid_state", f"{where} is not valid JSON: {exc}") from exc
     if not isinstance(state, dict):
-        msg = f"{where} holds a {type(state).__name__}, and a state is a JSON object"
+        msg = f"{where} has a {type(state).__name__}, but a state is a JSON object"
         raise Failure("invalid_state", msg, 'wrap it: {"items": […]}')
     return state
 
@@ -161,6 +160,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(state) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        # One of the two values would be lost without a word.
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        # One of the two values would be lost silently.
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return state

@@ -1,4 +1,4 @@
-"""The command that serves.  What it needs is imported when it runs."""
+"""`milepost serve`: serve the HTTP API and run the worker.  Imports on use."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 @command("serve", example="milepost serve --host 127.0.0.1 --port 0")
-@click.option("--host", metavar="ADDRESS", help="Listen here instead of on api.host.")
+@click.option(
+    "--host", metavar="ADDRESS", help="Listen on this address instead of api.host."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="Listen here instead of on api.port; 0 takes a free one.",
+    help="Listen on this port instead of api.port; 0 chooses a free one.",
 )
 def serve_command(frame: Frame, *, host: str | None, port: int | None) -> Answer:
-    """Serve the HTTP API, with the worker beside it.
+    """Serve the HTTP API and run the worker.
 
-    Until Ctrl-C or SIGTERM.
+    Runs until Ctrl-C or SIGTERM.
     """
     leave_orphans_to_parent()
     with until_stopped() as stop:

@@ -18,15 +18,15 @@ from milepost.api.fields.checkpoints import checkpoint_fields
     "milepost show etl-daily@tag:prod --json",
 )
 @target_argument()
-@click.option("--path", metavar="a.b[0]", help="Only this value of the state.")
+@click.option("--path", metavar="a.b[0]", help="Print only this value of the state.")
 @click.option("--raw", is_flag=True, help="Print one line of plain JSON.")
 def show_command(
     frame: Frame, target: Target, path: str | None, *, raw: bool
 ) -> Answer:
     """Print a checkpoint's state.
 
-    The current one's, without SELECTOR: the one that a resumed job continues from.
-    Nothing is journaled and nothing changes; to go on from a checkpoint, restore it.
+    SELECTOR defaults to the current one, which a resumed job continues from.  Nothing
+    changes; to continue from another checkpoint, restore it.
     """
     with frame.open() as manager:
         found = resolve(manager, target)

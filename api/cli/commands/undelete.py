@@ -1,4 +1,4 @@
-"""`milepost undelete`: bring a deleted checkpoint back."""
+"""`milepost undelete`: bring a checkpoint back from the trash."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 @command("undelete", example="milepost undelete etl-daily@3")
 @target_argument(needs_selector=True)
 def undelete_command(frame: Frame, target: Target) -> Answer:
-    """Bring a deleted checkpoint back.  SELECTOR is its id or its seq."""
+    """Bring a checkpoint back from the trash.  SELECTOR is its id or its seq."""
     with frame.open_to_write() as manager:
         require_job(manager, target)
         checkpoint_id = _deleted_id(manager, target)
         is_back = manager.undelete(target.job_id, checkpoint_id)
         if not is_back:
-            # Either it is there, and all is well, or it never was, and `get` says so.
+            # Not in the trash: `get` raises unless the checkpoint is live.
             manager.get(target.job_id, checkpoint_id)
     data = {
         "job_id": target.job_id,
@@ -35,7 +35,7 @@ def undelete_command(frame: Frame, target: Target) -> Answer:
 
 
 def _deleted_id(manager: CheckpointManager, target: Target) -> str:
-    """Return the id of a checkpoint that no list shows any more.
+    """Return the id of a deleted checkpoint.
 
     Raises:
         Failure: usage or not_found.
@@ -54,5 +54,5 @@ def _deleted_id(manager: CheckpointManager, target: Target) -> str:
             msg = f"event {seq} of job {target.job_id!r} saved no checkpoint"
             raise Failure("not_found", msg, "`milepost log` shows what was deleted")
         case _:
-            msg = f"@{target.selector} picks among those that are still there"
-            raise Failure("usage", msg, "undelete takes an id or a seq")
+            msg = f"@{target.selector} selects a live checkpoint"
+            raise Failure("usage", msg, "use an id or a seq")

@@ -19,5 +19,5 @@ if TYPE_CHECKING:
 def unpin_command(
     manager: CheckpointManager, job_id: str, checkpoint_id: str, reason: str | None
 ) -> bool:
-    """Take a checkpoint's protection away."""
+    """End the protection of a checkpoint."""
     return manager.unpin(job_id, checkpoint_id, reason=reason)

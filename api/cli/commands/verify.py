@@ -1,4 +1,4 @@
-"""The command that proves the store sound: verify."""
+"""`milepost verify`: verify the hash chains of a store."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _COLUMNS = ("job_id", "ok", "events", "checkpoints", "head_hash", "problem")
 
 @command("verify", example="milepost verify\nmilepost verify etl-daily --deep")
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", shell_complete=complete_job)
-@click.option("--deep", is_flag=True, help="Read every state too, not only events.")
+@click.option("--deep", is_flag=True, help="Read every state, not only events.")
 @fail_if_empty_option
 def verify_command(
     frame: Frame, jobs: tuple[str, ...], *, deep: bool, fail_if_empty: bool
 ) -> Answer:
-    """Check that nothing was damaged or changed.
+    """Verify that no journal was damaged or changed.
 
-    The hash chain of each JOB, or of every job; exit 7 if one is damaged.
+    Checks the hash chain of each JOB, or of every job; exit 7 if one is damaged.
     """
     with frame.open() as manager:
         for job in jobs:

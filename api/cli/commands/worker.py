@@ -1,4 +1,4 @@
-"""The commands about background work: worker, worker task, worker status."""
+"""`milepost worker`: run background work and show its status (task, status)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _STATUS_COLUMNS = (
     invoke_without_command=True,
     epilog=example_text("milepost worker --once\nmilepost worker status"),
 )
-@click.option("--once", is_flag=True, help="Run each task once, then leave.")
+@click.option("--once", is_flag=True, help="Run each task once, then exit.")
 @click.pass_context
 def worker_command(context: click.Context, *, once: bool) -> Answer | None:
-    """Do the background work on schedule, without the HTTP API.
+    """Run the background work on schedule, without the HTTP API.
 
-    Runs cleanup, compact, purge and verify; until Ctrl-C or SIGTERM.
+    Runs cleanup, compact, purge and verify until Ctrl-C or SIGTERM.
     """
     frame: Frame = context.obj
     if context.invoked_subcommand is not None:
@@ -61,21 +61,21 @@ def worker_command(context: click.Context, *, once: bool) -> Answer | None:
 @click.option(
     "--trust-clock",
     is_flag=True,
-    help="The clock is right, though it jumped while a worker looked on.",
+    help="Accept the current system time after a detected clock jump.",
 )
 def task_command(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> Answer:
-    """Run each TASK once in this process; all of them if none is named.
+    """Run each TASK once in this process, or all of them.
 
-    Safe to run while another worker is active. Exit 3 if something was left out.
+    Safe to run while another worker is active.  Exit 3 if a job was left out.
     """
     return _run(frame, tasks, trust_clock=trust_clock)
 
 
 @command("status", example="milepost worker status --json")
 def status_command(frame: Frame) -> Answer:
-    """Say who does the background work, and how each task went.
+    """Show the active worker and each task's last run.
 
-    Read from the store's files: no worker or server is needed.
+    Reads the store's files; needs no worker or server.
     """
     settings = frame.settings()
     from milepost.api.cli.stores import existing
@@ -86,7 +86,7 @@ def status_command(frame: Frame) -> Answer:
     root = existing(settings.store.root)
     status = stored_status(root, settings.worker, utc_now())
     pid = status.leader_pid
-    said = [f"process {pid} leads" if pid else "no worker is running"]
+    said = [f"process {pid} is the active worker" if pid else "no worker is running"]
     if status.clock_jump is not None:
         from milepost.journal.store.clock_guard import why_waiting
 
@@ -121,10 +121,10 @@ def _worker(frame: Frame) -> AbstractContextManager[tuple[Worker, Settings]]:
 
 
 def _stay(worker: Worker, greeting: str) -> None:
-    """Let the worker run until a signal raises `KeyboardInterrupt`.
+    """Run the worker until a signal raises `KeyboardInterrupt`.
 
     Raises:
-        Failure: it ended by itself.
+        Failure: the worker stopped by itself.
     """
     try:
         worker.start()
@@ -133,7 +133,7 @@ def _stay(worker: Worker, greeting: str) -> None:
             pass
     finally:
         worker.stop()
-    raise Failure("internal", "the worker ended by itself; its log says why")
+    raise Failure("internal", "the worker stopped by itself; its log has the reason")
 
 
 def _run(frame: Frame, names: Sequence[str], *, trust_clock: bool) -> Answer:
@@ -141,22 +141,22 @@ def _run(frame: Frame, names: Sequence[str], *, trust_clock: bool) -> Answer:
 
     for name in names:
         if name not in TASK_NAMES:
-            hint = f"there are {', '.join(TASK_NAMES)}"
+            hint = f"tasks are {', '.join(TASK_NAMES)}"
             raise Failure("usage", f"there is no task {name!r}", hint)
     with until_stopped() as stop, _worker(frame) as (worker, _):
         if trust_clock:
             worker.trust_clock()
-        # A run ends between two jobs, and its report says that it is not through.
+        # A run stops between two jobs, and its report says that it is incomplete.
         with stop.calling(worker.ask_to_stop):
             return _ran(worker, names or TASK_NAMES, stop)
     return stopped(stop)
 
 
 def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
-    """Run tasks one after another; one that raises keeps none of the others from it.
+    """Run tasks one after another; a failed task does not stop the others.
 
     Raises:
-        MilepostError: of the only task.
+        MilepostError: the only task failed.
     """
     from milepost.api.cli.progress import Progress
     from milepost.api.fields.worker import report_fields
@@ -180,7 +180,7 @@ def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
             {"task": name, "code": exc.code, "detail": str(exc)} for name, exc in failed
         ],
     }
-    # The worker has said the rest already, in its log.
+    # The worker has logged the rest.
     return Answer(
         data,
         Table(_RUN_COLUMNS, map(_run_row, reports)),
@@ -192,7 +192,7 @@ def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
 def _left(
     reports: list[RunReport], failed: list[tuple[str, MilepostError]], stop: Stop
 ) -> Problem | None:
-    """Return why the exit code is not 0, if it is not."""
+    """Return the problem of incomplete runs, or None."""
     if stop.problem is not None:
         return stop.problem
     if failed:
