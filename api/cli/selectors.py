@@ -117,7 +117,7 @@ def resolve(manager: CheckpointManager, target: Target) -> CheckpointInfo:
     """Return the live checkpoint that `target` selects, by default the current one.
 
     Raises:
-        Failure: not_found (unknown job, or no such checkpoint), or usage.
+        Failure: not_found (unknown job or checkpoint), or usage.
         MilepostError: the job's journal can't be read.
     """
     # Not the newest: a restore may have abandoned it.

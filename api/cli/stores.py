@@ -106,7 +106,7 @@ def open_with_settings(
 
 
 def existing(root: Path) -> Path:
-    """Return `root` if it holds a store.
+    """Return `root` if it has a store.
 
     Raises:
         Failure: no_store, since a mistyped folder must not look like an empty store.

@@ -31,7 +31,7 @@ class _Slot:
 
     def __init__(self, digest: bytes) -> None:
         self.digest = digest
-        self.is_settled = threading.Event()
+        self.is_done = threading.Event()
         self.answer: Answer | None = None
 
 
@@ -75,7 +75,7 @@ class AnswerCache:
         except BaseException:
             with self._lock:
                 del self._slots[key]
-            slot.is_settled.set()
+            slot.is_done.set()
             raise
         # A copy: orjson's result keeps a buffer about ten times as large alive.
         answer = answer._replace(body=bytes(memoryview(answer.body)))
@@ -84,7 +84,7 @@ class AnswerCache:
             self._size_bytes += len(answer.body)
             self._slots.move_to_end(key)
             self._shrink()
-        slot.is_settled.set()
+        slot.is_done.set()
         return answer
 
     def _take(self, key: tuple[str, ...], digest: bytes) -> _Slot:
@@ -99,7 +99,7 @@ class AnswerCache:
                 raise Conflict(
                     f"Idempotency-Key {key[-1]!r} was used for another request"
                 )
-            if not slot.is_settled.wait(self._wait_seconds):
+            if not slot.is_done.wait(self._wait_seconds):
                 raise LockTimeout(
                     f"the first request with Idempotency-Key {key[-1]!r} is still "
                     "in progress"
@@ -108,8 +108,8 @@ class AnswerCache:
                 return slot
 
     def _shrink(self) -> None:
-        settled = [k for k, slot in self._slots.items() if slot.answer is not None]
-        for key in settled[:-1]:
+        done = [k for k, slot in self._slots.items() if slot.answer is not None]
+        for key in done[:-1]:
             if (
                 len(self._slots) <= self._answers_max
                 and self._size_bytes <= self._size_bytes_max

@@ -96,7 +96,7 @@ class Readiness:
     def _run(self) -> None:
         try:
             found = _look(self._manager, self._worker)
-        except Exception as exc:  # noqa: BLE001 - raised by whoever asked
+        except Exception as exc:  # noqa: BLE001 - raised in the caller
             with self._guard:
                 running, self._running = self._running, None
             assert running is not None

@@ -70,7 +70,7 @@ def _misfits(
     seen: set[str] = set()
     for name, value in items:
         if name not in known:
-            message, kind = f"there is no such parameter{_advice(name, known)}", "extra"
+            message, kind = f"unknown parameter{_advice(name, known)}", "extra"
         elif name in seen and not known[name]:
             message, kind = "must be given once", "repeated"
         else:
@@ -85,7 +85,7 @@ def _misfits(
 def _advice(name: str, known: dict[str, bool]) -> str:
     if near := get_close_matches(name, known, n=1):
         return f" (did you mean {near[0]}?)"
-    return f" (there are: {', '.join(known)})" if known else " (there are none)"
+    return f" (known: {', '.join(known)})" if known else " (there are none)"
 
 
 def _in_turn(handler: Callable[..., Any], *, is_reading: bool) -> Callable[..., Any]:

@@ -197,7 +197,7 @@ def test_its_summary_has_counts_bytes_and_the_plan_to_repeat(jobs: Path) -> None
         "requires confirmation: job 'etl-daily': 9 of 12 checkpoints"
     )
     assert "deleted" not in done.err
-    command = next_step.removeprefix("to do just this: milepost ")
+    command = next_step.removeprefix("to apply this plan: milepost ")
     assert call(*command.split()).code == 0
     assert len(ids_of(jobs)) == 3
 
@@ -207,7 +207,7 @@ def test_the_command_to_repeat_is_one_that_a_shell_reads(jobs: Path) -> None:
     for words in (("etl it's; rm", "--keep-last=1"), ("--match", "etl-*")):
         call("save", words[0], "--step", "s", stdin="{}")
         *_, line = call("cleanup", *words, "--dry-run").err.splitlines()
-        command = shlex.split(line.removeprefix("to do just this: "))
+        command = shlex.split(line.removeprefix("to apply this plan: "))
         assert call(*command[1:]).code == 0
     assert len(ids_of(jobs, "etl it's; rm")) == 1
 
@@ -446,7 +446,7 @@ def test_policy_show_works_without_a_store_and_without_a_file(folder: Path) -> N
     done = call("policy", "show", "some-job")
 
     assert done.code == 0
-    assert "not there yet; its policy is default; it keeps everything" in done.err
+    assert "not in the store; its policy is default; it keeps everything" in done.err
     assert list(folder.iterdir()) == []
 
 
@@ -466,7 +466,7 @@ def test_a_year_of_hourly_saves_under_a_policy_of_ones_own() -> None:
         "the last month": 1,
         "the last year": 4,
     }
-    assert "in the end 34 are there: 1 from the last hour" in done.err
+    assert "at the end 34 remain: 1 from the last hour" in done.err
 
 
 def test_a_simulation_of_a_job_follows_its_policy(jobs: Path) -> None:
@@ -488,7 +488,7 @@ def test_a_simulation_says_which_run_would_have_waited() -> None:
     done = call("policy", "simulate", *words, stdin="keep_last = 10")
 
     assert done.err.count("would require confirmation: ") == 1
-    assert "after that no plan of this policy waits" in done.err
+    assert "later plans of this policy require none" in done.err
 
 
 @pytest.mark.parametrize(

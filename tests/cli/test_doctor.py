@@ -42,7 +42,7 @@ def test_damage_is_told_with_its_place_and_what_to_do(store: Path) -> None:
     before = files(store)
     done = call("doctor")
     assert done.code == 7
-    assert "1 of 1 job unwell" in done.err
+    assert "1 of 1 job needs repair" in done.err
     for text in (
         f"WRONG  {JOB}: damaged",
         "where  line 5, byte ",
@@ -87,7 +87,7 @@ def test_a_torn_tail_is_fine_for_the_next_look_settles_it(store: Path) -> None:
     before = files(store)
     done = call("doctor")
     assert done.code == 0
-    assert "the next look at it settles that" in done.out
+    assert "the next read or write recovers it" in done.out
     assert files(store) == before
 
 
@@ -147,7 +147,7 @@ def test_a_key_that_is_not_at_hand_is_told() -> None:
         manager.save(JOB, "s", {})
     done = call("doctor")
     assert done.code == 7
-    assert "key 'k1' is not at hand, and 1 state needs it" in done.out
+    assert "key 'k1' is missing, and 1 state needs it" in done.out
 
 
 @pytest.mark.usefixtures("folder")

@@ -116,7 +116,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_1() -> None:
     assert done.code == 1
     assert done.err == (
         f"milepost: can't listen on 127.0.0.1 port {port}: Address already in use "
-        "(--port 0 takes a free port)\n"
+        "(--port 0 chooses a free port)\n"
     )
 
 

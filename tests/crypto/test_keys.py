@@ -189,7 +189,7 @@ def test_drop_refuses_the_current_key_and_one_that_states_need(encrypted: Path) 
         pytest.raises(MissingKey),
     ):
         manager.get("etl", manager.list("etl")[0].checkpoint_id)
-    assert f"key '{old}' is not at hand" in call("keys", "list").err
+    assert f"key '{old}' is missing" in call("keys", "list").err
 
 
 def test_an_open_key_file_stops_every_verb_that_opens_the_store(

@@ -149,7 +149,7 @@ def test_a_scheduled_run_names_it_in_its_log(
         (["*", "train"], ["'train' comes after match = '*'"]),
         (["t*", "tr*"], ["'tr*' comes after match = 't*'"]),
         (["train", "train"], ["'train' comes after match = 'train'"]),
-        (["train", "t*"], ["'t*' is never used: earlier rules take all of its 1"]),
+        (["train", "t*"], ["'t*' is never used: earlier rules match all of its 1"]),
     ],
 )
 def test_config_check_names_the_rules_that_no_job_reaches(

@@ -112,7 +112,8 @@ def command_for(found: Diagnosis) -> str | None:
 
 
 def _problem(wrong: list[Finding], ill: list[Diagnosis], total: int) -> Problem:
-    about_jobs = f"{len(ill)} of {counted(total, 'job')} need repair" if ill else ""
+    needs = f"need{'s' if len(ill) == 1 else ''} repair"
+    about_jobs = f"{len(ill)} of {counted(total, 'job')} {needs}" if ill else ""
     around = f"{counted(len(wrong), 'problem')} with the store" if wrong else ""
     return Problem("unwell", "; ".join(filter(None, (about_jobs, around))))
 

@@ -190,7 +190,7 @@ def simulate_command(
         for run in simulate(policy, pace, length=lasts, until=now):
             runs.append(run)
             progress.job()
-    return _told(policy, runs, lasts, pace)
+    return _answer_of(policy, runs, lasts, pace)
 
 
 def _size(text: str) -> int:
@@ -230,7 +230,7 @@ def _policy_to_try(settings: Settings, job: str | None, file: str | None) -> Pol
     return _policy_of(settings, found, job)[0].policy
 
 
-def _told(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) -> Answer:
+def _answer_of(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) -> Answer:
     begun = runs[-1].at - lasts
     period, rows = _timeline(runs, begun)
     last = runs[-1]
@@ -270,18 +270,18 @@ def _timeline(
     days = (runs[-1].at - begun) / timedelta(days=1)
     period = next((p for p, d in _PERIODS.items() if days / d < _MAX_ROWS), "1y")
     rows: list[tuple[str, Run, int]] = []
-    removed, told = 0, 0
+    removed, shown = 0, 0
     for run in runs:
         removed += run.removed
         age = (run.at - begun) / timedelta(days=_PERIODS[period])
         # A year of days is a few hours short of twelve months.
         whole = round(age) if abs(age - round(age)) < _FORGIVEN else int(age)
-        if whole > told or run is runs[-1]:
+        if whole > shown or run is runs[-1]:
             name = how_long(run.at - begun)
             rows.append(
-                (f"{whole}{period[1:]}" if whole > told else name, run, removed)
+                (f"{whole}{period[1:]}" if whole > shown else name, run, removed)
             )
-            removed, told = 0, whole
+            removed, shown = 0, whole
     return period, rows
 
 

@@ -212,9 +212,9 @@ def _run_row(report: RunReport) -> tuple[object, ...]:
 
 def _status_row(task: TaskStatus) -> tuple[object, ...]:
     last = task.last
-    told: Any = (None, None, None, None)
+    last_fields: Any = (None, None, None, None)
     if last is not None:
         took = f"{last.duration_seconds:.1f}"
-        told = (stamp(last.at), took, last.outcome, last.line or last.error)
+        last_fields = (stamp(last.at), took, last.outcome, last.line or last.error)
     due = task.next_run and stamp(task.next_run)
-    return task.name, task.schedule, due, *told
+    return task.name, task.schedule, due, *last_fields

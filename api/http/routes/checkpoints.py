@@ -54,8 +54,8 @@ def list_checkpoints(
 ) -> Response:
     """List a job's checkpoints, oldest first: all of them, or with `limit` a page."""
     manager, most = services.manager, services.settings.api.max_page
-    # Read before the list: an ETag that is too old refuses a write, one that is too new
-    # would allow a stale write.
+    # Read before the list: an ETag that is too old refuses a write, a newer one would
+    # allow a stale write.
     seq = manager.seq(job_id)
     is_whole = limit is None and cursor is None
     size = page_size(limit, default=most, most=most)

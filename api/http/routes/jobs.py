@@ -29,7 +29,7 @@ IdOrGlob = Annotated[str | None, Query(min_length=1, max_length=512)]
 
 
 class UnknownJob(MilepostError):
-    """There is no such job."""
+    """The job does not exist."""
 
     code = "not_found"
 

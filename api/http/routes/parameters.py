@@ -58,7 +58,7 @@ def seq_of(if_match: str | None) -> int | None:
     matched = _ETAG.fullmatch(if_match.strip())
     if matched is None:
         raise InvalidArgument(
-            f'If-Match must be the ETag of a job, such as "7", got {if_match[:60]!r}'
+            f'If-Match must be the ETag of a job, like "7", got {if_match[:60]!r}'
         )
     return int(matched[1])
 

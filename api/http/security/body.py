@@ -82,9 +82,9 @@ def check_shape(raw: bytes, limits: BodyLimits) -> None:
         raise Refused(
             413,
             "too_many_keys",
-            f"body: holds {keys} keys, at most {limits.keys} are allowed",
+            f"body: has {keys} keys, at most {limits.keys} are allowed",
         )
     if _LONG_NUMBER.search(bare):
         raise Refused(
-            422, "invalid_json", "body: holds a number of more than 1000 digits"
+            422, "invalid_json", "body: has a number of more than 1000 digits"
         )

@@ -28,7 +28,7 @@ class LegalHold(BaseModel):
 class ListedCheckpoint(BaseModel):
     """A checkpoint without its state.
 
-    `held` is null unless it is on hold.  `failed`: it was saved as failed.
+    `held` is null without a legal hold.  `failed`: it was saved as failed.
     `parent_id`: the checkpoint that it continued from.  `metadata_problem` is present
     only if `metadata` cannot be shown.
     """
