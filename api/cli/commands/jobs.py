@@ -26,7 +26,9 @@ _SPARE = frozenset({"size_bytes"})
 
 @command("jobs", example="milepost jobs --match 'etl-*'")
 @click.option("--match", metavar="GLOB", help="Only jobs whose id matches.")
-@click.option("--limit", type=click.IntRange(1), help="Show at most N jobs.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", help="Show at most N jobs."
+)
 @fail_if_empty_option
 def jobs_command(
     frame: Frame, match: str | None, limit: int | None, *, fail_if_empty: bool

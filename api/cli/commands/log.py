@@ -44,7 +44,10 @@ _NOT_FOR_PEOPLE = frozenset({"state_digest", "nonce", "store"})
     help="Only events of this type: checkpoint.saved, 'checkpoint.*'.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), help="Show at most the N newest events."
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Show at most the N newest events.",
 )
 @fail_if_empty_option
 def log_command(
