@@ -1,4 +1,4 @@
-"""Questions about all that is stored: is it sound, what is wrong, under which keys?"""
+"""Queries about all stored data: verification, diagnosis, keys in use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Audit(Inquiry):
-    """Checks what is stored, and changes no job."""
+    """Checks stored data; changes no job."""
 
     def verify(
         self,
@@ -37,14 +37,14 @@ class Audit(Inquiry):
         deep: bool = False,
         on_piece: OnPiece | None = None,
     ) -> list[JobReport]:
-        """Check one job, or all, from the first byte; damage is reported, not raised.
+        """Verify one job or all jobs from the first byte; damage is only reported.
 
         Args:
-            job_id: which; every job if not given.  No report of an unknown one.
-            deep: check the digest of every live state as well; a note says how many
-                could not be, because their key is not at hand.
-            on_piece: called between pieces of a journal with the bytes that were read
-                since; what it raises ends the verification.
+            job_id: the job, or None for all.  An unknown job has no report.
+            deep: also check the digest of every live state; a note counts the states
+                that were not checked for lack of a key.
+            on_piece: called between pieces of a journal with the bytes read since the
+                last call; its exceptions end the verification.
         """
         if job_id is not None:
             report = self._verify(ids.check_job_id(job_id), deep, on_piece)
@@ -68,12 +68,12 @@ class Audit(Inquiry):
             return JobReport(job_id, False, 0, 0, None, ErrorInfo.of(exc), ())
         notes = others
         notes += (
-            f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
+            f"a repair lost {counted(lost, 'event')}, as event {seq} records"
             for seq, lost in view.losses
         )
         if view.salvage_files:
             kept = counted(len(view.salvage_files), "run")
-            notes.append(f"{kept} of bytes that were cut are in salvage/")
+            notes.append(f"{kept} of cut bytes are in salvage/")
         notes += (
             f"{count} states were not checked: {why}" for why, count in locked.items()
         )
@@ -83,18 +83,18 @@ class Audit(Inquiry):
     def _check_states(
         self, view: JobView, deep: bool, on_piece: OnPiece | None
     ) -> Counter[str]:
-        """Check live states; return how many could not be, by why not."""
+        """Check live states; return the number that could not be, by reason."""
         locked: Counter[str] = Counter()
         for entry in view.checkpoints.values():
             if deep or entry.seq in view.faults:
                 try:
                     self._open(view, entry)
                 except MissingKey as exc:
-                    locked[f"their key {exc.key_id!r} is not at hand"] += 1
+                    locked[f"their key {exc.key_id!r} is missing"] += 1
                 except NewerFormat:
                     locked["a newer Milepost wrote them"] += 1
                 except StateOverBound as exc:
-                    locked[f"{exc.hint}, for they are larger"] += 1
+                    locked[f"too large, {exc.hint}"] += 1
                 if on_piece is not None:
                     on_piece(view.places[entry.seq].size)
         return locked
@@ -102,20 +102,20 @@ class Audit(Inquiry):
     def diagnose(
         self, job_id: str | None = None, *, deep: bool = False
     ) -> list[Diagnosis]:
-        """Say what is wrong with one job, or all, how much is safe, and what to do.
+        """Diagnose one job or all jobs: the damage, what is safe, and the remedy.
 
-        Reads every event and changes nothing: not even a torn tail is settled.
-        Whatever is wrong is reported, not raised.
+        Reads every event and changes nothing, not even a torn tail.  Problems are
+        reported, not raised.
 
         Args:
-            job_id: which; every job if not given.  None of an unknown one.
-            deep: read every live state as well, not only its checksum.
+            job_id: the job, or None for all.  An unknown job has no diagnosis.
+            deep: also read every live state, not only its checksum.
 
         Raises:
             InvalidArgument: `job_id` is out of bounds.
             StorageFailed: the jobs cannot be listed.
         """
-        from milepost.journal.repair import check  # most programs examine nothing
+        from milepost.journal.repair import check  # imported late: rarely needed
 
         storage = self._store.storage
         jobs = storage.job_ids() if job_id is None else [ids.check_job_id(job_id)]
@@ -123,17 +123,17 @@ class Audit(Inquiry):
         return [each for each in found if each.exists]
 
     def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
-        """Return how many states are under each key, by its id.
+        """Return the number of states under each key, by key id.
 
-        Those of deleted checkpoints count as long as they are there.  What is not
-        encrypted counts under an empty id.
+        States of deleted checkpoints count while they are stored.  States that are not
+        encrypted count under an empty id.
 
         Args:
-            job_id: which job's; those of every job if not given.
+            job_id: the job, or None for all.
 
         Raises:
             DamagedJournal: a job's states cannot be counted.
-            UnreadableState, NewerFormat: one of them cannot be told.
+            UnreadableState, NewerFormat: the key of a state cannot be determined.
         """
         counts: Counter[str] = Counter()
         jobs = self._store.storage.job_ids() if job_id is None else [job_id]
@@ -142,18 +142,18 @@ class Audit(Inquiry):
         return dict(counts)
 
     def drop_key(self, key_id: str, *, force: bool = False) -> None:
-        """Let no process write with a key any more, whatever keys it has at hand.
+        """Stop all processes from writing with a key, even those that have it.
 
-        States that are under it stay readable for whoever has the key.
+        States under the key stay readable for processes that have it.
 
         Args:
-            key_id: which.
-            force: though states need it.
+            key_id: the key.
+            force: drop the key although states need it.
 
         Raises:
-            Protected: states need it; it can be written with as before.
-            LockTimeout: a write that is under way takes too long; the same.
-            DamagedJournal: a job's states cannot be counted; the same.
+            Protected: states need the key, which stays usable.
+            LockTimeout: a running write takes too long; the key stays usable.
+            DamagedJournal: a job's states cannot be counted; the key stays usable.
         """
         storage = self._store.storage
         if storage.store_id is None:
@@ -163,7 +163,7 @@ class Audit(Inquiry):
             self._refuse_needed(key_id)
         storage.change_key_record(lambda r: _with_dropped(r, key_id))
         try:
-            # Whoever asked before this was recorded has written by now.
+            # Writers that checked the key before the record changed have finished now.
             storage.wait_for_writers()
             if not force:
                 self._refuse_needed(key_id)

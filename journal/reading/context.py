@@ -1,4 +1,4 @@
-"""How a question about a job is asked: of its view, and of the lines that it names."""
+"""Shared state and read helpers of CheckpointManager."""
 
 from __future__ import annotations
 
@@ -56,45 +56,45 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 DEFAULT_FOLDER = "checkpoints"
 
-# How far the clock may be ahead of where it should be, and how long the machine may
-# have been off, before nothing is removed because it is old; see `clock_guard`.
+# How far the clock may be ahead of the expected time, and how long the machine may have
+# been off, before removals by age stop; see `clock_guard`.
 MAX_CLOCK_JUMP_SECONDS = 3600.0
 MAX_DOWNTIME_SECONDS = 30 * 86_400.0
 
 
 class Inquiry:
-    """Answers questions about jobs in a folder, or in any other `Storage`.
+    """Reads jobs from a folder, or from any other `Storage`.
 
     Safe for many threads, and for many processes of one machine on one folder.
-    Construction makes the folder if it can; if it cannot, the first write says why.
-    Nothing else is read or made before the first call.
+    Construction creates the folder if possible; otherwise the first write reports why
+    not.  Nothing else is read or created before the first call.
 
     Args:
-        root: the folder, ``./checkpoints`` unless given.  `storage_dir` means the same,
-            and so does `storage_path`, which wins if both are given.
-        storage: instead of a folder.
-        durability: ``always``: what was answered survives a power cut.  ``interval``:
-            it does after `interval_seconds`.  ``never``: the operating system decides.
+        root: the folder, ``./checkpoints`` by default.  `storage_dir` and
+            `storage_path` are synonyms; the latter wins if both are given.
+        storage: used instead of a folder.
+        durability: ``always``: acknowledged writes survive a power cut.  ``interval``:
+            they do after `interval_seconds`.  ``never``: the operating system decides.
         interval_seconds: see `durability`.
-        max_state_bytes: of a state's JSON, when it is saved and when it is read.
+        max_state_bytes: limit of a state's JSON, for saves and reads.
         max_depth: levels of nesting in a state, at most 250.
-        lock_timeout_seconds: how long to wait while another process writes to a job.
+        lock_timeout_seconds: how long to wait for another process that writes to a job.
         trash_seconds: how long a deleted checkpoint can be undeleted.
-        policies: which job has which retention policy; nothing is removed by them but
-            through `plan` and `apply`.  By default everything is kept.
-        codec: how new states are stored.  ``auto``: as what differs from an earlier
-            one where that is shorter; ``zstd``: compressed, each on its own; ``json``:
-            as they are.  All are read, whatever this says.
-        keys: encrypt states and metadata with the current one; read with any.
+        policies: the retention policies of jobs, applied only by `plan` and `apply`.
+            By default everything is kept.
+        codec: how new states are stored.  ``auto``: as a delta to an earlier state if
+            that is shorter; ``zstd``: compressed, each on its own; ``json``: verbatim.
+            States of every codec are readable.
+        keys: encrypt states and metadata with the current key; read with any.
         allow_plaintext: with `keys`, also read states that are not encrypted.
-        shared: who may use a folder that is made here: ``private``: its owner;
-            ``group``: the group of the folder too, as far as the umask lets it.
-        actor: who this is, in the journal; ``lib:<program>@<host>`` unless given.
-        clock: gives the time.
+        shared: who may use a folder that is created here: ``private``: its owner;
+            ``group``: also the folder's group, as far as the umask allows.
+        actor: the actor in the journal; ``lib:<program>@<host>`` by default.
+        clock: returns the current time.
 
     Raises:
-        InvalidArgument: an argument is of a wrong type or out of bounds, or two of
-            them exclude each other.
+        InvalidArgument: an argument has the wrong type or is out of bounds, or two
+            arguments exclude each other.
     """
 
     def __init_subclass__(cls) -> None:
@@ -165,10 +165,10 @@ class Inquiry:
 
     @property
     def policies(self) -> Policies:
-        """Which job has which retention policy."""
+        """The retention policies of jobs."""
         if self._policies is None:
             from milepost.journal.retention.policies import (
-                Policies,  # most programs plan nothing
+                Policies,  # imported late: rarely needed
             )
 
             self._policies = Policies()
@@ -185,14 +185,14 @@ class Inquiry:
         self.close()
 
     def close(self) -> None:
-        """Sync what is not synced yet and let go of every file.  Idempotent."""
+        """Sync pending writes and close every file.  Idempotent."""
         self._store.close()
         self._packer.forget()
 
     def job_ids(self) -> list[str]:
-        """Return the ids of all jobs, sorted; `jobs` reads their journals besides.
+        """Return the ids of all jobs, sorted; faster than `jobs`, which reads journals.
 
-        Those whose checkpoints are in plain files, not imported yet, are among them.
+        Includes jobs whose checkpoints are in plain files and not imported yet.
         """
         return sorted([*self._store.storage.job_ids(), *self._not_imported()])
 
@@ -206,14 +206,14 @@ class Inquiry:
         return self._existing(self._store.readable(ids.check_job_id(job_id)))
 
     def _any_view(self, job_id: str) -> JobView:
-        """Return a job's view, even if only its history can be shown."""
+        """Return a job's view, even if only its history is readable."""
         return self._existing(self._store.view(ids.check_job_id(job_id)))
 
     def _existing(self, view: JobView) -> JobView:
-        """Return `view`, unless its job is unknown because it was never imported.
+        """Return `view`; refuse an unknown job that has to be imported.
 
         Raises:
-            NotImported: so it is.
+            NotImported: its checkpoints are in plain files.
         """
         root = self.root
         if view.seq or root is None or not checkpoint_folder.has_job(root, view.job_id):
@@ -226,9 +226,9 @@ class Inquiry:
         ask: Callable[[JobView], _T],
         look: Callable[[str], JobView] | None = None,
     ) -> _T:
-        """Ask a job's view; ask again if its journal was compacted meanwhile.
+        """Query a job's view; retry if its journal was compacted meanwhile.
 
-        Then the places that the view knows are those of a file that is gone.
+        After a compaction the byte ranges of the view belong to a removed file.
         """
         look = look or self._view
         view = look(job_id)
@@ -264,12 +264,12 @@ class Inquiry:
         ):
             raise UnreadableState(
                 f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r}: its event "
-                f"at byte {view.places[entry.seq].offset} is not there any more"
+                f"at byte {view.places[entry.seq].offset} does not exist any more"
             )
         return event
 
     def _open(self, view: JobView, entry: Entry) -> DecodedState:
-        """Read a state and prove that it is what was saved."""
+        """Read a state and verify its digest."""
         if (fault := view.faults.get(entry.seq)) is None:
             try:
                 return delta_chain.open_state(entry.seq, partial(self._read, view))
@@ -278,17 +278,17 @@ class Inquiry:
         raise self._unreadable(view, entry, UnreadableState(fault))
 
     def _read(self, view: JobView, seq: int) -> Member:
-        """Return the state of event `seq` in the clear; see `chain.member`."""
+        """Return the decrypted state of event `seq`; see `delta_chain.member`."""
         lines = self._store.read_pair(view, seq)
         return delta_chain.member(lines, view.address_of(seq), self._vault)
 
     def _is_saved_as(self, view: JobView, entry: Entry, content: Content) -> bool:
-        """Tell whether a live checkpoint was saved with `content`."""
+        """Return whether a live checkpoint was saved with `content`."""
         parts, data, _ = self._read(view, entry.seq)
         fields = fields_of(data)
         if fields != content.fields:
             return False
-        # The same bytes, as a retry has them; no other state is read for that.
+        # A retry usually has the same bytes; then no stored state is read.
         expected = data["state_digest"]
         if state_digest.same_state(parts, expected, content.raw, content.metadata):
             return True
@@ -325,7 +325,7 @@ class Inquiry:
                 return PlaintextRefused(text)
             case StateOverBound():
                 return StateOverBound(text)
-        hint = "no older checkpoint is given instead; choose one yourself"
+        hint = "no older checkpoint is returned instead; choose one explicitly"
         return UnreadableState(text, hint=hint)
 
     def _infos(self, view: JobView, entries: Sequence[Entry]) -> list[CheckpointInfo]:
@@ -345,7 +345,7 @@ class Inquiry:
         try:
             header, raw = self._header(view, entry.seq)
         except NewerFormat:
-            return {}  # restoring it will say so
+            return {}  # a restore reports the problem
         if header.end > len(raw):
             offset, _ = view.places[entry.seq]
             raw = self._store.storage.read(view.job_id, offset, header.end)
@@ -360,7 +360,7 @@ class Inquiry:
             raise self._unreadable(view, entry, exc) from exc
 
     def _header(self, view: JobView, seq: int) -> tuple[Header, bytes]:
-        """Return what the beginning of a state line says, and its bytes."""
+        """Return the header of a state line, and its bytes."""
         offset, size = view.places[seq]
         want = min(size, 2 * line_codec.HEADER_BYTES)
         raw = self._store.storage.read(view.job_id, offset, want)
@@ -373,10 +373,10 @@ def _folder(
     storage_path: str | Path | None,
     storage: Storage | None,
 ) -> Path | None:
-    """Return the store's folder; None if there is a `storage` instead.
+    """Return the store's folder; None if a `storage` replaces it.
 
     Raises:
-        InvalidArgument: one of them is no path, or they exclude each other.
+        InvalidArgument: a path has the wrong type, or the arguments exclude each other.
     """
     given = [p for p in (storage_path, storage_dir, root) if p is not None]
     if storage is not None:
@@ -422,7 +422,7 @@ def _hold(view: JobView, entry: Entry) -> Hold | None:
 
 
 def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
-    """Return the error that says that a checkpoint is not there, or was deleted."""
+    """Return the error for a checkpoint that does not exist or was deleted."""
     trashed = view.trash.get(checkpoint_id)
     if trashed is None:
         return UnknownCheckpoint(checkpoint_id, job_id=view.job_id)
@@ -435,10 +435,10 @@ def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a limit below zero.
+    """Refuse a negative limit.
 
     Raises:
-        InvalidArgument: so it is.
+        InvalidArgument: it is negative.
     """
     if limit is not None and limit < 0:
         raise InvalidArgument(f"limit must not be negative, got {limit}")

@@ -1,7 +1,7 @@
-"""Plans: what policies would do, asked of the manager that would do it.
+"""Retention plans: what policies or a cleanup would remove, without removing it.
 
-What decides is imported where it is asked for: most programs plan nothing, and a list
-has to start fast.
+Retention modules are imported on use: most programs plan nothing, and `list` must start
+fast.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 def _quietly(done: int, total: int) -> None:
-    """Tell nobody about progress."""
+    """Ignore progress."""
 
 
 class _Decided(NamedTuple):
-    """What is to become of one job, and what was looked at."""
+    """The decision about one job, and its input."""
 
     view: JobView
     decision: Decision
@@ -41,7 +41,7 @@ class _Decided(NamedTuple):
 
 
 def cleanup_policy(keep_last: object) -> Policy:
-    """Return a caller's cleanup as plans and events describe it.
+    """Return a caller's cleanup as a policy, for plans and events.
 
     Raises:
         InvalidArgument: `keep_last` is not a whole number of at least 1.
@@ -52,7 +52,7 @@ def cleanup_policy(keep_last: object) -> Policy:
 
 
 class Planning(Inquiry):
-    """Says what would be removed, and why; removes nothing."""
+    """Reports planned removals with reasons; removes nothing."""
 
     def plan(
         self,
@@ -64,23 +64,23 @@ class Planning(Inquiry):
         max_bytes: int | None = None,
         on_progress: Callable[[int, int], None] = _quietly,
     ) -> Plan:
-        """Return what policies would keep and let go, with reasons; change nothing.
+        """Return what policies would keep and remove, with reasons; change nothing.
 
         Args:
-            jobs: a job's id, or else a glob such as ``"etl-*"``.  Of one job the plan
-                has all that stays; of many, only the jobs that lose something.  What
-                nothing fits has an empty plan.
-            policy: for all of them; if not given, each job's own of `policies`.
-            now: what ages are counted from; the manager's clock if not given.
-            limit: let at most so many go, of each job the oldest.
-            max_bytes: what all these jobs may take together, but those that could not
-                be planned.
-            on_progress: told how many jobs were looked at, of how many.
+            jobs: a job's id, or else a glob such as ``"etl-*"``.  The plan of one job
+                includes all kept checkpoints; that of many jobs, only jobs with
+                removals.  Without a match the plan is empty.
+            policy: for all of them; by default, each job's own of `policies`.
+            now: the time that ages are counted from, by default the manager's clock.
+            limit: remove at most this many per job, the oldest.
+            max_bytes: bound on the total size of these jobs, not counting those that
+                could not be planned.
+            on_progress: called with the number of jobs done, and of all jobs.
 
         Raises:
             InvalidArgument: `jobs` is neither a job id nor a glob, or a number is
                 negative.
-            DamagedJournal: the one job is quarantined; of many, the plan says which.
+            DamagedJournal: the one job is quarantined; of many, see `Plan.problems`.
         """
         from milepost.journal.retention import candidates, decisions
         from milepost.journal.retention.plans import plan_of
@@ -122,12 +122,12 @@ class Planning(Inquiry):
     ) -> Plan:
         """Return what `cleanup` would remove, with reasons; change nothing.
 
-        `apply` takes the plan, too, and refuses it once the job has moved on.
+        `apply` accepts the plan, and refuses it if the job has changed too much.
 
         Args:
-            job_id: an unknown job has an empty plan.
-            keep_last: as `cleanup` takes it.
-            limit: remove at most so many, the oldest.
+            job_id: the job; an unknown job has an empty plan.
+            keep_last: as for `cleanup`.
+            limit: remove at most this many, the oldest.
 
         Raises:
             InvalidArgument: `keep_last` is not a whole number of at least 1, or `limit`
@@ -149,7 +149,7 @@ class Planning(Inquiry):
         found = self._candidates(view, policy)
         decision = self._decision(found, policy, self._clock(), is_callers=True)
         plan = candidates.job_plan(view, decision, policy, limit)
-        # A caller who names a number needs no confirmation.
+        # The caller gave the number, so no confirmation is required.
         return plan._replace(is_callers=True, waits=())
 
     def _decide_all(
@@ -161,14 +161,14 @@ class Planning(Inquiry):
         *,
         wants_all: bool,
     ) -> tuple[list[tuple[str, _Decided]], list[tuple[str, ErrorInfo]]]:
-        """Decide about all jobs that fit `glob`; return what could not be, too.
+        """Decide about all jobs that match `glob`; also return the failures.
 
         Args:
-            glob: which.
-            policy: for all of them, or None for each its own.
-            now: what ages are counted from.
-            on_progress: told how many of all jobs were looked at.
-            wants_all: also return those that lose nothing.
+            glob: pattern of job ids.
+            policy: for all of them, or None for each job's own.
+            now: the time that ages are counted from.
+            on_progress: called with the number of jobs done, and of all jobs.
+            wants_all: also return jobs without removals.
         """
         from milepost.journal.retention import decisions
 
@@ -221,7 +221,7 @@ class Planning(Inquiry):
         *,
         is_callers: bool = False,
     ) -> Decision:
-        """Return what a policy, or a caller's cleanup, keeps and removes of a job."""
+        """Return the decision of a policy, or of a caller's cleanup, about a job."""
         from milepost.journal.retention import decisions
 
         if not is_callers:
@@ -247,16 +247,16 @@ class Planning(Inquiry):
         *,
         now: datetime | None = None,
     ) -> tuple[Ruling, ...]:
-        """Return what every single rule says about one checkpoint.
+        """Return the result of every rule for one checkpoint.
 
         Args:
-            job_id: whose.
-            checkpoint_id: which.
-            policy: if not given, the job's own of `policies`.
-            now: what ages are counted from; the manager's clock if not given.
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            policy: by default, the job's own of `policies`.
+            now: the time that ages are counted from, by default the manager's clock.
 
         Raises:
-            UnknownCheckpoint: not there, or deleted.
+            UnknownCheckpoint: it does not exist, or was deleted.
             DamagedJournal: the job is quarantined.
         """
         from milepost.journal.retention import decisions

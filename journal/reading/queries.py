@@ -1,4 +1,4 @@
-"""The reading half of the public face: it asks, and never writes to a journal."""
+"""The read calls of the public facade; they never write to a journal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _RAISE = object()  # no default
 
 
 class CheckpointReader(Audit, Planning):
-    """Answers questions about jobs in a folder, or in any other `Storage`.
+    """Queries jobs in a folder, or in any other `Storage`.
 
     See `Inquiry` for its arguments.
     """
@@ -51,16 +51,16 @@ class CheckpointReader(Audit, Planning):
         Raises:
             InvalidArgument: `job_id` is out of bounds.
             NotImported: the job's checkpoints are in plain files; see `import_files`.
-                So does every other call about such a job.
+                All other calls about such a job raise it too.
             DamagedJournal: the job is quarantined.
         """
         return self._answer(job_id, lambda v: self._infos(v, self._store.live(v)))
 
     def get(self, job_id: str, checkpoint_id: str | CheckpointInfo) -> Checkpoint:
-        """Return a checkpoint with its state, without moving current.
+        """Return a checkpoint with its state; the current one does not change.
 
         The state is migrated to the newest version of its workflow, if migrations are
-        registered; what is told of the checkpoint is what is stored.
+        registered; `info` describes the stored checkpoint.
 
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
@@ -72,22 +72,21 @@ class CheckpointReader(Audit, Planning):
     def register_migration(
         self, workflow_name: str, from_version: str, to_version: str, migrate: Migrate
     ) -> None:
-        """Have `restore` and `get` bring older states of a workflow up to date.
+        """Register a migration that `restore` and `get` apply to older states.
 
-        Migrations follow on each other, from the ``workflow_version`` that a state was
-        saved with to the one that none leads on from.  What is stored stays as it is,
-        and a workflow without migrations is restored as it was saved.
+        Migrations are chained, from the ``workflow_version`` that a state was saved
+        with to the version that no migration starts from.  Stored states are not
+        changed.  A workflow without migrations is restored as it was saved.
 
         Args:
-            workflow_name: as it was saved.
-            from_version: of the states that `migrate` takes.
-            to_version: of those that it returns.
-            migrate: takes a state and returns the new one; its answer must depend on
-                nothing else.
+            workflow_name: the name it was saved with.
+            from_version: version of the states that `migrate` takes.
+            to_version: version of the states that it returns.
+            migrate: takes a state and returns the new one; must be a pure function.
 
         Raises:
-            InvalidArgument: a second one from `from_version`, a cycle, or two versions
-                that none leads on from.
+            InvalidArgument: a second migration from `from_version`, a cycle, or two
+                versions that no migration starts from.
         """
         add = partial(
             self._migrations.add, workflow_name, from_version, to_version, migrate
@@ -95,11 +94,11 @@ class CheckpointReader(Audit, Planning):
         self._registering.hold(add)
 
     def find(self, checkpoint_id: str | CheckpointInfo) -> CheckpointInfo:
-        """Return the checkpoint of that id, in whichever job it is.
+        """Return the checkpoint with this id, in any job.
 
         Raises:
-            UnknownCheckpoint: in none; says when and by whom if it was deleted.
-            NotImported: in none, but there are jobs that have to be imported.
+            UnknownCheckpoint: no job has it; says when and by whom if it was deleted.
+            NotImported: no job has it, but some jobs are not imported yet.
         """
         checkpoint_id = id_of(checkpoint_id)
         deleted: UnknownCheckpoint | None = None
@@ -107,13 +106,13 @@ class CheckpointReader(Audit, Planning):
             try:
                 view = self._store.readable(job_id)
             except MilepostError:
-                continue  # one job's damage is not this checkpoint's
+                continue  # damage of one job must not hide another's checkpoint
             if checkpoint_id in view.checkpoints:
                 return self._answer(job_id, partial(self._one, checkpoint_id))
             if checkpoint_id in view.trash:
                 deleted = unknown(view, checkpoint_id)
         for job_id in [] if deleted else self._not_imported():
-            self._view(job_id)  # raises: it may be one of theirs
+            self._view(job_id)  # raises: the checkpoint may be in this job
         raise deleted or UnknownCheckpoint(checkpoint_id)
 
     @overload
@@ -130,11 +129,11 @@ class CheckpointReader(Audit, Planning):
         """Return the newest checkpoint, None if there is none.
 
         Args:
-            job_id: whose.
+            job_id: the job.
             with_state: return a `Checkpoint`, as `get` does.
 
         Raises:
-            DamagedJournal: the job is quarantined; never an older one instead.
+            DamagedJournal: the job is quarantined; an older one is never returned.
             UnreadableState and others: with the state, as `get`.
         """
         if with_state:
@@ -163,8 +162,8 @@ class CheckpointReader(Audit, Planning):
         Nothing is recorded.  The state is migrated as in `restore`.
 
         Args:
-            job_id: whose.
-            default: what to return while the job has no checkpoint; of a dict, a copy.
+            job_id: the job.
+            default: returned if the job has no checkpoint; a dict is copied.
 
         Raises:
             NoCheckpoint: (a FileNotFoundError) there is none, and no `default`.
@@ -176,13 +175,13 @@ class CheckpointReader(Audit, Planning):
             return found.state
         if default is _RAISE:
             raise NoCheckpoint(job_id)
-        # The job changes what it gets, which must not change the caller's default.
+        # The job may change the result, which must not change the caller's default.
         return copy.deepcopy(default) if isinstance(default, dict) else default
 
     def _with_state(
         self, job_id: str, choose: Callable[[JobView], Entry | None]
     ) -> Checkpoint | None:
-        """Return the chosen checkpoint with its state, both of one view."""
+        """Return the chosen checkpoint and its state, both from one view."""
 
         def ask(view: JobView) -> tuple[CheckpointInfo, DecodedState] | None:
             entry = choose(view)
@@ -211,7 +210,7 @@ class CheckpointReader(Audit, Planning):
         return self._answer(job_id, ask)
 
     def seq(self, job_id: str) -> int:
-        """Return the number of the job's last event, 0 for an unknown job.
+        """Return the seq of the job's last event, 0 for an unknown job.
 
         Raises:
             InvalidArgument, DamagedJournal: as `list`.
@@ -225,12 +224,12 @@ class CheckpointReader(Audit, Planning):
         limit: int | None = None,
         after: str | None = None,
     ) -> builtins.list[JobInfo]:
-        """Return the jobs, sorted by id, damaged ones and not imported ones included.
+        """Return all jobs, sorted by id, including damaged and not imported ones.
 
         Args:
-            match: a glob pattern for ids, upper and lower case told apart.
-            limit: at most so many.
-            after: only ids that sort behind this one.
+            match: a glob pattern for ids, case-sensitive.
+            limit: return at most this many.
+            after: only ids that sort after this one.
         """
         return gc_pause.at_rest(partial(self._found, match, limit, after))
 
@@ -251,7 +250,7 @@ class CheckpointReader(Audit, Planning):
         return found
 
     def job(self, job_id: str) -> JobInfo | None:
-        """Return what is known of one job, None if it does not exist.
+        """Return the summary of one job, None if it does not exist.
 
         Raises:
             InvalidArgument: `job_id` is out of bounds.
@@ -261,7 +260,7 @@ class CheckpointReader(Audit, Planning):
             view = self._view(job_id)
             return None if view.seq == 0 else _job_info(view)
         except NestedCall:
-            raise  # says nothing about the job
+            raise  # not caused by the job
         except MilepostError as exc:
             return JobInfo(job_id, damage=ErrorInfo.of(exc))
 
@@ -277,10 +276,10 @@ class CheckpointReader(Audit, Planning):
         """Return the job's events, verified, oldest first or newest first.
 
         Args:
-            job_id: an unknown job has none.
-            after_seq: only events behind this one.
+            job_id: the job; an unknown job has no events.
+            after_seq: only events after this one.
             types: only events of these types.
-            limit: at most so many.
+            limit: return at most this many.
             reverse: newest first.
 
         Raises:
@@ -298,13 +297,13 @@ class CheckpointReader(Audit, Planning):
         return self._answer(job_id, ask, self._any_view)
 
     def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
-        """Return the state that was current right after event `seq`, if there was one.
+        """Return the state that was current after event `seq`, if there was one.
 
-        As it was then: it is not migrated.
+        It is not migrated.
 
         Raises:
             InvalidArgument: there is no such event.
-            UnreadableState: its bytes are gone or not what was saved.
+            UnreadableState: its bytes are missing or differ from what was saved.
             DamagedJournal: the job is quarantined.
         """
         known = self._view(job_id)
@@ -322,9 +321,7 @@ class CheckpointReader(Audit, Planning):
     def diff(
         self, job_id: str, a: str | CheckpointInfo, b: str | CheckpointInfo
     ) -> builtins.list[Change]:
-        """Return the changes that lead from checkpoint `a`'s state to `b`'s.
-
-        Both as `get` returns them.
+        """Return the changes from checkpoint `a`'s state to `b`'s, as read by `get`.
 
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
@@ -332,9 +329,9 @@ class CheckpointReader(Audit, Planning):
         return state_diff.diff(self.get(job_id, a).state, self.get(job_id, b).state)
 
     def refresh(self, job_ids: Collection[str] | None = None) -> set[str]:
-        """Catch up with what other processes wrote; return the jobs that moved.
+        """Read the latest writes of other processes; return the jobs that changed.
 
-        Answers never need this, they look by themselves; it makes them prompt.
+        Never required for correct results: every call refreshes.  It makes them faster.
         """
         moved = set()
         for job_id in self._store.storage.job_ids() if job_ids is None else job_ids:
@@ -342,7 +339,7 @@ class CheckpointReader(Audit, Planning):
             try:
                 after = self._store.view(job_id).seq
             except MilepostError:
-                continue  # its readers are told
+                continue  # its readers get the error
             if after != before:
                 moved.add(job_id)
         return moved
@@ -353,7 +350,7 @@ def _stamped_if(at: str | None) -> str | None:
 
 
 def _shown(event: Event) -> Event:
-    """Return an event, which nobody else holds, with its time in today's form.
+    """Return an event, not shared with other code, with its time normalized.
 
     Development versions before the first release wrote ``Z`` for ``+00:00``.
     """

@@ -1,6 +1,6 @@
-"""Finding out what is wrong with a job: reads everything, changes nothing.
+"""Find out the condition of a job: reads everything, changes nothing.
 
-`milepost.journal.recovery.diagnosis` judges what is found here.
+`milepost.journal.recovery.diagnosis` decides on the basis of these facts.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """A diagnosis, and what a repair builds on.
+    """A diagnosis, and the input of a repair.
 
     Attributes:
         diagnosis: the diagnosis.
-        view: of all that is proven.
-        text: the bytes that it was read from: the journal's, or its canonical text.
+        view: the view of all proven events.
+        text: the bytes it was read from: the journal's, or their canonical form.
     """
 
     diagnosis: Diagnosis
@@ -57,18 +57,18 @@ class Found(NamedTuple):
 
 
 def diagnose(storage: Storage, job_id: str, vault: Vault, *, deep: bool) -> Diagnosis:
-    """Say what is wrong with a job; its files are left as they are.
+    """Diagnose a job without changing its files.
 
     Args:
-        storage: where it is.
-        job_id: an unknown one is sound, at seq 0.
-        vault: the keys at hand.
+        storage: the storage of the job.
+        job_id: the job; an unknown one is sound, at seq 0.
+        vault: the available keys.
         deep: read every live state, not only the checksums of their lines.
     """
     try:
         store_id = storage.store_id
     except MilepostError:
-        store_id = None  # whoever looks at the store says so; the chain needs none
+        store_id = None  # reported by the store check; the hash chain does not need it
     try:
         with storage.evidence(job_id) as evidence:
             return examine(evidence, job_id, store_id, vault, deep=deep).diagnosis
@@ -82,7 +82,7 @@ def diagnose(storage: Storage, job_id: str, vault: Vault, *, deep: bool) -> Diag
 def examine(
     evidence: Evidence, job_id: str, store_id: str | None, vault: Vault, *, deep: bool
 ) -> Found:
-    """Read all of a job and say what is wrong; see `diagnose`.
+    """Examine all of a job; see `diagnose`.
 
     Raises:
         NewerFormat: a newer version wrote its head.
@@ -92,7 +92,7 @@ def examine(
 
 
 class _Examination:
-    """One look at one job."""
+    """One examination of one job."""
 
     def __init__(
         self, evidence: Evidence, job_id: str, store_id: str | None, vault: Vault
@@ -105,7 +105,7 @@ class _Examination:
         self._text = self._facts.text or evidence
         self._view = self._folded()
         self._keys: Counter[str] = Counter()
-        self._others: tuple[str, ...] = ()  # notes about states of no checkpoint
+        self._others: tuple[str, ...] = ()  # notes about states without a checkpoint
 
     def run(self, *, deep: bool) -> Found:
         unreadable = self._unreadable(deep=deep)
@@ -126,13 +126,13 @@ class _Examination:
         return Found(diagnosis, self._view, self._text)
 
     def _folded(self) -> JobView:
-        """Return the view of what is proven."""
+        """Return the view of the proven events."""
         view = JobView(self._job_id, self._store_id)
         proven = walk(self._text.read, Extent(), self._facts.proven.size)
         try:
             for (event, offset, size, fault), _ in proven:
                 job_view.apply(view, event, offset, size, fault)
-        except MALFORMED as exc:  # the first event opens no job, and all hangs on it
+        except MALFORMED as exc:  # the first event opens no job, so nothing is usable
             self._facts = self._facts._replace(
                 proven=Extent(),
                 problem=CorruptLine(0, "an event that opens this job", f"{exc}"),
@@ -145,9 +145,9 @@ class _Examination:
     # -- states --------------------------------------------------------------------
 
     def _unreadable(self, *, deep: bool) -> tuple[str, ...]:
-        """Return the live checkpoints that do not restore, for want of a state."""
+        """Return the live checkpoints whose states cannot be restored."""
         view = self._view
-        # A delta whose base rotted is as unreadable as that one.
+        # A delta whose base rotted is unreadable too.
         faults = (fault for fault in view.faults.values() if fault != STATE_MISSING)
         is_needed = deep or any(faults) or self._misses_a_live_state()
         if not is_needed or view.newer_seq:
@@ -168,7 +168,7 @@ class _Examination:
         return delta_chain.problem_of(seq, self._member) is None
 
     def _count_keys(self) -> None:
-        """Count the states that are encrypted, by the key they need."""
+        """Count the states under each key."""
         view = self._view
         if view.newer_seq:
             return
@@ -186,7 +186,7 @@ class _Examination:
     def _member(self, seq: int) -> delta_chain.Member:
         try:
             lines = self._text.read(*self._view.places[seq])
-        except KeyError:  # a base that is none
+        except KeyError:  # a base that does not exist
             raise UnreadableState(f"event {seq} has no state") from None
         state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
         return delta_chain.member(
@@ -237,10 +237,10 @@ class _Examination:
         )
 
     def _lost(self, ruling: Judgement, cut: int) -> tuple[int, tuple[str, ...]]:
-        """Return how many acknowledged events are behind the damage, and their saves.
+        """Return how many acknowledged events are after the damage, and their saves.
 
-        Behind damage nothing is proven; what lines claim is the best there is.  A
-        number counts if its line follows from the one before, whatever that is.
+        Nothing after the damage is proven; the claims of the lines are the best
+        estimate.  A number counts if its line follows from the one before it.
         """
         shown = 0 if self._facts.head is None else self._facts.head.shown.seq
         proven = self._facts.proven
@@ -261,15 +261,15 @@ class _Examination:
     def _notes(self, ruling: Judgement, unnamed: set[str]) -> Iterator[str]:
         evidence, view = self._evidence, self._view
         for path in evidence.leftovers:
-            yield f"{path} is left over from a process that died, or at work"
+            yield f"{path} is left over from a crashed process, or in use"
         for name in sorted(filter(_is_given_up, unnamed)):
-            yield f"salvage/{name} is of a repair that was not finished"
+            yield f"salvage/{name} is from an unfinished repair"
         is_damage = ruling.verdict in {Condition.DAMAGED, Condition.JOURNAL_MISSING}
         if is_damage and ruling.row != "R22":
             yield from ways_back(evidence, self._facts.proven.size)
         yield from self._others
         for seq, lost in view.losses:
-            yield f"a repair gave up {counted(lost, 'event')}, as event {seq} says"
+            yield f"a repair lost {counted(lost, 'event')}, as event {seq} records"
         if not evidence.is_still:
             yield "another process was writing to it, or is stopped"
 
@@ -285,7 +285,7 @@ def _saved_id(event: Event) -> str | None:
 
 
 def _message(ruling: Judgement, facts: Facts, view: JobView, cut: int) -> str:
-    """Return a verdict in plain words."""
+    """Return the message of a diagnosis."""
     shown = Head().shown if facts.head is None else facts.head.shown
     if ruling.row == "R8" and not cut:
         return (
@@ -294,23 +294,23 @@ def _message(ruling: Judgement, facts: Facts, view: JobView, cut: int) -> str:
             "were saving"
         )
     texts = {
-        "R3": f"its journal is gone; it had {shown.seq} acknowledged events",
-        "R4": "a sync failed, so what the disk holds is unknown",
-        "R5": "its file holds another job's journal, or another store's",
-        "R6": "its head is missing: the journal is intact, but whether it was cut "
-        "before cannot be told",
-        "R7": "no head says how far it is acknowledged, and its last lines are bad",
-        "R8": "acknowledged events are damaged or gone",
-        "R9": "its history is not the one that was acknowledged",
+        "R3": f"its journal is missing; it had {shown.seq} acknowledged events",
+        "R4": "a sync failed, so the content of the disk is unknown",
+        "R5": "its file is another job's journal, or another store's",
+        "R6": "its head is missing: the journal is intact, but an earlier loss at its "
+        "end cannot be excluded",
+        "R7": "its head is missing, and its last lines are damaged",
+        "R8": "acknowledged events are damaged or missing",
+        "R9": "its history differs from the acknowledged one",
         "R10": f"{counted(view.seq, 'event')}, "
         f"{counted(len(view.checkpoints), 'checkpoint')}",
         "R11": "whole events at the end are not acknowledged yet",
-        "R12": "the last line lacks its end",
+        "R12": "the last line has no newline",
         "R13": "bytes rotted after they were synced",
-        "R14": f"{counted(cut, 'byte')} at the end are of a write that was cut",
-        "R15": "a recovery has yet to be told, or a file to be cleared away",
+        "R14": f"{counted(cut, 'byte')} at the end are from an interrupted write",
+        "R15": "a recovery is not journaled yet, or a leftover file is not removed yet",
         "R18": f"the states of {counted(facts.unreadable, 'checkpoint')} are damaged; "
-        "its events are fine",
+        "its events are intact",
         "R20": job_view.newer_reason(view),
         "R21": "its head is older than the repair that replaced the journal",
         "R22": "another program wrote into its file; every event is intact",

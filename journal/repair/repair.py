@@ -1,8 +1,8 @@
-"""Carrying a repair out, under the job's lock.
+"""Carry out a repair, under the job's lock.
 
-What is given up is kept aside first, durably.  Then a new file, the proven writes and
-the ``job.repaired`` behind them, takes the journal's place in one rename, and last the
-head moves.  So a crash leaves the damage as it was, or the repair in place.
+The bytes to be given up are first made durable in salvage/.  Then a new file, with the
+proven writes and a ``job.repaired``, replaces the journal in one rename; last, the head
+moves.  A crash therefore leaves either the damage or the complete repair.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from milepost.journal.states.access import Vault
     from milepost.journal.storage.contract import LockedJob, Storage, Unsettled
 
-# A tail to be settled, damage to be cut, states to be dropped, and one to spare.
+# Recover a tail, cut damage, drop states, and one round in reserve.
 _MAX_ROUNDS = 4
 _REBUILDS = frozenset({Remedy.CUT, Remedy.RESTART})
 _WHY_NOT = {
-    Remedy.BY_HAND: "move its files out of journals/ and heads/, or put the right ones "
-    "there",
+    Remedy.BY_HAND: "move its files out of journals/ and heads/, or restore the right "
+    "ones there",
     Remedy.UPGRADE: "upgrade",
-    Remedy.WAIT: "a writer holds its lock; try again, or look for a stopped process",
+    Remedy.WAIT: "a writer has its lock; try again, or look for a stopped process",
 }
 
 
@@ -53,10 +53,10 @@ class Mender:
     """Repairs the jobs of a storage.
 
     Args:
-        storage: where they are.
-        vault: the keys at hand.
-        clock: gives the time that events carry.
-        actor: who the journal says gave something up.
+        storage: the storage of the jobs.
+        vault: the available keys.
+        clock: the source of event times.
+        actor: the actor who accepts a loss, for the journal.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Mender:
         self._actor = actor
 
     def diagnose(self, job_id: str) -> Diagnosis:
-        """Say what is wrong with a job, every live state read."""
+        """Diagnose a job, reading every live state."""
         return check.diagnose(self._storage, job_id, self._vault, deep=True)
 
     def repair(self, job_id: str, *, accept_loss: bool, dry_run: bool) -> Repair:
-        """Do what can be done; see `CheckpointManager.repair`."""
+        """Repair a job; see `CheckpointManager.repair`."""
         before = found = self.diagnose(job_id)
         if not found.exists:
             raise InvalidArgument(f"there is no job {job_id!r}")
@@ -105,14 +105,14 @@ class Mender:
             lossy = "; ".join(step.would for step in steps if step.is_lossy)
             raise LossNotAccepted(
                 f"{what}; a repair {lossy}",
-                hint="a backup may have more; --accept-loss does it, --dry-run tells "
-                "all of it",
+                hint="a backup may have more; --dry-run shows every step, "
+                "--accept-loss applies them",
             )
 
-    # -- nothing is given up -------------------------------------------------------
+    # -- repairs without a loss ----------------------------------------------------
 
     def _settle(self, job_id: str, *, may_drop: bool) -> None:
-        """Do what the next write would do, and drop the states that are no more."""
+        """Recover the job as the next write would, and drop unreadable states."""
 
         def settle(held: LockedJob) -> None:
             with self._storage.evidence(job_id) as evidence:
@@ -129,20 +129,20 @@ class Mender:
         during(self._storage.exclusive(job_id), settle)
 
     def _drop(self, batch: Batch, unreadable: tuple[str, ...]) -> None:
-        """Delete what cannot be read; its line stays until the trash period ends."""
+        """Delete unreadable checkpoints; their lines stay for the trash period."""
         for checkpoint_id in unreadable:
             data = {"checkpoint_id": checkpoint_id, "reason": "its state is damaged"}
             if checkpoint_id in batch.view.held:
                 batch.add("checkpoint.released", self._actor, data)
             batch.remove("checkpoint.deleted", self._actor, data, [checkpoint_id])
 
-    # -- something is --------------------------------------------------------------
+    # -- repairs with a loss -------------------------------------------------------
 
     def _rebuild(self, job_id: str) -> tuple[Step, ...]:
-        """Put the proven writes, and what tells of the loss, in the journal's place.
+        """Replace the journal with its proven writes and a record of the loss.
 
         Returns:
-            What was done; nothing if somebody was quicker.
+            The steps taken; none if another process was faster.
         """
         self._storage.create()
 
@@ -169,18 +169,18 @@ class Mender:
             return during(self._storage.unsettled(job_id), rebuild)
         except Busy:
             raise LockTimeout(
-                f"a compaction of job {job_id!r} is on its way", hint="try again"
+                f"another compaction of job {job_id!r} is running", hint="try again"
             ) from None
 
     def _telling(self, found: Diagnosis, view: JobView, evidence: Evidence) -> Batch:
-        """Return the events that say what was given up."""
+        """Return the events that record the loss."""
         batch = Batch(view, self._clock())
         if view.seq == 0:
             store_id = self._storage.store_id
             assert store_id is not None, "it was created"
             if ids.file_name(found.job_id) != evidence.name:
                 raise CannotRepair(
-                    f"job {found.job_id!r}: its true id cannot be read any more",
+                    f"job {found.job_id!r}: its original id cannot be read any more",
                     hint=_WHY_NOT[Remedy.BY_HAND],
                 )
             batch.open(store_id)

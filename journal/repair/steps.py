@@ -1,4 +1,4 @@
-"""What a repair does, step by step: told before it is done, and after.  Pure."""
+"""The steps of a repair, in words: as planned, and as carried out.  Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MAX_NAMED = 20
 
 
 class Step(NamedTuple):
-    """One thing that is done: the verb, the same in the past, and what to.
+    """One step: its verb, the verb's past tense, and its object.
 
-    `is_lossy` marks what gives up something that was acknowledged.
+    `is_lossy` marks steps that lose acknowledged data.
     """
 
     verb: str
@@ -27,23 +27,23 @@ class Step(NamedTuple):
 
     @property
     def would(self) -> str:
-        """The step as it would be done."""
+        """The step as planned."""
         return f"would {self.verb} {self.what}"
 
     @property
     def did(self) -> str:
-        """The step as it was done."""
+        """The step as carried out."""
         return f"{self.past} {self.what}"
 
 
 class Repair(NamedTuple):
-    """What a repair did, or would do.
+    """The result of a repair, or its plan.
 
     Attributes:
-        job_id: which job's.
-        before: what was wrong.
-        steps: what was done about it; in a dry run, what would be done.
-        after: how the job is now; None after a dry run.
+        job_id: the repaired job.
+        before: the diagnosis before the repair.
+        steps: the steps carried out; in a dry run, the planned ones.
+        after: the diagnosis after the repair; None after a dry run.
     """
 
     job_id: str
@@ -53,12 +53,12 @@ class Repair(NamedTuple):
 
     @property
     def is_lossy(self) -> bool:
-        """Whether a step gives up something that was acknowledged."""
+        """Whether a step loses acknowledged data."""
         return any(step.is_lossy for step in self.steps)
 
 
 def steps_of(diagnosis: Diagnosis) -> tuple[Step, ...]:
-    """Return what a repair does about a diagnosis."""
+    """Return the steps of a repair for a diagnosis."""
     steps = [*_STEPS[diagnosis.treatment.remedy](diagnosis)]
     if steps and diagnosis.treatment.remedy is not Remedy.DROP_STATES:
         steps += _drop(diagnosis)
@@ -72,13 +72,13 @@ def _nothing(_: Diagnosis) -> Iterator[Step]:
 def _settle(found: Diagnosis) -> Iterator[Step]:
     match found.row:
         case "R4":
-            what = "the journal from what the disk holds, and clear the mark"
+            what = "the journal from the disk's content, and clear the mark"
             yield Step("rewrite", "rewrote", what)
-            yield _told("sync_failed")
+            yield _journaled("sync_failed")
         case "R6":
             what = f"a head that acknowledges event {found.proven_seq}"
             yield Step("make", "made", what)
-            yield _told("head_missing")
+            yield _journaled("head_missing")
         case "R11":
             what = f"the journal up to event {found.proven_seq}, to acknowledge it"
             yield Step("sync", "synced", what)
@@ -88,11 +88,11 @@ def _settle(found: Diagnosis) -> Iterator[Step]:
             yield from _keep(found)
             what = f"the journal back to event {found.proven_seq}"
             yield Step("cut", "cut", what)
-            yield _told("torn_tail")
+            yield _journaled("torn_tail")
         case "R21":
             yield Step("move", "moved", f"the head to event {found.proven_seq}")
         case "R15":
-            yield Step("clear", "cleared", "away what a process that died left behind")
+            yield Step("remove", "removed", "files left over from a crashed process")
 
 
 def _cut(found: Diagnosis) -> Iterator[Step]:
@@ -101,26 +101,26 @@ def _cut(found: Diagnosis) -> Iterator[Step]:
         what = f"the journal as it was written, up to event {found.proven_seq}"
         yield Step("rewrite", "rewrote", what)
         if found.is_journaled:
-            yield _told("damaged")
+            yield _journaled("damaged")
         return
     yield from _give_up(found)
     if found.proven_seq == 0:
-        yield Step("begin", "began", "the journal anew: no event of it is proven")
+        yield Step("start", "started", "a new journal: no event of it is proven")
     else:
         what = f"the journal back to event {found.proven_seq}"
         yield Step("cut", "cut", f"{what}, byte {found.proven_bytes}")
-    yield _told("damaged")
+    yield _journaled("damaged")
 
 
 def _restart(found: Diagnosis) -> Iterator[Step]:
     yield from _give_up(found)
-    yield Step("begin", "began", "the journal anew")
-    yield _told("journal_missing")
+    yield Step("start", "started", "a new journal")
+    yield _journaled("journal_missing")
 
 
 def _drop(found: Diagnosis) -> Iterator[Step]:
     if found.unreadable:
-        what = f"what cannot be read: {checkpoints_of(found.unreadable)}"
+        what = f"the unreadable {checkpoints_of(found.unreadable)}"
         yield Step("delete", "deleted", what, is_lossy=True)
 
 
@@ -132,20 +132,20 @@ def _keep(found: Diagnosis) -> Iterator[Step]:
 
 def _give_up(found: Diagnosis) -> Iterator[Step]:
     if not found.lost_events:
-        yield Step("give", "gave", "up bytes that once were synced", is_lossy=True)
+        yield Step("give", "gave", "up bytes that had been synced", is_lossy=True)
         return
     what = f"up {lost_events_of(found)}"
     if found.lost_checkpoints:
-        what += f", with them {checkpoints_of(found.lost_checkpoints)}"
+        what += f", with {checkpoints_of(found.lost_checkpoints)}"
     yield Step("give", "gave", what, is_lossy=True)
 
 
-def _told(reason: str) -> Step:
+def _journaled(reason: str) -> Step:
     return Step("journal", "journaled", f"it as job.repaired ({reason})")
 
 
 def told(data: JobRepairedData) -> str:
-    """Return in plain words what a ``job.repaired`` says."""
+    """Return a ``job.repaired`` in words."""
     parts = [_REASONS.get(data["reason"], data["reason"])]
     if lost := data.get("lost_events"):
         parts.append(f"{counted(lost, 'acknowledged event')} lost")
@@ -157,7 +157,7 @@ def told(data: JobRepairedData) -> str:
 
 
 def lost_events_of(found: Diagnosis) -> str:
-    """Return in words which events go with what is damaged."""
+    """Return in words which events are lost with the damage."""
     first, last = found.proven_seq + 1, found.proven_seq + found.lost_events
     if found.verdict is Condition.DAMAGED and found.row in {"R7", "R13"}:
         what = f"{counted(found.lost_events, 'event')} that may be acknowledged"
@@ -167,7 +167,7 @@ def lost_events_of(found: Diagnosis) -> str:
 
 
 def checkpoints_of(ids: tuple[str, ...]) -> str:
-    """Return how many checkpoints these are, and which, the first of them at least."""
+    """Return the number of checkpoints and the ids of the first ones."""
     more = len(ids) - _MAX_NAMED
     named = ", ".join(ids[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
     return f"{counted(len(ids), 'checkpoint')} ({named})"
@@ -179,11 +179,11 @@ def counted(count: int, noun: str) -> str:
 
 
 _REASONS = {
-    "torn_tail": "a write that a crash had cut was cleared away",
-    "head_missing": "the head was missing and was made anew",
+    "torn_tail": "an interrupted write was removed",
+    "head_missing": "the head was missing and was rebuilt",
     "sync_failed": "a sync had failed, so the journal was rewritten from the disk",
-    "damaged": "a person gave up what was damaged",
-    "journal_missing": "a person began the journal anew, for it was gone",
+    "damaged": "an operator accepted the loss of damaged data",
+    "journal_missing": "an operator started a new journal; the old one was missing",
 }
 _STEPS = {
     Remedy.NOTHING: _nothing,
@@ -195,7 +195,7 @@ _STEPS = {
     Remedy.UPGRADE: _nothing,
     Remedy.WAIT: _nothing,
 }
-# What `job.repaired` says of a loss that was accepted.
+# The reason in `job.repaired` of an accepted loss.
 REASONS: dict[Condition, Literal["damaged", "journal_missing"]] = {
     Condition.DAMAGED: "damaged",
     Condition.JOURNAL_MISSING: "journal_missing",

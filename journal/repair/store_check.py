@@ -1,7 +1,6 @@
-"""What the folder of a store is like: permissions, room, what lies about in it.
+"""Checks of the store directory: permissions, free space, stray files.
 
-A look from outside, which changes nothing.  What is wrong inside of journals is for
-`milepost.journal.repair.check` to find.
+Changes nothing.  Damage inside journals is found by `milepost.journal.repair.check`.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ _LINE_BYTES = 8192
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         code: stable, for programs.
-        ok: nothing is wrong with it.
-        message: what was found, in one plain line.
+        ok: whether the check passed.
+        message: the finding, in one line.
         hint: what to do about it.
     """
 
@@ -54,7 +53,7 @@ class Finding(NamedTuple):
 
 
 def inspect(root: Path) -> list[Finding]:
-    """Look at the folder of a store, and change nothing.
+    """Check the folder of a store without changing it.
 
     Raises:
         OSError: a folder cannot be read.
@@ -70,7 +69,7 @@ def inspect(root: Path) -> list[Finding]:
 
 
 def jobs_to_import(root: Path) -> list[str]:
-    """Return the jobs of which `root` holds checkpoint files, but no journal."""
+    """Return the jobs with checkpoint files in `root`, but no journal."""
     journals = {*_names(root / "journals")}
     return [
         job_id
@@ -101,12 +100,12 @@ def _identity(root: Path) -> Finding:
         "store_json_missing",
         False,
         f"{path} is missing, but there are journals",
-        f"they are of store {known}: write {line} to it",
+        f"they belong to store {known}: write {line} to it",
     )
 
 
 def _store_in_journals(root: Path) -> str | None:
-    """Return the store that a journal's first line says it is of."""
+    """Return the store id in a journal's first line."""
     for name in _names(root / "journals")[:_MAX_FIRST_LINES]:
         if not name.endswith(".jsonl") or not (root / "journals" / name).is_file():
             continue
@@ -130,7 +129,7 @@ def _room(root: Path) -> Finding:
     free = shutil.disk_usage(root).free
     text = f"{free / 1e9:,.1f} GB free"
     if free < _LEAST_FREE_BYTES:
-        return Finding("no_space", False, text, "free some space before it runs out")
+        return Finding("no_space", False, text, "free some space")
     return Finding("free_space", True, text)
 
 
@@ -156,7 +155,7 @@ def _access(root: Path) -> Iterator[Finding]:
                 "not_writable",
                 False,
                 f"this user may not write to {path}",
-                "run as the user who owns it, or make it writable",
+                "run as its owner, or make it writable",
             )
         if mode & ~_allowed(root) & 0o077 and path != root:
             is_fine = False
@@ -168,19 +167,19 @@ def _access(root: Path) -> Iterator[Finding]:
             )
     if is_fine:
         is_shared = _allowed(root) == SHARED_FOLDER
-        whom = "its group too" if is_shared else "this user alone"
-        yield Finding("access", True, f"writable, and for {whom}")
+        whom = "its owner and group" if is_shared else "this user only"
+        yield Finding("access", True, f"writable, and open to {whom}")
 
 
 def _allowed(root: Path) -> int:
-    """Return the permissions that folders of this store have: journals/ shows it."""
+    """Return the permission bits of this store's folders: those of journals/."""
     found = PosixDisk().stat(root / "journals")
     is_shared = found is not None and found.mode & stat.S_IWGRP
     return SHARED_FOLDER if is_shared else PRIVATE_FOLDER
 
 
 def _strays(root: Path) -> Iterator[Finding]:
-    """Yield what lies about, by what it is, and how much of each."""
+    """Yield a finding for each kind of stray file."""
     found: dict[str, list[str]] = {}
     for code, path in _stray_paths(root):
         found.setdefault(code, []).append(str(path.relative_to(root)))
@@ -194,19 +193,19 @@ def _strays(root: Path) -> Iterator[Finding]:
 _KINDS = {
     "symlink": ("symbolic links, which are not followed", False, "put the file there"),
     "leftover": (
-        "left over from a process that died, or at work",
+        "left over from a crashed process, or in use",
         True,
-        "the next write to the job clears it away",
+        "the next write to the job removes it",
     ),
     "headless_salvage_file": (
-        "bytes cut from a job that is not here",
+        "bytes cut from a job that does not exist here",
         True,
-        "move them away if nobody needs them",
+        "move them away if they are not needed",
     ),
     "unknown_file": (
         "not Milepost's",
         True,
-        "move them away if they should not be here",
+        "move them away if they do not belong here",
     ),
 }
 

@@ -441,7 +441,7 @@ def test_without_its_key_a_state_is_refused_by_name_and_the_rest_goes_on(
         (report,) = manager.verify(JOB, deep=True)
         assert report.ok
         assert report.notes == (
-            "1 states were not checked: their key 'k1' is not at hand",
+            "1 states were not checked: their key 'k1' is missing",
         )
         if keys is None:
             with pytest.raises(KeyNeeded, match="encrypted"):

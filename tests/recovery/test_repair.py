@@ -117,7 +117,7 @@ def test_the_journal_says_who_gave_up_what_and_where_it_is(root: Path) -> None:
     assert [*salvaged(root)] == [found.salvage_file]
     (report,) = manager.verify(JOB, deep=True)
     assert report.ok
-    assert "gave up 3 events" in report.notes[0]
+    assert "lost 3 events" in report.notes[0]
 
 
 def test_a_repaired_job_takes_writes_again_here_and_elsewhere(root: Path) -> None:
@@ -477,7 +477,7 @@ def test_what_a_failed_repair_kept_is_not_told_as_cut(root: Path) -> None:
     assert salvaged(root)
     put(journal_of(root, JOB), sound)  # from a backup
     (note,) = look(root).notes
-    assert "is of a repair that was not finished" in note
+    assert "is from an unfinished repair" in note
     manager = again(root)
     manager.save(JOB, "next", {})
     assert repairs(manager) == []
