@@ -1,4 +1,4 @@
-"""What every change has in common: somebody makes it, and the job must exist."""
+"""Helpers shared by write operations."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class Writer(CheckpointReader):
-    """Writes to jobs, on behalf of an actor."""
+    """Writes to jobs in the name of an actor."""
 
     @property
     def clock_guard(self) -> ClockGuard:
-        """What is asked before anything goes because it is old."""
+        """The guard that checks the clock before removals by age."""
         if self._clock_guard is None:
             from milepost.journal.store.clock_guard import ClockGuard
             from milepost.journal.store.clock_memory import ClockMemory
             from milepost.journal.store.clock_watch import ClockWatch
 
-            # A clock that was handed in has nothing to do with that of the machine.
+            # A clock given by the caller is unrelated to the machine's.
             is_own = self._clock is utc_now
             watch = ClockWatch(self._clock) if is_own else ClockWatch(self._clock, None)
             memory = ClockMemory(self.root if is_own else None)
@@ -42,11 +42,12 @@ class Writer(CheckpointReader):
         self._clock_guard = guard
 
     def _look_at_clock(self) -> ClockJump | None:
-        """Return the jump of the clock that stands, if one does.
+        """Return the clock jump in force, if any.
 
-        To be asked before the event of a removal, which would vouch for a wrong clock.
+        Called before a removal is journaled: its event time would vouch for a wrong
+        clock.
         """
-        with suppress(OSError):  # it can't be remembered, but is known all the same
+        with suppress(OSError):  # the jump cannot be stored, but still applies
             self.clock_guard.look(
                 self.max_clock_jump_seconds,
                 self.max_downtime_seconds,
@@ -54,17 +55,17 @@ class Writer(CheckpointReader):
         return self.clock_guard.jump
 
     def event_times(self) -> Iterator[datetime]:
-        """Yield when each job was last written to, as its journal has it."""
+        """Yield the time of each job's last write, from its journal."""
         for job_id in self._store.storage.job_ids():
             with suppress(MilepostError):
                 if (at := self._view(job_id).last_at) is not None:
                     yield moment(at)
 
     def _check_clock(self, *, trust_clock: bool) -> None:
-        """Refuse to remove what is old by a clock that jumped.
+        """Refuse removals by age after a clock jump.
 
         Raises:
-            ClockJumped: so it did, and nobody said that it is right.
+            ClockJumped: the clock jumped, and nobody accepted its time.
         """
         from milepost.journal.store.clock_guard import why_waiting
 
@@ -88,7 +89,7 @@ class Writer(CheckpointReader):
                 return new
 
     def _change(self, job_id: str, request: Callable[[Batch], bool]) -> bool:
-        """Write to a job that must exist; False if it does not."""
+        """Write to a job that must exist; return False if it does not."""
         if self._view(job_id).seq == 0:
             return False
         changed: bool = self._store.write(job_id, request)

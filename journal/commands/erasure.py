@@ -1,4 +1,4 @@
-"""Remove states from the disk for good: compact, purge and erase."""
+"""Remove states from the disk permanently: compact, purge and erase."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
     from milepost.journal.store.views import OnPiece
 
 _ALWAYS = Threshold()
-# How long an erasure waits, time after time, for a compaction that is on its way.
+# Waits of an erasure for a running compaction.
 _PAUSES_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, *(1.0 for _ in range(30)))
 
 
 class _Due(NamedTuple):
-    """What a compaction at `now` takes off the disk."""
+    """The content that a compaction at `now` removes."""
 
     now: datetime
     trash_seconds: float
 
     def due(self, view: JobView) -> frozenset[int]:
-        """Return the saves whose states have to go."""
+        """Return the saves whose states are due."""
         return compaction.due(view, self.now, self.trash_seconds)
 
     def salvage_files(self, view: JobView) -> list[str]:
-        """Return the salvage files that have to go."""
+        """Return the salvage files that are due."""
         latest = stamp(self.now - timedelta(seconds=self.trash_seconds))
         return sorted(name for name, at in view.salvage_files.items() if at <= latest)
 
 
-# By this clock nothing is old yet.
+# No state is due by age at this time.
 _PURGED = _Due(datetime.min.replace(tzinfo=UTC), 0.0)
 
 
 class Erasure(Writer):
-    """Takes states off the disk; what was said of them stays."""
+    """Removes states from the disk; their events stay."""
 
     def compact(
         self,
@@ -58,29 +58,28 @@ class Erasure(Writer):
         trust_clock: bool = False,
         on_piece: OnPiece | None = None,
     ) -> Compaction | None:
-        """Rewrite the job's journal without the states that have to go.
+        """Rewrite the job's journal without the states that are due.
 
-        These are the states of deleted checkpoints whose trash period has ended, or
-        that were purged; and bytes that a recovery kept aside, after the same period.
-        No event goes: the record stays, the disk space is free, nobody is kept
-        waiting but for a moment.
+        These are the states of deleted checkpoints that were purged or whose trash
+        period has ended, and salvaged bytes after the same period.  No event is
+        removed.  Disk space is freed; other callers are blocked only briefly.
 
         Args:
-            job_id: which.
-            actor: who asks for it, if not the manager.
-            threshold: what makes it worth while; by default, any state that is due.
-            rewrap: do it in any case, so that the current key wraps all that stays.
-            trust_clock: the clock is right, though it is far ahead of what is known.
-            on_piece: called between pieces of the journal with the bytes that were read
-                since; what it raises ends the compaction, and nothing was changed.
+            job_id: the job.
+            actor: the actor of the compaction, instead of the manager's.
+            threshold: what makes it worthwhile; by default, any state that is due.
+            rewrap: compact in any case, so that the current key wraps all states.
+            trust_clock: accept the current time although the clock jumped.
+            on_piece: called between pieces of the journal with the bytes read since the
+                last call; its exceptions end the compaction without any change.
 
         Returns:
-            What was done, None if there was nothing to do.
+            The result, None if nothing was due.
 
         Raises:
-            ClockJumped: something would go because it is old, and the clock jumped.
-            Conflict: another compaction of the job is on its way.
-            UnreadableState: a live state is not what was saved.
+            ClockJumped: a state is due by age, and the clock jumped.
+            Conflict: another compaction of the job is running.
+            UnreadableState: a live state differs from what was saved.
             DamagedJournal, StorageFailed: as `save`.
         """
         if (view := self._view(job_id)).seq == 0:
@@ -117,22 +116,22 @@ class Erasure(Writer):
             )
         except Busy:
             raise Conflict(
-                f"job {job_id!r} is being compacted by somebody else",
+                f"another compaction of job {job_id!r} is running",
                 hint="try again",
             ) from None
 
     def erase(
         self, job_id: str, *, actor: str | None = None, reason: str | None = None
     ) -> Compaction | None:
-        """Erase every state of a job, at once and for good; its record stays.
+        """Erase every state of a job immediately and permanently; its events stay.
 
         Returns:
-            What the compaction did, None for an unknown job.
+            The result of the compaction, None for an unknown job.
 
         Raises:
-            OnHold: a checkpoint of it is held; nothing was erased.
-            Conflict: another compaction took too long: the checkpoints are gone, their
-                states go with the next one.
+            OnHold: one of its checkpoints is held; nothing was erased.
+            Conflict: another compaction did not finish in time; the checkpoints are
+                deleted, and the next compaction erases their states.
             DamagedJournal, StorageFailed: as `save`.
         """
 
@@ -149,35 +148,35 @@ class Erasure(Writer):
             return None
         if (done := self._erase_states(job_id, actor)) is not None:
             return done
-        size = self._view(job_id).end  # there was nothing, or the worker was quicker
+        size = self._view(job_id).end  # nothing to do, or the worker was faster
         return Compaction(job_id, 0, 0, size, size)
 
     def _erase_states(self, job_id: str, actor: str | None) -> Compaction | None:
-        """Compact, after whoever is at it, so that what was purged leaves the disk.
+        """Compact the job to erase purged states; wait for a running compaction.
 
         Raises:
-            Conflict: another compaction took too long.
-            StorageFailed: it failed; what was purged stays purged.
+            Conflict: another compaction did not finish in time.
+            StorageFailed: it failed; purged checkpoints stay purged.
         """
-        # What was purged goes whatever the clock says; what is old does not.
+        # A purge does not depend on the clock; removal by age does.
         jumped = self._look_at_clock() is not None
-        why = "somebody else has been compacting it all the time"
+        why = "another compaction did not finish in time"
         for pause in _PAUSES_SECONDS:
             try:
                 return self._compact(job_id, actor, _PURGED if jumped else self._aged())
             except (NoSpace, ReadOnlyStore) as exc:
-                # Not as it is: it would say that nothing was written.
+                # Not re-raised unchanged: its text may claim that nothing was written.
                 raise StorageFailed(_left(job_id, exc), hint=_LATER) from exc
             except Conflict:
-                time.sleep(pause)  # the other one began before ours was due
+                time.sleep(pause)  # the running one started before this state was due
         raise Conflict(_left(job_id, why), hint=_LATER)
 
 
-_LATER = "they go with the next compaction"
+_LATER = "the next compaction erases them"
 
 
 def _left(job_id: str, why: object) -> str:
     return (
-        f"job {job_id!r}: the checkpoints are gone, but their states are still on the "
-        f"disk: {why}"
+        f"job {job_id!r}: the checkpoints are deleted, but their states are still on "
+        f"the disk: {why}"
     )

@@ -1,4 +1,4 @@
-"""Pins and holds: what keeps a checkpoint from being removed."""
+"""Pins and legal holds, which protect checkpoints from removal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROTECTS = frozenset({"checkpoint.pinned", "checkpoint.held"})
 
 
 class Protection(Writer):
-    """Protects checkpoints from policies, and from people."""
+    """Protects checkpoints from policies and from users."""
 
     def pin(
         self,
@@ -31,10 +31,10 @@ class Protection(Writer):
         reason: str | None = None,
         expected_seq: int | None = None,
     ) -> bool:
-        """Shield a checkpoint from every policy; False if it already was.
+        """Protect a checkpoint from every policy; return False if it already is.
 
         Raises:
-            UnknownCheckpoint: not there, or deleted.
+            UnknownCheckpoint: it does not exist, or was deleted.
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
@@ -52,10 +52,10 @@ class Protection(Writer):
         reason: str | None = None,
         expected_seq: int | None = None,
     ) -> bool:
-        """Take the shield away; False if there was none.
+        """Remove a pin; return False if there is none.
 
         Raises:
-            UnknownCheckpoint: not there, or deleted.
+            UnknownCheckpoint: it does not exist, or was deleted.
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
@@ -73,14 +73,14 @@ class Protection(Writer):
         actor: str | None = None,
         expected_seq: int | None = None,
     ) -> bool:
-        """Keep a checkpoint from being removed by anything; False if it already was.
+        """Place a legal hold on a checkpoint; return False if it already is held.
 
         No policy and no `cleanup`, `delete` or `erase` removes it until `release`, not
-        even with force.  The journal says who holds it, since when and why; a second
-        hold changes nothing about that.
+        even with force.  The journal records the actor, time and reason; a second hold
+        does not change them.
 
         Raises:
-            UnknownCheckpoint: not there, or deleted.
+            UnknownCheckpoint: it does not exist, or was deleted.
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
@@ -98,10 +98,10 @@ class Protection(Writer):
         actor: str | None = None,
         expected_seq: int | None = None,
     ) -> bool:
-        """End a hold, whoever began it; False if there was none.
+        """End a hold, also one of another actor; return False if there is none.
 
         Raises:
-            UnknownCheckpoint: not there, or deleted.
+            UnknownCheckpoint: it does not exist, or was deleted.
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
@@ -119,7 +119,7 @@ class Protection(Writer):
         reason: str | None,
         expected_seq: int | None,
     ) -> bool:
-        """Pin, unpin, hold or release; False if that changes nothing."""
+        """Pin, unpin, hold or release; return False if nothing changes."""
         checkpoint_id = id_of(checkpoint_id)
         self._markable(self._view(job_id), checkpoint_id, type_)
 
@@ -139,16 +139,16 @@ class Protection(Writer):
         return self._change(job_id, request)
 
     def _markable(self, view: JobView, checkpoint_id: str, type_: str) -> None:
-        # Deleted by a version that knows no holds, it can be released all the same.
+        # A version without holds may have deleted it; it can still be released.
         if type_ != "checkpoint.released" or checkpoint_id not in view.held:
             self._entry(view, checkpoint_id)
 
 
 def refuse_held(view: JobView, checkpoint_id: str) -> None:
-    """Refuse to remove what is held.
+    """Refuse to remove a held checkpoint.
 
     Raises:
-        OnHold: so it is.
+        OnHold: it is held.
     """
     if (held := view.held.get(checkpoint_id)) is not None:
         raise OnHold(

@@ -1,4 +1,4 @@
-"""Removing checkpoints: one, all but the newest, or by a plan; bringing them back."""
+"""Remove checkpoints, by id, by count or by plan; undelete them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from milepost.journal.retention.decisions import Verdict
     from milepost.journal.retention.plans import Applied, JobPlan, Plan
 
-# An event line is for ever, so that one of many removals stays readable.
+# Events are permanent; this bound keeps one of a large removal readable.
 _MAX_REMOVED_PER_EVENT = 10_000
 
 
 class Removal(Erasure):
-    """Lets checkpoints go; for a while they can come back."""
+    """Deletes checkpoints; they can be undeleted for a while."""
 
     def delete(
         self,
@@ -52,25 +52,26 @@ class Removal(Erasure):
     ) -> bool:
         """Delete a checkpoint; return False if there is none.
 
-        It leaves the lists at once and can be undeleted until the trash period ends.
-        The record that it existed stays.  If it is the current one, its nearest
-        ancestor that is left becomes current, or else the newest checkpoint; the event
-        says which.
+        It disappears from lists immediately and can be undeleted until the trash period
+        ends.  Its events stay.  If it was current, its nearest remaining ancestor
+        becomes current, or else the newest checkpoint; the event records which.
 
         Args:
-            job_id: whose.
-            checkpoint_id: which.
-            actor: who deletes it, if not the manager's.
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            actor: the actor of the deletion, instead of the manager's.
             reason: recorded.
-            force: though it is pinned.
-            purge: erase its state at once and for good, also if it was deleted before.
-            expected_seq: refuse if the job has moved on since.
+            force: delete it even if it is pinned.
+            purge: erase its state immediately and permanently, also if it was deleted
+                before.
+            expected_seq: refuse if the job is at another seq.
 
         Raises:
-            OnHold: (a Protected) it is held; `force` changes nothing about that.
+            OnHold: (a Protected) it is held; `force` does not override this.
             Protected: it is pinned, and `force` was not given.
-            Conflict: `expected_seq` is stale; or, with `purge`, another compaction took
-                too long: the checkpoint is gone, its state goes with the next one.
+            Conflict: `expected_seq` is stale; or, with `purge`, another compaction did
+                not finish in time: the checkpoint is deleted, and the next compaction
+                erases its state.
             DamagedJournal, StorageFailed: as `save`.
         """
         checkpoint_id = id_of(checkpoint_id)
@@ -110,7 +111,7 @@ class Removal(Erasure):
         actor: str | None = None,
         expected_seq: int | None = None,
     ) -> bool:
-        """Bring a deleted checkpoint back; return False if it was not deleted.
+        """Restore a deleted checkpoint; return False if it was not deleted.
 
         Raises:
             Conflict: its trash period has ended, it was purged or its state is erased;
@@ -126,7 +127,7 @@ class Removal(Erasure):
                 return False
             batch.check_seq(expected_seq)
             if trashed.is_purged:
-                raise Conflict(f"checkpoint {checkpoint_id!r} was purged; it is gone")
+                raise Conflict(f"checkpoint {checkpoint_id!r} was purged")
             end = datetime.fromisoformat(trashed.at) + timedelta(
                 seconds=self.trash_seconds
             )
@@ -144,10 +145,10 @@ class Removal(Erasure):
         return self._change(job_id, request)
 
     def _refuse_stateless(self, view: JobView, entry: Entry) -> None:
-        """Refuse to undelete what would not restore: it would only stop the job.
+        """Refuse to undelete a checkpoint that could not be restored.
 
         Raises:
-            Conflict: its state is not on the disk any more.
+            Conflict: its state is no longer on the disk.
             UnreadableState: its state is damaged.
         """
         fault = view.faults.get(entry.seq)
@@ -162,7 +163,7 @@ class Removal(Erasure):
             raise self._unreadable(view, entry, problem)
 
     def _refuse_erased(self, checkpoint_id: str, view: JobView) -> None:
-        """Refuse to undelete what only the history knows any more.
+        """Refuse to undelete a checkpoint that only the history still has.
 
         Raises:
             Conflict: its state was erased.
@@ -185,10 +186,10 @@ class Removal(Erasure):
     ) -> int:
         """Delete all but the newest `keep_last`; return how many were deleted.
 
-        Exactly so many stay of those that are neither pinned nor held, failed ones
-        counted like the others; pinned and held ones stay besides.  If the current one
-        goes, its nearest ancestor that is left becomes current, or else the newest
-        checkpoint; the event says which.  `plan_cleanup` shows what would go.
+        Exactly `keep_last` remain of those that are neither pinned nor held, failed
+        ones included; pinned and held ones are kept in addition.  If the current one is
+        deleted, its nearest remaining ancestor becomes current, or else the newest
+        checkpoint; the event records which.  `plan_cleanup` is the dry run.
 
         Raises:
             InvalidArgument: `keep_last` is not a whole number of at least 1.
@@ -217,40 +218,40 @@ class Removal(Erasure):
         confirm: bool = False,
         trust_clock: bool = False,
     ) -> Applied:
-        """Remove what `plan` shows; return how many checkpoints that were.
+        """Carry out `plan`; return how many checkpoints were removed.
 
-        A plan holds per job, and each job's part lands whole or not at all.  A job that
-        moved on is decided again: where all that was shown would still stay or go as
-        shown, just that goes; else the job is skipped.  `Applied.skipped` says which
-        jobs were, and why.
+        The plan is applied job by job, each atomically.  A job that changed since is
+        decided again: if everything that the plan shows would still be kept or removed
+        as shown, exactly that is removed; otherwise the job is skipped.
+        `Applied.skipped` has the skipped jobs with errors.
 
         Args:
-            plan: as `plan` made it.
-            actor: who carries it out, if not the manager's.
+            plan: a result of `plan`.
+            actor: the actor of the removal, instead of the manager's.
             confirm: apply a plan that requires confirmation.  Later plans of the same
                 policy, of any job, do not require it again.
-            trust_clock: the clock is right, though it is far ahead of what is known.
+            trust_clock: accept the current time although the clock jumped.
 
         Raises:
             ConfirmationRequired: it requires confirmation; nothing was removed.
             ClockJumped: a policy has a `max_age`, and the clock jumped; nothing was
                 removed.
-            InvalidArgument: this is no plan that `plan` made.
-            StalePlan: no job could be cleaned, the first because it moved on.
-            OnHold: so, because the plan would remove what is held.
-            DamagedJournal, StorageFailed: so, as `save`.
+            InvalidArgument: `plan` was not made by `plan`.
+            StalePlan: every job was skipped, the first because it changed.
+            OnHold: likewise, because the plan would remove a held checkpoint.
+            DamagedJournal, StorageFailed: likewise, as `save`.
         """
         from milepost.journal.retention import plans
 
         if plan.plan_id != plans.plan_id(plan.jobs):
             raise InvalidArgument(
-                f"plan {plan.plan_id} is not what it was when it was made",
+                f"plan {plan.plan_id} was changed after it was made",
                 hint="plan again",
             )
         if plan.waits and not confirm:
             raise ConfirmationRequired(
                 f"plan {plan.plan_id} requires confirmation: {plan.waits[0]}",
-                hint="look at what it removes, then confirm it",
+                hint="review what it removes, then confirm it",
             )
         if any(job.remove and job.policy.max_age is not None for job in plan.jobs):
             self._check_clock(trust_clock=trust_clock)
@@ -273,7 +274,7 @@ class Removal(Erasure):
         if not job.remove:
             return 0
         if (view := self._view(job.job_id)).seq == 0:
-            raise _stale(view, job, plan_id)  # a write would make the job
+            raise _stale(view, job, plan_id)  # a write would create the job
         removed: int = self._store.write(
             job.job_id, partial(self._apply, job, plan_id, actor)
         )
@@ -287,10 +288,10 @@ class Removal(Erasure):
         return len(job.remove)
 
     def _renewed(self, batch: Batch, job: JobPlan, plan_id: str) -> JobPlan:
-        """Return the plan of a job that moved on, if what was shown still holds.
+        """Plan again for a job that changed, if the shown plan is still valid.
 
         Raises:
-            StalePlan: it does not.
+            StalePlan: it is not.
         """
         from milepost.journal.retention import candidates
 
@@ -309,7 +310,7 @@ class Removal(Erasure):
 
     @staticmethod
     def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
-        """No policy removes these (I6); a caller may remove the current one."""
+        """Refuse to remove shielded checkpoints (I6), but for a caller's cleanup."""
         shielded = {*view.pinned}
         for entry in () if plan.is_callers else (view.current, view.latest):
             if entry is not None:
@@ -318,7 +319,7 @@ class Removal(Erasure):
             if verdict.checkpoint_id not in view.checkpoints:
                 raise InvalidArgument(
                     f"plan {plan_id} names {verdict.checkpoint_id!r}, "
-                    "which is not there"
+                    "which does not exist"
                 )
             refuse_held(view, verdict.checkpoint_id)
             if verdict.checkpoint_id in shielded:
@@ -353,14 +354,14 @@ class Removal(Erasure):
 def _gone(checkpoint_id: str) -> Conflict:
     return Conflict(
         f"checkpoint {checkpoint_id!r} was deleted, and its state is erased; it cannot "
-        "come back"
+        "be undeleted"
     )
 
 
 def _stale(view: JobView, job: JobPlan, plan_id: str) -> StalePlan:
     return StalePlan(
         f"plan {plan_id} was made at event {job.head_seq} of job {job.job_id!r}, "
-        f"which is at {view.seq} now, and what it shows is no longer so"
+        f"which is at {view.seq} now, and it is no longer valid"
     )
 
 

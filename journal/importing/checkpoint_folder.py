@@ -1,7 +1,7 @@
-"""A folder with one JSON file per checkpoint: how it is recognised and read.
+"""Recognise and read a folder with one JSON file per checkpoint.
 
-The layout is ``<job>/<step>_<unix seconds>_<8 characters>.json``, each file an object
-with ``checkpoint_id``, ``job_id``, ``step_name``, ``state``, ``timestamp`` and
+The layout is ``<job>/<step>_<unix seconds>_<8 characters>.json``; each file is an
+object with ``checkpoint_id``, ``job_id``, ``step_name``, ``state``, ``timestamp`` and
 ``workflow_version``.  Nothing here writes.
 """
 
@@ -30,27 +30,27 @@ _KNOWN_FIELDS = frozenset(
         *("workflow_version", "workflow_name", "metadata"),
     }
 )
-# White space may make a file far larger than its state.
+# White space can make a file far larger than its state.
 _MAX_FILE_BYTES = 256 * 1024 * 1024
 _MAX_LEVELS = 8
 _LINK = "a symbolic link, which is not followed"
-# What a store keeps in the same folder, if it is one: files per job, and others.
+# Names of a store's own files, which may be in the same folder.
 _FOLDERS_OF_JOBS = ("journals", "heads", "salvage")
 _OWN_FOLDERS = frozenset({*_FOLDERS_OF_JOBS, "worker"})
 
 
 class Unusable(Exception):
-    """A file cannot be taken over; the text says why."""
+    """A file cannot be imported; the text is the reason."""
 
 
 class Folder(NamedTuple):
     """One folder with checkpoint files.
 
     Attributes:
-        path: where it is.
-        name: its path below the folder of all jobs, which is named after the job.
+        path: path of the folder.
+        name: its path below the folder of all jobs, named after the job.
         files: the names of checkpoint files, sorted.
-        others: what else there is, each with what it is.
+        others: other names, each with a reason why it is skipped.
     """
 
     path: Path
@@ -60,11 +60,11 @@ class Folder(NamedTuple):
 
 
 class CheckpointFile(NamedTuple):
-    """What a file says of a checkpoint.
+    """The content of a checkpoint file.
 
     Attributes:
-        saved_at: as it stands in events.
-        remark: what was not taken as it stands, empty if there is nothing to say.
+        saved_at: its time, in the form used by events.
+        remark: differences from the file's content, empty if there are none.
     """
 
     checkpoint_id: str
@@ -81,15 +81,15 @@ class CheckpointFile(NamedTuple):
 def folders(
     root: Path, *, levels: int = _MAX_LEVELS, skipped: Container[str] = ()
 ) -> Iterator[Folder]:
-    """Yield the folders at and below `root` that hold checkpoint files or other files.
+    """Yield the folders at and below `root` with checkpoint files or other files.
 
-    Symbolic links are not followed.  A store's own files are not among the others,
-    wherever the store is; checkpoint files are found beside them.
+    Symbolic links are not followed.  A store's own files are not reported, wherever
+    the store is; checkpoint files in the same folder are found.
 
     Args:
         root: the folder of all jobs, or of a single one.
-        levels: how far below it to look.
-        skipped: names of folders that are not looked into.
+        levels: depth of the search below it.
+        skipped: names of folders to skip.
     """
     stack = [(root, 0, False)]
     while stack:
@@ -113,8 +113,8 @@ def folders(
                 pass
             elif entry.is_symlink() and entry.is_dir():
                 others.append((entry.name, _LINK))
-            elif level > 0 and not is_store:  # beside jobs' folders, anything may stand
-                others.append((entry.name, "no name of a checkpoint file"))
+            elif level > 0 and not is_store:  # the top folder may have foreign files
+                others.append((entry.name, "not the name of a checkpoint file"))
         if is_own:
             others.clear()
         stack.extend(
@@ -140,7 +140,7 @@ def jobs_beside(root: Path, known: Collection[str]) -> list[str]:
 
 
 def has_job(root: Path, job_id: str) -> bool:
-    """Tell whether `root` holds checkpoint files of a job."""
+    """Return whether `root` has checkpoint files of a job."""
     for name in _names_of(job_id):
         path = root / name
         try:
@@ -156,18 +156,18 @@ def has_job(root: Path, job_id: str) -> bool:
 
 
 def read(folder: Folder, name: str) -> CheckpointFile:
-    """Return what the file `name` holds.
+    """Return the content of the file `name`.
 
     Raises:
-        Unusable: it cannot be taken over.
+        Unusable: it cannot be imported.
     """
     data = _object_in(folder.path / name)
-    problem = "it has no {0!r}, or one that is no {1}"
+    problem = "its {0!r} is missing or is not {1}"
     for field, kind, what in (
-        ("checkpoint_id", str, "string"),
-        ("job_id", str, "string"),
-        ("step_name", str, "string"),
-        ("state", dict, "object"),
+        ("checkpoint_id", str, "a string"),
+        ("job_id", str, "a string"),
+        ("step_name", str, "a string"),
+        ("state", dict, "an object"),
     ):
         if not isinstance(data.get(field), kind):
             raise Unusable(problem.format(field, what))
@@ -179,9 +179,9 @@ def read(folder: Folder, name: str) -> CheckpointFile:
         )
     for field in ("workflow_name", "workflow_version"):
         if not isinstance(data.get(field), str | None):
-            raise Unusable(f"its {field} is no string: {data[field]!r:.40}")
+            raise Unusable(f"its {field} is not a string: {data[field]!r:.40}")
     if not isinstance(data.get("metadata"), dict | None):
-        raise Unusable("its metadata is no object")
+        raise Unusable("its metadata is not an object")
     try:
         ids.check_new_job_id(data["job_id"])
         ids.check_step_name(data["step_name"])
@@ -190,7 +190,7 @@ def read(folder: Folder, name: str) -> CheckpointFile:
         raise Unusable(str(exc)) from exc
     saved_at, remark = _time_in(data.get("timestamp"), name)
     if unknown := sorted(data.keys() - _KNOWN_FIELDS):
-        remark += f"{'; ' * bool(remark)}not taken over: {', '.join(unknown)[:200]}"
+        remark += f"{'; ' * bool(remark)}not imported: {', '.join(unknown)[:200]}"
     return CheckpointFile(
         data["checkpoint_id"],
         data["job_id"],
@@ -205,7 +205,7 @@ def read(folder: Folder, name: str) -> CheckpointFile:
 
 
 def _names_of(job_id: str) -> list[str]:
-    """Return the names that a job's folder can have: its id, perhaps made safe."""
+    """Return the possible names of a job's folder: its id, or a safe form of it."""
     is_safe = not {"", ".", ".."} & {*job_id.split("/")} and "\0" not in job_id
     replaced = (re.sub(r"[^\w.-]", safe, job_id) for safe in ("_", "-", ""))
     names = [*[job_id] * is_safe, *replaced, quote(job_id, safe="")]
@@ -213,7 +213,7 @@ def _names_of(job_id: str) -> list[str]:
 
 
 def _job_of(folder: Folder) -> str:
-    """Return the job whose checkpoints a folder holds, as far as can be told."""
+    """Return the job of a folder's checkpoints: that of the first usable file."""
     found = (_job_in(folder.path / name) for name in folder.files)
     return next((job_id for job_id in found if job_id is not None), folder.name)
 
@@ -228,21 +228,21 @@ def _job_in(path: Path) -> str | None:
 
 def _object_in(path: Path) -> dict[str, Any]:
     try:
-        # A FIFO must not block, and a link may lead anywhere.
+        # Opening a FIFO must not block, and a link may point anywhere.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(path, flags), "rb") as file:  # noqa: PTH123 - a descriptor
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise Unusable("no regular file")
+                raise Unusable("not a regular file")
             if found.st_size > _MAX_FILE_BYTES:
                 raise Unusable(f"it has more than {_MAX_FILE_BYTES} bytes")
             text = file.read(_MAX_FILE_BYTES)
     except OSError as exc:
         raise Unusable(_LINK if path.is_symlink() else str(exc.strerror)) from exc
-    import json  # most programs read no such file
+    import json  # imported late: rarely needed
 
     try:
-        # Not orjson, which rounds integers beyond 64 bits; saving those is refused.
+        # Not orjson, which rounds integers beyond 64 bits; a save refuses those.
         data = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise Unusable(f"no valid JSON: {exc}"[:200]) from exc
@@ -252,7 +252,7 @@ def _object_in(path: Path) -> dict[str, Any]:
 
 
 def _time_in(text: object, name: str) -> tuple[str, str]:
-    """Return when a checkpoint was saved, and what is to be said about that."""
+    """Return when a checkpoint was saved, and a remark if the time is doubtful."""
     try:
         moment = datetime.fromisoformat(text)  # type: ignore[arg-type]  # caught below
         aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -264,5 +264,5 @@ def _time_in(text: object, name: str) -> tuple[str, str]:
     try:
         moment = datetime.fromtimestamp(int(found[1]), UTC)
     except (ValueError, OverflowError, OSError) as exc:
-        raise Unusable(f"its timestamp is {text!r:.60}, which is no time") from exc
+        raise Unusable(f"its timestamp is {text!r:.60}, not a time") from exc
     return stamp(moment), f"its timestamp is {text!r:.60}; its name says {moment}"

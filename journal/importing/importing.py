@@ -1,4 +1,4 @@
-"""Taking over a folder with one JSON file per checkpoint."""
+"""Import a folder with one JSON file per checkpoint."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class FileNote(NamedTuple):
-    """A file, or a folder, and what there is to say about it."""
+    """A note about a file or a folder."""
 
     path: str
     text: str
 
 
 class ImportedJob(NamedTuple):
-    """What became of one job's files.
+    """The result for one job.
 
-    `imported` were taken over; `known` are there already, or were deleted since.
+    `imported` counts new checkpoints; `known` those that already exist or were deleted.
     """
 
     job_id: str
@@ -51,12 +51,12 @@ class ImportedJob(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What an import did, or would do.
+    """The result of an import, or of its dry run.
 
     Attributes:
         jobs: in the order of their folders.
-        skipped: what was not taken over, and why.
-        remarks: what was taken over, but not quite as it stands.
+        skipped: files that were not imported, with reasons.
+        remarks: files that were imported with differences.
     """
 
     jobs: tuple[ImportedJob, ...]
@@ -65,12 +65,12 @@ class Imported(NamedTuple):
 
     @property
     def imported(self) -> int:
-        """How many checkpoints were taken over."""
+        """Number of imported checkpoints."""
         return sum(job.imported for job in self.jobs)
 
 
 class _Dated(NamedTuple):
-    """A file that can be taken over, by when it was saved."""
+    """A file that can be imported, sorted by its time."""
 
     job_id: str
     saved_at: str
@@ -79,7 +79,7 @@ class _Dated(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """A checkpoint as it will be saved; `data` lacks what sealing adds."""
+    """A checkpoint ready to be encoded; `data` lacks the fields of its state."""
 
     saved_at: str
     data: dict[str, Any]
@@ -88,7 +88,7 @@ class _Ready(NamedTuple):
 
 
 class Importer:
-    """One run over one folder."""
+    """One import of one folder."""
 
     def __init__(
         self,
@@ -113,14 +113,14 @@ class Importer:
         self._remarks: list[FileNote] = []
 
     def run(self, root: Path) -> Imported:
-        """Take over what is below `root`, one job after another.
+        """Import everything below `root`, one job after another.
 
         Raises:
-            InvalidArgument: `root` is no folder.
-            StorageFailed: a write failed; what was reported before is there.
+            InvalidArgument: `root` is not a folder.
+            StorageFailed: a write failed; earlier writes are kept.
         """
         if not root.is_dir():
-            raise InvalidArgument(f"{root} is no folder")
+            raise InvalidArgument(f"{root} is not a folder")
         for folder in checkpoint_folder.folders(root):
             for name, why in folder.others:
                 self._skipped.append(FileNote(str(folder.path / name), why))
@@ -129,7 +129,7 @@ class Importer:
         return Imported((*self._jobs,), (*self._skipped,), (*self._remarks,))
 
     def _dated(self, folder: Folder) -> list[_Dated]:
-        """Return a folder's files by job and time, without what they hold."""
+        """Return a folder's files by job and time, without their content."""
         found = []
         for name in folder.files:
             if (file := self._read(folder, name)) is not None:
@@ -161,12 +161,12 @@ class Importer:
                 imported += len(batch) if self._dry_run else self._write(job_id, batch)
         except StorageFailed:
             raise
-        except MilepostError as exc:  # this job's own trouble (I10)
+        except MilepostError as exc:  # must not stop other jobs (I10)
             self._skipped.append(FileNote(str(folder.path), str(exc)))
         self._jobs.append(ImportedJob(job_id, imported, known))
 
     def _gone(self, view: JobView, dated: list[_Dated]) -> set[str]:
-        """Return the ids that were saved once and are not live any more."""
+        """Return the ids that were saved before and are not live any more."""
         asked = {d.checkpoint_id for d in dated} - view.checkpoints.keys()
         if view.seq == 0 or not asked:
             return set()
@@ -178,7 +178,7 @@ class Importer:
         return asked.intersection(saved)
 
     def _is_known(self, folder: Folder, view: JobView, dated: _Dated) -> bool:
-        """Tell whether a checkpoint is live already, with the same content."""
+        """Return whether a checkpoint is already live with the same content."""
         entry = view.checkpoints.get(dated.checkpoint_id)
         if entry is None or (ready := self._ready(folder, dated.name)) is None:
             return False
@@ -191,7 +191,7 @@ class Importer:
         return False
 
     def _ready(self, folder: Folder, name: str) -> _Ready | None:
-        """Read a file once more; None if it is skipped."""
+        """Read a file again; return None if it is skipped."""
         if (file := self._read(folder, name)) is None:
             return None
         try:
@@ -211,7 +211,7 @@ class Importer:
         return _Ready(file.saved_at, data, raw, file.metadata)
 
     def _write(self, job_id: str, ready: list[_Ready]) -> int:
-        """Save checkpoints in one write, which lands whole or not at all."""
+        """Save checkpoints in one atomic write."""
         encoded = [self._encoded(each) for each in ready]
 
         def request(batch: Batch) -> int:
@@ -220,7 +220,7 @@ class Importer:
             for each, state in zip(ready, encoded, strict=True):
                 checkpoint_id = each.data["checkpoint_id"]
                 if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
-                    continue  # somebody else imports the same folder
+                    continue  # another process imports the same folder
                 data = each.data | {
                     "parent": batch.current,
                     "state_digest": state.digest,
@@ -230,7 +230,7 @@ class Importer:
                     data["has_metadata"] = True
                 batch.current = batch.add("checkpoint.saved", self._actor, data, state)
                 written += 1
-            # What the job continues from is never replaced by something older.
+            # The job's current checkpoint is never replaced by an older one.
             if written and current is not None and current.at > ready[-1].saved_at:
                 last = ready[-1].data["checkpoint_id"]
                 data = {"checkpoint_id": current.checkpoint_id, "previous": last}
@@ -248,7 +248,7 @@ class Importer:
 
 
 def _batches(ready: Iterable[_Ready | None]) -> Iterator[list[_Ready]]:
-    """Yield what is there in writes of a bounded size."""
+    """Group checkpoints into writes of bounded size."""
     batch: list[_Ready] = []
     size_bytes = 0
     for each in ready:

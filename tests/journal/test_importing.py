@@ -358,7 +358,7 @@ SKIPPED: dict[str, tuple[dict[str, Any] | Callable[[Path], object], str]] = {
         lambda p: (p.rename(p.parent / "real"), p.symlink_to("real")),
         "symbolic link",
     ),
-    "a FIFO": (lambda p: (p.unlink(), os.mkfifo(p)), "no regular file"),
+    "a FIFO": (lambda p: (p.unlink(), os.mkfifo(p)), "not a regular file"),
     "too large": (lambda p: os.truncate(p, 2**29), "more than"),
     "a state that is too large": (
         {"state": {"a": "x" * 17_000_000}},
@@ -442,7 +442,7 @@ def test_fields_that_have_no_place_are_told(tmp_path: Path) -> None:
     write(tmp_path / JOB, JOB, 1, metadata={"m": 1}, workflow_name="w", extra=1)
     manager = CheckpointManager(tmp_path)
     (note,) = manager.import_files(tmp_path).remarks
-    assert note.text == "not taken over: extra"
+    assert note.text == "not imported: extra"
     (info,) = manager.list(JOB)
     assert (info.metadata, info.workflow_name) == ({"m": 1}, "w")
 
@@ -539,7 +539,7 @@ def test_beside_a_store_other_files_are_skipped_as_ever(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     done = call("import", "files", str(tmp_path / "no"), "--store", str(tmp_path / "s"))
     assert done.code == 2
-    assert "is no folder" in done.err
+    assert "is not a folder" in done.err
 
 
 def test_a_folder_can_be_moved_away_afterwards(old: Path) -> None:
