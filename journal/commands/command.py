@@ -65,7 +65,7 @@ class Writer(CheckpointReader):
         """Refuse removals by age after a clock jump.
 
         Raises:
-            ClockJumped: the clock jumped, and nobody accepted its time.
+            ClockJumped: the clock jumped, and its time was not accepted.
         """
         from milepost.journal.store.clock_guard import why_waiting
 

@@ -144,7 +144,7 @@ def _journaled(reason: str) -> Step:
     return Step("journal", "journaled", f"it as job.repaired ({reason})")
 
 
-def told(data: JobRepairedData) -> str:
+def in_words(data: JobRepairedData) -> str:
     """Return a ``job.repaired`` in words."""
     parts = [_REASONS.get(data["reason"], data["reason"])]
     if lost := data.get("lost_events"):

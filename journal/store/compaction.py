@@ -189,8 +189,8 @@ class Compactor:
             if links >= _MAX_LINKS:
                 continue
             base = delta_chain.unpack(member.parts.seq, self._read).raw
-            told = encoding.delta(
+            delta = encoding.delta(
                 unpacked.raw, base, base=member.parts.seq, depth=parts.depth
             )
-            return min(told, whole, key=lambda body: body.text_bytes)
+            return min(delta, whole, key=lambda body: body.text_bytes)
         return whole

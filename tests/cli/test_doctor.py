@@ -206,7 +206,10 @@ def test_a_repair_with_consent_is_told_logged_and_done(store: Path) -> None:
     assert "gave up 2 acknowledged events (3 to 4), with 2 checkpoints" in done.out
     assert ids_of(store) == ids[:1]
     last = call("log", JOB, "--reverse", "--limit", "1").out
-    assert "an operator accepted the loss of damaged data; 2 acknowledged events lost; " in last
+    assert (
+        "an operator accepted the loss of damaged data; 2 acknowledged events lost; "
+        in last
+    )
     assert "\tcli:" in last
     assert call("verify").code == 0
     assert call("save", JOB, "--step", "s", stdin="{}").code == 0

@@ -90,7 +90,7 @@ def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1.5d", "0.5w", "1.0mo", "2.5y"])
 def test_parts_of_days_and_months_are_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="of the calendar: expected a whole"):
+    with pytest.raises(InvalidArgument, match="is a calendar unit: expected a whole"):
         Span.parse(text)
 
 

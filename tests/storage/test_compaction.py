@@ -383,7 +383,9 @@ def test_a_purge_that_waited_in_vain_says_what_became_of_it(
     monkeypatch.setattr(erasure, "_PAUSES_SECONDS", (0.0, 0.0))
     with (
         manager._store.storage.copying(JOB),
-        pytest.raises(Conflict, match="deleted, but their states are still on the disk"),
+        pytest.raises(
+            Conflict, match="deleted, but their states are still on the disk"
+        ),
     ):
         manager.delete(JOB, ids[0], purge=True)
     assert [info.checkpoint_id for info in manager.list(JOB)] == ids[1:]
@@ -511,7 +513,9 @@ def test_an_erasure_without_room_says_what_is_gone_and_what_is_still_there(
     with CheckpointManager(storage=FileStorage(root, disk=disk)) as manager:
         one = manager.save(JOB, "one", {"n": 1})
         disk.set(Fault("append", on="etl.copy", error=errno.ENOSPC))
-        with pytest.raises(StorageFailed, match="deleted, but their states are") as failed:
+        with pytest.raises(
+            StorageFailed, match="deleted, but their states are"
+        ) as failed:
             ERASURES[erased](manager, clock, one)
         assert not isinstance(failed.value, NoSpace)  # which says: nothing was written
         assert manager.list(JOB) == []

@@ -14,7 +14,7 @@ from milepost.api.cli.results import Answer, Table, json_cell, or_nothing, short
 from milepost.api.cli.selectors import parse_instant
 from milepost.api.cli.targets import Target, job_argument, require_job
 from milepost.journal.events.vocabulary import EVENT_TYPES
-from milepost.journal.repair.steps import told
+from milepost.journal.repair.steps import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,7 +106,7 @@ def _event_types(globs: tuple[str, ...]) -> set[str] | None:
 def _log_row(event: Event) -> tuple[object, ...]:
     if event["type"] == "job.repaired":
         head = event["seq"], event["at"], event["type"], event["actor"]
-        return *head, told(event["data"])
+        return *head, in_words(event["data"])
     data: Any = event["data"]
     detail = " ".join(
         f"{name}={_cell(value)}"
