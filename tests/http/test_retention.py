@@ -139,7 +139,7 @@ def test_a_policy_to_try_has_the_keys_of_config_toml(configured: TestClient) -> 
         ({"job_id": "a", "policy": {"keep_last": 0}}, "at least 1"),
         ({"job_id": "a", "policy": {"keep_within": "5m"}}, '"m" could be minutes'),
         ({"job_id": "a", "policy": {"keep_tags": ["x"]}}, "may match no checkpoint"),
-        ({"job_id": "a", "policy": {"max_count": 1}}, "undoes min_keep"),
+        ({"job_id": "a", "policy": {"max_count": 1}}, "contradicts min_keep"),
     ],
     ids=str,
 )
