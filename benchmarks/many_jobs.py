@@ -19,14 +19,14 @@ from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
 from milepost.worker.config.settings import Settings
 from milepost.worker.schedule.priority import give_way
 from milepost.worker.tasks.retention import RETENTION
-from milepost.worker.tasks.task import Run as TaskRun
+from milepost.worker.tasks.task import TaskContext as TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from benchmarks.running import Run
-    from milepost.worker.schedule.report import RunReport
+    from benchmarks.running import TaskContext
+    from milepost.worker.schedule.report import TaskReport
 
 _T = TypeVar("_T")
 
@@ -61,8 +61,8 @@ class _Passes(NamedTuple):
     bytes_each: float
 
 
-def measure(run: Run) -> Subject:
-    """Run the worker's own task on jobs of 100 checkpoints, twice."""
+def measure(run: TaskContext) -> Subject:
+    """TaskContext the worker's own task on jobs of 100 checkpoints, twice."""
     jobs = run.pick(10_000, 100)
     folder = run.folder / "many-jobs"
     # In a process of its own, so that its memory does not count.
@@ -115,13 +115,13 @@ def _passes(folder: Path) -> _Passes:
     return _Passes(fold, idle, half, quiet, beside, each)
 
 
-def _in_a_thread(manager: CheckpointManager, keep_last: int) -> RunReport:
-    """Run a pass as the worker's scheduler does: in a thread of low priority."""
+def _in_a_thread(manager: CheckpointManager, keep_last: int) -> TaskReport:
+    """TaskContext a pass as the worker's scheduler does: in a thread of low priority."""
     with ThreadPoolExecutor(1, initializer=give_way) as pool:
         return pool.submit(_pass, manager, keep_last=keep_last).result()
 
 
-def _pass(manager: CheckpointManager, *, keep_last: int) -> RunReport:
+def _pass(manager: CheckpointManager, *, keep_last: int) -> TaskReport:
     retention = RetentionSettings(
         min_age=Span(),
         max_per_run=10_000_000,

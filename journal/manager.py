@@ -363,10 +363,12 @@ class CheckpointManager(Protection, Removal):
                 intact; try again.
         """
         from milepost.journal.repair.repair import (
-            Mender,  # imported late: rarely needed
+            Repairer,  # imported late: rarely needed
         )
 
-        mender = Mender(self._store.storage, self._vault, self._clock, self._who(actor))
+        mender = Repairer(
+            self._store.storage, self._vault, self._clock, self._who(actor)
+        )
         ids.check_job_id(job_id)
         return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
 

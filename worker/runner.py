@@ -15,10 +15,10 @@ from milepost.worker.schedule.last_runs import (
     TaskRecord,
     UnreadableLastRuns,
 )
-from milepost.worker.schedule.report import RunReport
+from milepost.worker.schedule.report import TaskReport
 from milepost.worker.schedule.scheduler import is_overdue, read_schedule
 from milepost.worker.tasks import TASK_NAMES
-from milepost.worker.tasks.task import Progress, Run, Silent, Task
+from milepost.worker.tasks.task import Progress, Silent, Task, TaskContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +64,8 @@ class Runner:
         *,
         now: datetime | None = None,
         progress: Progress | None = None,
-    ) -> RunReport:
-        """Run `task` now, in this thread, even if another process leads (I8).
+    ) -> TaskReport:
+        """TaskContext `task` now, in this thread, even if another process leads (I8).
 
         Ages count from `now`, the current time unless given.
 
@@ -77,7 +77,7 @@ class Runner:
             now = now or self._clock()
             before = self._record(task) or TaskRecord(due_after=now)
             self.running_since[task.name] = now
-            run = Run(
+            run = TaskContext(
                 self._manager,
                 settings,
                 now,
@@ -107,7 +107,7 @@ class Runner:
             log.log(level, "%s %s: %s", task.name, report.outcome, report.line)
             return report
 
-    def _waiting(self, task: Task, run: Run) -> RunReport | None:
+    def _waiting(self, task: Task, run: TaskContext) -> TaskReport | None:
         """Return the report of a refused run if the clock is not trusted, else None."""
         if not task.counts_ages:
             return None
@@ -117,7 +117,7 @@ class Runner:
             self._guard.look(worker.max_clock_jump_seconds, worker.max_downtime_seconds)
         if self._guard.jump is None:
             return None
-        return RunReport(
+        return TaskReport(
             task.name,
             run.now,
             resume_after=run.resume_after,
@@ -161,7 +161,7 @@ def has_store(manager: CheckpointManager) -> bool:
     return root is None or (root / "journals").is_dir()
 
 
-def _record_of(report: RunReport, before: TaskRecord) -> TaskRecord:
+def _record_of(report: TaskReport, before: TaskRecord) -> TaskRecord:
     last = LastRun(
         report.started_at,
         report.outcome,

@@ -37,7 +37,7 @@ from milepost.worker.schedule.scheduler import (
 )
 from milepost.worker.status import TaskStatus, WorkerStatus, task_status
 from milepost.worker.tasks import TASKS
-from milepost.worker.watcher import ConfigWatch, Pace, Watcher
+from milepost.worker.watcher import ConfigWatch, Watcher, WatchTiming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
     from milepost.journal.store.clock_watch import ClockJump
     from milepost.worker.config.settings import Settings, WorkerSettings
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
     from milepost.worker.tasks.task import Progress
 
 LEAD_POLL_SECONDS = 1.0
@@ -213,7 +213,7 @@ class Worker:
         now: datetime | None = None,
         *,
         progress: Progress | None = None,
-    ) -> RunReport:
+    ) -> TaskReport:
         """Run the task `name` now, in this thread, even if another process leads (I8).
 
         Raises:
@@ -352,5 +352,5 @@ class Worker:
             log.warning("restart to apply changes of: %s", ", ".join(waiting))
 
 
-def _pace(worker: WorkerSettings) -> Pace:
-    return Pace(worker.watcher, worker.sweep_seconds, worker.debounce_seconds)
+def _pace(worker: WorkerSettings) -> WatchTiming:
+    return WatchTiming(worker.watcher, worker.sweep_seconds, worker.debounce_seconds)

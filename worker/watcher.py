@@ -67,7 +67,7 @@ _CHANGES: list[type[FileSystemEvent]] = [
 log = logging.getLogger("milepost.worker")
 
 
-class Pace(NamedTuple):
+class WatchTiming(NamedTuple):
     """The watcher's mode and timing; may change while it runs."""
 
     mode: Mode = "auto"
@@ -242,13 +242,13 @@ class Watcher:
         on_jobs: Callable[[set[str] | None], object],
         *,
         config: ConfigWatch | None = None,
-        pace: Pace | None = None,
+        pace: WatchTiming | None = None,
     ) -> None:
         self._journals = journals
         self._on_jobs = on_jobs
         self._config = config
         self._applied = self._seen = config.signature if config else None
-        self._pace = pace or Pace()
+        self._pace = pace or WatchTiming()
         self._hints = Hints()
         self._eyes: Eyes | None = None
         self._stop = threading.Event()
@@ -274,7 +274,7 @@ class Watcher:
             self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
-    def set_pace(self, pace: Pace) -> None:
+    def set_pace(self, pace: WatchTiming) -> None:
         """Change mode and timing; call only from this watcher's callbacks."""
         is_other_mode = pace.mode != self._pace.mode
         self._pace = pace

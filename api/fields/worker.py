@@ -9,7 +9,7 @@ from milepost.journal.clock import stamp
 if TYPE_CHECKING:
     from milepost.journal.store.clock_watch import ClockJump
     from milepost.worker.schedule.last_runs import LastRun
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
     from milepost.worker.status import StoredStatus, TaskStatus, WorkerStatus
 
 
@@ -43,7 +43,7 @@ def stored_fields(status: StoredStatus) -> dict[str, Any]:
     }
 
 
-def report_fields(report: RunReport) -> dict[str, Any]:
+def report_fields(report: TaskReport) -> dict[str, Any]:
     """Return one finished run."""
     return {
         **report._asdict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 
-class Run:
+class SeqRange:
     """Consecutive saves, each but the first a child of the one before it.
 
     Attributes:
@@ -18,7 +18,7 @@ class Run:
 
     __slots__ = ("base", "depth", "jump", "parent")
 
-    def __init__(self, parent: int = 0, base: Run | None = None) -> None:
+    def __init__(self, parent: int = 0, base: SeqRange | None = None) -> None:
         self.parent = parent
         self.base, self.depth, self.jump = self, 0, self
         if base is not None:
@@ -44,11 +44,11 @@ class Lineage:
         self.tip = 0
         # Seq 0 is the empty job, the root of all runs.
         self._starts = [0]
-        self._runs = [Run()]
+        self._runs = [SeqRange()]
 
     def branch(self, seq: int, parent: int) -> None:
         """Start a run at `seq`, the newest save, whose parent is not `tip`."""
-        run = Run(parent, self._run_of(parent))
+        run = SeqRange(parent, self._run_of(parent))
         self._starts.append(seq)
         self._runs.append(run)
 
@@ -62,5 +62,5 @@ class Lineage:
                 run, last = run.base, run.parent
         return run is target and seq <= last
 
-    def _run_of(self, seq: int) -> Run:
+    def _run_of(self, seq: int) -> SeqRange:
         return self._runs[bisect_right(self._starts, seq) - 1]

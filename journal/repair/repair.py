@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.recovery.diagnosis import Diagnosis
     from milepost.journal.recovery.snapshot import Evidence
-    from milepost.journal.repair.steps import Step
+    from milepost.journal.repair.steps import RepairAction
     from milepost.journal.states.access import Vault
     from milepost.journal.storage.contract import LockedJob, Storage, Unsettled
 
@@ -49,7 +49,7 @@ _WHY_NOT = {
 }
 
 
-class Mender:
+class Repairer:
     """Repairs the jobs of a storage.
 
     Args:
@@ -80,7 +80,7 @@ class Mender:
         before = found = self.diagnose(job_id)
         if not found.exists:
             raise InvalidArgument(f"there is no job {job_id!r}")
-        done: list[Step] = []
+        done: list[RepairAction] = []
         for _ in range(_MAX_ROUNDS):
             steps = steps_of(found)
             if dry_run:
@@ -97,7 +97,9 @@ class Mender:
         return Repair(job_id, before, tuple(dict.fromkeys(done)), found)
 
     @staticmethod
-    def _check(found: Diagnosis, steps: tuple[Step, ...], *, accept_loss: bool) -> None:
+    def _check(
+        found: Diagnosis, steps: tuple[RepairAction, ...], *, accept_loss: bool
+    ) -> None:
         what = f"job {found.job_id!r}: {found.message}"
         if not steps:
             raise CannotRepair(what, hint=_WHY_NOT[found.treatment.remedy])
@@ -138,7 +140,7 @@ class Mender:
 
     # -- repairs with a loss -------------------------------------------------------
 
-    def _rebuild(self, job_id: str) -> tuple[Step, ...]:
+    def _rebuild(self, job_id: str) -> tuple[RepairAction, ...]:
         """Replace the journal with its proven writes and a record of the loss.
 
         Returns:
@@ -146,7 +148,7 @@ class Mender:
         """
         self._storage.create()
 
-        def rebuild(held: Unsettled) -> tuple[Step, ...]:
+        def rebuild(held: Unsettled) -> tuple[RepairAction, ...]:
             with held.evidence() as evidence, self._storage.copying(job_id) as copy:
                 found, view, text = self._examined(evidence, job_id)
                 if found.treatment.remedy not in _REBUILDS:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MAX_NAMED = 20
 
 
-class Step(NamedTuple):
+class RepairAction(NamedTuple):
     """One step: its verb, the verb's past tense, and its object.
 
     `is_lossy` marks steps that lose acknowledged data.
@@ -48,7 +48,7 @@ class Repair(NamedTuple):
 
     job_id: str
     before: Diagnosis
-    steps: tuple[Step, ...]
+    steps: tuple[RepairAction, ...]
     after: Diagnosis | None = None
 
     @property
@@ -57,7 +57,7 @@ class Repair(NamedTuple):
         return any(step.is_lossy for step in self.steps)
 
 
-def steps_of(diagnosis: Diagnosis) -> tuple[Step, ...]:
+def steps_of(diagnosis: Diagnosis) -> tuple[RepairAction, ...]:
     """Return the steps of a repair for a diagnosis."""
     steps = [*_STEPS[diagnosis.treatment.remedy](diagnosis)]
     if steps and diagnosis.treatment.remedy is not Remedy.DROP_STATES:
@@ -65,83 +65,91 @@ def steps_of(diagnosis: Diagnosis) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _nothing(_: Diagnosis) -> Iterator[Step]:
+def _nothing(_: Diagnosis) -> Iterator[RepairAction]:
     yield from ()
 
 
-def _settle(found: Diagnosis) -> Iterator[Step]:
+def _settle(found: Diagnosis) -> Iterator[RepairAction]:
     match found.row:
         case "R4":
             what = "the journal from the disk's content, and clear the mark"
-            yield Step("rewrite", "rewrote", what)
+            yield RepairAction("rewrite", "rewrote", what)
             yield _journaled("sync_failed")
         case "R6":
             what = f"a head that acknowledges event {found.proven_seq}"
-            yield Step("make", "made", what)
+            yield RepairAction("make", "made", what)
             yield _journaled("head_missing")
         case "R11":
             what = f"the journal up to event {found.proven_seq}, to acknowledge it"
-            yield Step("sync", "synced", what)
+            yield RepairAction("sync", "synced", what)
         case "R12":
-            yield Step("end", "ended", "the last line with its newline")
+            yield RepairAction("end", "ended", "the last line with its newline")
         case "R14":
             yield from _keep(found)
             what = f"the journal back to event {found.proven_seq}"
-            yield Step("cut", "cut", what)
+            yield RepairAction("cut", "cut", what)
             yield _journaled("torn_tail")
         case "R21":
-            yield Step("move", "moved", f"the head to event {found.proven_seq}")
+            yield RepairAction("move", "moved", f"the head to event {found.proven_seq}")
         case "R15":
-            yield Step("remove", "removed", "files left over from a crashed process")
+            yield RepairAction(
+                "remove", "removed", "files left over from a crashed process"
+            )
 
 
-def _cut(found: Diagnosis) -> Iterator[Step]:
+def _cut(found: Diagnosis) -> Iterator[RepairAction]:
     yield from _keep(found)
     if found.row == "R22":
         what = f"the journal as it was written, up to event {found.proven_seq}"
-        yield Step("rewrite", "rewrote", what)
+        yield RepairAction("rewrite", "rewrote", what)
         if found.is_journaled:
             yield _journaled("damaged")
         return
     yield from _give_up(found)
     if found.proven_seq == 0:
-        yield Step("start", "started", "a new journal: no event of it is proven")
+        yield RepairAction(
+            "start", "started", "a new journal: no event of it is proven"
+        )
     else:
         what = f"the journal back to event {found.proven_seq}"
-        yield Step("cut", "cut", f"{what}, byte {found.proven_bytes}")
+        yield RepairAction("cut", "cut", f"{what}, byte {found.proven_bytes}")
     yield _journaled("damaged")
 
 
-def _restart(found: Diagnosis) -> Iterator[Step]:
+def _restart(found: Diagnosis) -> Iterator[RepairAction]:
     yield from _give_up(found)
-    yield Step("start", "started", "a new journal")
+    yield RepairAction("start", "started", "a new journal")
     yield _journaled("journal_missing")
 
 
-def _drop(found: Diagnosis) -> Iterator[Step]:
+def _drop(found: Diagnosis) -> Iterator[RepairAction]:
     if found.unreadable:
         what = f"the unreadable {checkpoints_of(found.unreadable)}"
-        yield Step("delete", "deleted", what, is_lossy=True)
+        yield RepairAction("delete", "deleted", what, is_lossy=True)
 
 
-def _keep(found: Diagnosis) -> Iterator[Step]:
+def _keep(found: Diagnosis) -> Iterator[RepairAction]:
     if found.salvage_file is not None:
         where = f"from byte {found.proven_bytes} on, in salvage/{found.salvage_file}"
-        yield Step("keep", "kept", f"{counted(found.cut_bytes, 'byte')} {where}")
+        yield RepairAction(
+            "keep", "kept", f"{counted(found.cut_bytes, 'byte')} {where}"
+        )
 
 
-def _give_up(found: Diagnosis) -> Iterator[Step]:
+def _give_up(found: Diagnosis) -> Iterator[RepairAction]:
     if not found.lost_events:
-        yield Step("give", "gave", "up bytes that had been synced", is_lossy=True)
+        yield RepairAction(
+            "give", "gave", "up bytes that had been synced", is_lossy=True
+        )
         return
     what = f"up {lost_events_of(found)}"
     if found.lost_checkpoints:
         what += f", with {checkpoints_of(found.lost_checkpoints)}"
-    yield Step("give", "gave", what, is_lossy=True)
+    yield RepairAction("give", "gave", what, is_lossy=True)
 
 
-def _journaled(reason: str) -> Step:
-    return Step("journal", "journaled", f"it as job.repaired ({reason})")
+def _journaled(reason: str) -> RepairAction:
+    return RepairAction("journal", "journaled", f"it as job.repaired ({reason})")
 
 
 def in_words(data: JobRepairedData) -> str:

@@ -22,7 +22,7 @@ MAX_SAVES = 200_000
 MAX_RUNS = 20_000
 
 
-class Pace(NamedTuple):
+class SaveRate(NamedTuple):
     """The intervals of saves and retention runs of a simulated job.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pace(NamedTuple):
     stored_bytes: int = 0
 
 
-class Run(NamedTuple):
+class SimulatedCleanup(NamedTuple):
     """One run of retention.
 
     Attributes:
@@ -56,8 +56,8 @@ class Run(NamedTuple):
 
 
 def simulate(
-    policy: Policy, pace: Pace, *, length: timedelta, until: datetime
-) -> Iterator[Run]:
+    policy: Policy, pace: SaveRate, *, length: timedelta, until: datetime
+) -> Iterator[SimulatedCleanup]:
     """Yield every run of retention over a job that saved for `length`.
 
     The saves are plain: no tags, no metadata, none failed, pinned or held.
@@ -92,7 +92,9 @@ def simulate(
         kept, saved = (*kept, *fresh), max(saved, due)
         before = len(kept)
         kept, waits = _run(kept, policy, now)
-        yield Run(now, saved, before - len(kept), () if is_confirmed else waits, kept)
+        yield SimulatedCleanup(
+            now, saved, before - len(kept), () if is_confirmed else waits, kept
+        )
         is_confirmed = is_confirmed or bool(waits)
 
 
@@ -108,7 +110,7 @@ def _run(
     return kept, decisions.guard(decision, policy)
 
 
-def _runs(length: timedelta, pace: Pace) -> int:
+def _runs(length: timedelta, pace: SaveRate) -> int:
     return 1 + _count("runs", length, pace.runs_every, MAX_RUNS, least=0)
 
 

@@ -31,7 +31,7 @@ _ANY_SIZE = json_states.Limits(sys.maxsize, json_states.DEPTH_LIMIT)
 _DOTTED = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
-class Step(NamedTuple):
+class Migration(NamedTuple):
     """One migration: its target version and its function."""
 
     to_version: str
@@ -53,7 +53,7 @@ class Migrations:
     """
 
     def __init__(self) -> None:
-        self._steps: dict[str, Mapping[str, Step]] = {}
+        self._steps: dict[str, Mapping[str, Migration]] = {}
 
     def add(
         self, workflow: str, from_version: str, to_version: str, migrate: Migrate
@@ -74,7 +74,7 @@ class Migrations:
             raise InvalidArgument(f"{what}: one from it to {other!r} already exists")
         if from_version in (to_version, *_way(known, to_version)):
             raise InvalidArgument(f"{what}: it would make a cycle")
-        steps = {**known, from_version: Step(to_version, migrate)}
+        steps = {**known, from_version: Migration(to_version, migrate)}
         if len(ends := _ends(steps)) > 1:
             raise InvalidArgument(
                 f"{what}: there would be two newest versions, "
@@ -115,7 +115,7 @@ class Migrations:
         return Migrated(state, version, at)
 
 
-def _way(steps: Mapping[str, Step], version: str) -> list[str]:
+def _way(steps: Mapping[str, Migration], version: str) -> list[str]:
     """Return the versions on the way from `version` to the newest, without it."""
     way: list[str] = []
     while (step := steps.get(version)) is not None:
@@ -124,13 +124,13 @@ def _way(steps: Mapping[str, Step], version: str) -> list[str]:
     return way
 
 
-def _ends(steps: Mapping[str, Step]) -> list[str]:
+def _ends(steps: Mapping[str, Migration]) -> list[str]:
     """Return the versions without a migration of their own."""
     return sorted({step.to_version for step in steps.values()} - steps.keys())
 
 
 def _run(
-    step: Step, state: dict[str, Any], what: tuple[str, str, str, str]
+    step: Migration, state: dict[str, Any], what: tuple[str, str, str, str]
 ) -> dict[str, Any]:
     try:
         # The result is a copy, so the function cannot change it later.
@@ -144,7 +144,7 @@ def _run(
 
 
 def _no_way(
-    workflow: str, version: str, steps: Mapping[str, Step], checkpoint_id: str
+    workflow: str, version: str, steps: Mapping[str, Migration], checkpoint_id: str
 ) -> NewerState | NoMigration:
     known = _in_order({*steps, *(step.to_version for step in steps.values())})
     numbers = [number for name in known if (number := _number(name)) is not None]

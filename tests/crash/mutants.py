@@ -11,7 +11,7 @@ from milepost.journal.index import job_view
 from milepost.journal.reading.queries import CheckpointReader
 from milepost.journal.recovery import head, recovery
 from milepost.journal.recovery.salvage import SalvageFiles
-from milepost.journal.repair.repair import Mender
+from milepost.journal.repair.repair import Repairer
 from milepost.journal.storage.files.head_file import HeadFile
 from milepost.journal.storage.files.job_files import JournalFile
 from milepost.journal.storage.files.recovering import SettledJournal
@@ -513,9 +513,9 @@ MUTANTS: dict[str, Mutant] = {
     # -- a repair that gives up what was acknowledged
     "a repair cuts before the salvage file": Mutant(
         (
-            Rewrite(Mender._rebuild, "if found.cut_bytes:", "if False:"),
+            Rewrite(Repairer._rebuild, "if found.cut_bytes:", "if False:"),
             Rewrite(
-                Mender._rebuild,
+                Repairer._rebuild,
                 "held.replace(copy, last)",
                 "held.replace(copy, last); "
                 "rest = text.read(found.proven_bytes, found.cut_bytes); "
@@ -525,11 +525,11 @@ MUTANTS: dict[str, Mutant] = {
         "damaged, then repaired",
     ),
     "a repair keeps nothing": Mutant(
-        (Rewrite(Mender._rebuild, "if found.cut_bytes:", "if False:"),),
+        (Rewrite(Repairer._rebuild, "if found.cut_bytes:", "if False:"),),
         "damaged, then repaired",
     ),
     "a repair that is not journaled": Mutant(
-        (Rewrite(Mender._rebuild, "if found.is_journaled:", "if False:"),),
+        (Rewrite(Repairer._rebuild, "if found.is_journaled:", "if False:"),),
         "damaged, then repaired",
     ),
     "a repaired journal is not synced": Mutant(

@@ -9,7 +9,7 @@ import pytest
 
 from milepost import CheckpointManager, MemoryStorage, Policy
 from milepost.journal import errors
-from milepost.journal.retention.simulation import Pace, simulate
+from milepost.journal.retention.simulation import SaveRate, simulate
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ POLICIES = {
     "every": Policy(keep_every=5, keep_last=2, min_age="30h"),
     "nothing": Policy(),
 }
-PACE = Pace(timedelta(hours=5), stored_bytes=10)
+PACE = SaveRate(timedelta(hours=5), stored_bytes=10)
 LENGTH = timedelta(days=10)
 
 
@@ -71,7 +71,7 @@ def test_a_byte_budget_sees_the_size_that_was_given() -> None:
 
 
 def test_a_run_that_the_guard_would_stop_says_so() -> None:
-    pace = Pace(timedelta(hours=1))
+    pace = SaveRate(timedelta(hours=1))
     runs = [*simulate(Policy(keep_last=5), pace, length=LENGTH, until=NOW)]
 
     assert [bool(run.waits) for run in runs] == [False, True] + [False] * 9
@@ -81,13 +81,13 @@ def test_a_run_that_the_guard_would_stop_says_so() -> None:
 @pytest.mark.parametrize(
     ("pace", "length"),
     [
-        (Pace(timedelta(0)), LENGTH),
+        (SaveRate(timedelta(0)), LENGTH),
         (PACE, timedelta(0)),
         (PACE, timedelta(hours=4)),
-        (Pace(timedelta(seconds=1)), LENGTH),
-        (Pace(timedelta(days=1), timedelta(seconds=1)), LENGTH),
+        (SaveRate(timedelta(seconds=1)), LENGTH),
+        (SaveRate(timedelta(days=1), timedelta(seconds=1)), LENGTH),
     ],
 )
-def test_a_simulation_is_bounded(pace: Pace, length: timedelta) -> None:
+def test_a_simulation_is_bounded(pace: SaveRate, length: timedelta) -> None:
     with pytest.raises(errors.InvalidArgument):
         list(simulate(Policy(keep_last=1), pace, length=length, until=NOW))

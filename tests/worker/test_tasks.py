@@ -19,12 +19,12 @@ from milepost.worker.config.settings import (
 )
 from milepost.worker.schedule.scheduler import read_schedule
 from milepost.worker.tasks import TASKS
-from milepost.worker.tasks.task import Run
+from milepost.worker.tasks.task import TaskContext
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
     from tests.support.clock import Clock
 
 KEEP_TWO = RetentionSettings(
@@ -50,12 +50,12 @@ class Work:
         self.resume_after: dict[str, str | None] = {}
         self.options: dict[str, Any] = {}
 
-    def run(self, name: str) -> RunReport:
+    def run(self, name: str) -> TaskReport:
         settings = Settings(
             retention=self.retention, worker=WorkerSettings(**self.worker)
         )
         after = self.resume_after.get(name)
-        run = Run(self.manager, settings, self.clock(), after)
+        run = TaskContext(self.manager, settings, self.clock(), after)
         report = BY_NAME[name].run(dataclasses.replace(run, **self.options))
         self.resume_after[name] = report.resume_after
         return report

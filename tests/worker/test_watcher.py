@@ -18,7 +18,7 @@ from watchdog.observers.inotify_c import InotifyFD
 from milepost.journal.ids import file_name
 from milepost.worker import watcher
 from milepost.worker.config import files
-from milepost.worker.watcher import MAX_HINTS, ConfigWatch, Pace, Watcher
+from milepost.worker.watcher import MAX_HINTS, ConfigWatch, Watcher, WatchTiming
 from tests.support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class Watched:
         self.look_seconds = 0.0
         self.edits = 0
         self.raising: Exception | None = None
-        self.next_pace: Pace | None = None
+        self.next_pace: WatchTiming | None = None
         watch = None
         if config:
             read = signature or files.signature(config)
             watch = ConfigWatch(config, read, self._edited)
-        pace = Pace(mode, sweep_seconds, debounce_seconds)
+        pace = WatchTiming(mode, sweep_seconds, debounce_seconds)
         self.watcher = Watcher(self.journals, self._told, config=watch, pace=pace)
 
     def _told(self, jobs: set[str] | None) -> None:
@@ -255,13 +255,13 @@ def test_without_room_for_inotify_it_polls(
 
 OVERFLOWN = """
 import pathlib, sys, time
-from milepost.worker.watcher import Pace, Watcher
+from milepost.worker.watcher import WatchTiming, Watcher
 looks = 0
 def told(jobs):
     global looks
     looks += jobs is None
     print("all" if jobs is None else " ".join(jobs), flush=True)
-watcher = Watcher(pathlib.Path(sys.argv[1]), told, pace=Pace("inotify", 2.0, 0.01))
+watcher = Watcher(pathlib.Path(sys.argv[1]), told, pace=WatchTiming("inotify", 2.0, 0.01))
 watcher.start()
 sys.stdin.read()
 """
@@ -463,7 +463,7 @@ def test_the_way_of_watching_can_change_while_it_runs(
     config = tmp_path / "config.toml"
     config.write_text("old = 1\n")
     seen = watch(config=config, mode="inotify")
-    seen.next_pace = Pace("poll", 3.0, 0.01)
+    seen.next_pace = WatchTiming("poll", 3.0, 0.01)
     seen.start()
     rewrite(config)
     eventually(lambda: seen.watcher.kind == "poll")

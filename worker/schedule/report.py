@@ -29,7 +29,7 @@ class JobProblem(NamedTuple):
     message: str
 
 
-class RunReport(NamedTuple):
+class TaskReport(NamedTuple):
     """The result of one run of a task.
 
     Attributes:
@@ -95,7 +95,7 @@ class RunReport(NamedTuple):
 
 
 class Tally:
-    """Counters of a running task; `words` are the keys of `RunReport.counts`."""
+    """Counters of a running task; `words` are the keys of `TaskReport.counts`."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.jobs = self.failed = self.damaged = 0
@@ -126,9 +126,9 @@ class Tally:
         resume_after: str | None,
         *,
         is_complete: bool = True,
-    ) -> RunReport:
+    ) -> TaskReport:
         """Return the report of a run with these counts."""
-        return RunReport(
+        return TaskReport(
             task,
             started_at,
             jobs=self.jobs,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost.worker.tasks.rewriting import rewrite
-from milepost.worker.tasks.task import Run, Task
+from milepost.worker.tasks.task import Task, TaskContext
 
 if TYPE_CHECKING:
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
 
 
-def _run(run: Run) -> RunReport:
+def _run(run: TaskContext) -> TaskReport:
     """Rewrite journals with enough removed states; `purge` handles overdue ones."""
     threshold = run.settings.retention.compaction
     return rewrite(run, COMPACTION.name, threshold._replace(erase_within_seconds=None))

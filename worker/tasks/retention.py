@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from milepost.journal.errors import ConfirmationRequired, MilepostError, StalePlan
 from milepost.journal.retention import decisions
 from milepost.journal.retention.plans import glob_only, plan_of
-from milepost.worker.schedule.report import RunReport, Tally
-from milepost.worker.tasks.task import Run, Task
+from milepost.worker.schedule.report import Tally, TaskReport
+from milepost.worker.tasks.task import Task, TaskContext
 from milepost.worker.tasks.walk import walk
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ REST_FACTOR = 0.5
 log = logging.getLogger("milepost.worker")
 
 
-def _run(run: Run) -> RunReport:
+def _run(run: TaskContext) -> TaskReport:
     """Remove at most `retention.max_per_run` checkpoints."""
     work = _Retention(run)
     report = walk(
@@ -42,7 +42,7 @@ def _run(run: Run) -> RunReport:
 class _Retention:
     """The state of one run: its limits and its counts."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TaskContext) -> None:
         self._run = run
         self._settings = run.settings.retention
         self._waiting: set[str] = set()

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost.journal.errors import Conflict
-from milepost.worker.schedule.report import RunReport, Tally
+from milepost.worker.schedule.report import Tally, TaskReport
 from milepost.worker.tasks.walk import walk
 
 if TYPE_CHECKING:
     from milepost.journal.models import JobInfo
     from milepost.journal.store.compaction import Threshold
-    from milepost.worker.tasks.task import Run
+    from milepost.worker.tasks.task import TaskContext
 
 
-def rewrite(run: Run, task: str, threshold: Threshold) -> RunReport:
+def rewrite(run: TaskContext, task: str, threshold: Threshold) -> TaskReport:
     """Compact journals that meet `threshold`, up to `worker.max_rewrite` bytes."""
     tally = Tally(("compacted", "states_erased", "bytes_freed"))
     left = run.settings.worker.max_rewrite_bytes

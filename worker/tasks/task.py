@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
     from milepost.worker.config.settings import Settings
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
 
 
 class Progress(Protocol):
@@ -46,7 +46,7 @@ class StopRequested(Exception):
 
 
 @dataclass(frozen=True)
-class Run:
+class TaskContext:
     """The context of one run of a task.
 
     Attributes:
@@ -91,5 +91,5 @@ class Task(NamedTuple):
     """
 
     name: str
-    run: Callable[[Run], RunReport]
+    run: Callable[[TaskContext], TaskReport]
     counts_ages: bool

@@ -6,13 +6,13 @@ import sys
 from typing import TYPE_CHECKING
 
 from milepost.worker.tasks.rewriting import rewrite
-from milepost.worker.tasks.task import Run, Task
+from milepost.worker.tasks.task import Task, TaskContext
 
 if TYPE_CHECKING:
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
 
 
-def _run(run: Run) -> RunReport:
+def _run(run: TaskContext) -> TaskReport:
     """Erase states within `retention.erase_within`, and salvage files (I9).
 
     Unlike compaction, this rewrites a journal for a single overdue state.

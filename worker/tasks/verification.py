@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from milepost.worker.schedule.report import RunReport, Tally
-from milepost.worker.tasks.task import Run, Task
+from milepost.worker.schedule.report import Tally, TaskReport
+from milepost.worker.tasks.task import Task, TaskContext
 from milepost.worker.tasks.walk import walk
 
 if TYPE_CHECKING:
     from milepost.journal.models import JobInfo
 
 
-def _run(run: Run) -> RunReport:
+def _run(run: TaskContext) -> TaskReport:
     """Verify all jobs, and every state of the first `worker.verify_deep` of journals.
 
     The next run starts after the last deeply verified job, so that successive runs read

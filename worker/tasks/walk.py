@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from milepost.journal.models import JobInfo
-    from milepost.worker.schedule.report import RunReport, Tally
-    from milepost.worker.tasks.task import Run
+    from milepost.worker.schedule.report import Tally, TaskReport
+    from milepost.worker.tasks.task import TaskContext
 
 log = logging.getLogger("milepost.worker")
 
 
 def walk(
-    run: Run,
+    run: TaskContext,
     task: str,
     tally: Tally,
     visit: Callable[[JobInfo], object],
     *,
     is_spent: Callable[[], bool] = lambda: False,
-) -> RunReport:
+) -> TaskReport:
     """Visit every job once, cyclically, from the first after `run.resume_after`.
 
     The rotation keeps an expensive job from starving the jobs after it.  A job that

@@ -26,7 +26,7 @@ from milepost.api.fields.plans import (
 from milepost.journal.clock import stamp, utc_now
 from milepost.journal.retention.duration import Span
 from milepost.journal.retention.keep_rules import how_long
-from milepost.journal.retention.simulation import Pace, Run, simulate
+from milepost.journal.retention.simulation import SaveRate, SimulatedCleanup, simulate
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -181,10 +181,10 @@ def simulate_command(
     settings = frame.settings()
     policy = _policy_to_try(settings, job, policy_file)
     now = utc_now() if until is None else parse_instant(until)
-    pace = Pace(_length(every, now), _length(runs_every, now), _size(size))
+    pace = SaveRate(_length(every, now), _length(runs_every, now), _size(size))
     lasts = _length(length, now)
     total = lasts // pace.runs_every + 1 if pace.runs_every else 0
-    runs: list[Run] = []
+    runs: list[SimulatedCleanup] = []
     with Progress() as progress:
         progress.begin("simulating", total, unit="runs")
         for run in simulate(policy, pace, length=lasts, until=now):
@@ -230,7 +230,9 @@ def _policy_to_try(settings: Settings, job: str | None, file: str | None) -> Pol
     return _policy_of(settings, found, job)[0].policy
 
 
-def _answer_of(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) -> Answer:
+def _answer_of(
+    policy: Policy, runs: list[SimulatedCleanup], lasts: timedelta, pace: SaveRate
+) -> Answer:
     begun = runs[-1].at - lasts
     period, rows = _timeline(runs, begun)
     last = runs[-1]
@@ -261,15 +263,15 @@ def _answer_of(policy: Policy, runs: list[Run], lasts: timedelta, pace: Pace) ->
 
 
 def _timeline(
-    runs: list[Run], begun: datetime
-) -> tuple[str, list[tuple[str, Run, int]]]:
+    runs: list[SimulatedCleanup], begun: datetime
+) -> tuple[str, list[tuple[str, SimulatedCleanup, int]]]:
     """Return the first run of each period, with the removals since the previous one.
 
     The last run is included.
     """
     days = (runs[-1].at - begun) / timedelta(days=1)
     period = next((p for p, d in _PERIODS.items() if days / d < _MAX_ROWS), "1y")
-    rows: list[tuple[str, Run, int]] = []
+    rows: list[tuple[str, SimulatedCleanup, int]] = []
     removed, shown = 0, 0
     for run in runs:
         removed += run.removed
@@ -285,7 +287,7 @@ def _timeline(
     return period, rows
 
 
-def _run_fields(name: str, run: Run, removed: int) -> dict[str, Any]:
+def _run_fields(name: str, run: SimulatedCleanup, removed: int) -> dict[str, Any]:
     return {
         "after": name,
         "at": stamp(run.at),
@@ -297,7 +299,9 @@ def _run_fields(name: str, run: Run, removed: int) -> dict[str, Any]:
     }
 
 
-def _row(name: str, run: Run, removed: int, *, has_size: bool) -> tuple[object, ...]:
+def _row(
+    name: str, run: SimulatedCleanup, removed: int, *, has_size: bool
+) -> tuple[object, ...]:
     oldest = how_long(run.at - run.kept[0].at) if run.kept else ""
     row = (name, run.saved, len(run.kept), removed, oldest)
     if not has_size:
@@ -305,7 +309,7 @@ def _row(name: str, run: Run, removed: int, *, has_size: bool) -> tuple[object, 
     return (*row, size_text(sum(candidate.stored_bytes for candidate in run.kept)))
 
 
-def _by_age(run: Run) -> dict[str, int]:
+def _by_age(run: SimulatedCleanup) -> dict[str, int]:
     """Count the checkpoints by age; each is counted once, in the youngest class."""
     counts: Counter[str] = Counter()
     for candidate in run.kept:
@@ -314,7 +318,7 @@ def _by_age(run: Run) -> dict[str, int]:
     return {name: counts[name] for name in (*dict(_AGES), _OLDER) if counts[name]}
 
 
-def _at_the_end(last: Run, ages: dict[str, int]) -> tuple[str, ...]:
+def _at_the_end(last: SimulatedCleanup, ages: dict[str, int]) -> tuple[str, ...]:
     if not last.kept:
         return ()
     spread = ", ".join(f"{count} from {name}" for name, count in ages.items())
@@ -322,7 +326,7 @@ def _at_the_end(last: Run, ages: dict[str, int]) -> tuple[str, ...]:
     return (f"at the end {len(last.kept)} remain: {spread}; the oldest is {oldest}",)
 
 
-def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
+def _on_waits(waiting: list[SimulatedCleanup]) -> tuple[str, ...]:
     if not waiting:
         return ()
     first = waiting[0]
@@ -332,7 +336,7 @@ def _on_waits(waiting: list[Run]) -> tuple[str, ...]:
     )
 
 
-def _unasked(policy: Policy, pace: Pace) -> tuple[str, ...]:
+def _unasked(policy: Policy, pace: SaveRate) -> tuple[str, ...]:
     if policy.max_bytes is None or pace.stored_bytes:
         return ()
     return ("max_bytes was not applied: give --size",)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from milepost.journal.errors import MilepostError
     from milepost.worker.config.settings import Settings
-    from milepost.worker.schedule.report import RunReport
+    from milepost.worker.schedule.report import TaskReport
     from milepost.worker.service import Worker
     from milepost.worker.status import TaskStatus
 
@@ -162,7 +162,7 @@ def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
     from milepost.api.fields.worker import report_fields
     from milepost.journal.errors import MilepostError
 
-    reports: list[RunReport] = []
+    reports: list[TaskReport] = []
     failed: list[tuple[str, MilepostError]] = []
     for name in names:
         try:
@@ -190,7 +190,7 @@ def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
 
 
 def _left(
-    reports: list[RunReport], failed: list[tuple[str, MilepostError]], stop: Stop
+    reports: list[TaskReport], failed: list[tuple[str, MilepostError]], stop: Stop
 ) -> Problem | None:
     """Return the problem of incomplete runs, or None."""
     if stop.problem is not None:
@@ -205,7 +205,7 @@ def _left(
     return None
 
 
-def _run_row(report: RunReport) -> tuple[object, ...]:
+def _run_row(report: TaskReport) -> tuple[object, ...]:
     took = f"{report.duration_seconds:.1f}"
     return report.task, report.outcome, took, report.line
 
