@@ -19,7 +19,7 @@ from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
 from milepost.worker.config.settings import Settings
 from milepost.worker.schedule.priority import give_way
 from milepost.worker.tasks.retention import RETENTION
-from milepost.worker.tasks.task import TaskContext as TaskRun
+from milepost.worker.tasks.task import TaskContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ class _Passes(NamedTuple):
 
 
 def measure(run: TaskContext) -> Subject:
-    """TaskContext the worker's own task on jobs of 100 checkpoints, twice."""
+    """Run the worker's own task on jobs of 100 checkpoints, twice."""
     jobs = run.pick(10_000, 100)
     folder = run.folder / "many-jobs"
     # In a process of its own, so that its memory does not count.
@@ -116,7 +116,7 @@ def _passes(folder: Path) -> _Passes:
 
 
 def _in_a_thread(manager: CheckpointManager, keep_last: int) -> TaskReport:
-    """TaskContext a pass as the worker's scheduler does: in a thread of low priority."""
+    """Run a pass as the worker's scheduler does: in a thread of low priority."""
     with ThreadPoolExecutor(1, initializer=give_way) as pool:
         return pool.submit(_pass, manager, keep_last=keep_last).result()
 
@@ -128,7 +128,7 @@ def _pass(manager: CheckpointManager, *, keep_last: int) -> TaskReport:
         default=Rule(keep_last=keep_last),
         rule=[MatchRule(match="beside")],
     )
-    return RETENTION.run(TaskRun(manager, Settings(retention=retention), utc_now()))
+    return RETENTION.run(TaskContext(manager, Settings(retention=retention), utc_now()))
 
 
 def _timed(work: Callable[[], _T]) -> tuple[float, _T]:

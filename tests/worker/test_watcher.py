@@ -261,7 +261,8 @@ def told(jobs):
     global looks
     looks += jobs is None
     print("all" if jobs is None else " ".join(jobs), flush=True)
-watcher = Watcher(pathlib.Path(sys.argv[1]), told, pace=WatchTiming("inotify", 2.0, 0.01))
+timing = WatchTiming("inotify", 2.0, 0.01)
+watcher = Watcher(pathlib.Path(sys.argv[1]), told, pace=timing)
 watcher.start()
 sys.stdin.read()
 """
