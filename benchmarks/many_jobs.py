@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from benchmarks.running import TaskContext
+    from benchmarks.running import Run
     from milepost.worker.schedule.report import TaskReport
 
 _T = TypeVar("_T")
@@ -61,7 +61,7 @@ class _Passes(NamedTuple):
     bytes_each: float
 
 
-def measure(run: TaskContext) -> Subject:
+def measure(run: Run) -> Subject:
     """Run the worker's own task on jobs of 100 checkpoints, twice."""
     jobs = run.pick(10_000, 100)
     folder = run.folder / "many-jobs"
