@@ -200,11 +200,9 @@ def explained(manager: CheckpointManager, asked: Asked, word: str) -> Answer:
         "idle_rules": list(job.idle_rules),
     }
     would = "keep" if is_kept else "delete"
-    line = (
-        f"policy {job.policy.name} would {would} {info.checkpoint_id} of job "
-        f"{info.job_id}: {'; '.join(verdict.reasons)}"
-    )
-    closing = (line, *idle_lines(plan))
+    where = f"{info.checkpoint_id} of job {info.job_id}"
+    decision = f"policy {job.policy.name} would {would} {where}:"
+    closing = (decision, f"  {'; '.join(verdict.reasons)}", *idle_lines(plan))
     return Answer(data, Table(("rule", "why"), says), (), None, closing)
 
 

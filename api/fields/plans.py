@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from milepost.worker.config.settings import Settings
 
 # Set by default, not by config.toml.
-_ALWAYS_TOLD = ("min_keep", "min_age", "max_remove_fraction", "timezone")
+_ALWAYS_SHOWN = ("min_keep", "min_age", "max_remove_fraction", "timezone")
 
 
 class InForce(NamedTuple):
@@ -100,7 +100,7 @@ def in_force_fields(found: InForce) -> dict[str, Any]:
     """Return a policy with the origin of each value."""
     values = describe(found.policy)
     name = values.pop("name")
-    for key in _ALWAYS_TOLD:
+    for key in _ALWAYS_SHOWN:
         values.setdefault(key, getattr(found.policy, key))
     return {
         "match": found.match,

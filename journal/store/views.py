@@ -282,8 +282,8 @@ class Views:
         # The job.repaired of a cut has the seq of the first lost event; that of a
         # divergent history comes after the lost events.
         return any(
-            told_at <= seen.seq or gives_up(self._event(view, told_at), seen)
-            for told_at, _ in view.losses
+            repaired_at <= seen.seq or gives_up(self._event(view, repaired_at), seen)
+            for repaired_at, _ in view.losses
         )
 
     def _fold(

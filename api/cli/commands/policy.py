@@ -323,7 +323,7 @@ def _at_the_end(last: SimulatedCleanup, ages: dict[str, int]) -> tuple[str, ...]
         return ()
     spread = ", ".join(f"{count} from {name}" for name, count in ages.items())
     oldest = how_long(last.at - last.kept[0].at)
-    return (f"at the end {len(last.kept)} remain: {spread}; the oldest is {oldest}",)
+    return (f"at the end {len(last.kept)} remain: {spread}; oldest {oldest}",)
 
 
 def _on_waits(waiting: list[SimulatedCleanup]) -> tuple[str, ...]:
