@@ -145,7 +145,7 @@ def _parse(text: bytes, file: str) -> dict[str, Any]:
     try:
         state = json.loads(text, object_pairs_hook=_unique)
     except RecursionError as exc:
-        msg = f"{where} is nested too deeply"
+        msg = f"{where} is nested deeper than any state may be"
         raise Failure("state_too_large", msg, "the limit is [store] max_depth") from exc
     except ValueError as exc:
         raise Failure("invalid_state", f"{where} is not valid JSON: {exc}") from exc
