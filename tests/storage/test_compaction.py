@@ -328,7 +328,10 @@ def test_a_second_compaction_at_the_same_time_is_told_so(
     manager.delete(JOB, ids[0])
     clock.turn(days=8)
     rival = CheckpointManager(root, clock=clock)
-    with rival._store.storage.copying(JOB), pytest.raises(Conflict, match="compacted"):
+    with (
+        rival._store.storage.copying(JOB),
+        pytest.raises(Conflict, match="another compaction"),
+    ):
         manager.compact(JOB)
     assert [p.name for p in (root / "journals").iterdir()] == ["etl.jsonl"]
     assert manager.compact(JOB) is not None
