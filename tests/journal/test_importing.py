@@ -475,8 +475,8 @@ def test_the_command_says_one_line_per_job_and_a_summary(old: Path) -> None:
     again = call(*words)
     assert again.code == 0
     assert again.out.splitlines() == [
-        f"{JOB}: imported 0 checkpoints, 3 known already",
-        "job_456: imported 0 checkpoints, 1 known already",
+        f"{JOB}: imported 0 checkpoints, 3 already known",
+        "job_456: imported 0 checkpoints, 1 already known",
         "nothing to import",
     ]
 
