@@ -46,7 +46,7 @@ EXIT_OF_CODE = {
     "clock_jump": Exit.PROTECTED,
     "damaged": Exit.DAMAGED,
     "unreadable": Exit.DAMAGED,
-    "unwell": Exit.DAMAGED,
+    "needs_repair": Exit.DAMAGED,
     "loss_not_accepted": Exit.DAMAGED,
     "plaintext_refused": Exit.DAMAGED,
     "nothing_to_do": Exit.NOTHING,

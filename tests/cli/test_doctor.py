@@ -66,7 +66,7 @@ def test_json_has_stable_codes(store: Path) -> None:
     damage(store)
     done = call("doctor", "--json")
     data = done.json["data"]
-    assert (done.code, done.json["error"]["code"]) == (7, "unwell")
+    assert (done.code, done.json["error"]["code"]) == (7, "needs_repair")
     (job,) = data["jobs"]
     assert (job["verdict"], job["remedy"], job["is_lossy"]) == ("damaged", "cut", True)
     assert (job["row"], job["line"], job["lost_events"]) == ("R8", 5, 2)

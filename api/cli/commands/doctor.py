@@ -115,7 +115,7 @@ def _problem(wrong: list[Finding], ill: list[Diagnosis], total: int) -> Problem:
     needs = f"need{'s' if len(ill) == 1 else ''} repair"
     about_jobs = f"{len(ill)} of {counted(total, 'job')} {needs}" if ill else ""
     around = f"{counted(len(wrong), 'problem')} with the store" if wrong else ""
-    return Problem("unwell", "; ".join(filter(None, (about_jobs, around))))
+    return Problem("needs_repair", "; ".join(filter(None, (about_jobs, around))))
 
 
 def _lines(
