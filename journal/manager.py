@@ -342,9 +342,10 @@ class CheckpointManager(Protection, Removal):
     ) -> Repair:
         """Repair a job as far as possible, and journal the repair.
 
-        tail is recovered, a head rebuilt, a journal rewritten after a failed sync.
-        With it, the journal is cut back to its last proven write, and the removed bytes
-        are kept in ``salvage/``; checkpoints with unreadable states are deleted.
+        Without `accept_loss`, no acknowledged event is lost: a torn tail is recovered,
+        a head rebuilt, a journal rewritten after a failed sync.  With it, the journal
+        is cut back to its last proven write, and the removed bytes are kept in
+        ``salvage/``; checkpoints with unreadable states are deleted.
 
         Args:
             job_id: the job.
@@ -366,11 +367,11 @@ class CheckpointManager(Protection, Removal):
             Repairer,  # imported late: rarely needed
         )
 
-        mender = Repairer(
+        repairer = Repairer(
             self._store.storage, self._vault, self._clock, self._who(actor)
         )
         ids.check_job_id(job_id)
-        return mender.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
+        return repairer.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
 
     def _answered(self, batch: Batch, key: str, content: Content) -> str | None:
         """Return the id of the live checkpoint that `key` refers to, if any."""
