@@ -75,7 +75,8 @@ class Audit(Inquiry):
             kept = counted(len(view.salvage_files), "run")
             notes.append(f"{kept} of cut bytes are in salvage/")
         notes += (
-            f"{count} states were not checked: {why}" for why, count in locked.items()
+            f"{counted(count, 'state')} not checked: {why}"
+            for why, count in locked.items()
         )
         live = len(view.checkpoints)
         return JobReport(job_id, True, view.seq, live, view.hash, None, tuple(notes))
@@ -90,7 +91,7 @@ class Audit(Inquiry):
                 try:
                     self._open(view, entry)
                 except MissingKey as exc:
-                    locked[f"their key {exc.key_id!r} is missing"] += 1
+                    locked[f"key {exc.key_id!r} is missing"] += 1
                 except NewerFormat:
                     locked["a newer Milepost wrote them"] += 1
                 except StateOverBound as exc:

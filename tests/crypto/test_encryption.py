@@ -440,7 +440,7 @@ def test_without_its_key_a_state_is_refused_by_name_and_the_rest_goes_on(
         assert info.metadata_problem.code == MissingKey.code
         (report,) = manager.verify(JOB, deep=True)
         assert report.ok
-        assert report.notes == ("1 states were not checked: their key 'k1' is missing",)
+        assert report.notes == ("1 state not checked: key 'k1' is missing",)
         if keys is None:
             with pytest.raises(KeyNeeded, match="encrypted"):
                 manager.save(JOB, "step", {"rows": 1})

@@ -158,7 +158,7 @@ def test_the_command_line_reads_and_writes_an_encrypted_store(encrypted: Path) -
     (listed,) = done.json["data"]["checkpoints"]
     assert listed["metadata_problem"]["code"] == "missing_key"
     assert "metadata of 1 checkpoints is not shown" in call("list", "etl").err
-    assert "1 states were not checked" in call("verify", "--deep").err
+    assert "1 state not checked" in call("verify", "--deep").err
 
 
 def test_rotate_makes_a_new_key_current_and_keeps_the_old(encrypted: Path) -> None:

@@ -198,7 +198,9 @@ def test_a_state_above_the_bound_is_refused_by_name_and_is_no_damage(
         assert small.restore(JOB, second) == {"n": 1}
         (report,) = small.verify(JOB, deep=True)
         assert report.ok
-        assert "1 states were not checked: raise max_state_bytes" in report.notes[0]
+        assert (
+            "1 state not checked: too large, raise max_state_bytes" in report.notes[0]
+        )
         assert small.diagnose(JOB, deep=True)[0].ok
         assert small.repair(JOB, accept_loss=True).steps == ()
         small.save(JOB, "next", {"text": "y" * 10_000})

@@ -238,7 +238,7 @@ def test_the_status_says_which_process_leads_and_that_it_was_killed() -> None:
     with staying("worker") as server:
         server.wait_for("leading")
         pid = server.child.pid
-        assert call("worker", "status").err == f"process {pid} leads\n"
+        assert call("worker", "status").err == f"process {pid} is the active worker\n"
         server.child.send_signal(signal.SIGKILL)
         server.child.wait()
         assert call("worker", "status").err == "no worker is running\n"
