@@ -194,8 +194,9 @@ class HeadFile:
         """
         began = time.monotonic_ns()
         deadline = began / 1e9 + self._lock_timeout_seconds
-        # The first waiter while it leaves the lock free, and since when.
-        idle: tuple[int, float] | None = None
+        # The first waiter, how long it left the lock free, and the last look at that.
+        # Writes of others in between do not count, nor a pause of this process.
+        first, idle, looked = -1, 0.0, 0.0
         pause = _FIRST_WAIT_SECONDS
         self._is_queued = True
         file.queue_up(began)
@@ -206,13 +207,16 @@ class HeadFile:
             if file.try_lock(shared=ahead is not None):
                 if ahead is None:
                     break
-                if idle is None or idle[0] != ahead:
-                    idle = ahead, now
-                elif now > idle[1] + _GRACE_SECONDS:
+                if first != ahead:
+                    first, idle = ahead, 0.0
+                elif idle > _GRACE_SECONDS:
                     self._pass_over(file, ahead)
+                else:
+                    idle += min(now - looked, 2 * _LONG_WAIT_SECONDS)
+                looked = now
                 file.unlock()
             else:
-                idle = None
+                looked = now
                 if ahead is None:  # the next in turn polls more often
                     pause = min(pause, _SHORT_WAIT_SECONDS / 2)
             if now > deadline:
