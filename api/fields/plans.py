@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from milepost.api.fields.checkpoints import problem_fields
 from milepost.journal.clock import stamp
 from milepost.journal.retention.duration import Span
 from milepost.journal.retention.policy import describe, policy_hash
@@ -74,7 +75,7 @@ def plan_fields(
         "jobs": listed,
         "problem_count": len(plan.problems),
         "problems": [
-            {"job_id": job_id, "code": problem.code, "detail": str(problem)}
+            {"job_id": job_id, **problem_fields(problem)}
             for job_id, problem in plan.problems[:jobs]
         ],
     }

@@ -26,6 +26,7 @@ from milepost.api.cli.preview import (
 from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table, or_nothing
 from milepost.api.cli.targets import Target, complete_job, require_job
+from milepost.api.fields.checkpoints import problem_fields
 from milepost.journal.clock import utc_now
 from milepost.journal.errors import (
     ClockJumped,
@@ -261,7 +262,7 @@ def _apply(
         "deleted_count": removed,
         "jobs": jobs,
         "problems": [
-            {"job_id": job_id, "code": problem.code, "detail": str(problem)}
+            {"job_id": job_id, **problem_fields(problem)}
             for job_id, problem in problems
         ],
     }

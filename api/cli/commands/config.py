@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-# Without weeks, months and years: "7d" is clearer than "1w", "365d" than "1y".
-
 
 @with_shared_options
 @click.group("config", epilog=example_text("milepost config show --origin"))
@@ -127,6 +125,7 @@ def _with_unit(name: str, value: Any) -> Any:
     if value is None or isinstance(value, (bool, str)):
         return value
     if name.endswith("_seconds"):
+        # SECONDS ends with days: "7d" is clearer than "1w", "365d" than "1y".
         return _in_units(value, SECONDS)
     if name.endswith("_bytes"):
         return _in_units(value, BYTES)

@@ -159,6 +159,7 @@ def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
         MilepostError: the only task failed.
     """
     from milepost.api.cli.progress import Progress
+    from milepost.api.fields.checkpoints import problem_fields
     from milepost.api.fields.worker import report_fields
     from milepost.journal.errors import MilepostError
 
@@ -176,9 +177,7 @@ def _ran(worker: Worker, names: Sequence[str], stop: Stop) -> Answer:
             break
     data = {
         "runs": [report_fields(report) for report in reports],
-        "failed": [
-            {"task": name, "code": exc.code, "detail": str(exc)} for name, exc in failed
-        ],
+        "failed": [{"task": name, **problem_fields(exc)} for name, exc in failed],
     }
     # The worker has logged the rest.
     return Answer(

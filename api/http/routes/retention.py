@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from milepost.api.fields.checkpoints import problem_fields
 from milepost.api.fields.plans import (
     in_force_fields,
     plan_fields,
@@ -155,7 +156,7 @@ def _applied(services: Services, plan: Plan, applied: Applied) -> dict[str, Any]
         "jobs": jobs,
         "skipped_count": len(skipped),
         "skipped": [
-            {"job_id": job_id, "code": problem.code, "detail": str(problem)}
+            {"job_id": job_id, **problem_fields(problem)}
             for job_id, problem in applied.skipped[:most]
         ],
         "timestamp": services.now(),
