@@ -38,9 +38,8 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, marked, "checkpoint.pinned", actor, reason, expected_seq
+            job_id, checkpoint_id, "checkpoint.pinned", actor, reason, expected_seq
         )
 
     def unpin(
@@ -59,9 +58,8 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, marked, "checkpoint.unpinned", actor, reason, expected_seq
+            job_id, checkpoint_id, "checkpoint.unpinned", actor, reason, expected_seq
         )
 
     def hold(
@@ -84,9 +82,8 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, marked, "checkpoint.held", actor, reason, expected_seq
+            job_id, checkpoint_id, "checkpoint.held", actor, reason, expected_seq
         )
 
     def release(
@@ -105,9 +102,8 @@ class Protection(Writer):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
-        marked = id_of(checkpoint_id)
         return self._mark(
-            job_id, marked, "checkpoint.released", actor, reason, expected_seq
+            job_id, checkpoint_id, "checkpoint.released", actor, reason, expected_seq
         )
 
     def _mark(

@@ -213,12 +213,10 @@ class HeadFile:
                     self._pass_over(file, ahead)
                 else:
                     idle += min(now - looked, 2 * _LONG_WAIT_SECONDS)
-                looked = now
                 file.unlock()
-            else:
-                looked = now
-                if ahead is None:  # the next in turn polls more often
-                    pause = min(pause, _SHORT_WAIT_SECONDS / 2)
+            elif ahead is None:  # the next in turn polls more often
+                pause = min(pause, _SHORT_WAIT_SECONDS / 2)
+            looked = now
             if now > deadline:
                 raise self.late()
             # Jitter keeps waiters from polling at the same moments.
