@@ -58,7 +58,7 @@ def test_cat_prints_every_event_with_its_state_decoded(chat: Path) -> None:
     assert lines_of("show", "chat", "--raw") == STATES[-1:]
 
 
-@pytest.mark.skipif(not shutil.which("jq"), reason="this kernel has no jq beside it")
+@pytest.mark.skipif(not shutil.which("jq"), reason="needs jq")
 def test_jq_reads_what_cat_prints(chat: Path) -> None:
     script = "milepost cat chat | jq -c 'select(.state) | .state.messages | length'"
     done = subprocess.run(
