@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from milepost.journal.errors import InvalidArgument
-from milepost.journal.process import random_bytes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -124,7 +123,7 @@ def job_of(name: str) -> str | None:
 
 def new_checkpoint_id(step_name: str, now: datetime) -> str:
     """Return ``<step>_<unix seconds>_<8 hex>``, which is safe in a URL path."""
-    return f"{_slug(step_name)}_{int(now.timestamp())}_{random_bytes.draw(4).hex()}"
+    return f"{_slug(step_name)}_{int(now.timestamp())}_{os.urandom(4).hex()}"
 
 
 @functools.lru_cache(maxsize=1024)

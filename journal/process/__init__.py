@@ -1,1 +1,1 @@
-"""The process: forks, threads, garbage collection, random bytes."""
+"""The process: forks, threads, garbage collection."""

@@ -18,6 +18,7 @@ without changing an event.
 from __future__ import annotations
 
 import binascii
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -28,7 +29,6 @@ from milepost.journal.crypto.envelope import BodyHeader, DataKey, StateAddress
 from milepost.journal.crypto.keys import MAX_KEY_ID_BYTES, Key
 from milepost.journal.errors import NewerFormat, UnreadableState
 from milepost.journal.events.codec import CRC_SUFFIX_BYTES
-from milepost.journal.process import random_bytes
 from milepost.journal.states import encoding, state_digest
 from milepost.journal.states.encoding import Body
 from milepost.journal.states.json_states import metadata_json
@@ -79,7 +79,7 @@ def encode_state(
         StateTooLarge: `metadata` has more than 64 KiB.
     """
     body = body or encoding.plain(raw)
-    salt = random_bytes.draw(_SALT_BYTES)
+    salt = os.urandom(_SALT_BYTES)
     meta = metadata_json(metadata)
     digest = state_digest.digest(salt, meta, raw)
     if key is None:

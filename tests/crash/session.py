@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from milepost import CheckpointManager
 from milepost.journal.errors import DamagedJournal, StorageFailed
-from milepost.journal.process import random_bytes
 from milepost.journal.storage.files.storage import FileStorage
 from tests.crash.ledger import (
     STORE,
@@ -39,13 +38,11 @@ _START = datetime(2026, 11, 23, 5, tzinfo=UTC)
 def seeded(seed: int) -> Iterator[None]:
     """Make salts, nonces and ids the same in every run with the same seed."""
     random, real = Random(seed), os.urandom
-    random_bytes.forget()
     os.urandom = random.randbytes
     try:
         yield
     finally:
         os.urandom = real
-        random_bytes.forget()
 
 
 class Moment(NamedTuple):

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from milepost import CheckpointManager
-from milepost.journal.process import random_bytes
 
 PAGE = Path(__file__).parents[2] / "FORMAT.md"
 
@@ -26,7 +25,6 @@ def example(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         start = next(starts)
         return bytes(byte % 256 for byte in range(start, start + size))
 
-    monkeypatch.setattr(random_bytes, "_chunks", [])
     monkeypatch.setattr(os, "urandom", urandom)
     clock = datetime(2026, 11, 23, 5, 0, 0, 123456, tzinfo=UTC)
     with CheckpointManager(folder, actor="lib:etl@host", clock=lambda: clock) as m:

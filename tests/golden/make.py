@@ -30,7 +30,6 @@ from unittest import mock
 
 from milepost import CheckpointManager, Policy
 from milepost.journal.events.vocabulary import SCHEMA_VERSION
-from milepost.journal.process import random_bytes
 from tests.support.clock import Clock
 
 if TYPE_CHECKING:
@@ -47,10 +46,8 @@ def fixed_randomness() -> Iterator[None]:
     def urandom(size: int) -> bytes:
         return hashlib.shake_128(str(next(counter)).encode()).digest(size)
 
-    random_bytes.forget()
     with mock.patch("os.urandom", urandom):
         yield
-    random_bytes.forget()
 
 
 def write(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 import weakref
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import LockTimeout, NestedCall
-from milepost.journal.process import random_bytes
 from milepost.journal.recovery import head as head_codec
 from milepost.journal.recovery.head import Head
 
@@ -220,7 +220,7 @@ class HeadFile:
             if now > deadline:
                 raise self.late()
             # Jitter keeps waiters from polling at the same moments.
-            time.sleep(pause * (0.5 + random_bytes.draw(1)[0] / 256))
+            time.sleep(pause * (0.5 + os.urandom(1)[0] / 256))
             is_early = now < began / 1e9 + _EARLY_SECONDS
             pause *= 1.5
             pause = min(pause, _SHORT_WAIT_SECONDS if is_early else _LONG_WAIT_SECONDS)
