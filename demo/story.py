@@ -157,7 +157,7 @@ class Story:
         command = shlex.quote(_shown(Path(milepost())))
         tries = [
             f"{command} log {JOB_ID} --reverse {store}",
-            f"{command} show {JOB_ID} --path totals {store}",
+            f"{command} show {JOB_ID} --raw {store} | jq .totals",
             f"{command} diff {JOB_ID}@-2 {JOB_ID}@-1 {store}",
             f"{command} verify --deep {store}",
         ]

@@ -164,7 +164,6 @@ def test_another_writer_that_holds_the_job_too_long_is_exit_11(
         ("log", "j", "--type", HOSTILE),
         (HOSTILE,),
         ("list", f"--{HOSTILE}"),
-        ("show", "j", "--path", HOSTILE),
         ("list", "j", "--json"),
         ("log", "j", "--json"),
         ("show", "j", "--json"),

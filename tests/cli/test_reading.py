@@ -150,15 +150,6 @@ def test_show_prints_the_state_and_journals_nothing(store: Path) -> None:
     assert types_of(store) == before
 
 
-@pytest.mark.usefixtures("store")
-def test_show_can_print_one_value_of_the_state() -> None:
-    assert call("show", JOB, "--path", "total.a").out == "1.5\n"
-    assert call("show", JOB, "--path", "total.b").code == 4
-    assert call("show", JOB, "--path", "$.total", "--json").json["data"]["value"] == {
-        "a": 1.5
-    }
-
-
 def test_show_says_who_deleted_what_is_gone(store: Path) -> None:
     gone = ids_of(store)[1]
     call("delete", f"{JOB}@{gone}")

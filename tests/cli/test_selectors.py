@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from milepost.api.cli.exits import Exit, Failure
-from milepost.api.cli.paths import value_at
 from milepost.api.cli.selectors import (
     AsOf,
     AtSeq,
@@ -78,49 +77,5 @@ def test_every_kind_of_selector_is_told_from_the_others(
 def test_a_position_or_instant_that_cannot_be_is_a_usage_error(text: str) -> None:
     with pytest.raises(Failure) as caught:
         parse_selector(text)
-
-    assert caught.value.problem.exit is Exit.USAGE
-
-
-STATE = {"a": {"b": [{"c.d": 1}, 2]}, "e f": None, "7": "seven"}
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        ("a.b[1]", 2),
-        ("$.a.b[1]", 2),
-        ("a.b.1", 2),
-        ('a.b[0]["c.d"]', 1),
-        ("e f", None),
-        ("7", "seven"),
-        ("$", STATE),
-    ],
-)
-def test_a_path_leads_to_its_value(path: str, value: object) -> None:
-    assert value_at(STATE, path) == value
-
-
-@pytest.mark.parametrize(
-    ("path", "text"),
-    [
-        ("a.x", "no 'x' at $.a"),
-        ("a.b[2]", "no 2 at $.a.b"),
-        ("a.b.x", "no 'x' at $.a.b"),
-        ("7.x", "no 'x' at $.7"),
-    ],
-)
-def test_a_path_that_ends_early_says_where(path: str, text: str) -> None:
-    with pytest.raises(Failure, match="in the state") as caught:
-        value_at(STATE, path)
-
-    assert text in str(caught.value)
-    assert caught.value.problem.exit is Exit.NOT_FOUND
-
-
-@pytest.mark.parametrize("path", ["a..b", "a[", "a[x]", 'a["b"', "."])
-def test_a_path_that_is_none_is_a_usage_error(path: str) -> None:
-    with pytest.raises(Failure) as caught:
-        value_at(STATE, path)
 
     assert caught.value.problem.exit is Exit.USAGE
