@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 HERE = Path(__file__).parents[2]
-MAIN = "import sys; from milepost.worker.__main__ import main; sys.exit(main())"
+COMMAND = (sys.executable, "-m", "milepost", "worker")
+MAIN = "from milepost.api.cli.main import main; main()"
 QUICK = "[worker]\nsweep = '50ms'\ndebounce = '10ms'\n"
 KEEP_TWO = "[retention]\nmin_keep = 1\nmin_age = '0s'\ndefault.keep_last = 2\n"
 
@@ -93,17 +94,9 @@ class Home:
         return made
 
     def child(self, *arguments: str, code: str | None = None) -> subprocess.Popen[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "milepost.worker",
-            "--config",
-            str(self.config),
-        ]
-        if code is not None:
-            command = [sys.executable, "-c", code]
+        command = COMMAND if code is None else (sys.executable, "-c", code, "worker")
         made = subprocess.Popen(
-            [*command, *arguments],
+            [*command, f"--config={self.config}", *arguments],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(HERE)},
             stderr=subprocess.PIPE,
@@ -526,17 +519,6 @@ def test_a_variable_still_beats_the_file_after_an_edit(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
-)
-def test_a_signal_ends_the_process_in_order(
-    number: signal.Signals, code: int, home: Home
-) -> None:
-    child = home.leading_child()
-    child.send_signal(number)
-    assert child.wait(DEADLINE_SECONDS) == code
-
-
-@pytest.mark.parametrize(
     "seconds", [1.0, pytest.param(EXIT_SECONDS, marks=pytest.mark.slow)]
 )
 def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
@@ -559,24 +541,6 @@ def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
         assert b"verify" in last_runs.read_bytes()
 
 
-def test_each_task_by_hand_leaves_0_or_3_and_one_line_each(home: Home) -> None:
-    home.fill("a")
-    home.write(KEEP_TWO)
-    done = home.child("--once")
-    _, talk = done.communicate(timeout=DEADLINE_SECONDS)
-    assert done.returncode == 0
-    told = [line.partition("milepost.worker: ")[2] for line in talk.splitlines()]
-    assert told == [
-        "cleanup ok: 3 removed, 2 jobs",
-        "compact ok: 0 compacted, 2 jobs",
-        "purge ok: 0 compacted, 2 jobs",
-        "verify ok: 2 verified, 2 read in full, 2 jobs",
-    ]
-    (home.root / "journals/first.jsonl").write_bytes(b"nonsense\n")
-    done = home.child("--once")
-    assert done.wait(DEADLINE_SECONDS) == 3
-
-
 def test_each_task_by_hand_is_tried_though_another_failed(home: Home) -> None:
     (home.root / "heads").rename(home.root / "aside")
     (home.root / "heads").touch()
@@ -586,26 +550,3 @@ def test_each_task_by_hand_is_tried_though_another_failed(home: Home) -> None:
     failed = [line for line in talk.splitlines() if " failed: StorageFailed" in line]
     assert len(failed) == len(TASK_NAMES)
     assert talk.splitlines()[-1].startswith("milepost: ")
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        (
-            "[worker]\nclean = '0 3 * * *'\n",
-            "unknown key worker.clean; did you mean worker.cleanup?",
-        ),
-        (
-            "[worker\n",
-            "line 3, column 8: Expected ']' at the end of a table declaration",
-        ),
-    ],
-)
-def test_a_mistake_in_the_config_file_ends_the_process_with_one_line(
-    text: str, line: str, home: Home
-) -> None:
-    home.write(text)
-    child = home.child()
-    _, talk = child.communicate(timeout=DEADLINE_SECONDS)
-    assert child.returncode == 1
-    assert talk == f"milepost: {home.config}: {line}\n"
