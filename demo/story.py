@@ -1,283 +1,251 @@
 """The demo's story: run, kill, restore, resume, compare.
 
-It uses only the `milepost` command and the HTTP API.  Every step can raise `DemoFailed`
-or `JobFailed` if the story cannot continue, and `Stopped` after a signal.
+It uses only the `milepost` command and the HTTP API.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
+import re
 import shlex
-import signal
 import sys
-from http import HTTPStatus
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from demo import checks, history
-from demo.children import DemoFailed
-from demo.job import Api, Refused, find_files, path_of, result_bytes
-from demo.server import Retention, milepost, start_server
-from demo.watch import Watch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from demo import report
+from demo.job import connect, find_files, result_bytes
+from demo.processes import Child, DemoFailed, Folder
 
 if TYPE_CHECKING:
-    from demo.checks import Check
-    from demo.children import Child, Children, StopFlag
-    from demo.folder import Folder
-    from demo.screen import Screen
-    from demo.watch import Standing
+    import argparse
+    from collections.abc import Callable
 
 JOB_ID = "stdlib-census"
-RETENTION = Retention(match="stdlib-*", keep_last=3, cleanup="every 2s")
-# With fewer, retention has nothing to remove, or the job cannot be killed half way.
-CHECKPOINTS_MIN = RETENTION.keep_last + 2
-_JOB = Path(__file__).with_name("job.py")
-_COMMAND_SECONDS = 120.0
-_REFERENCE_SECONDS = 600.0
+KEEP_LAST = 3
+MILEPOST = Path(sys.executable).with_name("milepost")
+_STALL_SECONDS = 120.0
 _RETENTION_SECONDS = 30.0
-_RESTORE_TRIES = 20
 
+_CONFIG = """\
+# Written by `make demo`.  The config.toml of the project explains every setting.
+store.root = "store"
+# A state contains the results of all files so far.
+api.max_body = "16MiB"
+# A short interval, to watch retention at work.
+worker.cleanup = "every 2s"
 
-class Work(NamedTuple):
-    """The files to count: the job's options."""
+[retention]
+min_age = "0s"
+min_keep = 1
+# Disables confirmation: a fast job may save a dozen checkpoints before the first run.
+max_remove_fraction = 1.0
+rule = [{match = "stdlib-*", keep_last = %d}]
 
-    sources: Path
-    every: int
-    limit: int | None
-
-    def command(self, *more: str) -> list[str]:
-        """Return the command line of the job."""
-        limit = [] if self.limit is None else [f"--limit={self.limit}"]
-        options = [f"--library={self.sources}", f"--every={self.every}", *limit]
-        return [sys.executable, str(_JOB), *options, *more]
-
-    def count_files(self) -> int:
-        """Return the number of files.
-
-        Raises:
-            DemoFailed: there are too few files for the demo.
-        """
-        files = len(find_files(self.sources, self.limit))
-        checkpoints = files // self.every + 1
-        if checkpoints < CHECKPOINTS_MIN:
-            raise DemoFailed(
-                f"{files} files with a checkpoint every {self.every} make "
-                f"{checkpoints} checkpoints; the demo needs {CHECKPOINTS_MIN}"
-            )
-        return files
-
-
-class Stage(NamedTuple):
-    """The resources of a story."""
-
-    folder: Folder
-    children: Children
-    screen: Screen
-    flag: StopFlag
-
-
-class Restored(NamedTuple):
-    """The restored checkpoint, and the server's answer."""
-
-    checkpoint_id: str
-    files: int
-    job_status: str
+[executor]
+command = %s
+"""
 
 
 class Story:
     """One run of the story, with its own server."""
 
-    def __init__(self, work: Work, stage: Stage) -> None:
-        self._work = work
-        self._folder, self._children, self._screen, flag = stage
-        self._files = work.count_files()
-        self._say("library", f"{self._files:,} Python files in {work.sources}")
-        self.server = start_server(
-            self._children,
-            self._folder,
-            flag,
-            retention=RETENTION,
-            job_command=work.command(
-                "--job={job_id}", "--url={url}", f"--out={self._folder.result}"
-            ),
-        )
-        self._say("server", f"{self.server.url}, API and worker in one process")
-        self._api = Api(self.server.url)
-        self._watch = Watch(self._api, JOB_ID, self.server.child, self._screen, flag)
+    def __init__(self, asked: argparse.Namespace, folder: Folder) -> None:
+        self._folder, self._every = folder, asked.every
+        self.is_terminal = sys.stdout.isatty()
+        width = None if self.is_terminal else 120
+        self._console = Console(highlight=False, width=width)
+        self._files = len(find_files(asked.library, asked.limit))
+        found, needed = self._files // asked.every + 1, KEEP_LAST + 2
+        if found < needed:  # retention has nothing to remove, or nothing can be killed
+            raise DemoFailed(
+                f"{self._files} files with a checkpoint every {asked.every} make "
+                f"{found} checkpoints; the demo needs {needed}"
+            )
+        work = [f"--library={asked.library.absolute()}", f"--every={asked.every}"]
+        work += [f"--limit={asked.limit}"] if asked.limit else []
+        self._job = [sys.executable, str(Path(__file__).with_name("job.py")), *work]
+        self._events: list[report.Event] = []
+        self._seen = 0  # files in the newest checkpoint
+        self.say("library", f"{self._files:,} Python files in {asked.library}")
+        self.server = self._start_server()
+        self.say("server", f"{self.url}, API and worker in one process")
+
+    def say(self, label: str = "", text: str = "", style: str = "") -> None:
+        """Print one line of the story; a long command to copy is not broken."""
+        line = Text.assemble((f"{label:<10}", style), " ", text) if text else Text()
+        self._console.print(line, soft_wrap=True)
+
+    def _start_server(self) -> Child:
+        root = self._folder.root
+        # The port is known only once the server runs: the job reads it from a file.
+        more = ["--job={job_id}", f"--out={root / 'result.json'}", f"@{root}/url.args"]
+        # A JSON string without surrogate escapes is a TOML string.
+        command = json.dumps([*self._job, *more], ensure_ascii=False)
+        (root / "config.toml").write_text(_CONFIG % (KEEP_LAST, command), "utf-8")
+        options = ("serve", "--port=0", "--config=config.toml")
+        server = self._folder.start("server", MILEPOST, *options)
+        while not (found := re.search(r"serving (\S+) from", server.log.read_text())):
+            server.check_alive()
+            self._folder.pause()
+        self.url = found[1]
+        self._api = connect(self.url)
+        (root / "url.args").write_text(f"--url={self.url}\n")
+        return server
 
     def tell(self) -> bool:
         """Run the story; return whether every check passed."""
-        reference = self._children.start(
-            "the uninterrupted run",
-            self._work.command(f"--out={self._folder.reference}"),
-            self._folder.log("reference"),
-        )
-        status = self._run_and_kill()
-        restored = self._restore()
-        final = self._watch.until(
-            lambda standing: standing.is_final,
-            label="resumed",
-            files_total=self._files,
-            job_log=self._folder.store / "logs" / f"{JOB_ID}.log",
-        )
-        self._screen.end_progress()
-        counted = final.newest["metadata"]["counted"]
-        equal = self._compare(final, reference)
-        kept = self._watch.until_removed(RETENTION.keep_last, _RETENTION_SECONDS)
-        if all(check.is_ok for check in equal):
-            self._pin(final)
-        verified = self._verify()
-        events = self._watch.events()
-        found = [
-            checks.killed_half_way(status, restored.files, self._files),
-            checks.resumed(restored.checkpoint_id, restored.job_status, events),
-            checks.only_the_rest(counted, restored.files, self._files),
+        reference = self._folder.start("reference", *self._job, "--out=reference.json")
+        killed = self._run_and_kill()
+        last = self._look()[-1]
+        restored_id, done = last["checkpoint_id"], last["metadata"]["files"]
+        at = f"{last['timestamp'][11:19]} UTC"
+        holds = f"holds {done:,} of {self._files:,} files"
+        self.say("last", f"checkpoint {restored_id} of {at} {holds}")
+        path = f"/api/checkpoints/{restored_id}/restore"
+        answer = self._api.post(path, json={"resume": True}).json()
+        self.say("restored", answer["message"], "bold green")
+        if answer["job_status"] != "resumed":
+            raise DemoFailed(f"the job was not resumed: {answer['message']}")
+        final = self._until("resumed", lambda newest: "is_final" in newest["metadata"])
+        counts = final["metadata"]["counted"], self._files - done
+        equal = self._compare(final["checkpoint_id"], reference)
+        ends_at = time.monotonic() + _RETENTION_SECONDS
+        while len(live := self._look()) > KEEP_LAST and time.monotonic() < ends_at:
+            self._folder.pause()
+        live_ids = [each["checkpoint_id"] for each in live]
+        if all(is_ok for is_ok, _ in equal):
+            # The history then shows who pinned it and why.
+            target = f"{JOB_ID}@{final['checkpoint_id']}"
+            self._milepost("pin", target, "--reason=equals the uninterrupted run")
+        verified = report.verified(*self._milepost("verify", "--deep"))
+        self._look()
+        checks = [
+            report.killed_half_way(killed, done, self._files),
+            report.resumed(self._events, restored_id, answer["job_status"]),
+            report.only_the_rest(*counts),
             *equal,
-            checks.retained(
-                events,
-                kept.live_ids,
-                policy=RETENTION.policy,
-                keep_last=RETENTION.keep_last,
-            ),
+            report.retained(self._events, live_ids, "rule:stdlib-*", KEEP_LAST),
             verified,
         ]
-        self._screen.blank()
-        self._say("history", f"of {JOB_ID}, all that ever happened to it")
-        self._screen.table(history.COLUMNS, history.rows(events))
-        for check in found:
-            label, style = ("ok", "green") if check.is_ok else ("FAILED", "bold red")
-            self._say(label, f"{check.promise}: {check.compared}", style)
-        return all(check.is_ok for check in found)
+        self._show(checks)
+        return all(is_ok for is_ok, _ in checks)
+
+    def _run_and_kill(self) -> int:
+        """Run the job until half of its work is saved, kill it, return its status."""
+        options = (f"--job={JOB_ID}", f"--url={self.url}")
+        job = self._folder.start("job", *self._job, *options)
+        process = f"process {job.process.pid}"
+        every = f"a checkpoint every {self._every} files"
+        compare = "in parallel the uninterrupted run to compare with"
+        self.say("job", f"{process}, {every}; {compare}")
+        half = self._files / 2
+        self._until("job", lambda newest: newest["metadata"]["files"] >= half, job)
+        job.process.kill()
+        status = job.process.wait()
+        self.say("killed", f"{process} ended by {report.ending(status)}", "bold red")
+        return status
+
+    def _compare(self, checkpoint_id: str, reference: Child) -> list[report.Check]:
+        """Compare the results of the interrupted job and the uninterrupted run."""
+        self.say("compare", "waiting for the uninterrupted run to end")
+        if self._folder.wait(reference):
+            raise reference.failure("failed")
+        expected = (self._folder.root / "reference.json").read_bytes()
+        result = (self._folder.root / "result.json").read_bytes()
+        answer = self._api.get(f"/api/checkpoints/{checkpoint_id}").json()
+        first = "its result equals that of the uninterrupted run"
+        second = "the state of its last checkpoint equals it too"
+        return [
+            report.same(first, result, expected),
+            report.same(second, result_bytes(answer["state_snapshot"]), expected),
+        ]
+
+    def _look(self) -> list[dict[str, Any]]:
+        """Fetch new events, print the removals among them; return live checkpoints."""
+        after = self._events[-1]["seq"] if self._events else 0
+        about: dict[str, Any] = {"job_id": JOB_ID, "after_seq": after, "limit": 500}
+        new = self._api.get("/api/events", params=about).json()["events"]
+        self._events += new
+        for ids, why in report.removals(new):
+            self.say("retention", f"{len(ids)} removed by {why}", "yellow")
+        answer = self._api.get("/api/checkpoints", params={"job_id": JOB_ID})
+        found: list[dict[str, Any]] = answer.json()["checkpoints"]
+        return found
+
+    def _until(
+        self, label: str, is_there: Callable[[dict[str, Any]], bool], *alive: Child
+    ) -> dict[str, Any]:
+        """Show progress until the newest checkpoint `is_there`, and return it.
+
+        A job that the server started shows that it runs by new checkpoints only.
+        """
+        ends_at = time.monotonic() + _STALL_SECONDS
+        while True:
+            found = self._look()
+            files = found[-1]["metadata"]["files"] if found else 0
+            if files > self._seen:
+                if files * 10 // self._files > self._seen * 10 // self._files:
+                    self.say(label, f"{files:,} of {self._files:,} files")
+                self._seen, ends_at = files, time.monotonic() + _STALL_SECONDS
+            if found and is_there(found[-1]):
+                return found[-1]
+            for child in (self.server, *alive):
+                child.check_alive()
+            if time.monotonic() > ends_at:
+                logs = f"the logs in {self._folder.root} and in its store"
+                raise DemoFailed(f"no progress for {_STALL_SECONDS:g} s; see {logs}")
+            self._folder.pause()
+
+    def _milepost(self, verb: str, *options: str) -> tuple[int, dict[str, Any]]:
+        """Run a command; return its exit status and its answer as JSON."""
+        more = (*options, "--json", "--config=config.toml")
+        child = self._folder.start(verb, MILEPOST, verb, *more)
+        status = self._folder.wait(child)
+        for line in child.log.read_text().splitlines():
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return status, answer
+        raise child.failure("failed")
+
+    def _show(self, checks: list[report.Check]) -> None:
+        self.say()
+        self.say("history", f"of {JOB_ID}, all that ever happened to it")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in report.COLUMNS:
+            table.add_column(column, overflow="fold")
+        for row in report.rows(self._events):
+            table.add_row(*map(Text, row))
+        self._console.print(table)
+        for is_ok, text in checks:
+            label, style = ("ok", "green") if is_ok else ("FAILED", "bold red")
+            self.say(label, text, style)
 
     def tell_what_next(self) -> None:
         """Print commands to try next."""
-        store = f"--store {shlex.quote(_shown(self._folder.store))}"
-        command = shlex.quote(_shown(Path(milepost())))
+        store = f"--store {shlex.quote(str(self._folder.root / 'store'))}"
+        command = shlex.quote(os.path.relpath(MILEPOST))
         tries = [
             f"{command} log {JOB_ID} --reverse {store}",
             f"{command} show {JOB_ID} --raw {store} | jq .totals",
             f"{command} diff {JOB_ID}@-2 {JOB_ID}@-1 {store}",
             f"{command} verify --deep {store}",
         ]
-        if self._screen.is_terminal:
-            url = self.server.url
+        if self.is_terminal:  # the server stays up
             kind = "-H 'Content-Type: application/json'"
             body = """-d '{"job_id": "mine", "step_name": "one", "state": {"n": 1}}'"""
             tries += [
-                f"curl '{url}/api/checkpoints?job_id={JOB_ID}'",
-                f"curl '{url}/api/events?job_id={JOB_ID}&limit=3'",
-                f"curl {url}/api/checkpoints {kind} {body}",
+                f"curl '{self.url}/api/checkpoints?job_id={JOB_ID}'",
+                f"curl '{self.url}/api/events?job_id={JOB_ID}&limit=3'",
+                f"curl {self.url}/api/checkpoints {kind} {body}",
             ]
-        self._screen.blank()
-        self._say("next", "what you can try now")
+        self.say()
+        self.say("next", "what you can try now")
         for line in tries:
-            self._say("", line)
-
-    def _run_and_kill(self) -> int:
-        """Run the job until half of its work is saved, then kill it."""
-        command = self._work.command(f"--job={JOB_ID}", f"--url={self.server.url}")
-        job = self._children.start("the job", command, self._folder.log("job"))
-        self._say(
-            "job",
-            f"process {job.process.pid}, a checkpoint every {self._work.every} files; "
-            "in parallel the uninterrupted run to compare with",
-        )
-        self._watch.until(
-            lambda standing: standing.files * 2 >= self._files,
-            label="job",
-            files_total=self._files,
-            job=job,
-            job_log=job.log,
-        )
-        job.process.kill()
-        status = job.process.wait()
-        how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        self._say("killed", f"process {job.process.pid} ended by {how}", "bold red")
-        return status
-
-    def _restore(self) -> Restored:
-        """Restore the job's last checkpoint and resume the job."""
-        for _ in range(_RESTORE_TRIES):
-            standing = self._watch.standing()
-            last = standing.newest
-            checkpoint_id = last["checkpoint_id"]
-            try:
-                answer = self._api.post(
-                    f"{path_of(checkpoint_id)}/restore",
-                    {"resume": True},
-                    key=secrets.token_hex(8),
-                    if_match=standing.etag,
-                ).body
-            except Refused as exc:
-                # A retention run or the killed job's last request changed the job.
-                if exc.status != HTTPStatus.PRECONDITION_FAILED:
-                    raise
-                continue
-            self._say(
-                "last",
-                f"checkpoint {checkpoint_id} of {last['timestamp'][11:19]} UTC "
-                f"holds {standing.files:,} of {self._files:,} files",
-            )
-            self._say("restored", answer["message"], "bold green")
-            if answer["job_status"] != "resumed":
-                raise DemoFailed(f"the job was not resumed: {answer['message']}")
-            return Restored(checkpoint_id, standing.files, answer["job_status"])
-        raise DemoFailed(f"job {JOB_ID} changes although its process is dead")
-
-    def _compare(self, final: Standing, reference: Child) -> list[Check]:
-        """Compare the results of the interrupted job and the uninterrupted run."""
-        self._say("compare", "waiting for the uninterrupted run to end")
-        status = self._children.wait(reference, _REFERENCE_SECONDS)
-        if status != 0:
-            raise DemoFailed(f"{reference.name} failed: {reference.last_line()}")
-        expected = self._folder.reference.read_bytes()
-        newest = self._api.get(path_of(final.newest["checkpoint_id"])).body
-        return [
-            checks.same_bytes(
-                "its result equals that of the uninterrupted run",
-                self._folder.result.read_bytes(),
-                expected,
-            ),
-            checks.same_bytes(
-                "the state of its last checkpoint equals it too",
-                result_bytes(newest["state_snapshot"]),
-                expected,
-            ),
-        ]
-
-    def _pin(self, final: Standing) -> None:
-        """Pin the result; the history then shows who pinned it and why."""
-        target = f"{JOB_ID}@{final.newest['checkpoint_id']}"
-        self._milepost("pin", target, "--reason=equals the uninterrupted run")
-
-    def _verify(self) -> Check:
-        """Run `milepost verify` and check its result."""
-        status, report = self._milepost("verify", "--deep")
-        return checks.verified(status, report)
-
-    def _milepost(self, command: str, *options: str) -> tuple[int, dict[str, Any]]:
-        answer = self._folder.root / f"{command}.json"
-        config = f"--config={self._folder.config}"
-        child = self._children.start(
-            f"milepost {command}",
-            [milepost(), command, *options, "--json", config],
-            self._folder.log(command),
-            answer=answer,
-        )
-        status = self._children.wait(child, _COMMAND_SECONDS)
-        try:
-            report: dict[str, Any] = json.loads(answer.read_bytes())
-        except ValueError as exc:
-            raise DemoFailed(f"{child.name}: {child.last_line()}") from exc
-        return status, report
-
-    def _say(self, label: str, text: str, style: str = "") -> None:
-        self._screen.say(label, text, style)
-
-
-def _shown(path: Path) -> str:
-    """Return `path` relative to the current folder if it is inside."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+            self.say("", line)
