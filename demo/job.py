@@ -84,17 +84,18 @@ def count_library(asked: argparse.Namespace) -> None:
             files = api.get(f"/api/checkpoints/{current}").json()["state_snapshot"][
                 "files"
             ]
-    had = len(files)
+    counted = 0
 
     def save(step_name: str, state: dict[str, Any], **more: bool) -> None:
-        done = {"files": len(files), "counted": len(files) - had, **more}
+        done = {"files": len(files), "counted": counted, **more}
         body = {"job_id": asked.job, "step_name": step_name, "state": state}
         if api:
             api.post("/api/checkpoints", json={**body, "metadata": done})
         # Flushed, because the job may be killed.
         print(f"{step_name}: {len(files)} of {len(names)} files", flush=True)
 
-    for name in [name for name in names if name not in files]:
+    left = [name for name in names if name not in files]
+    for counted, name in enumerate(left, start=1):  # noqa: B007 - `save` reads it
         files[name] = count_file(asked.library / name)
         if len(files) % asked.every == 0:
             save(f"counted-{len(files):04}", {"files": files})
