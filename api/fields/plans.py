@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from milepost.api.fields.checkpoints import problem_fields
 from milepost.journal.clock import stamp
@@ -12,33 +11,16 @@ from milepost.journal.retention.duration import Span
 from milepost.journal.retention.policy import describe, policy_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from milepost.journal.retention.decisions import Verdict
     from milepost.journal.retention.plans import Plan
-    from milepost.journal.retention.policies import Policies
+    from milepost.journal.retention.policies import InForce
     from milepost.journal.retention.policy import Policy
     from milepost.worker.config.settings import Settings
 
 # Set by default, not by config.toml.
 _ALWAYS_SHOWN = ("min_keep", "min_age", "max_remove_fraction", "timezone")
-
-
-class InForce(NamedTuple):
-    """A policy, the jobs that it applies to, and the origin of each value.
-
-    Attributes:
-        match: the glob of its jobs; ``*`` for the default.
-        is_completed: it applies to completed jobs.
-        is_dry: scheduled runs only report what they would remove.
-        origins: by field of the policy.
-    """
-
-    match: str
-    is_completed: bool
-    is_dry: bool
-    policy: Policy
-    origins: Mapping[str, str]
 
 
 def plan_fields(
@@ -97,8 +79,8 @@ def policy_fields(policy: Policy) -> dict[str, Any]:
     return {**describe(policy), "hash": policy_hash(policy)}
 
 
-def in_force_fields(found: InForce) -> dict[str, Any]:
-    """Return a policy with the origin of each value."""
+def in_force_fields(found: InForce, settings: Settings) -> dict[str, Any]:
+    """Return a policy with the origin of each value: its rule and its file."""
     values = describe(found.policy)
     name = values.pop("name")
     for key in _ALWAYS_SHOWN:
@@ -112,58 +94,11 @@ def in_force_fields(found: InForce) -> dict[str, Any]:
         "values": {
             key: {
                 "value": str(value) if isinstance(value, Span) else value,
-                "origin": found.origins.get(key, "default"),
+                "origin": settings.source_of(found.origins.get(key, "default"), key),
             }
             for key, value in values.items()
         },
     }
-
-
-def policies_in_force(policies: Policies, settings: Settings) -> list[InForce]:
-    """Return every policy, in the order of precedence.
-
-    Policies that were not made from `settings` have no known origins.
-    """
-    if policies == settings.retention.policies:
-        return list(_configured(settings))
-    return [
-        InForce(match.pattern, is_completed, is_dry=False, policy=policy, origins={})
-        for match in (*policies.matches, policies.default)
-        for is_completed, policy in ((False, match.policy), (True, match.completed))
-        if policy is not None
-    ]
-
-
-def policy_in_force(
-    found: Sequence[InForce], job_id: str, *, is_completed: bool
-) -> InForce:
-    """Return the policy of a job."""
-    *matches, default = _by_match(found)
-    mine = next((m for m in matches if fnmatchcase(job_id, m[0].match)), default)
-    return mine[-1] if is_completed else mine[0]
-
-
-def _by_match(found: Iterable[InForce]) -> list[list[InForce]]:
-    groups: list[list[InForce]] = []
-    for each in found:
-        if not each.is_completed:
-            groups.append([])
-        groups[-1].append(each)
-    return groups
-
-
-def _configured(settings: Settings) -> Iterable[InForce]:
-    for cascade in settings.retention.cascades:
-        both = ((False, cascade.running), (True, cascade.completed))
-        for is_completed, found in both:
-            if found is not None:
-                origins = {
-                    key: settings.source_of(place, key)
-                    for key, place in found.origins.items()
-                }
-                yield InForce(
-                    cascade.pattern, is_completed, found.is_dry, found.policy, origins
-                )
 
 
 def _counts(keep: Sequence[Verdict], remove: Sequence[Verdict]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from milepost import Best, Match, Policies, Policy, Span
 from milepost.journal.errors import InvalidArgument
-from milepost.journal.retention.policies import KEEP_ALL, PRESETS
+from milepost.journal.retention.policies import KEEP_ALL, PRESETS, InForce
 from milepost.journal.retention.policy import (
     COUNTS,
     WITHINS,
@@ -154,6 +154,25 @@ def test_the_first_match_decides_and_else_the_default() -> None:
     assert names == ["a", "b", "c", "c"]
     assert policies.policy_of("etl-1", is_completed=True) is done
     assert policies.policy_of("ax", is_completed=True) is second
+
+
+def test_a_policy_in_force_carries_its_rule_and_its_origins() -> None:
+    first, done, default = (Policy(name=name) for name in "abc")
+    policies = Policies(
+        Match("never asked", default, origins={"min_keep": "retention"}),
+        (Match("etl-*", first, done, True, {"min_age": "x"}, {"min_age": "y"}),),
+    )
+    running = InForce("etl-*", first, is_dry=True, origins={"min_age": "x"})
+    completed = InForce("etl-*", done, True, True, {"min_age": "y"})
+    other = InForce("never asked", default, origins={"min_keep": "retention"})
+    assert [*policies.all_in_force()] == [running, completed, other]
+    for job, is_completed, expected in (
+        ("etl-1", False, running),
+        ("etl-1", True, completed),
+        ("other", False, other),
+        ("other", True, other),
+    ):
+        assert policies.in_force(job, is_completed=is_completed) == expected
 
 
 @given(st.text(max_size=20), st.booleans())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.quantities import seconds, size_bytes
 from milepost.journal.retention.duration import Span, as_span
-from milepost.journal.retention.policies import PRESETS, Match, Policies
+from milepost.journal.retention.policies import PRESETS, InForce, Match, Policies
 from milepost.journal.retention.policy import CAPS, KEEP_RULES, Best, Policy
 from milepost.journal.store.compaction import Threshold
 from milepost.worker.config.tables import Table, Zone, quantity
@@ -127,27 +127,6 @@ class Value(NamedTuple):
     origin: str
 
 
-class Effective(NamedTuple):
-    """A policy with the origin of each value.
-
-    Attributes:
-        origins: by the policy's field.
-        is_dry: plans are made and reported, but not applied.
-    """
-
-    policy: Policy
-    origins: dict[str, str]
-    is_dry: bool
-
-
-class Cascade(NamedTuple):
-    """The policies for jobs matching one glob: while running, and once completed."""
-
-    pattern: str
-    running: Effective
-    completed: Effective | None
-
-
 class RetentionSettings(Table):
     """`[retention]`: policies, limits and thresholds of scheduled removals."""
 
@@ -172,14 +151,16 @@ class RetentionSettings(Table):
     default: Rule = Rule()
     rule: list[MatchRule] = Field(default_factory=list)
 
-    _default: Cascade = PrivateAttr()
-    _cascades: tuple[Cascade, ...] = PrivateAttr()
+    _policies: Policies = PrivateAttr()
 
     @model_validator(mode="after")
     def _make_sense(self) -> Self:
-        self._default = self._cascade(self.default, "*", "default")
-        self._cascades = tuple(
-            self._cascade(rule, rule.match, f"rule:{rule.match}") for rule in self.rule
+        self._policies = Policies(
+            self._match(self.default, "*", "default"),
+            tuple(
+                self._match(rule, rule.match, f"rule:{rule.match}")
+                for rule in self.rule
+            ),
         )
         return self
 
@@ -192,14 +173,8 @@ class RetentionSettings(Table):
 
     @property
     def policies(self) -> Policies:
-        """The policies by glob."""
-        default, *matches = (_match(c) for c in (self._default, *self._cascades))
-        return Policies(default, tuple(matches))
-
-    @property
-    def cascades(self) -> tuple[Cascade, ...]:
-        """Every rule in the order of matching, the default last."""
-        return (*self._cascades, self._default)
+        """The policies by glob, with the origins of their values."""
+        return self._policies
 
     def trial(self, rule: CompletedRule, name: str = "trial") -> Policy:
         """Return the policy that `rule` would have as a `retention.rule`.
@@ -212,44 +187,41 @@ class RetentionSettings(Table):
             layers = [*_layers(self.default, "retention.default"), *layers]
         return self._merged(name, layers)[0]
 
-    def effective(self, job_id: str, *, is_completed: bool = False) -> Effective:
-        """Return the policy of a job with the origin of each value.
+    def effective(self, job_id: str, *, is_completed: bool = False) -> InForce:
+        """Return the policy of a job with the origin of each value."""
+        return self.policies.in_force(job_id, is_completed=is_completed)
 
-        The first matching rule applies, else the default.  A rule takes its unset keys
-        from the default only if `inherit` is true.
+    def _match(self, rule: Rule, pattern: str, name: str) -> Match:
+        """Return the policies of one rule.
+
+        It takes its unset keys from the default only if `inherit` is true.
         """
-        cascade = next(
-            (c for c in self._cascades if fnmatchcase(job_id, c.pattern)), self._default
-        )
-        if is_completed and cascade.completed is not None:
-            return cascade.completed
-        return cascade.running
-
-    def _cascade(self, rule: Rule, pattern: str, name: str) -> Cascade:
         place = "retention.default" if name == "default" else name
         layers = _layers(rule, place)
         if rule.inherit and name != "default":
             layers = [*_layers(self.default, "retention.default"), *layers]
-        is_dry = self.dry_run if rule.dry_run is None else rule.dry_run
-        running = self._effective(name, layers, is_dry=is_dry)
-        completed = None
-        if rule.completed is not None:
-            own = _layers(rule.completed, f"{place}.completed")
-            above = layers if rule.completed.inherit else []
-            completed = self._effective(
-                f"{name}:completed", [*above, *own], is_dry=is_dry
-            )
-        return Cascade(pattern, running, completed)
+        policy, origins = self._valid(name, layers)
+        match = Match(
+            pattern,
+            policy,
+            is_dry=self.dry_run if rule.dry_run is None else rule.dry_run,
+            origins=origins,
+        )
+        if rule.completed is None:
+            return match
+        own = _layers(rule.completed, f"{place}.completed")
+        above = layers if rule.completed.inherit else []
+        policy, origins = self._valid(f"{name}:completed", [*above, *own])
+        return replace(match, completed=policy, completed_origins=origins)
 
-    def _effective(
-        self, name: str, layers: list[dict[str, Value]], *, is_dry: bool
-    ) -> Effective:
+    def _valid(
+        self, name: str, layers: list[dict[str, Value]]
+    ) -> tuple[Policy, dict[str, str]]:
         try:
-            policy, origins = self._merged(name, layers)
+            return self._merged(name, layers)
         except InvalidArgument as exc:
             hint = f"; {exc.hint}" if exc.hint else ""
             raise ValueError(f"policy {name!r}: {exc}{hint}") from exc
-        return Effective(policy, origins, is_dry)
 
     def _merged(
         self, name: str, layers: list[dict[str, Value]]
@@ -337,10 +309,3 @@ def _policy_value(value: object) -> object:
     if isinstance(value, list):
         return tuple(tuple(tags) for tags in value)
     return value
-
-
-def _match(cascade: Cascade) -> Match:
-    completed = cascade.completed
-    return Match(
-        cascade.pattern, cascade.running.policy, completed and completed.policy
-    )

@@ -236,7 +236,7 @@ class Settings(Table):
         return self._origins
 
     def source_of(self, place: str, key: str) -> str:
-        """Return the file or variable that set `key` of an `Effective` origin."""
+        """Return the file or variable that set `key` of an `InForce` origin."""
         if place == "default" or place.startswith("preset "):
             return place
         dotted = "retention.rule" if place.startswith("rule:") else f"{place}.{key}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from milepost.journal.models import JobInfo
     from milepost.journal.retention.plans import Plan
-    from milepost.worker.config.retention import Effective
+    from milepost.journal.retention.policies import InForce
 
 ACTOR = "worker:cleanup"
 # The pause after a removal, relative to its duration.
@@ -84,7 +84,7 @@ class _Retention:
             except MilepostError as exc:
                 self.tally.leave_out(job.job_id, exc)
 
-    def _effective(self, info: JobInfo) -> Effective:
+    def _effective(self, info: JobInfo) -> InForce:
         is_completed = info.completed_at is not None
         return self._settings.effective(info.job_id, is_completed=is_completed)
 

@@ -17,12 +17,7 @@ from milepost.api.cli.output import size_text
 from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table
 from milepost.api.cli.targets import complete_job
-from milepost.api.fields.plans import (
-    in_force_fields,
-    policies_in_force,
-    policy_fields,
-    policy_in_force,
-)
+from milepost.api.fields.plans import in_force_fields, policy_fields
 from milepost.journal.clock import stamp, utc_now
 from milepost.journal.retention.duration import Span
 from milepost.journal.retention.keep_rules import how_long
@@ -31,7 +26,7 @@ from milepost.journal.retention.simulation import SaveRate, SimulatedCleanup, si
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from milepost.api.fields.plans import InForce
+    from milepost.journal.retention.policies import InForce
     from milepost.journal.retention.policy import Policy
     from milepost.worker.config.settings import Settings
 
@@ -75,12 +70,12 @@ def show_command(frame: Frame, job: str | None, *, origin: bool) -> Answer:
     keeps everything.
     """
     settings = frame.settings()
-    found = policies_in_force(settings.retention.policies, settings)
+    found = [*settings.retention.policies.all_in_force()]
     notes: tuple[str, ...] = ()
     if job is not None:
-        mine, note = _policy_of(settings, found, job)
+        mine, note = _policy_of(settings, job)
         found, notes = [mine], (note,)
-    policies = [in_force_fields(each) for each in found]
+    policies = [in_force_fields(each, settings) for each in found]
     columns = ("policy", "key", "value", "origin")
     spoken = 4 if origin else 3
     rows = [
@@ -108,9 +103,7 @@ def _as_written(key: str, value: Any) -> str:
     return toml(value)
 
 
-def _policy_of(
-    settings: Settings, found: list[InForce], job: str
-) -> tuple[InForce, str]:
+def _policy_of(settings: Settings, job: str) -> tuple[InForce, str]:
     """Return the policy of a job, which need not exist yet."""
     from milepost.worker.config.settings import open_manager
 
@@ -119,7 +112,7 @@ def _policy_of(
         with open_manager(settings) as manager:
             info = manager.job(job)
     is_completed = info is not None and info.completed_at is not None
-    mine = policy_in_force(found, job, is_completed=is_completed)
+    mine = settings.retention.effective(job, is_completed=is_completed)
     keeps = "" if mine.policy.removes else "; it keeps everything"
     standing = "complete" if is_completed else "running"
     if info is None:
@@ -226,8 +219,7 @@ def _policy_to_try(settings: Settings, job: str | None, file: str | None) -> Pol
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return read_trial(raw, settings.retention, "stdin" if file == "-" else file)
     assert job is not None
-    found = policies_in_force(settings.retention.policies, settings)
-    return _policy_of(settings, found, job)[0].policy
+    return _policy_of(settings, job)[0].policy
 
 
 def _answer_of(

@@ -6,12 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from milepost.api.fields.checkpoints import problem_fields
-from milepost.api.fields.plans import (
-    in_force_fields,
-    plan_fields,
-    policies_in_force,
-    policy_in_force,
-)
+from milepost.api.fields.plans import in_force_fields, plan_fields
 from milepost.api.http.resource import Resource
 from milepost.api.http.responses import JsonAnswer, etag
 from milepost.api.http.routes.idempotent import UseRepeatable
@@ -92,15 +87,15 @@ def list_policies(services: UseServices, job_id: JobIdQuery | None = None) -> Re
 
     Includes the origin of each value if the server was started from settings.
     """
-    manager = services.manager
-    found = policies_in_force(manager.policies, services.settings_in_force)
+    manager, settings = services.manager, services.settings_in_force
+    found = [*manager.policies.all_in_force()]
     if job_id is not None:
         job = manager.job(job_id)
         is_completed = job is not None and job.completed_at is not None
-        found = [policy_in_force(found, job_id, is_completed=is_completed)]
+        found = [manager.policies.in_force(job_id, is_completed=is_completed)]
     content = {
         "job_id": job_id,
-        "policies": [in_force_fields(each) for each in found],
+        "policies": [in_force_fields(each, settings) for each in found],
         "timestamp": services.now(),
     }
     return JsonAnswer(content)
