@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import orjson
 
+from milepost.journal.errors import StalePlan
 from milepost.journal.retention.policy import describe
 
 if TYPE_CHECKING:
@@ -111,6 +112,24 @@ def plan_of(
     """Return the plan for `jobs`, with its id."""
     jobs = tuple(jobs)
     return Plan(plan_id(jobs), jobs, tuple(problems))
+
+
+def apply_or_plan_again(
+    plan: Plan, apply: Callable[[Plan], int], plan_again: Callable[[], Plan]
+) -> int:
+    """Apply `plan`; if it is stale, plan once more and apply that plan.
+
+    A save in between is normal for a running job.
+
+    Raises:
+        StalePlan: the second plan is stale too.
+        MilepostError: `apply` or `plan_again` failed.
+    """
+    try:
+        return apply(plan)
+    except StalePlan:
+        again = plan_again()
+        return apply(again) if again.remove else 0
 
 
 def plan_id(jobs: Iterable[JobPlan]) -> str:

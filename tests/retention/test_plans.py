@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from milepost import CheckpointManager, MemoryStorage, Plan, Policy, Verdict
 from milepost.journal import errors
 from milepost.journal.index.job_view import InvalidEvent
-from milepost.journal.retention.plans import plan_of
+from milepost.journal.retention.plans import apply_or_plan_again, plan_of
 from milepost.journal.retention.policy import describe, policy_hash
 from tests.support.clock import NOW
 
@@ -301,3 +301,24 @@ def test_what_a_caller_cleans_up_confirms_no_policy(tmp_path: Path) -> None:
             saved(manager, job)
         manager.cleanup("a", keep_last=5)
         assert manager.plan("b", Policy(name="cleanup", keep_last=5)).waits
+
+
+def test_a_stale_plan_is_made_again_once(manager: CheckpointManager) -> None:
+    def plan() -> Plan:
+        return manager.plan("job", Policy(keep_last=3))
+
+    def spoilt() -> Plan:
+        made = plan()
+        manager.delete("job", made.remove[0].checkpoint_id)
+        return made
+
+    assert apply_or_plan_again(spoilt(), manager.apply, plan) == 2
+    assert steps(manager) == "def"
+    manager.delete("job", id_of(manager, "e"))
+    assert apply_or_plan_again(plan(), manager.apply, spoilt) == 0
+    for _ in range(4):
+        manager.save("job", "more", {})
+    with pytest.raises(errors.StalePlan):
+        apply_or_plan_again(spoilt(), manager.apply, spoilt)
+    made = spoilt()
+    assert apply_or_plan_again(made, manager.apply, lambda: plan_of(())) == 0

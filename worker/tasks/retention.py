@@ -6,9 +6,9 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from milepost.journal.errors import ConfirmationRequired, MilepostError, StalePlan
+from milepost.journal.errors import ConfirmationRequired, MilepostError
 from milepost.journal.retention import decisions
-from milepost.journal.retention.plans import glob_only, plan_of
+from milepost.journal.retention.plans import apply_or_plan_again, glob_only, plan_of
 from milepost.worker.schedule.report import Tally, TaskReport
 from milepost.worker.tasks.task import Task, TaskContext
 from milepost.worker.tasks.walk import walk
@@ -62,8 +62,13 @@ class _Retention:
         policy = self._effective(info).policy
         if not decisions.may_let_go(policy, info.checkpoints):
             return
-        make = partial(self._run.manager.plan, info.job_id, policy, now=self._run.now)
-        self._carry_out(info, make(limit=self.left), make)
+
+        def make() -> Plan:
+            return self._run.manager.plan(
+                info.job_id, policy, now=self._run.now, limit=self.left
+            )
+
+        self._carry_out(info, make(), make)
 
     def fit_the_budget(self) -> None:
         """Remove the oldest checkpoints of all jobs until `max_store_bytes` is met.
@@ -76,11 +81,16 @@ class _Retention:
         infos = {info.job_id: info for info in self._run.manager.jobs()}
         if sum(info.size_bytes for info in infos.values()) <= most:
             return
-        make = partial(self._run.manager.plan, now=self._run.now, max_bytes=most)
-        everything = glob_only("*", infos.get)
-        for job in make(everything, limit=self.left).jobs:
+        plan = self._run.manager.plan(
+            glob_only("*", infos.get),
+            now=self._run.now,
+            limit=self.left,
+            max_bytes=most,
+        )
+        leave_it = partial(plan_of, ())  # one job's part depends on all jobs
+        for job in plan.jobs:
             try:
-                self._carry_out(infos[job.job_id], plan_of([job]), None)
+                self._carry_out(infos[job.job_id], plan_of([job]), leave_it)
             except MilepostError as exc:
                 self.tally.leave_out(job.job_id, exc)
 
@@ -89,7 +99,7 @@ class _Retention:
         return self._settings.effective(info.job_id, is_completed=is_completed)
 
     def _carry_out(
-        self, info: JobInfo, plan: Plan, plan_again: Callable[..., Plan] | None
+        self, info: JobInfo, plan: Plan, plan_again: Callable[[], Plan]
     ) -> None:
         if not plan.remove:
             return
@@ -98,7 +108,8 @@ class _Retention:
             return
         began = self._run.steady()
         try:
-            removed = self._applied(plan, plan_again)
+            apply = partial(self._run.manager.apply, actor=ACTOR)
+            removed = apply_or_plan_again(plan, apply, plan_again)
         except ConfirmationRequired as exc:
             log.warning("retention of %r needs confirmation: %s", info.job_id, exc)
             self.tally.add(waiting_for_confirmation=info.job_id not in self._waiting)
@@ -111,18 +122,6 @@ class _Retention:
         by_job[info.job_id] = by_job.get(info.job_id, 0) + removed
         # Retention is not urgent, and concurrent saves wait for the same disk.
         self._run.stop.wait(REST_FACTOR * (self._run.steady() - began))
-
-    def _applied(self, plan: Plan, plan_again: Callable[..., Plan] | None) -> int:
-        manager = self._run.manager
-        try:
-            return manager.apply(plan, actor=ACTOR)
-        except StalePlan:
-            # A save in between is normal for a running job, so plan once more.  A job
-            # that changes again is left to the next run.
-            if plan_again is None:
-                return 0
-            plan = plan_again(limit=self.left)
-            return manager.apply(plan, actor=ACTOR) if plan.remove else 0
 
 
 RETENTION = Task("cleanup", _run, counts_ages=True)

@@ -35,7 +35,7 @@ from milepost.journal.errors import (
     StalePlan,
 )
 from milepost.journal.models import ErrorInfo
-from milepost.journal.retention.plans import plan_of
+from milepost.journal.retention.plans import apply_or_plan_again, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -282,11 +282,9 @@ def _apply(
 def _clean(
     manager: CheckpointManager, job: JobPlan, do: Callable[[Plan], Applied]
 ) -> int:
-    """Clean up one of several jobs; if its plan is stale, plan once more."""
-    try:
-        return do(plan_of([job]))
-    except StalePlan:
-        return do(manager.plan(job.job_id, job.policy, limit=len(job.remove)))
+    """Clean up one of several jobs."""
+    again = partial(manager.plan, job.job_id, job.policy, limit=len(job.remove))
+    return apply_or_plan_again(plan_of([job]), do, again)
 
 
 def _done_note(
