@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from milepost.journal.repair.steps import Repair
     from milepost.journal.retention.decisions import Ruling, Verdict
     from milepost.journal.retention.duration import Span
+    from milepost.journal.retention.field_kinds import Best
     from milepost.journal.retention.plans import Applied, JobPlan, Plan
     from milepost.journal.retention.policies import Match, Policies
-    from milepost.journal.retention.policy import Best, Policy
+    from milepost.journal.retention.policy import Policy
     from milepost.journal.states.diff import Change
     from milepost.journal.storage.memory import MemoryStorage
     from milepost.journal.store.compaction import Compaction, Threshold
@@ -84,9 +85,10 @@ _NAMES_OF = {
     "journal.repair.steps": ("Repair",),
     "journal.retention.decisions": ("Ruling", "Verdict"),
     "journal.retention.duration": ("Span",),
+    "journal.retention.field_kinds": ("Best",),
     "journal.retention.plans": ("Applied", "JobPlan", "Plan"),
     "journal.retention.policies": ("Match", "Policies"),
-    "journal.retention.policy": ("Best", "Policy"),
+    "journal.retention.policy": ("Policy",),
     "journal.states.diff": ("Change",),
     "journal.storage.memory": ("MemoryStorage",),
     "journal.store.compaction": ("Compaction", "Threshold"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from milepost.api.fields.checkpoints import problem_fields
 from milepost.journal.clock import stamp
 from milepost.journal.retention.duration import Span
-from milepost.journal.retention.policy import describe, policy_hash
+from milepost.journal.retention.policy import FLOORS, describe, policy_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from milepost.journal.retention.policies import InForce
     from milepost.journal.retention.policy import Policy
     from milepost.worker.config.settings import Settings
-
-# Set by default, not by config.toml.
-_ALWAYS_SHOWN = ("min_keep", "min_age", "max_remove_fraction", "timezone")
 
 
 def plan_fields(
@@ -83,7 +80,7 @@ def in_force_fields(found: InForce, settings: Settings) -> dict[str, Any]:
     """Return a policy with the origin of each value: its rule and its file."""
     values = describe(found.policy)
     name = values.pop("name")
-    for key in _ALWAYS_SHOWN:
+    for key in FLOORS:
         values.setdefault(key, getattr(found.policy, key))
     return {
         "match": found.match,

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import tzinfo
 
-    from milepost.journal.retention.policy import Best, Count
+    from milepost.journal.retention.field_kinds import Best
+    from milepost.journal.retention.policy import Count
 
 
 CURRENT = "current"  # the shield of the current checkpoint

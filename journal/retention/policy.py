@@ -6,17 +6,29 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
 from milepost.journal import ids
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.retention.duration import Span, as_span
+from milepost.journal.retention.field_kinds import (
+    Best,
+    BestOf,
+    Fraction,
+    Length,
+    Size,
+    TagLists,
+    Whole,
+    Zone,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from milepost.journal.retention.field_kinds import Kind
 
 # "all" keeps one of each hour, day, … without a limit.
 Count = int | Literal["all"]
@@ -41,23 +53,9 @@ KEEP_RULES = (*COUNTS, *WITHINS, "keep_tags", "keep_every", "keep_best", "keep_f
 CAPS = ("max_age", "max_count", "max_bytes")
 # Rules that may match no checkpoint: alone, they could remove almost everything.
 _FICKLE = frozenset({"keep_tags", "keep_every", "keep_best", "keep_failed"})
-_MAX_COUNT = (1 << 63) - 1  # the largest integer of an event
-_MAX_BYTES = 1 << 50
-_MAX_TAG_LISTS = 64
-
-
-class Best(NamedTuple):
-    """Keep the checkpoints with the best values of a metric.
-
-    Attributes:
-        metric: a number in the metadata; dots address nested objects: ``"eval.loss"``.
-        mode: whether the smallest or the largest values are best.
-        keep: number of checkpoints to keep.
-    """
-
-    metric: str
-    mode: Literal["min", "max"]
-    keep: int = 1
+_COUNT: Mapping[str, Kind] = {"kind": Whole(or_all=True)}
+_NUMBER: Mapping[str, Kind] = {"kind": Whole()}
+_SPAN: Mapping[str, Kind] = {"kind": Length()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,38 +100,41 @@ class Policy:
     """
 
     name: str = "policy"
-    keep_last: Count | None = None
-    keep_hourly: Count | None = None
-    keep_daily: Count | None = None
-    keep_weekly: Count | None = None
-    keep_monthly: Count | None = None
-    keep_yearly: Count | None = None
-    keep_within: Span | str | None = None
-    keep_within_hourly: Span | str | None = None
-    keep_within_daily: Span | str | None = None
-    keep_within_weekly: Span | str | None = None
-    keep_within_monthly: Span | str | None = None
-    keep_within_yearly: Span | str | None = None
-    keep_tags: tuple[Sequence[str], ...] | None = None
-    keep_every: int | None = None
-    keep_best: Best | None = None
-    keep_failed: Count | None = None
-    max_age: Span | str | None = None
-    max_count: int | None = None
-    max_bytes: int | None = None
-    min_keep: int = 1
-    min_age: Span | str = "0s"
-    max_remove_fraction: float = 0.5
-    timezone: str = "UTC"
+    keep_last: Count | None = field(default=None, metadata=_COUNT)
+    keep_hourly: Count | None = field(default=None, metadata=_COUNT)
+    keep_daily: Count | None = field(default=None, metadata=_COUNT)
+    keep_weekly: Count | None = field(default=None, metadata=_COUNT)
+    keep_monthly: Count | None = field(default=None, metadata=_COUNT)
+    keep_yearly: Count | None = field(default=None, metadata=_COUNT)
+    keep_within: Span | str | None = field(default=None, metadata=_SPAN)
+    keep_within_hourly: Span | str | None = field(default=None, metadata=_SPAN)
+    keep_within_daily: Span | str | None = field(default=None, metadata=_SPAN)
+    keep_within_weekly: Span | str | None = field(default=None, metadata=_SPAN)
+    keep_within_monthly: Span | str | None = field(default=None, metadata=_SPAN)
+    keep_within_yearly: Span | str | None = field(default=None, metadata=_SPAN)
+    keep_tags: tuple[Sequence[str], ...] | None = field(
+        default=None, metadata={"kind": TagLists()}
+    )
+    keep_every: int | None = field(default=None, metadata=_NUMBER)
+    keep_best: Best | None = field(default=None, metadata={"kind": BestOf()})
+    keep_failed: Count | None = field(
+        default=None, metadata={"kind": Whole(0, or_all=True)}
+    )
+    max_age: Span | str | None = field(default=None, metadata=_SPAN)
+    max_count: int | None = field(default=None, metadata=_NUMBER)
+    max_bytes: int | None = field(default=None, metadata={"kind": Size()})
+    min_keep: int = field(default=1, metadata=_NUMBER)
+    min_age: Span | str = field(default="0s", metadata=_SPAN)
+    max_remove_fraction: float = field(default=0.5, metadata={"kind": Fraction()})
+    timezone: str = field(default="UTC", metadata={"kind": Zone()})
 
     def __post_init__(self) -> None:
         """Normalize spans and tags, and check everything."""
-        for name in (*WITHINS, "max_age", "min_age"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, _span(name, value))
-        if self.keep_tags is not None:
-            object.__setattr__(self, "keep_tags", _tag_lists(self.keep_tags))
-        self._check_bounds()
+        ids.check_label("a policy's name", self.name)
+        for name, kind in KINDS.items():
+            value = getattr(self, name)
+            if value is not None or name in FLOORS:
+                object.__setattr__(self, name, kind.checked(name, value))
         self._check_sense()
 
     @property
@@ -159,41 +160,6 @@ class Policy:
     def _set(self, names: tuple[str, ...]) -> dict[str, Any]:
         values = ((name, getattr(self, name)) for name in names)
         return {name: value for name, value in values if value is not None}
-
-    def _check_bounds(self) -> None:
-        ids.check_label("a policy's name", self.name)
-        for name in (*COUNTS, "keep_failed"):
-            value = getattr(self, name)
-            least = 0 if name == "keep_failed" else 1
-            if value is not None and value != "all":
-                _check_number(name, value, least, _MAX_COUNT)
-        for name in ("keep_every", "max_count"):
-            if (value := getattr(self, name)) is not None:
-                _check_number(name, value, 1, _MAX_COUNT)
-        if self.max_bytes is not None:
-            _check_number("max_bytes", self.max_bytes, 1, _MAX_BYTES)
-        _check_number("min_keep", self.min_keep, 1, _MAX_COUNT)
-        if self.keep_best is not None:
-            _check_best(self.keep_best)
-        fraction = self.max_remove_fraction
-        is_number = isinstance(fraction, (int, float)) and not isinstance(
-            fraction, bool
-        )
-        if not (is_number and 0 <= fraction <= 1):
-            raise InvalidArgument(
-                f"max_remove_fraction must be 0 to 1, got {fraction!r:.60}"
-            )
-        if self.timezone == "UTC":  # valid even without time zone data
-            return
-        from zoneinfo import ZoneInfo
-
-        try:
-            ZoneInfo(self.timezone)
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise InvalidArgument(
-                f"timezone must be a name such as 'Europe/Berlin', got "
-                f"{self.timezone!r:.60}"
-            ) from exc
 
     def _check_sense(self) -> None:
         """Refuse rules that contradict each other or may remove everything.
@@ -237,14 +203,22 @@ class Policy:
                 raise InvalidArgument("max_age = 0s would remove everything")
 
 
+# Every field but the name.
+KINDS: Mapping[str, Kind] = {
+    each.name: each.metadata["kind"] for each in fields(Policy) if each.metadata
+}
+# The fields that always have a value.
+FLOORS = tuple(f.name for f in fields(Policy) if f.metadata and f.default is not None)
+
+
 def describe(policy: Policy) -> dict[str, Any]:
     """Return the policy as stored in events: its name and its non-default fields."""
     unset = Policy(name=policy.name)
     said: dict[str, Any] = {"name": policy.name}
-    for field in fields(policy):
-        value = getattr(policy, field.name)
-        if value != getattr(unset, field.name):
-            said[field.name] = _plain(value)
+    for name in KINDS:
+        value = getattr(policy, name)
+        if value != getattr(unset, name):
+            said[name] = _plain(value)
     return said
 
 
@@ -267,52 +241,5 @@ def check_keep_last(keep_last: object) -> int:
     Raises:
         InvalidArgument: it is not.
     """
-    return _check_number("keep_last", keep_last, 1, _MAX_COUNT)
-
-
-def _check_number(name: str, value: object, least: int, most: int) -> int:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if not (isinstance(value, int) and is_number and value >= least):
-        raise InvalidArgument(
-            f"{name} must be a whole number of at least {least}, got {value!r:.60}"
-        )
-    if value > most:
-        raise InvalidArgument(f"{name} must be at most {most}, got {value}")
-    return value
-
-
-def _check_best(best: Best) -> None:
-    if not isinstance(best, Best):
-        raise InvalidArgument(f"keep_best must be a Best, got {best!r:.60}")
-    ids.check_label("keep_best.metric", best.metric)
-    if best.mode not in ("min", "max"):
-        raise InvalidArgument(
-            f"keep_best.mode must be 'min' or 'max', got {best.mode!r:.60}"
-        )
-    _check_number("keep_best.keep", best.keep, 1, _MAX_COUNT)
-
-
-def _tag_lists(lists: object) -> tuple[tuple[str, ...], ...]:
-    if isinstance(lists, str) or not isinstance(lists, (list, tuple)):
-        raise InvalidArgument(f"keep_tags must be a list of lists, got {lists!r:.60}")
-    if not 1 <= len(lists) <= _MAX_TAG_LISTS:
-        raise InvalidArgument(
-            f"keep_tags must have 1 to {_MAX_TAG_LISTS} lists, got {len(lists)}",
-            hint="one empty list keeps checkpoints without tags",
-        )
-    for tags in lists:
-        if isinstance(tags, str) or not isinstance(tags, (list, tuple)):
-            raise InvalidArgument(
-                f"keep_tags must be a list of lists of tags, got {tags!r:.60}"
-            )
-    return tuple(
-        tuple(ids.check_label("a tag in keep_tags", tag) for tag in tags)
-        for tags in lists
-    )
-
-
-def _span(name: str, value: Span | str) -> Span:
-    try:
-        return as_span(value)
-    except InvalidArgument as exc:
-        raise InvalidArgument(f"{name}: {exc}", hint=exc.hint) from exc
+    kept: int = Whole().checked("keep_last", keep_last)
+    return kept

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import ValidationError
 
-from milepost import Best
+from milepost import Best, Policy, Span
 from milepost.journal.errors import InvalidArgument
+from milepost.journal.retention.policy import COUNTS
 from milepost.worker.config.policy_file import read_trial
-from milepost.worker.config.settings import ConfigError, Settings, load, open_manager
+from milepost.worker.config.settings import (
+    ConfigError,
+    RetentionSettings,
+    Rule,
+    Settings,
+    load,
+    open_manager,
+)
 from tests.support.cli import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+MOST = (1 << 63) - 1
 
 LAYERED = """
 [retention]
@@ -312,6 +324,48 @@ def test_a_budget_for_the_store_is_compared_with_the_deadline_too(
     with pytest.raises(ConfigError, match="max_store_bytes = 1073741824 with min_age"):
         loaded(text)
     loaded(text + 'min_age = "4d"\n')
+
+
+def written(key: str, value: Any) -> dict[str, Any]:
+    """Return one key of a policy as config.toml has it."""
+    best = {"metric": "loss", "mode": "min"}
+    return {key: {**best, "keep": value} if key == "keep_best" else value}
+
+
+def own(key: str, value: Any) -> dict[str, Any]:
+    """Return one argument of `Policy`."""
+    return {key: Best("loss", "min", value) if key == "keep_best" else value}
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most", "beyond"),
+    [
+        *((name, 1, MOST, MOST + 1) for name in (*COUNTS, "keep_every", "keep_best")),
+        *((name, 1, MOST, MOST + 1) for name in ("max_count", "min_keep")),
+        ("keep_failed", 0, MOST, MOST + 1),
+        ("max_bytes", 1, 1 << 50, (1 << 50) + 1),
+        ("max_remove_fraction", 0.0, 1.0, 1.1),
+    ],
+)
+def test_config_toml_and_python_accept_the_same_values(
+    key: str, least: float, most: float, beyond: float
+) -> None:
+    floors = {"min_keep": 1, "min_age": Span(), "keep_within": Span(days=1)}
+    for value in (least, most):
+        rule = Rule(**{**floors, **written(key, value)})
+        found = RetentionSettings(default=rule).policies.default.policy
+        assert found == Policy(**{**floors, **own(key, value), "name": "default"})
+    for value in (least - 1, beyond):
+        with pytest.raises(ValidationError):
+            Rule(**written(key, value))
+        with pytest.raises(InvalidArgument):
+            Policy(**own(key, value))
+
+
+def test_config_toml_has_a_key_for_every_field_of_a_policy() -> None:
+    names = {field.name for field in fields(Policy)} - {"name"}
+    more = {"preset", "inherit", "dry_run", "completed"}
+    assert {*Rule.model_fields} == names | more
 
 
 # -- as text once more ----------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BeforeValidator,
@@ -11,20 +11,28 @@ from pydantic import (
     PlainValidator,
     PrivateAttr,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.quantities import seconds, size_bytes
+from milepost.journal.retention import field_kinds
 from milepost.journal.retention.duration import Span, as_span
+from milepost.journal.retention.field_kinds import (
+    Best,
+    BestOf,
+    Fraction,
+    Kind,
+    Length,
+    Size,
+    TagLists,
+    Whole,
+)
 from milepost.journal.retention.policies import PRESETS, InForce, Match, Policies
-from milepost.journal.retention.policy import CAPS, KEEP_RULES, Best, Policy
+from milepost.journal.retention.policy import FLOORS, KINDS, Count, Policy
 from milepost.journal.store.compaction import Threshold
 from milepost.worker.config.tables import Table, Zone, quantity
-
-_MAX_COUNT = 1_000_000
-# Settings of `[retention]` that a rule can override.
-FLOORS = ("min_keep", "min_age", "max_remove_fraction", "timezone")
 
 
 def _span(value: object) -> Span:
@@ -33,14 +41,20 @@ def _span(value: object) -> Span:
     return as_span(str(value))  # refused: a bare number has no unit
 
 
-def _count_from(least: int) -> BeforeValidator:
+def _whole(kind: Whole) -> BeforeValidator:
     def check(value: object) -> object:
-        is_number = isinstance(value, int) and not isinstance(value, bool)
-        if value != "all" and not (is_number and least <= value <= _MAX_COUNT):  # type: ignore[operator]  # is_number says so
-            raise ValueError(f'expected a whole number of at least {least}, or "all"')
-        return value
+        try:
+            return kind.checked("", value)
+        except InvalidArgument as exc:
+            raise ValueError(
+                f'expected a whole number of at least {kind.least}, or "all"'
+            ) from exc
 
     return BeforeValidator(check)
+
+
+def _bounds(kind: Any) -> Any:
+    return Field(ge=kind.least, le=kind.most)
 
 
 def _tag_lists(value: object) -> object:
@@ -55,11 +69,9 @@ SpanSetting = Annotated[
     PlainValidator(_span),
     WithJsonSchema({"type": "string", "examples": ["90min", "7d", "1y6mo"]}),
 ]
-CountSetting = Annotated[int | Literal["all"], _count_from(1)]
-Positive = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 BytesSetting = Annotated[
     int,
-    quantity(size_bytes, "1KiB", "1048576GiB"),
+    quantity(size_bytes, "1B", "1048576GiB"),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
 ]
 TagListsSetting = Annotated[
@@ -74,36 +86,46 @@ class BestSettings(Table):
 
     metric: str = Field(min_length=1)
     mode: Literal["min", "max"]
-    keep: int = Field(default=1, ge=1, le=_MAX_COUNT)
+    keep: Annotated[int, _bounds(BestOf().keep)] = 1
 
 
-class CompletedRule(Table):
-    """Keep rules, caps and floors.  With no keep rule set, everything is kept."""
+_SETTINGS: dict[type[Kind], Any] = {
+    Size: BytesSetting,
+    Length: SpanSetting,
+    TagLists: TagListsSetting,
+    BestOf: BestSettings,
+    field_kinds.Zone: Zone,
+}
+
+
+def _setting(kind: Kind) -> Any:
+    """Return the type of a policy's field as config.toml writes it."""
+    if isinstance(kind, Whole) and kind.or_all:
+        return Annotated[Count, _whole(kind)]
+    if isinstance(kind, Whole):
+        return Annotated[int, _bounds(kind)]
+    if isinstance(kind, Fraction):
+        return Annotated[float, _bounds(kind)]
+    return _SETTINGS[type(kind)]
+
+
+if TYPE_CHECKING:
+    PolicyKeys = Table
+else:
+    PolicyKeys = create_model(
+        "PolicyKeys",
+        __base__=Table,
+        **{name: (_setting(kind) | None, None) for name, kind in KINDS.items()},
+    )
+
+
+class CompletedRule(PolicyKeys):
+    """Keep rules, caps and floors.  With no keep rule set, everything is kept.
+
+    The keys are the fields of `Policy`, with its bounds.
+    """
 
     preset: Literal["gfs"] | None = None
-    keep_last: CountSetting | None = None
-    keep_hourly: CountSetting | None = None
-    keep_daily: CountSetting | None = None
-    keep_weekly: CountSetting | None = None
-    keep_monthly: CountSetting | None = None
-    keep_yearly: CountSetting | None = None
-    keep_within: SpanSetting | None = None
-    keep_within_hourly: SpanSetting | None = None
-    keep_within_daily: SpanSetting | None = None
-    keep_within_weekly: SpanSetting | None = None
-    keep_within_monthly: SpanSetting | None = None
-    keep_within_yearly: SpanSetting | None = None
-    keep_tags: TagListsSetting | None = None
-    keep_every: Positive | None = None
-    keep_best: BestSettings | None = None
-    keep_failed: Annotated[int | Literal["all"], _count_from(0)] | None = None
-    max_age: SpanSetting | None = None
-    max_count: Positive | None = None
-    max_bytes: BytesSetting | None = None
-    min_keep: Positive | None = None
-    min_age: SpanSetting | None = None
-    max_remove_fraction: float | None = Field(default=None, ge=0.0, le=1.0)
-    timezone: Zone | None = None
     inherit: bool = False
 
 
@@ -131,12 +153,12 @@ class RetentionSettings(Table):
     """`[retention]`: policies, limits and thresholds of scheduled removals."""
 
     timezone: Zone = "UTC"
-    min_keep: int = Field(default=3, ge=1, le=1_000_000)
+    min_keep: Annotated[int, _bounds(KINDS["min_keep"])] = 3
     min_age: SpanSetting = Span(seconds=3600)
     trash_seconds: Annotated[float, quantity(seconds, "0s", "1000y")] = Field(
         default=7 * 86_400.0, validation_alias="trash_period"
     )
-    max_remove_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
+    max_remove_fraction: Annotated[float, _bounds(KINDS["max_remove_fraction"])] = 0.5
     max_per_run: int = Field(default=10_000, ge=1, le=10_000_000)
     max_store_bytes: BytesSetting | None = None
     confirm_deadline: SpanSetting = Span()
@@ -296,16 +318,15 @@ def _layers(rule: CompletedRule, place: str) -> list[dict[str, Value]]:
         name: Value(value, f"preset {rule.preset}")
         for name, value in PRESETS.get(rule.preset or "", {}).items()
     }
-    own = {}
-    for name in (*KEEP_RULES, *CAPS, *FLOORS):
-        if (value := getattr(rule, name)) is not None:
-            own[name] = Value(_policy_value(value), place)
+    own = {
+        name: Value(_policy_value(value), place)
+        for name in KINDS
+        if (value := getattr(rule, name)) is not None
+    }
     return [preset, own]
 
 
 def _policy_value(value: object) -> object:
     if isinstance(value, BestSettings):
         return Best(value.metric, value.mode, value.keep)
-    if isinstance(value, list):
-        return tuple(tuple(tags) for tags in value)
     return value

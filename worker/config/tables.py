@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +11,8 @@ from pydantic import (
     ConfigDict,
     ValidationInfo,
 )
+
+from milepost.journal.retention.field_kinds import is_zone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,12 +43,8 @@ def quantity(
 
 
 def _zone(name: str) -> str:
-    if name == "UTC":  # valid even without installed time zone data
-        return name
-    try:
-        ZoneInfo(name)
-    except (OSError, ValueError, KeyError) as exc:
-        raise ValueError('expected a time zone such as "Europe/Berlin"') from exc
+    if not is_zone(name):
+        raise ValueError('expected a time zone such as "Europe/Berlin"')
     return name
 
 
