@@ -1,22 +1,21 @@
-"""Durations and sizes as text: ``"90min"``, ``"1d12h"``, ``"16MiB"``.
+"""Numbers with a unit in config.toml: ``"90min"``, ``"7d"``, ``"16MiB"``.
 
-Every number with a unit in config.toml is parsed here or by `retention.duration`.
-In seconds, a month has 30 days and a year 365.
+Every setting in seconds or bytes is parsed and written here; a calendar duration is a
+`Span`.  In seconds, a month has 30 days and a year 365.
 """
 
 from __future__ import annotations
 
 import re
 
-from milepost.journal.retention.duration import SECONDS as EXACT_SECONDS
 from milepost.journal.retention.duration import Span
+from milepost.journal.retention.field_kinds import Size
 
 _DAY = 86_400.0
-# Units of durations that are counted in seconds.
-SECONDS = {**EXACT_SECONDS, "d": _DAY}
-BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+# The largest unit first.
+_BYTES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 
-MAX_BYTES = 1 << 50
+MAX_BYTES = Size().most
 
 _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
@@ -32,6 +31,12 @@ def seconds(text: str) -> float:
     return (years * 365 + months * 30 + span.days) * _DAY + span.seconds
 
 
+def seconds_text(seconds: float) -> str:
+    """Return text from which `seconds` makes the same number: ``7d``, ``200ms``."""
+    days, rest = divmod(seconds, _DAY)
+    return f"{days:.0f}d" if days and not rest else str(Span(seconds=seconds))
+
+
 def size_bytes(text: str) -> int:
     """Return `text`, such as ``"16MiB"``, in bytes.
 
@@ -40,17 +45,30 @@ def size_bytes(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     number, unit = match.groups() if match else ("", "")
-    if not number or unit not in BYTES:
+    if not number or unit not in _BYTES:
         reason = ""
         if unit.upper() in {"KB", "MB", "GB", "K", "M", "G"}:
             reason = f': "{unit}" may mean a factor of 1000 or 1024'
         raise ValueError(
             f'expected a size such as "64KiB" or "16MiB"'
-            f" (units: {' '.join(BYTES)}){reason}"
+            f" (units: {' '.join(reversed(_BYTES))}){reason}"
         )
-    value = float(number) * BYTES[unit]
+    value = float(number) * _BYTES[unit]
     if value != int(value):
         raise ValueError("expected a whole number of bytes")
     if value > MAX_BYTES:
-        raise ValueError(f"expected at most {MAX_BYTES // BYTES['GiB']}GiB")
+        raise ValueError(f"expected at most {MAX_BYTES // _BYTES['GiB']}GiB")
     return int(value)
+
+
+def size_in_units(size_bytes: int) -> str:
+    """Return text from which `size_bytes` makes the same number: ``16MiB``."""
+    unit = next((u for u, n in _BYTES.items() if size_bytes % n == 0), "B")
+    return f"{size_bytes // _BYTES[unit]}{unit}" if size_bytes else "0B"
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size rounded for people: ``812 B``, ``1.4 MiB``."""
+    unit = next((u for u, n in _BYTES.items() if size_bytes >= n), "B")
+    number = str(size_bytes) if unit == "B" else f"{size_bytes / _BYTES[unit]:.1f}"
+    return f"{number} {unit}"

@@ -29,8 +29,6 @@ _NOTHING = (None, False, "")
 # A terminal of at least this width shows all columns of a table.
 _WIDE = 110
 
-_KIBI = 1024
-
 
 class Unwritable(Failure):
     """Stdout can't be written, so the problem is reported on stderr only."""
@@ -284,14 +282,3 @@ def _send_to_nowhere(stream: TextIO) -> None:
 def rows_of(fields: Iterable[tuple[str, object]]) -> Table:
     """Return a two-column table of names and values."""
     return Table(("field", "value"), tuple(fields))
-
-
-def size_text(size_bytes: int) -> str:
-    """Return a size as text: ``812 B``, ``1.4 MiB``."""
-    if size_bytes < _KIBI:
-        return f"{size_bytes} B"
-    size, unit = size_bytes / _KIBI, "KiB"
-    for larger in ("MiB", "GiB"):
-        if size >= _KIBI:
-            size, unit = size / _KIBI, larger
-    return f"{size:.1f} {unit}"

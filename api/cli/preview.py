@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.api.cli.exits import Problem
 from milepost.api.cli.idle import shown_idle
-from milepost.api.cli.output import size_text
 from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table
 from milepost.api.cli.selectors import resolve
 from milepost.api.cli.targets import Target, parse_target, require_job
 from milepost.api.fields.plans import plan_fields, policy_fields, verdict_fields
 from milepost.journal.errors import StalePlan
-from milepost.journal.retention.keep_rules import how_long
+from milepost.journal.quantities import size_text
+from milepost.journal.retention.duration import how_long
 from milepost.journal.retention.plans import glob_only
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from milepost.journal.retention.duration import as_span
+from milepost.journal.retention.duration import as_span, how_long
 from milepost.journal.retention.keep_rules import (
     CURRENT,
     Candidate,
@@ -26,7 +26,6 @@ from milepost.journal.retention.keep_rules import (
     KeepRule,
     Newest,
     counted_from,
-    how_long,
     rules_for,
     rules_for_failed,
     zone_of,

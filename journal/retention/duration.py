@@ -1,4 +1,4 @@
-"""Durations as text: ``"90min"``, ``"7d"``, ``"3mo"``, ``"2y"``.
+"""Durations and their text: ``"90min"``, ``"7d"``, ``"3mo"``, ``"2y"``.
 
 Months and days follow the calendar; hours and smaller units are exact.  Subtraction
 rolls over and never clamps, like Go's ``AddDate`` and so restic's ``--keep-within``: a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.errors import InvalidArgument
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 _MONTHS = {"mo": 1, "y": 12}
 _DAYS = {"d": 1, "w": 7}
-SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-UNITS = (*SECONDS, *_DAYS, *_MONTHS)
+_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+UNITS = (*_SECONDS, *_DAYS, *_MONTHS)
 
 # Subtracting more than a thousand years from today can leave the calendar.
 _EVER = datetime.min.replace(tzinfo=UTC)
@@ -116,14 +117,27 @@ def as_span(value: Span | str) -> Span:
     return Span.parse(value)
 
 
+def how_long(length: timedelta) -> str:
+    """Return a duration in its largest unit and the next, as ``3d 4h``."""
+    seconds = int(length.total_seconds())
+    if seconds < 0:
+        return f"-{how_long(-length)}"
+    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+    for (unit, size), (smaller, part) in pairwise(units):
+        if seconds >= size:
+            rest = seconds % size // part
+            return f"{seconds // size}{unit}" + (f" {rest}{smaller}" if rest else "")
+    return f"{seconds}s"
+
+
 def _one(number: str, unit: str, text: str) -> Span:
     if unit == "m":
         raise InvalidArgument(
             'expected "min" or "mo" for the unit: "m" could be minutes or months, '
             f"got {text!r:.60}"
         )
-    if unit in SECONDS:
-        return Span(seconds=float(number) * SECONDS[unit])
+    if unit in _SECONDS:
+        return Span(seconds=float(number) * _SECONDS[unit])
     if unit not in _DAYS and unit not in _MONTHS:
         raise InvalidArgument(f"expected {_EXPECTED}, got {text!r:.60}")
     if not number.isdecimal():

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from milepost.journal.retention.duration import as_span
+from milepost.journal.retention.duration import as_span, how_long
 from milepost.journal.retention.policy import Policy
 
 if TYPE_CHECKING:
@@ -377,16 +376,3 @@ def ordinal(number: int) -> str:
     is_teen = number // 10 % 10 == 1
     suffix = "th" if is_teen else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
-
-
-def how_long(length: timedelta) -> str:
-    """Return a duration in its largest unit and the next, as ``3d 4h``."""
-    seconds = int(length.total_seconds())
-    if seconds < 0:
-        return f"-{how_long(-length)}"
-    units = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-    for (unit, size), (smaller, part) in pairwise(units):
-        if seconds >= size:
-            rest = seconds % size // part
-            return f"{seconds // size}{unit}" + (f" {rest}{smaller}" if rest else "")
-    return f"{seconds}s"

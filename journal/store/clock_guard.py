@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from milepost.journal.clock import stamp
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.retention.keep_rules import how_long
+from milepost.journal.retention.duration import how_long
 from milepost.journal.store.clock_watch import (
     ClockJump,
     ClockWatch,

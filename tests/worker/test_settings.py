@@ -359,6 +359,34 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         quantities.size_bytes(text)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.2, "200ms"), (90, "90s"), (5400, "90min"), (604_800, "7d")],
+)
+def test_seconds_are_written_as_they_are_read(seconds: float, text: str) -> None:
+    assert quantities.seconds_text(seconds) == text
+    assert quantities.seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("size", "exact", "rounded"),
+    [
+        (0, "0B", "0 B"),
+        (1023, "1023B", "1023 B"),
+        (1024, "1KiB", "1.0 KiB"),
+        (1_572_864, "1536KiB", "1.5 MiB"),
+        (5 << 30, "5GiB", "5.0 GiB"),
+        (1 << 50, "1048576GiB", "1048576.0 GiB"),
+    ],
+)
+def test_sizes_are_written_exactly_or_rounded(
+    size: int, exact: str, rounded: str
+) -> None:
+    assert quantities.size_in_units(size) == exact
+    assert quantities.size_bytes(exact) == size
+    assert quantities.size_text(size) == rounded
+
+
 # -- schedules -------------------------------------------------------------------------
 
 

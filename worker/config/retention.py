@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from milepost.journal.errors import InvalidArgument
-from milepost.journal.quantities import seconds, size_bytes
+from milepost.journal.quantities import seconds, size_bytes, size_in_units
 from milepost.journal.retention import field_kinds
 from milepost.journal.retention.duration import Span, as_span
 from milepost.journal.retention.field_kinds import (
@@ -71,7 +71,7 @@ SpanSetting = Annotated[
 ]
 BytesSetting = Annotated[
     int,
-    quantity(size_bytes, "1B", "1048576GiB"),
+    quantity(size_bytes, "1B", size_in_units(Size().most)),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
 ]
 TagListsSetting = Annotated[

@@ -11,7 +11,7 @@ from milepost.api.cli.exits import Failure
 from milepost.api.cli.results import Answer, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pydantic import BaseModel
 
@@ -120,26 +120,15 @@ def _plain(name: str, value: Any) -> Any:
 
 def _with_unit(name: str, value: Any) -> Any:
     """Return a value as in config.toml; the field's name has the unit."""
-    from milepost.journal.quantities import BYTES, SECONDS
+    from milepost.journal.quantities import seconds_text, size_in_units
 
     if value is None or isinstance(value, (bool, str)):
         return value
     if name.endswith("_seconds"):
-        # SECONDS ends with days: "7d" is clearer than "1w", "365d" than "1y".
-        return _in_units(value, SECONDS)
+        return seconds_text(value)
     if name.endswith("_bytes"):
-        return _in_units(value, BYTES)
+        return size_in_units(value)
     return value if isinstance(value, (int, float)) else str(value)
-
-
-def _in_units(amount: float, units: Mapping[str, float]) -> str:
-    """Return `amount` in the largest unit that gives a whole number."""
-    for unit, size in sorted(units.items(), key=lambda item: -item[1]):
-        count = round(amount / size, 6)
-        if amount and count.is_integer():
-            return f"{count:.0f}{unit}"
-    smallest = min(units, key=lambda unit: units[unit])
-    return f"{amount / units[smallest]:g}{smallest}"
 
 
 def toml(value: Any) -> str:

@@ -13,14 +13,13 @@ import click
 from milepost.api.cli.commands.config import toml
 from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Failure
-from milepost.api.cli.output import size_text
 from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table
 from milepost.api.cli.targets import complete_job
 from milepost.api.fields.plans import in_force_fields, policy_fields
 from milepost.journal.clock import stamp, utc_now
-from milepost.journal.retention.duration import Span
-from milepost.journal.retention.keep_rules import how_long
+from milepost.journal.quantities import size_text
+from milepost.journal.retention.duration import Span, how_long
 from milepost.journal.retention.simulation import SaveRate, SimulatedCleanup, simulate
 
 if TYPE_CHECKING:
