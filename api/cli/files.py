@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from milepost.journal.disk import whole_file
 from milepost.journal.disk.disk import PosixDisk
-from milepost.journal.disk.whole_file import append_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,21 +42,11 @@ def file_to_be(path: str | None, value: Any) -> Iterator[None]:
     draft = goal.with_name(f".{goal.name}.{os.urandom(4).hex()}")
     # With 0o666 the umask decides the permissions, as with a redirection.
     disk = PosixDisk(new_mode=0o666)
+    whole_file.write_draft(disk, draft, goal, [raw])
     try:
-        _write(disk, draft, goal, raw)
         yield
-        disk.rename(draft, goal)
     except BaseException:
         with suppress(FileNotFoundError):
-            draft.unlink()
+            disk.unlink(draft)
         raise
-    disk.sync_folder(goal.parent)
-
-
-def _write(disk: PosixDisk, draft: Path, goal: Path, raw: bytes) -> None:
-    file = disk.open(draft, "append", create=True, like=goal)
-    try:
-        append_all(file, raw, goal)
-        file.sync(metadata=True)
-    finally:
-        file.close()
+    whole_file.place(disk, draft, goal)

@@ -16,6 +16,8 @@ import orjson
 
 from milepost.api.fields.plans import plan_fields
 from milepost.journal.clock import moment
+from milepost.journal.disk import whole_file
+from milepost.journal.disk.disk import PosixDisk
 from milepost.journal.errors import StalePlan
 from milepost.journal.reading.planning import cleanup_policy
 from milepost.journal.retention.decisions import Verdict
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _PLANS_MAX = 64
 _VERDICTS_MAX = 100_000
+_MAX_BYTES = 1 << 27
 _PLAN_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -42,11 +45,8 @@ def remember(root: Path, plan: Plan) -> None:
     draft = folder / f".{plan.plan_id}.{os.urandom(4).hex()}"
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_bytes(orjson.dumps(plan_fields(plan)))
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        raw = orjson.dumps(plan_fields(plan))
+        whole_file.replace(PosixDisk(), draft, path, [raw])
         _forget_oldest(folder)
 
 
@@ -76,7 +76,7 @@ def _read(manager: CheckpointManager, wanted: str) -> dict[str, Any] | None:
         return None
     path = manager.root / "worker" / "plans" / f"{wanted}.json"
     with contextlib.suppress(OSError, ValueError):
-        fields = orjson.loads(path.read_bytes())
+        fields = orjson.loads(whole_file.read(PosixDisk(), path, _MAX_BYTES))
         return fields if isinstance(fields, dict) else None
     return None
 

@@ -66,6 +66,19 @@ def replace(
         NoSpace, ReadOnlyStore: `path` is unchanged.
         OSError: it cannot be written.
     """
+    write_draft(disk, temporary, path, parts, like=like)
+    place(disk, temporary, path)
+
+
+def write_draft(
+    disk: Disk,
+    temporary: Path,
+    path: Path,
+    parts: Iterable[bytes],
+    *,
+    like: Path | None = None,
+) -> None:
+    """Write and sync the file that `place` gives the name `path`; see `replace`."""
     if disk.stat(temporary) is not None:
         disk.unlink(temporary)
     file = disk.open(temporary, "append", create=True, like=like or path)
@@ -73,11 +86,20 @@ def replace(
         for data in parts:
             append_all(file, data, path)
         file.sync(metadata=True)
-        disk.rename(temporary, path)
     except BaseException:
         with suppress(OSError):
             disk.unlink(temporary)
         raise
     finally:
         file.close()
+
+
+def place(disk: Disk, temporary: Path, path: Path) -> None:
+    """Rename a draft to `path` durably, or remove it if that fails."""
+    try:
+        disk.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            disk.unlink(temporary)
+        raise
     disk.sync_folder(path.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -307,6 +308,20 @@ def test_only_the_plans_that_were_shown_last_are_kept(jobs: Path) -> None:
 def test_a_plan_that_was_never_shown_is_stale(jobs: Path, name: str) -> None:
     assert call("cleanup", JOB, f"--plan={name}").code == 5
     assert len(ids_of(jobs)) == 12
+
+
+def test_a_kept_plan_that_is_a_pipe_is_made_again(jobs: Path) -> None:
+    planned = plan_id_of(JOB)
+    kept = jobs / "worker/plans" / f"{planned}.json"
+    kept.unlink()
+    os.mkfifo(kept)
+
+    assert plan_id_of(JOB) == planned  # a dry run replaces it
+    assert kept.is_file()
+    kept.unlink()
+    os.mkfifo(kept)
+    assert call("cleanup", JOB, "--plan", planned).code == 0
+    assert len(ids_of(jobs)) == 9
 
 
 def test_a_plan_is_carried_out_exactly_or_not_at_all(jobs: Path) -> None:

@@ -165,11 +165,11 @@ MUTANTS: dict[str, Mutant] = {
         "hard linked",
     ),
     "a private journal not synced": Mutant(
-        (Rewrite(whole_file.replace, "file.sync(metadata=True)", _NOTHING),),
+        (Rewrite(whole_file.write_draft, "file.sync(metadata=True)", _NOTHING),),
         "hard linked",
     ),
     "a private journal's folder not synced": Mutant(
-        (Rewrite(whole_file.replace, "disk.sync_folder(path.parent)", _NOTHING),),
+        (Rewrite(whole_file.place, "disk.sync_folder(path.parent)", _NOTHING),),
         "hard linked",
     ),
     "another's rename not synced": Mutant(
@@ -195,11 +195,11 @@ MUTANTS: dict[str, Mutant] = {
         "save",
     ),
     "salvage file not synced": Mutant(
-        (Rewrite(whole_file.replace, "file.sync(metadata=True)", _NOTHING),),
+        (Rewrite(whole_file.write_draft, "file.sync(metadata=True)", _NOTHING),),
         "repair",
     ),
     "salvage file's folder not synced": Mutant(
-        (Rewrite(whole_file.replace, "disk.sync_folder(path.parent)", _NOTHING),),
+        (Rewrite(whole_file.place, "disk.sync_folder(path.parent)", _NOTHING),),
         "repair",
     ),
     "cut before the salvage file": Mutant(
