@@ -29,7 +29,7 @@ from milepost.journal.recovery.diagnosis import judge
 from milepost.journal.recovery.head import Extent
 from milepost.journal.storage.contract import Stamp, during
 from milepost.journal.storage.files.head_file import OpenFile
-from milepost.journal.storage.files.reading import failure
+from milepost.journal.storage.files.reading import fail, failure
 from milepost.journal.storage.files.recovering import SettledJournal
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ class _LockScope:
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self.release()
-        if isinstance(exc, OSError) and not isinstance(exc, MilepostError):
-            raise failure(exc, f"{self._what} {self._file.path}") from exc
+        if isinstance(exc, OSError):
+            fail(exc, f"{self._what} {self._file.path}")
 
 
 class JournalFile(SettledJournal):
@@ -243,9 +243,7 @@ class JournalFile(SettledJournal):
         try:
             file = self._create_journal() if is_first else self._private_journal()
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot write {self._path}") from exc
+            fail(exc, f"cannot write {self._path}")
         extent = Extent(last.seq, last.hash, shown.size + len(data))
         is_synced = self._durability == "always" or is_first
         self._is_settled = False  # until the end, because an exception may intervene
@@ -284,9 +282,7 @@ class JournalFile(SettledJournal):
             finally:
                 copy.discard()
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot rewrite {self._path}") from exc
+            fail(exc, f"cannot rewrite {self._path}")
 
     def sweep(self) -> None:
         """Remove the file of a crashed rewrite; see `Storage.sweep`."""

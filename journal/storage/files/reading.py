@@ -7,7 +7,7 @@ events in the journal are first recovered under the lock.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from milepost.journal.errors import (
     DamagedJournal,
@@ -96,6 +96,17 @@ def failure(exc: OSError, what: str) -> StorageFailed:
     return StorageFailed(f"{what}: {reason}")
 
 
+def fail(exc: OSError, what: str) -> NoReturn:
+    """Raise `exc` as the error of a store, or as it is if it is one already.
+
+    Raises:
+        StorageFailed: always, or another `MilepostError`.
+    """
+    if isinstance(exc, MilepostError):
+        raise exc
+    raise failure(exc, what) from exc
+
+
 class ReadableJournal:
     """The files of one job, opened on first use.
 
@@ -150,9 +161,7 @@ class ReadableJournal:
                 return Extent()
             return self._current_extent(head, raw, found)
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot read {self._path}") from exc
+            fail(exc, f"cannot read {self._path}")
 
     def _current_extent(self, head: Head, raw: bytes, found: Stat | None) -> Extent:
         is_known = found is not None and head.inode == found.inode

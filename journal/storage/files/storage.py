@@ -37,7 +37,13 @@ from milepost.journal.recovery import snapshot
 from milepost.journal.recovery.salvage import SalvageFolder
 from milepost.journal.storage.files.job_files import JournalFile
 from milepost.journal.storage.files.key_record_file import RecordFile
-from milepost.journal.storage.files.reading import Durability, Folders, Place, failure
+from milepost.journal.storage.files.reading import (
+    Durability,
+    Folders,
+    Place,
+    fail,
+    failure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,9 +161,7 @@ class FileStorage:
             for folder in (self.root, self.root.parent):
                 self._disk.sync_folder(folder)
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot make a store in {self.root}") from exc
+            fail(exc, f"cannot make a store in {self.root}")
         self._durable_id = found
         return found
 
@@ -211,9 +215,7 @@ class FileStorage:
         try:
             return self._record.read()
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot read the keys of {self.root}") from exc
+            fail(exc, f"cannot read the keys of {self.root}")
 
     def change_key_record(
         self, change: Callable[[KeyRecord | None], KeyRecord]
@@ -222,9 +224,7 @@ class FileStorage:
         try:
             return self._record.change(change)
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot record the keys of {self.root}") from exc
+            fail(exc, f"cannot record the keys of {self.root}")
 
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""
@@ -233,9 +233,7 @@ class FileStorage:
             for name in self._disk.names(self._folders.heads):
                 self._wait_for_writer(self._folders.heads / name)
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot lock the jobs of {self.root}") from exc
+            fail(exc, f"cannot lock the jobs of {self.root}")
 
     def _wait_for_writer(self, path: Path) -> None:
         found = self._disk.stat(path)
@@ -361,9 +359,7 @@ class FileStorage:
             ) as found:
                 yield found
         except OSError as exc:
-            if isinstance(exc, MilepostError):
-                raise
-            raise failure(exc, f"cannot read the files of job {job_id!r}") from exc
+            fail(exc, f"cannot read the files of job {job_id!r}")
 
     def unsettled(self, job_id: str) -> LockScope[Unsettled]:
         """See `Storage.unsettled`."""
