@@ -13,6 +13,7 @@ from milepost.journal.commands.removal import Removal
 from milepost.journal.errors import Conflict, InvalidArgument
 from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
 from milepost.journal.index.content import Content, fields_of
+from milepost.journal.reading.reader import entry_of
 from milepost.journal.states import json_states, line_codec
 from milepost.journal.states.delta import Link
 from milepost.journal.store.batch import Batch
@@ -90,11 +91,11 @@ class CheckpointManager(Protection, Removal):
         ids.check_job_id(job_id)
         ids.check_step_name(step_name)
         labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
-        raw = json_states.to_json(state, self._limits)
-        view = self._existing(self._store.glance(job_id))
-        packed = self._packer.pack(view, raw, self._read)
+        raw = json_states.to_json(state, self._reader.limits)
+        view = self._reader.existing(self._store.glance(job_id))
+        packed = self._packer.pack(view, raw, self._reader.read)
         encoded = line_codec.encode_state(
-            raw, metadata, packed.body, key=self._vault.key
+            raw, metadata, packed.body, key=self._reader.vault.key
         )
         data: dict[str, Any] = {
             "checkpoint_id": "",
@@ -170,12 +171,14 @@ class CheckpointManager(Protection, Removal):
             StorageFailed: the restore could not be recorded.
         """
         checkpoint_id = id_of(checkpoint_id)
-        info, opened = self._answer(job_id, partial(self._opened, checkpoint_id))
-        migrated = self._migrated(info, opened)
+        info, opened = self._reader.answer(
+            job_id, partial(self._reader.opened, checkpoint_id)
+        )
+        migrated = self._reader.migrated(info, opened)
 
         def request(batch: Batch) -> None:
             batch.check_seq(expected_seq)
-            self._entry(batch.view, checkpoint_id)
+            entry_of(batch.view, checkpoint_id)
             data = {"checkpoint_id": checkpoint_id}
             if batch.view.current is not None:
                 data["previous"] = batch.view.current.checkpoint_id
@@ -207,14 +210,14 @@ class CheckpointManager(Protection, Removal):
         """
         checkpoint_id = id_of(checkpoint_id)
         ids.check_job_id(new_job_id)
-        self._existing(self._store.glance(new_job_id))
-        entry, event, opened = self._answer(
+        self._reader.existing(self._store.glance(new_job_id))
+        entry, event, opened = self._reader.answer(
             job_id, partial(self._source, checkpoint_id)
         )
-        raw = json_states.to_json(opened.state, self._limits)
+        raw = json_states.to_json(opened.state, self._reader.limits)
         body = self._packer.whole(raw).body
         encoded = line_codec.encode_state(
-            raw, opened.metadata, body, key=self._vault.key
+            raw, opened.metadata, body, key=self._reader.vault.key
         )
         origin: ForkOrigin = {
             "job": job_id,
@@ -252,8 +255,8 @@ class CheckpointManager(Protection, Removal):
     def _source(
         self, checkpoint_id: str, view: JobView
     ) -> tuple[Entry, CheckpointSaved, DecodedState]:
-        entry = self._entry(view, checkpoint_id)
-        return entry, self._event_of(view, entry), self._open(view, entry)
+        entry = entry_of(view, checkpoint_id)
+        return entry, self._reader.event_of(view, entry), self._reader.open(view, entry)
 
     def import_files(
         self,
@@ -286,9 +289,9 @@ class CheckpointManager(Protection, Removal):
         importer = Importer(
             self._store,
             self._packer,
-            self._vault,
-            self._limits,
-            self._is_saved_as,
+            self._reader.vault,
+            self._reader.limits,
+            self._reader.is_saved_as,
             self._who(actor),
             dry_run=dry_run,
         )
@@ -368,7 +371,7 @@ class CheckpointManager(Protection, Removal):
         )
 
         repairer = Repairer(
-            self._store.storage, self._vault, self._clock, self._who(actor)
+            self._store.storage, self._reader.vault, self._clock, self._who(actor)
         )
         ids.check_job_id(job_id)
         return repairer.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
@@ -379,7 +382,7 @@ class CheckpointManager(Protection, Removal):
             known, is_same = pending[0], content.equals(pending[1])
         elif (entry := batch.view.keyed(key)) is not None:
             known = entry.checkpoint_id
-            is_same = self._is_saved_as(batch.view, entry, content)
+            is_same = self._reader.is_saved_as(batch.view, entry, content)
         else:
             return None
         if not is_same:

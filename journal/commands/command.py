@@ -58,7 +58,7 @@ class Writer(CheckpointReader):
         """Yield the time of each job's last write, from its journal."""
         for job_id in self._store.storage.job_ids():
             with suppress(MilepostError):
-                if (at := self._view(job_id).last_at) is not None:
+                if (at := self._reader.view(job_id).last_at) is not None:
                     yield moment(at)
 
     def _check_clock(self, *, trust_clock: bool) -> None:
@@ -90,7 +90,7 @@ class Writer(CheckpointReader):
 
     def _change(self, job_id: str, request: Callable[[Batch], bool]) -> bool:
         """Write to a job that must exist; return False if it does not."""
-        if self._view(job_id).seq == 0:
+        if self._reader.view(job_id).seq == 0:
             return False
         changed: bool = self._store.write(job_id, request)
         return changed

@@ -82,7 +82,7 @@ class Erasure(Writer):
             UnreadableState: a live state differs from what was saved.
             DamagedJournal, StorageFailed: as `save`.
         """
-        if (view := self._view(job_id)).seq == 0:
+        if (view := self._reader.view(job_id)).seq == 0:
             return None
         aged = self._aged()
         if aged.due(view) - _PURGED.due(view) or aged.salvage_files(view):
@@ -111,7 +111,7 @@ class Erasure(Writer):
                 due.salvage_files,
                 is_worth,
                 self._who(actor),
-                self._vault,
+                self._reader.vault,
                 on_piece,
             )
         except Busy:
@@ -148,7 +148,7 @@ class Erasure(Writer):
             return None
         if (done := self._erase_states(job_id, actor)) is not None:
             return done
-        size = self._view(job_id).end  # nothing to do, or the worker was faster
+        size = self._reader.view(job_id).end  # nothing to do, or the worker was faster
         return Compaction(job_id, 0, 0, size, size)
 
     def _erase_states(self, job_id: str, actor: str | None) -> Compaction | None:

@@ -9,6 +9,7 @@ from milepost.journal.arguments import id_of
 from milepost.journal.clock import stamped
 from milepost.journal.commands.command import Writer
 from milepost.journal.errors import OnHold
+from milepost.journal.reading.reader import entry_of
 from milepost.journal.store.batch import Batch
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Protection(Writer):
     ) -> bool:
         """Pin, unpin, hold or release; return False if nothing changes."""
         checkpoint_id = id_of(checkpoint_id)
-        self._markable(self._view(job_id), checkpoint_id, type_)
+        self._markable(self._reader.view(job_id), checkpoint_id, type_)
 
         def request(batch: Batch) -> bool:
             view = batch.view
@@ -137,7 +138,7 @@ class Protection(Writer):
     def _markable(self, view: JobView, checkpoint_id: str, type_: str) -> None:
         # A version without holds may have deleted it; it can still be released.
         if type_ != "checkpoint.released" or checkpoint_id not in view.held:
-            self._entry(view, checkpoint_id)
+            entry_of(view, checkpoint_id)
 
 
 def refuse_held(view: JobView, checkpoint_id: str) -> None:

@@ -23,6 +23,7 @@ from milepost.journal.errors import (
 from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.models import ErrorInfo
 from milepost.journal.reading.planning import cleanup_policy
+from milepost.journal.reading.reader import unreadable
 from milepost.journal.states import delta_chain
 from milepost.journal.store.batch import Batch
 
@@ -95,7 +96,7 @@ class Removal(Erasure):
             batch.remove(type_, self._who(actor), data, [checkpoint_id])
             return True
 
-        if self._view(job_id).seq == 0:
+        if self._reader.view(job_id).seq == 0:
             return False
         self._look_at_clock()
         is_done: bool = self._store.write(job_id, request)
@@ -141,7 +142,7 @@ class Removal(Erasure):
             batch.undelete(self._who(actor), data, checkpoint_id)
             return True
 
-        self._answer(job_id, partial(self._refuse_erased, checkpoint_id))
+        self._reader.answer(job_id, partial(self._refuse_erased, checkpoint_id))
         return self._change(job_id, request)
 
     def _refuse_stateless(self, view: JobView, entry: Entry) -> None:
@@ -155,12 +156,12 @@ class Removal(Erasure):
         if fault == STATE_MISSING:
             raise _gone(entry.checkpoint_id)
         problem = (
-            delta_chain.problem_of(entry.seq, partial(self._read, view))
+            delta_chain.problem_of(entry.seq, partial(self._reader.read, view))
             if fault is None
             else UnreadableState(fault)
         )
         if problem is not None:
-            raise self._unreadable(view, entry, problem)
+            raise unreadable(view, entry, problem)
 
     def _refuse_erased(self, checkpoint_id: str, view: JobView) -> None:
         """Refuse to undelete a checkpoint that only the history still has.
@@ -204,7 +205,7 @@ class Removal(Erasure):
             self._add_cleaned(batch, plan, self._who(actor), plan_id=None)
             return len(plan.remove)
 
-        if self._view(job_id).seq == 0:
+        if self._reader.view(job_id).seq == 0:
             return 0
         self._look_at_clock()
         removed: int = self._store.write(job_id, request)
@@ -273,7 +274,7 @@ class Removal(Erasure):
     def _apply_to(self, job: JobPlan, plan_id: str, actor: str) -> int:
         if not job.remove:
             return 0
-        if (view := self._view(job.job_id)).seq == 0:
+        if (view := self._reader.view(job.job_id)).seq == 0:
             raise _stale(view, job, plan_id)  # a write would create the job
         removed: int = self._store.write(
             job.job_id, partial(self._apply, job, plan_id, actor)

@@ -49,7 +49,7 @@ class Audit(Inquiry):
         if job_id is not None:
             report = self._verify(ids.check_job_id(job_id), deep, on_piece)
             return [report] if report.events or not report.ok else []
-        return [self._verify(job, deep, on_piece) for job in self.job_ids()]
+        return [self._verify(job, deep, on_piece) for job in self._reader.job_ids()]
 
     def _verify(self, job_id: str, deep: bool, on_piece: OnPiece | None) -> JobReport:
         def ask(known: JobView) -> tuple[JobView, Counter[str], list[str]]:
@@ -58,12 +58,14 @@ class Audit(Inquiry):
                 self._store.readable(job_id)
             locked = self._check_states(view, deep, on_piece)
             others = delta_chain.damaged_others(
-                view, partial(self._read, view), deep=deep
+                view, partial(self._reader.read, view), deep=deep
             )
             return view, locked, [*others]
 
         try:
-            view, locked, others = self._answer(job_id, ask, self._any_view)
+            view, locked, others = self._reader.answer(
+                job_id, ask, self._reader.any_view
+            )
         except MilepostError as exc:
             return JobReport(job_id, False, 0, 0, None, ErrorInfo.of(exc), ())
         notes = others
@@ -89,7 +91,7 @@ class Audit(Inquiry):
         for entry in view.checkpoints.values():
             if deep or entry.seq in view.faults:
                 try:
-                    self._open(view, entry)
+                    self._reader.open(view, entry)
                 except MissingKey as exc:
                     locked[f"key {exc.key_id!r} is missing"] += 1
                 except NewerFormat:
@@ -120,7 +122,9 @@ class Audit(Inquiry):
 
         storage = self._store.storage
         jobs = storage.job_ids() if job_id is None else [ids.check_job_id(job_id)]
-        found = (check.diagnose(storage, job, self._vault, deep=deep) for job in jobs)
+        found = (
+            check.diagnose(storage, job, self._reader.vault, deep=deep) for job in jobs
+        )
         return [each for each in found if each.exists]
 
     def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
@@ -139,7 +143,7 @@ class Audit(Inquiry):
         counts: Counter[str] = Counter()
         jobs = self._store.storage.job_ids() if job_id is None else [job_id]
         for job in jobs:
-            counts += self._answer(job, self._count_keys)
+            counts += self._reader.answer(job, self._count_keys)
         return dict(counts)
 
     def drop_key(self, key_id: str, *, force: bool = False) -> None:
@@ -184,7 +188,7 @@ class Audit(Inquiry):
         trashed = [trashed.entry for trashed in [*view.trash.values()]]
         saves = [entry.seq for entry in (*self._store.live(view), *trashed)]
         return Counter(
-            self._header(view, seq)[0].key_id
+            self._reader.header(view, seq)[0].key_id
             for seq in (*saves, *view.places.others())
             if view.faults.get(seq) != STATE_MISSING
         )

@@ -14,7 +14,8 @@ from milepost.journal.arguments import id_of
 from milepost.journal.errors import InvalidArgument, MilepostError
 from milepost.journal.models import ErrorInfo
 from milepost.journal.process import gc_pause
-from milepost.journal.reading.context import Inquiry, check_limit
+from milepost.journal.reading.context import Inquiry
+from milepost.journal.reading.reader import check_limit, entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ class Planning(Inquiry):
         now = now or self._clock()
 
         def decide() -> tuple[list[tuple[str, _Decided]], list[tuple[str, ErrorInfo]]]:
-            if self._view(jobs).seq:
+            if self._reader.view(jobs).seq:
                 return [(jobs, self._decided(jobs, policy, now))], []
             return self._decide_all(
                 jobs, policy, now, on_progress, wants_all=max_bytes is not None
@@ -138,7 +139,7 @@ class Planning(Inquiry):
 
         check_limit(limit)
         policy = cleanup_policy(keep_last)
-        view = self._view(job_id)
+        view = self._reader.view(job_id)
         return plan_of([self._cleanup_plan(view, policy, limit)] if view.seq else [])
 
     def _cleanup_plan(
@@ -173,13 +174,13 @@ class Planning(Inquiry):
         from milepost.journal.retention import decisions
 
         found, problems = [], []
-        jobs = self.job_ids()
+        jobs = self._reader.job_ids()
         for number, job in enumerate(jobs, start=1):
             on_progress(number, len(jobs))
             if not fnmatch.fnmatchcase(job, glob):
                 continue
             try:
-                view = self._view(job)
+                view = self._reader.view(job)
                 own = policy or self._policy_of(view)
                 if wants_all or decisions.may_let_go(own, len(view.checkpoints)):
                     decided = self._decided(job, own, now)
@@ -190,7 +191,7 @@ class Planning(Inquiry):
         return found, problems
 
     def _decided(self, job_id: str, policy: Policy | None, now: datetime) -> _Decided:
-        view = self._view(job_id)
+        view = self._reader.view(job_id)
         policy = policy or self._policy_of(view)
         from milepost.journal.retention.idle_rules import idle_rules
 
@@ -209,7 +210,7 @@ class Planning(Inquiry):
         """
         from milepost.journal.retention.idle_rules import idle_rules
 
-        view = self._view(job_id)
+        view = self._reader.view(job_id)
         policy = self._policy_of(view)
         return idle_rules(self._candidates(view, policy), policy)
 
@@ -237,7 +238,7 @@ class Planning(Inquiry):
         from milepost.journal.retention import candidates
 
         live = self._store.live(view)
-        return candidates.candidates(view, live, policy, self._metadata)
+        return candidates.candidates(view, live, policy, self._reader.metadata)
 
     def explain(
         self,
@@ -262,8 +263,8 @@ class Planning(Inquiry):
         from milepost.journal.retention import decisions
 
         checkpoint_id = id_of(checkpoint_id)
-        view = self._view(job_id)
-        self._entry(view, checkpoint_id)
+        view = self._reader.view(job_id)
+        entry_of(view, checkpoint_id)
         policy = policy or self._policy_of(view)
         return decisions.explain(
             self._candidates(view, policy),

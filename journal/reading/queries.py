@@ -21,8 +21,8 @@ from milepost.journal.errors import (
 from milepost.journal.models import Checkpoint, CheckpointInfo, ErrorInfo, JobInfo
 from milepost.journal.process import gc_pause
 from milepost.journal.reading.audit import Audit
-from milepost.journal.reading.context import check_limit, unknown
 from milepost.journal.reading.planning import Planning
+from milepost.journal.reading.reader import check_limit, unknown
 from milepost.journal.states import diff as state_diff
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class CheckpointReader(Audit, Planning):
                 All other calls about such a job raise it too.
             DamagedJournal: the job is quarantined.
         """
-        return self._answer(job_id, lambda v: self._infos(v, self._store.live(v)))
+        return self._reader.answer(
+            job_id, lambda v: self._reader.infos(v, self._store.live(v))
+        )
 
     def get(self, job_id: str, checkpoint_id: str | CheckpointInfo) -> Checkpoint:
         """Return a checkpoint with its state; the current one does not change.
@@ -66,8 +68,8 @@ class CheckpointReader(Audit, Planning):
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
             NewerState, NoMigration, MigrationFailed: as `restore`.
         """
-        ask = partial(self._opened, id_of(checkpoint_id))
-        return self._checkpoint(*self._answer(job_id, ask))
+        ask = partial(self._reader.opened, id_of(checkpoint_id))
+        return self._checkpoint(*self._reader.answer(job_id, ask))
 
     def register_migration(
         self, workflow_name: str, from_version: str, to_version: str, migrate: Migrate
@@ -89,7 +91,11 @@ class CheckpointReader(Audit, Planning):
                 versions that no migration starts from.
         """
         add = partial(
-            self._migrations.add, workflow_name, from_version, to_version, migrate
+            self._reader.migrations.add,
+            workflow_name,
+            from_version,
+            to_version,
+            migrate,
         )
         self._registering.hold(add)
 
@@ -108,11 +114,13 @@ class CheckpointReader(Audit, Planning):
             except MilepostError:
                 continue  # damage of one job must not hide another's checkpoint
             if checkpoint_id in view.checkpoints:
-                return self._answer(job_id, partial(self._one, checkpoint_id))
+                return self._reader.answer(
+                    job_id, partial(self._reader.one, checkpoint_id)
+                )
             if checkpoint_id in view.trash:
                 deleted = unknown(view, checkpoint_id)
-        for job_id in [] if deleted else self._not_imported():
-            self._view(job_id)  # raises: the checkpoint may be in this job
+        for job_id in [] if deleted else self._reader.not_imported():
+            self._reader.view(job_id)  # raises: the checkpoint may be in this job
         raise deleted or UnknownCheckpoint(checkpoint_id)
 
     @overload
@@ -138,7 +146,9 @@ class CheckpointReader(Audit, Planning):
         """
         if with_state:
             return self._with_state(job_id, lambda view: view.latest)
-        return self._answer(job_id, lambda view: self._info_of(view, view.latest))
+        return self._reader.answer(
+            job_id, lambda view: self._reader.info_of(view, view.latest)
+        )
 
     def current(self, job_id: str) -> CheckpointInfo | None:
         """Return the checkpoint that a resumed job continues from; see `load`.
@@ -148,7 +158,9 @@ class CheckpointReader(Audit, Planning):
         Raises:
             DamagedJournal: the job is quarantined.
         """
-        return self._answer(job_id, lambda view: self._info_of(view, view.current))
+        return self._reader.answer(
+            job_id, lambda view: self._reader.info_of(view, view.current)
+        )
 
     @overload
     def load(self, job_id: str) -> dict[str, Any]: ...
@@ -185,13 +197,17 @@ class CheckpointReader(Audit, Planning):
 
         def ask(view: JobView) -> tuple[CheckpointInfo, DecodedState] | None:
             entry = choose(view)
-            return None if entry is None else self._opened(entry.checkpoint_id, view)
+            return (
+                None
+                if entry is None
+                else self._reader.opened(entry.checkpoint_id, view)
+            )
 
-        found = self._answer(job_id, ask)
+        found = self._reader.answer(job_id, ask)
         return None if found is None else self._checkpoint(*found)
 
     def _checkpoint(self, info: CheckpointInfo, opened: DecodedState) -> Checkpoint:
-        return Checkpoint(info, self._migrated(info, opened).state)
+        return Checkpoint(info, self._reader.migrated(info, opened).state)
 
     def page(
         self, job_id: str, *, limit: int, after_seq: int = 0
@@ -205,9 +221,9 @@ class CheckpointReader(Audit, Planning):
 
         def ask(view: JobView) -> builtins.list[CheckpointInfo]:
             later = (e for e in self._store.live(view) if e.seq > after_seq)
-            return self._infos(view, [*islice(later, limit)])
+            return self._reader.infos(view, [*islice(later, limit)])
 
-        return self._answer(job_id, ask)
+        return self._reader.answer(job_id, ask)
 
     def seq(self, job_id: str) -> int:
         """Return the seq of the job's last event, 0 for an unknown job.
@@ -215,7 +231,7 @@ class CheckpointReader(Audit, Planning):
         Raises:
             InvalidArgument, DamagedJournal: as `list`.
         """
-        return self._any_view(job_id).seq
+        return self._reader.any_view(job_id).seq
 
     def jobs(
         self,
@@ -237,7 +253,7 @@ class CheckpointReader(Audit, Planning):
         self, match: str | None, limit: int | None, after: str | None
     ) -> builtins.list[JobInfo]:
         found: builtins.list[JobInfo] = []
-        for job_id in self.job_ids():
+        for job_id in self._reader.job_ids():
             if after is not None and job_id <= after:
                 continue
             if match is not None and not fnmatch.fnmatchcase(job_id, match):
@@ -257,7 +273,7 @@ class CheckpointReader(Audit, Planning):
         """
         ids.check_job_id(job_id)
         try:
-            view = self._view(job_id)
+            view = self._reader.view(job_id)
             return None if view.seq == 0 else _job_info(view)
         except NestedCall:
             raise  # not caused by the job
@@ -294,7 +310,7 @@ class CheckpointReader(Audit, Planning):
             wanted = (e for e in events if types is None or e["type"] in types)
             return [*islice(wanted, limit)]
 
-        return self._answer(job_id, ask, self._any_view)
+        return self._reader.answer(job_id, ask, self._reader.any_view)
 
     def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
         """Return the state that was current after event `seq`, if there was one.
@@ -306,7 +322,7 @@ class CheckpointReader(Audit, Planning):
             UnreadableState: its bytes are missing or differ from what was saved.
             DamagedJournal: the job is quarantined.
         """
-        known = self._view(job_id)
+        known = self._reader.view(job_id)
         if not 1 <= seq <= known.seq:
             raise InvalidArgument(f"job {job_id!r} has events 1 to {known.seq}: {seq}")
 
@@ -314,9 +330,9 @@ class CheckpointReader(Audit, Planning):
             view = self._store.replay(job_id, until_seq=seq)
             if view.current is None:
                 return None
-            return self._open(view, view.current).state
+            return self._reader.open(view, view.current).state
 
-        return self._answer(job_id, ask)
+        return self._reader.answer(job_id, ask)
 
     def diff(
         self, job_id: str, a: str | CheckpointInfo, b: str | CheckpointInfo

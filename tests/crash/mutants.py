@@ -282,8 +282,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 CheckpointReader.latest,
-                "self._info_of(view, view.latest)",
-                "self._infos(view, [e for e in view.checkpoints.values()"
+                "self._reader.info_of(view, view.latest)",
+                "self._reader.infos(view, [e for e in view.checkpoints.values()"
                 " if e.seq not in view.faults][-1:])[0]",
             ),
         ),

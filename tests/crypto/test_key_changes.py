@@ -68,7 +68,8 @@ def _by_fork(root: Path) -> str:
     with opened(root, OLD) as manager:
         origin = manager.list(JOB)[0].checkpoint_id
     with opened(root, allow_plaintext=True) as manager:
-        manager._vault = manager._vault._replace(keys=KeyRing([OLD]))  # it reads
+        reader = manager._reader
+        reader.vault = reader.vault._replace(keys=KeyRing([OLD]))  # it reads
         manager._store.key_id = ""  # and writes without
         try:
             return manager.fork(JOB, origin, "copy")

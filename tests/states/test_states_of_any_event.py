@@ -92,5 +92,5 @@ def test_a_state_of_an_unknown_event_counts_as_no_save_for_keep_rules(
         manager.save(JOB, "a", {"n": 1})
         note(manager)
         manager.save(JOB, "b", {"n": 2})
-        numbered = manager._view(JOB).places.numbered()
+        numbered = manager._reader.view(JOB).places.numbered()
         assert [number for number, _ in numbered.values()] == [1, 2]

@@ -1,0 +1,306 @@
+"""Reads of one store: views of jobs, checkpoints, their states and metadata."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from milepost.journal import ids
+from milepost.journal.clock import stamped
+from milepost.journal.errors import (
+    DamagedJournal,
+    InvalidArgument,
+    MissingKey,
+    NewerFormat,
+    NotImported,
+    PlaintextRefused,
+    StateOverBound,
+    StorageFailed,
+    UnknownCheckpoint,
+    UnreadableState,
+)
+from milepost.journal.events.codec import peek
+from milepost.journal.importing import checkpoint_folder
+from milepost.journal.index import job_view
+from milepost.journal.index.content import Content, fields_of
+from milepost.journal.models import CheckpointInfo, ErrorInfo, Hold
+from milepost.journal.states import delta_chain, line_codec, state_digest
+from milepost.journal.states.migrations import Migrated, Migrations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from milepost.journal.events.vocabulary import CheckpointSaved
+    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.states.access import Vault
+    from milepost.journal.states.delta_chain import Member
+    from milepost.journal.states.json_states import Limits
+    from milepost.journal.states.line_codec import Header
+    from milepost.journal.states.state_digest import DecodedState
+    from milepost.journal.store.store import Store
+
+_T = TypeVar("_T")
+
+
+class Reader:
+    """Reads the jobs of one store.
+
+    Args:
+        store: the open store.
+        vault: decrypts its states.
+        limits: the bounds of a state.
+        root: its folder, which may hold checkpoints in plain files; None if there is
+            no folder.
+
+    Attributes:
+        migrations: what `migrated` applies.
+    """
+
+    def __init__(
+        self, store: Store, vault: Vault, limits: Limits, root: Path | None
+    ) -> None:
+        self.store = store
+        self.vault = vault
+        self.limits = limits
+        self.root = root
+        self.migrations = Migrations()
+
+    def job_ids(self) -> list[str]:
+        """Return the ids of all jobs, sorted; faster than `jobs`, which reads journals.
+
+        Includes jobs whose checkpoints are in plain files and not imported yet.
+        """
+        return sorted([*self.store.storage.job_ids(), *self.not_imported()])
+
+    def not_imported(self) -> list[str]:
+        """Return the jobs whose checkpoints are in plain files beside the store."""
+        if self.root is None:
+            return []
+        known = {*self.store.storage.job_ids()}
+        return checkpoint_folder.jobs_beside(self.root, known)
+
+    def view(self, job_id: str) -> JobView:
+        """Return a job's view, of which every event is known."""
+        return self.existing(self.store.readable(ids.check_job_id(job_id)))
+
+    def any_view(self, job_id: str) -> JobView:
+        """Return a job's view, even if only its history is readable."""
+        return self.existing(self.store.view(ids.check_job_id(job_id)))
+
+    def existing(self, view: JobView) -> JobView:
+        """Return `view`; refuse an unknown job that has to be imported.
+
+        Raises:
+            NotImported: its checkpoints are in plain files.
+        """
+        root = self.root
+        if view.seq or root is None or not checkpoint_folder.has_job(root, view.job_id):
+            return view
+        raise NotImported([view.job_id], root)
+
+    def answer(
+        self,
+        job_id: str,
+        ask: Callable[[JobView], _T],
+        look: Callable[[str], JobView] | None = None,
+    ) -> _T:
+        """Query a job's view; retry if its journal was compacted meanwhile.
+
+        After a compaction the byte ranges of the view belong to a removed file.
+        """
+        look = look or self.view
+        view = look(job_id)
+        while True:
+            try:
+                return ask(view)
+            except (UnreadableState, DamagedJournal, StorageFailed):
+                fresh = look(job_id)
+                if fresh is view:
+                    raise
+                view = fresh
+
+    def one(self, checkpoint_id: str, view: JobView) -> CheckpointInfo:
+        """Return the checkpoint with this id."""
+        return self.infos(view, [entry_of(view, checkpoint_id)])[0]
+
+    def info_of(self, view: JobView, entry: Entry | None) -> CheckpointInfo | None:
+        """Return what is known of `entry`; None without one."""
+        return None if entry is None else self.infos(view, [entry])[0]
+
+    def event_of(self, view: JobView, entry: Entry) -> CheckpointSaved:
+        """Return the event that saved `entry`, from the journal."""
+        _, line = self.store.read_pair(view, entry.seq)
+        event = peek(line)
+        if (
+            event is None
+            or event["seq"] != entry.seq
+            or event["type"] != "checkpoint.saved"
+        ):
+            raise UnreadableState(
+                f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r}: its event "
+                f"at byte {view.places[entry.seq].offset} does not exist any more"
+            )
+        return event
+
+    def open(self, view: JobView, entry: Entry) -> DecodedState:
+        """Read a state and verify its digest."""
+        if (fault := view.faults.get(entry.seq)) is None:
+            try:
+                return delta_chain.open_state(entry.seq, partial(self.read, view))
+            except UnreadableState as exc:
+                raise unreadable(view, entry, exc) from exc
+        raise unreadable(view, entry, UnreadableState(fault))
+
+    def read(self, view: JobView, seq: int) -> Member:
+        """Return the decrypted state of event `seq`; see `delta_chain.member`."""
+        lines = self.store.read_pair(view, seq)
+        return delta_chain.member(lines, view.address_of(seq), self.vault)
+
+    def is_saved_as(self, view: JobView, entry: Entry, content: Content) -> bool:
+        """Return whether a live checkpoint was saved with `content`."""
+        parts, data, _ = self.read(view, entry.seq)
+        fields = fields_of(data)
+        if fields != content.fields:
+            return False
+        # A retry usually has the same bytes; then no stored state is read.
+        expected = data["state_digest"]
+        if state_digest.same_state(parts, expected, content.raw, content.metadata):
+            return True
+        raw = delta_chain.unpack(entry.seq, partial(self.read, view)).raw
+        return content.equals(Content(fields, raw, parts.metadata))
+
+    def opened(
+        self, checkpoint_id: str, view: JobView
+    ) -> tuple[CheckpointInfo, DecodedState]:
+        """Return a checkpoint and its state, both from one view."""
+        entry = entry_of(view, checkpoint_id)
+        opened = self.open(view, entry)
+        return _info(view, entry, opened.metadata), opened
+
+    def migrated(self, info: CheckpointInfo, opened: DecodedState) -> Migrated:
+        """Return a state, migrated to the newest version of its workflow."""
+        return self.migrations.apply(
+            opened.state,
+            workflow=info.workflow_name,
+            version=info.workflow_version,
+            checkpoint_id=info.checkpoint_id,
+        )
+
+    def infos(self, view: JobView, entries: Sequence[Entry]) -> list[CheckpointInfo]:
+        """Return checkpoints as callers see them, with metadata."""
+        return [self.info(view, entry) for entry in entries]
+
+    def info(self, view: JobView, entry: Entry) -> CheckpointInfo:
+        """Return a checkpoint as callers see it, with metadata."""
+        try:
+            return _info(view, entry, self.metadata(view, entry))
+        except (MissingKey, PlaintextRefused) as exc:
+            return _info(view, entry, {})._replace(metadata_problem=ErrorInfo.of(exc))
+
+    def metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
+        """Return the metadata of a checkpoint."""
+        if not entry.labels.has_metadata:
+            return {}
+        if (fault := view.faults.get(entry.seq)) is not None:
+            raise unreadable(view, entry, UnreadableState(fault))
+        try:
+            header, raw = self.header(view, entry.seq)
+        except NewerFormat:
+            return {}  # a restore reports the problem
+        if header.end > len(raw):
+            offset, _ = view.places[entry.seq]
+            raw = self.store.storage.read(view.job_id, offset, header.end)
+        text = raw[header.start : header.end]
+        try:
+            text = self.vault.metadata(header, text, view.address_of(entry.seq))
+        except UnreadableState as exc:
+            raise unreadable(view, entry, exc) from exc
+        try:
+            return state_digest.json_object(text, entry.seq, "metadata")
+        except UnreadableState as exc:
+            raise unreadable(view, entry, exc) from exc
+
+    def header(self, view: JobView, seq: int) -> tuple[Header, bytes]:
+        """Return the header of a state line, and its bytes."""
+        offset, size = view.places[seq]
+        want = min(size, 2 * line_codec.HEADER_BYTES)
+        raw = self.store.storage.read(view.job_id, offset, want)
+        return line_codec.read_header(raw, seq=seq), raw
+
+
+def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointInfo:
+    labels = entry.labels
+    return CheckpointInfo(
+        entry.checkpoint_id,
+        view.job_id,
+        entry.step_name,
+        stamped(entry.at),
+        labels.workflow_version,
+        labels.workflow_name,
+        metadata,
+        entry.seq,
+        job_view.parent_of(view, entry),
+        labels.tags,
+        entry.checkpoint_id in view.pinned,
+        view.places[entry.seq].size,
+        _hold(view, entry),
+        failed=labels.is_failed,
+    )
+
+
+def _hold(view: JobView, entry: Entry) -> Hold | None:
+    held = view.held.get(entry.checkpoint_id)
+    return held and Hold(held.actor, stamped(held.at), held.reason)
+
+
+def entry_of(view: JobView, checkpoint_id: str) -> Entry:
+    """Return a live checkpoint.
+
+    Raises:
+        UnknownCheckpoint: it does not exist, or was deleted.
+    """
+    entry = view.checkpoints.get(checkpoint_id)
+    if entry is None:
+        raise unknown(view, checkpoint_id)
+    return entry
+
+
+def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
+    """Return the error for a checkpoint that does not exist or was deleted."""
+    trashed = view.trash.get(checkpoint_id)
+    if trashed is None:
+        return UnknownCheckpoint(checkpoint_id, job_id=view.job_id)
+    return UnknownCheckpoint(
+        checkpoint_id,
+        job_id=view.job_id,
+        deleted_at=stamped(trashed.at),
+        deleted_by=trashed.actor,
+    )
+
+
+def unreadable(view: JobView, entry: Entry, fault: UnreadableState) -> UnreadableState:
+    """Return the error for a checkpoint whose state cannot be read."""
+    text = (
+        f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
+        f"read, at byte {view.places[entry.seq].offset}: {fault}"
+    )
+    match fault:
+        case MissingKey():
+            return MissingKey(text, fault.key_id)
+        case PlaintextRefused():
+            return PlaintextRefused(text)
+        case StateOverBound():
+            return StateOverBound(text)
+    hint = "no older checkpoint is returned instead; choose one explicitly"
+    return UnreadableState(text, hint=hint)
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuse a negative limit.
+
+    Raises:
+        InvalidArgument: it is negative.
+    """
+    if limit is not None and limit < 0:
+        raise InvalidArgument(f"limit must not be negative, got {limit}")
