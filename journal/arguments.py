@@ -150,8 +150,9 @@ def checked(method: Callable[_P, _T]) -> Callable[_P, _T]:
     return call
 
 
-def check_methods(cls: type) -> None:
+def check_methods(cls: type[_T]) -> type[_T]:
     """Wrap every public method that `cls` itself defines with `checked`."""
     for name, member in [*vars(cls).items()]:
         if not name.startswith("_") and type(member) is type(check_methods):
             setattr(cls, name, checked(member))
+    return cls

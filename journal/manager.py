@@ -1,43 +1,222 @@
-"""The public facade: save, list, restore, delete, clean up, query."""
+"""The public facade: save, list, restore, delete, clean up, query.
+
+Each method makes one call.  Decisions under a job's lock are in `commands`, queries are
+in `reading`.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from milepost.journal import ids
-from milepost.journal.arguments import id_of
-from milepost.journal.commands.marks import Protection
-from milepost.journal.commands.removal import Removal
-from milepost.journal.errors import Conflict, InvalidArgument
-from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
-from milepost.journal.index.content import Content, fields_of
-from milepost.journal.reading.reader import entry_of
-from milepost.journal.states import json_states, line_codec
-from milepost.journal.states.delta import Link
+from milepost.journal.arguments import check_methods, checked, id_of
+from milepost.journal.clock import utc_now
+from milepost.journal.commands import (
+    cleanup,
+    completion,
+    erasure,
+    marks,
+    removal,
+    restoring,
+    saving,
+)
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.process.mutex import Mutex
+from milepost.journal.reading import audit, planning, queries
+from milepost.journal.reading.reader import Reader
+from milepost.journal.states import diff as state_diff
+from milepost.journal.states import json_states
+from milepost.journal.states.access import Vault
+from milepost.journal.states.json_states import Limits
+from milepost.journal.states.packer import Codec, Packer
+from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.batch import Batch
+from milepost.journal.store.compaction import Compaction, Threshold
+from milepost.journal.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    import builtins
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from datetime import datetime
 
-    from milepost.journal.events.vocabulary import CheckpointSaved, ForkOrigin
+    from milepost.journal.crypto.keys import KeyRing
+    from milepost.journal.events.vocabulary import Event
     from milepost.journal.importing.importing import Imported
-    from milepost.journal.index.job_view import Entry, JobView
-    from milepost.journal.models import CheckpointInfo
+    from milepost.journal.models import Checkpoint, CheckpointInfo, JobInfo, JobReport
+    from milepost.journal.reading.planning import OnProgress
+    from milepost.journal.recovery.diagnosis import Diagnosis
     from milepost.journal.repair.steps import Repair
-    from milepost.journal.states.packer import Packed
-    from milepost.journal.states.state_digest import DecodedState
+    from milepost.journal.retention.decisions import Ruling
+    from milepost.journal.retention.plans import Applied, JobPlan, Plan
+    from milepost.journal.retention.policies import Policies
+    from milepost.journal.retention.policy import Policy
+    from milepost.journal.states.diff import Change
+    from milepost.journal.states.migrations import Migrate
+    from milepost.journal.storage.contract import Storage
+    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.storage import Sharing
+    from milepost.journal.store.clock_guard import ClockGuard
+    from milepost.journal.store.clock_watch import ClockJump
+    from milepost.journal.store.views import OnPiece
 
-_MAX_TAGS = 64
+_T = TypeVar("_T")
+_D = TypeVar("_D")
+DEFAULT_FOLDER = "checkpoints"
+
+# How far the clock may be ahead of the expected time, and how long the machine may have
+# been off, before removals by age stop; see `clock_guard`.
+MAX_CLOCK_JUMP_SECONDS = 3600.0
+MAX_DOWNTIME_SECONDS = 30 * 86_400.0
 
 
-class CheckpointManager(Protection, Removal):
-    """Manages the checkpoints of jobs; see `Inquiry` for the constructor's arguments.
+@check_methods
+class CheckpointManager:
+    """Manages the checkpoints of jobs in a folder, or in another storage.
 
     Safe for many threads, and for many processes of one machine on one folder.
-    Construction creates the folder; nothing else is created before the first call.
+    Construction creates the folder if possible; otherwise the first write reports why
+    not.  Nothing else is read or created before the first call.
+
+    Args:
+        root: the folder, ``./checkpoints`` by default.  `storage_dir` and
+            `storage_path` are synonyms; the latter wins if both are given.
+        storage: used instead of a folder.
+        durability: ``always``: acknowledged writes survive a power cut.  ``interval``:
+            they do after `interval_seconds`.  ``never``: the operating system decides.
+        interval_seconds: see `durability`.
+        max_state_bytes: limit of a state's JSON, for saves and reads.
+        max_depth: levels of nesting in a state, at most 250.
+        lock_timeout_seconds: how long to wait for another process that writes to a job.
+        trash_seconds: how long a deleted checkpoint can be undeleted.
+        policies: the retention policies of jobs, applied only by `plan` and `apply`.
+            By default everything is kept.
+        codec: how new states are stored.  ``auto``: as a delta to an earlier state if
+            that is shorter; ``zstd``: compressed, each on its own; ``json``: verbatim.
+            States of every codec are readable.
+        keys: encrypt states and metadata with the current key; read with any.
+        allow_plaintext: with `keys`, also read states that are not encrypted.
+        shared: who may use a folder that is created here: ``private``: its owner;
+            ``group``: also the folder's group, as far as the umask allows.
+        actor: the actor in the journal; ``lib:<program>@<host>`` by default.
+        clock: returns the current time.
+
+    Raises:
+        InvalidArgument: an argument has the wrong type or is out of bounds, or two
+            arguments exclude each other.
     """
+
+    @checked
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        storage_dir: str | Path | None = None,
+        storage_path: str | Path | None = None,
+        storage: Storage | None = None,
+        durability: Durability = "always",
+        interval_seconds: float = 0.2,
+        max_state_bytes: int = 16 * 1024 * 1024,
+        max_depth: int = 200,
+        lock_timeout_seconds: float = 30.0,
+        trash_seconds: float = 7 * 86400.0,
+        policies: Policies | None = None,
+        codec: Codec = "auto",
+        keys: KeyRing | None = None,
+        allow_plaintext: bool = False,
+        shared: Sharing = "private",
+        actor: str | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        folder = _folder(root, storage_dir, storage_path, storage)
+        if durability not in ("always", "interval", "never"):
+            raise InvalidArgument(
+                f"durability must be always, interval or never, got {durability!r}"
+            )
+        if shared not in ("private", "group"):
+            raise InvalidArgument(f"shared must be private or group, got {shared!r}")
+        if codec not in ("auto", "json", "zstd"):
+            raise InvalidArgument(f"codec must be auto, json or zstd, got {codec!r}")
+        if not 1 <= max_depth <= json_states.DEPTH_LIMIT:
+            raise InvalidArgument(
+                f"max_depth must be 1 to {json_states.DEPTH_LIMIT}, got {max_depth!r}"
+            )
+        self.root = self.storage_dir = self.storage_path = folder
+        self.trash_seconds = trash_seconds
+        self.max_clock_jump_seconds = MAX_CLOCK_JUMP_SECONDS
+        self.max_downtime_seconds = MAX_DOWNTIME_SECONDS
+        self._clock_guard: ClockGuard | None = None
+        self._policies = policies
+        self._actor = _default_actor() if actor is None else actor
+        ids.check_label("actor", self._actor)
+        self._clock = clock
+        if storage is None:
+            assert folder is not None
+            storage = FileStorage(
+                folder,
+                durability=durability,
+                interval_seconds=interval_seconds,
+                lock_timeout_seconds=lock_timeout_seconds,
+                shared=shared,
+            )
+            storage.make_root()
+        self._store = Store(storage, clock)
+        vault = Vault(keys, allow_plaintext, max_state_bytes)
+        self._store.key_id = vault.key_id
+        self._reader = Reader(
+            self._store, vault, Limits(max_state_bytes, max_depth), folder
+        )
+        self._packer = Packer(codec, vault.key_id)
+        self._registering = Mutex()
+
+    @property
+    def policies(self) -> Policies:
+        """The retention policies of jobs."""
+        if self._policies is None:
+            from milepost.journal.retention.policies import (
+                Policies,  # imported late: rarely needed
+            )
+
+            self._policies = Policies()
+        return self._policies
+
+    @policies.setter
+    def policies(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def clock_guard(self) -> ClockGuard:
+        """The guard that checks the clock before removals by age."""
+        if self._clock_guard is None:
+            from milepost.journal.store.clock_guard import guard_of
+
+            self._clock_guard = guard_of(self.root, self.event_times, self._clock)
+        return self._clock_guard
+
+    @clock_guard.setter
+    def clock_guard(self, guard: ClockGuard) -> None:
+        self._clock_guard = guard
+
+    def event_times(self) -> Iterator[datetime]:
+        """Yield the time of each job's last write, from its journal."""
+        return self._reader.event_times()
+
+    def close(self) -> None:
+        """Sync pending writes and close every file.  Idempotent."""
+        self._store.close()
+        self._packer.forget()
+
+    # -- writes ------------------------------------------------------------------------
 
     def save(
         self,
@@ -88,62 +267,31 @@ class CheckpointManager(Protection, Removal):
             DamagedJournal: the job is quarantined.
             StorageFailed: an I/O error; see its subclasses.
         """
-        ids.check_job_id(job_id)
-        ids.check_step_name(step_name)
-        labels = _labels(tags, workflow_name, workflow_version, idempotency_key)
-        raw = json_states.to_json(state, self._reader.limits)
-        view = self._reader.existing(self._store.glance(job_id))
-        packed = self._packer.pack(view, raw, self._reader.read)
-        encoded = line_codec.encode_state(
-            raw, metadata, packed.body, key=self._reader.vault.key
+        fields = saving.Fields(
+            step_name,
+            tags,
+            workflow_name,
+            workflow_version,
+            idempotency_key,
+            pinned,
+            failed,
         )
-        data: dict[str, Any] = {
-            "checkpoint_id": "",
-            "step_name": step_name,
-            "parent": 0,
-            "state_digest": encoded.digest,
-            "state_bytes": encoded.raw_bytes,
-            **labels,
-        }
-        if pinned:
-            data["pinned"] = True
-        if failed:
-            data["failed"] = True
-        if encoded.metadata:
-            data["has_metadata"] = True
-        who = self._who(actor)
-        saved: list[tuple[Link, Packed]] = []
-        if expected_seq and (known := self._store.view(job_id)).seq == 0:
-            Batch(known, self._clock()).check_seq(
-                expected_seq
-            )  # a refused save must not create the job
-
-        def request(batch: Batch) -> str:
-            if idempotency_key is not None:
-                content = Content(fields_of(data), raw, encoded.metadata)
-                known = self._answered(batch, idempotency_key, content)
-                if known is not None:
-                    return known
-            batch.check_seq(expected_seq)
-            checkpoint_id = self._new_id(batch, step_name)
-            data["checkpoint_id"] = checkpoint_id
-            data["parent"] = batch.current
-            final, stored = packed, encoded
-            if not self._packer.is_usable(packed, batch.view):
-                # The base was deleted meanwhile, and compaction may drop it.
-                final = self._packer.whole(raw)
-                stored = encoded.stored_as(final.body)
-            batch.current = batch.add("checkpoint.saved", who, data, stored)
-            batch.ids.add(checkpoint_id)
-            if idempotency_key is not None:
-                batch.keys[idempotency_key] = checkpoint_id, content
-            saved.append((Link(batch.current, final.body.depth, checkpoint_id), final))
-            return checkpoint_id
-
-        checkpoint_id: str = self._store.write(job_id, request, is_shared=True)
-        for link, final in saved:
-            self._packer.remember(job_id, link, raw, final)
-        return checkpoint_id
+        draft = saving.draft_of(
+            self._reader, self._packer, job_id, fields, state, metadata
+        )
+        decide = partial(
+            saving.save,
+            draft=draft,
+            packer=self._packer,
+            is_saved_as=self._reader.is_saved_as,
+            actor=self._who(actor),
+            expected_seq=expected_seq,
+        )
+        if expected_seq and (view := self._store.view(job_id)).seq == 0:
+            # A refused save must not create the job.
+            Batch(view, self._clock()).check_seq(expected_seq)
+        saved: saving.Saved = self._store.write(job_id, decide, is_shared=True)
+        return saving.remember(self._packer, job_id, draft, saved)
 
     def restore(
         self,
@@ -171,23 +319,17 @@ class CheckpointManager(Protection, Removal):
             StorageFailed: the restore could not be recorded.
         """
         checkpoint_id = id_of(checkpoint_id)
-        info, opened = self._reader.answer(
-            job_id, partial(self._reader.opened, checkpoint_id)
+        ask = partial(self._reader.opened, checkpoint_id)
+        opened = self._reader.answer(job_id, ask)
+        migrated = self._reader.migrated(*opened)
+        decide = partial(
+            restoring.restore,
+            checkpoint_id=checkpoint_id,
+            migrated=migrated,
+            actor=self._who(actor),
+            expected_seq=expected_seq,
         )
-        migrated = self._reader.migrated(info, opened)
-
-        def request(batch: Batch) -> None:
-            batch.check_seq(expected_seq)
-            entry_of(batch.view, checkpoint_id)
-            data = {"checkpoint_id": checkpoint_id}
-            if batch.view.current is not None:
-                data["previous"] = batch.view.current.checkpoint_id
-            if migrated.from_version is not None and migrated.to_version is not None:
-                data["migrated_from"] = migrated.from_version
-                data["migrated_to"] = migrated.to_version
-            batch.add("checkpoint.restored", self._who(actor), data)
-
-        self._store.write(job_id, request)
+        self._store.write(job_id, decide)
         return migrated.state
 
     def fork(
@@ -208,55 +350,16 @@ class CheckpointManager(Protection, Removal):
             Conflict: `new_job_id` already exists.
             InvalidArgument, DamagedJournal, StorageFailed: as `save`.
         """
-        checkpoint_id = id_of(checkpoint_id)
         ids.check_job_id(new_job_id)
         self._reader.existing(self._store.glance(new_job_id))
-        entry, event, opened = self._reader.answer(
-            job_id, partial(self._source, checkpoint_id)
+        draft, origin = saving.copy_of(
+            self._reader, self._packer, job_id, id_of(checkpoint_id)
         )
-        raw = json_states.to_json(opened.state, self._reader.limits)
-        body = self._packer.whole(raw).body
-        encoded = line_codec.encode_state(
-            raw, opened.metadata, body, key=self._reader.vault.key
+        decide = partial(
+            saving.fork, draft=draft, origin=origin, actor=self._who(actor)
         )
-        origin: ForkOrigin = {
-            "job": job_id,
-            "checkpoint_id": checkpoint_id,
-            "seq": entry.seq,
-            "hash": event["hash"],
-        }
-        data: dict[str, Any] = {
-            "checkpoint_id": "",
-            "step_name": entry.step_name,
-            "parent": 0,
-            "state_digest": encoded.digest,
-            "state_bytes": encoded.raw_bytes,
-            **_labels(
-                entry.labels.tags,
-                entry.labels.workflow_name,
-                entry.labels.workflow_version,
-                None,
-            ),
-        }
-        if encoded.metadata:
-            data["has_metadata"] = True
-
-        def request(batch: Batch) -> str:
-            if batch.seen_seq != 0:
-                raise Conflict(f"job {new_job_id!r} already exists")
-            batch.opening["forked_from"] = origin
-            data["checkpoint_id"] = self._new_id(batch, entry.step_name)
-            batch.add("checkpoint.saved", self._who(actor), data, encoded)
-            return str(data["checkpoint_id"])
-
-        forked: str = self._store.write(new_job_id, request)
+        forked: str = self._store.write(new_job_id, decide)
         return forked
-
-    def _source(
-        self, checkpoint_id: str, view: JobView
-    ) -> tuple[Entry, CheckpointSaved, DecodedState]:
-        entry = entry_of(view, checkpoint_id)
-        return entry, self._reader.event_of(view, entry), self._reader.open(view, entry)
 
     def import_files(
         self,
@@ -282,11 +385,9 @@ class CheckpointManager(Protection, Removal):
             InvalidArgument: `folder` is not a folder.
             StorageFailed: a write failed; repeat the import, nothing is imported twice.
         """
-        from milepost.journal.importing.importing import (
-            Importer,  # imported late: rarely needed
-        )
+        from milepost.journal.importing import importing  # imported late: rarely needed
 
-        importer = Importer(
+        importer = importing.Importer(
             self._store,
             self._packer,
             self._reader.vault,
@@ -322,18 +423,667 @@ class CheckpointManager(Protection, Removal):
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
+        decide = partial(
+            completion.complete,
+            failed=failed,
+            reason=reason,
+            actor=self._who(actor),
+            expected_seq=expected_seq,
+        )
+        return self._change(job_id, decide, unknown=False)
 
-        def request(batch: Batch) -> bool:
-            batch.check_seq(expected_seq)
-            data: dict[str, object] = {}
-            if failed:
-                data["failed"] = True
-            if reason is not None:
-                data["reason"] = ids.check_label("reason", reason)
-            batch.add("job.completed", self._who(actor), data)
-            return True
+    def pin(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Protect a checkpoint from every policy; return False if it already is.
 
-        return self._change(job_id, request)
+        Raises:
+            UnknownCheckpoint: it does not exist, or was deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._mark("pin", job_id, checkpoint_id, actor, reason, expected_seq)
+
+    def unpin(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Remove a pin; return False if there is none.
+
+        Raises:
+            UnknownCheckpoint: it does not exist, or was deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._mark("unpin", job_id, checkpoint_id, actor, reason, expected_seq)
+
+    def hold(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Place a legal hold on a checkpoint; return False if it already is held.
+
+        No policy and no `cleanup`, `delete` or `erase` removes it until `release`, not
+        even with force.  The journal records the actor, time and reason; a second hold
+        does not change them.
+
+        Raises:
+            UnknownCheckpoint: it does not exist, or was deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._mark("hold", job_id, checkpoint_id, actor, reason, expected_seq)
+
+    def release(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """End a hold, also one of another actor; return False if there is none.
+
+        Raises:
+            UnknownCheckpoint: it does not exist, or was deleted.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._mark("release", job_id, checkpoint_id, actor, reason, expected_seq)
+
+    def delete(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        force: bool = False,
+        purge: bool = False,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Delete a checkpoint; return False if there is none.
+
+        It disappears from lists immediately and can be undeleted until the trash period
+        ends.  Its events stay.  If it was current, its nearest remaining ancestor
+        becomes current, or else the newest checkpoint; the event records which.
+
+        Args:
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            actor: the actor of the deletion, instead of the manager's.
+            reason: recorded.
+            force: delete it even if it is pinned.
+            purge: erase its state immediately and permanently, also if it was deleted
+                before.
+            expected_seq: refuse if the job is at another seq.
+
+        Raises:
+            OnHold: (a Protected) it is held; `force` does not override this.
+            Protected: it is pinned, and `force` was not given.
+            Conflict: `expected_seq` is stale; or, with `purge`, another compaction did
+                not finish in time: the checkpoint is deleted, and the next compaction
+                erases its state.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        decide = partial(
+            removal.delete,
+            checkpoint_id=id_of(checkpoint_id),
+            actor=self._who(actor),
+            reason=reason,
+            force=force,
+            purge=purge,
+            expected_seq=expected_seq,
+        )
+        is_done = self._change(job_id, decide, unknown=False, removes=True)
+        if is_done and purge:
+            self._erase_states(job_id, actor)
+        return is_done
+
+    def undelete(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> bool:
+        """Restore a deleted checkpoint; return False if it was not deleted.
+
+        Raises:
+            Conflict: its trash period has ended, it was purged or its state is erased;
+                or `expected_seq` is stale.
+            UnreadableState: its state is damaged.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        checkpoint_id = id_of(checkpoint_id)
+        refuse = partial(removal.refuse_erased, self._store.history, checkpoint_id)
+        self._reader.answer(job_id, refuse)
+        decide = partial(
+            removal.undelete,
+            checkpoint_id=checkpoint_id,
+            actor=self._who(actor),
+            trash_seconds=self.trash_seconds,
+            expected_seq=expected_seq,
+            problem_of=self._reader.problem_of,
+        )
+        return self._change(job_id, decide, unknown=False)
+
+    def cleanup(
+        self,
+        job_id: str,
+        keep_last: int = 10,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> int:
+        """Delete all but the newest `keep_last`; return how many were deleted.
+
+        Exactly `keep_last` remain of those that are neither pinned nor held, failed
+        ones included; pinned and held ones are kept in addition.  If the current one is
+        deleted, its nearest remaining ancestor becomes current, or else the newest
+        checkpoint; the event records which.  `plan_cleanup` is the dry run.
+
+        Raises:
+            InvalidArgument: `keep_last` is not a whole number of at least 1.
+            Conflict: `expected_seq` is stale.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        policy = planning.cleanup_policy(keep_last)
+        decide = partial(
+            cleanup.cleanup,
+            plan_of=partial(planning.cleanup_plan, self._reader, policy),
+            actor=self._who(actor),
+            trash_seconds=self.trash_seconds,
+            expected_seq=expected_seq,
+        )
+        return self._change(job_id, decide, unknown=0, removes=True)
+
+    # -- reads -------------------------------------------------------------------------
+
+    def list(self, job_id: str) -> builtins.list[CheckpointInfo]:
+        """Return the job's checkpoints, oldest first; none for an unknown job.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+            NotImported: the job's checkpoints are in plain files; see `import_files`.
+                All other calls about such a job raise it too.
+            DamagedJournal: the job is quarantined.
+        """
+        return queries.live(self._reader, job_id)
+
+    def page(
+        self, job_id: str, *, limit: int, after_seq: int = 0
+    ) -> builtins.list[CheckpointInfo]:
+        """Return up to `limit` checkpoints saved after event `after_seq`.
+
+        Raises:
+            InvalidArgument, DamagedJournal: as `list`.
+        """
+        return queries.page(self._reader, job_id, limit=limit, after_seq=after_seq)
+
+    def get(self, job_id: str, checkpoint_id: str | CheckpointInfo) -> Checkpoint:
+        """Return a checkpoint with its state; the current one does not change.
+
+        The state is migrated to the newest version of its workflow, if migrations are
+        registered; `info` describes the stored checkpoint.
+
+        Raises:
+            UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
+            NewerState, NoMigration, MigrationFailed: as `restore`.
+        """
+        return queries.get(self._reader, job_id, id_of(checkpoint_id))
+
+    @overload
+    def latest(self, job_id: str) -> CheckpointInfo | None: ...
+
+    @overload
+    def latest(
+        self, job_id: str, *, with_state: Literal[True]
+    ) -> Checkpoint | None: ...
+
+    def latest(
+        self, job_id: str, *, with_state: bool = False
+    ) -> CheckpointInfo | Checkpoint | None:
+        """Return the newest checkpoint, None if there is none.
+
+        Args:
+            job_id: the job.
+            with_state: return a `Checkpoint`, as `get` does.
+
+        Raises:
+            DamagedJournal: the job is quarantined; an older one is never returned.
+            UnreadableState and others: with the state, as `get`.
+        """
+        if with_state:
+            return queries.with_state(self._reader, job_id, lambda view: view.latest)
+        return queries.latest(self._reader, job_id)
+
+    def current(self, job_id: str) -> CheckpointInfo | None:
+        """Return the checkpoint that a resumed job continues from; see `load`.
+
+        A save moves it forward, a restore moves it back.
+
+        Raises:
+            DamagedJournal: the job is quarantined.
+        """
+        return queries.current(self._reader, job_id)
+
+    @overload
+    def load(self, job_id: str) -> dict[str, Any]: ...
+
+    @overload
+    def load(self, job_id: str, default: _D) -> dict[str, Any] | _D: ...
+
+    def load(self, job_id: str, default: object = queries.NO_DEFAULT) -> object:
+        """Return the state of the current checkpoint, to continue from.
+
+        Nothing is recorded.  The state is migrated as in `restore`.
+
+        Args:
+            job_id: the job.
+            default: returned if the job has no checkpoint; a dict is copied.
+
+        Raises:
+            NoCheckpoint: (a FileNotFoundError) there is none, and no `default`.
+            UnreadableState, DamagedJournal: as `restore`.
+            NewerState, NoMigration, MigrationFailed: as `restore`.
+        """
+        return queries.load(self._reader, job_id, default)
+
+    def find(self, checkpoint_id: str | CheckpointInfo) -> CheckpointInfo:
+        """Return the checkpoint with this id, in any job.
+
+        Raises:
+            UnknownCheckpoint: no job has it; says when and by whom if it was deleted.
+            NotImported: no job has it, but some jobs are not imported yet.
+        """
+        return queries.find(self._reader, id_of(checkpoint_id))
+
+    def history(
+        self,
+        job_id: str,
+        *,
+        after_seq: int = 0,
+        types: Collection[str] | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> builtins.list[Event]:
+        """Return the job's events, verified, oldest first or newest first.
+
+        Args:
+            job_id: the job; an unknown job has no events.
+            after_seq: only events after this one.
+            types: only events of these types.
+            limit: return at most this many.
+            reverse: newest first.
+
+        Raises:
+            DamagedJournal: the job is quarantined.
+        """
+        return queries.history(
+            self._reader,
+            job_id,
+            after_seq=after_seq,
+            types=types,
+            limit=limit,
+            reverse=reverse,
+        )
+
+    def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
+        """Return the state that was current after event `seq`, if there was one.
+
+        It is not migrated.
+
+        Raises:
+            InvalidArgument: there is no such event.
+            UnreadableState: its bytes are missing or differ from what was saved.
+            DamagedJournal: the job is quarantined.
+        """
+        return queries.state_at(self._reader, job_id, seq)
+
+    def diff(
+        self, job_id: str, a: str | CheckpointInfo, b: str | CheckpointInfo
+    ) -> builtins.list[Change]:
+        """Return the changes from checkpoint `a`'s state to `b`'s, as read by `get`.
+
+        Raises:
+            UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
+        """
+        return state_diff.diff(self.get(job_id, a).state, self.get(job_id, b).state)
+
+    def seq(self, job_id: str) -> int:
+        """Return the seq of the job's last event, 0 for an unknown job.
+
+        Raises:
+            InvalidArgument, DamagedJournal: as `list`.
+        """
+        return self._reader.any_view(job_id).seq
+
+    def job(self, job_id: str) -> JobInfo | None:
+        """Return the summary of one job, None if it does not exist.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+        """
+        return queries.job(self._reader, job_id)
+
+    def jobs(
+        self,
+        *,
+        match: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> builtins.list[JobInfo]:
+        """Return all jobs, sorted by id, including damaged and not imported ones.
+
+        Args:
+            match: a glob pattern for ids, case-sensitive.
+            limit: return at most this many.
+            after: only ids that sort after this one.
+        """
+        return queries.jobs(self._reader, match=match, limit=limit, after=after)
+
+    def job_ids(self) -> builtins.list[str]:
+        """Return the ids of all jobs, sorted; faster than `jobs`, which reads journals.
+
+        Includes jobs whose checkpoints are in plain files and not imported yet.
+        """
+        return self._reader.job_ids()
+
+    def refresh(self, job_ids: Collection[str] | None = None) -> set[str]:
+        """Read the latest writes of other processes; return the jobs that changed.
+
+        Never required for correct results: every call refreshes.  It makes them faster.
+        """
+        return queries.refresh(self._reader, job_ids)
+
+    def register_migration(
+        self, workflow_name: str, from_version: str, to_version: str, migrate: Migrate
+    ) -> None:
+        """Register a migration that `restore` and `get` apply to older states.
+
+        Migrations are chained, from the ``workflow_version`` that a state was saved
+        with to the version that no migration starts from.  Stored states are not
+        changed.  A workflow without migrations is restored as it was saved.
+
+        Args:
+            workflow_name: the name it was saved with.
+            from_version: version of the states that `migrate` takes.
+            to_version: version of the states that it returns.
+            migrate: takes a state and returns the new one; must be a pure function.
+
+        Raises:
+            InvalidArgument: a second migration from `from_version`, a cycle, or two
+                versions that no migration starts from.
+        """
+        add = self._reader.migrations.add
+        self._registering.hold(
+            partial(add, workflow_name, from_version, to_version, migrate)
+        )
+
+    # -- retention ---------------------------------------------------------------------
+
+    def plan(
+        self,
+        jobs: str,
+        policy: Policy | None = None,
+        *,
+        now: datetime | None = None,
+        limit: int | None = None,
+        max_bytes: int | None = None,
+        on_progress: OnProgress = planning.no_progress,
+    ) -> Plan:
+        """Return what policies would keep and remove, with reasons; change nothing.
+
+        Args:
+            jobs: a job's id, or else a glob such as ``"etl-*"``.  The plan of one job
+                includes all kept checkpoints; that of many jobs, only jobs with
+                removals.  Without a match the plan is empty.
+            policy: for all of them; by default, each job's own of `policies`.
+            now: the time that ages are counted from, by default the manager's clock.
+            limit: remove at most this many per job, the oldest.
+            max_bytes: bound on the total size of these jobs, not counting those that
+                could not be planned.
+            on_progress: called with the number of jobs done, and of all jobs.
+
+        Raises:
+            InvalidArgument: `jobs` is neither a job id nor a glob, or a number is
+                negative.
+            DamagedJournal: the one job is quarantined; of many, see `Plan.problems`.
+        """
+        return planning.plan(
+            self._reader,
+            jobs,
+            self._rules(policy),
+            now or self._clock(),
+            limit=limit,
+            max_bytes=max_bytes,
+            on_progress=on_progress,
+        )
+
+    def plan_cleanup(
+        self, job_id: str, keep_last: int = 10, *, limit: int | None = None
+    ) -> Plan:
+        """Return what `cleanup` would remove, with reasons; change nothing.
+
+        `apply` accepts the plan, and refuses it if the job has changed too much.
+
+        Args:
+            job_id: the job; an unknown job has an empty plan.
+            keep_last: as for `cleanup`.
+            limit: remove at most this many, the oldest.
+
+        Raises:
+            InvalidArgument: `keep_last` is not a whole number of at least 1, or `limit`
+                is negative.
+            DamagedJournal: the job is quarantined.
+        """
+        return planning.plan_cleanup(self._reader, job_id, keep_last, limit=limit)
+
+    def apply(
+        self,
+        plan: Plan,
+        *,
+        actor: str | None = None,
+        confirm: bool = False,
+        trust_clock: bool = False,
+    ) -> Applied:
+        """Carry out `plan`; return how many checkpoints were removed.
+
+        The plan is applied job by job, each atomically.  A job that changed since is
+        decided again: if everything that the plan shows would still be kept or removed
+        as shown, exactly that is removed; otherwise the job is skipped.
+        `Applied.skipped` has the skipped jobs with errors.
+
+        Args:
+            plan: a result of `plan`.
+            actor: the actor of the removal, instead of the manager's.
+            confirm: apply a plan that requires confirmation.  Later plans of the same
+                policy, of any job, do not require it again.
+            trust_clock: accept the current time although the clock jumped.
+
+        Raises:
+            ConfirmationRequired: it requires confirmation; nothing was removed.
+            ClockJumped: a policy has a `max_age`, and the clock jumped; nothing was
+                removed.
+            InvalidArgument: `plan` was not made by `plan`.
+            StalePlan: every job was skipped, the first because it changed.
+            OnHold: likewise, because the plan would remove a held checkpoint.
+            DamagedJournal, StorageFailed: likewise, as `save`.
+        """
+        cleanup.refuse_unready(plan, confirm=confirm)
+        if cleanup.counts_ages(plan):
+            self._check_clock(trust_clock=trust_clock)
+        elif plan.remove:
+            self._look_at_clock()
+        apply_one = partial(self._apply_to, plan.plan_id, self._who(actor))
+        return cleanup.apply_each(plan, apply_one)
+
+    def explain(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        policy: Policy | None = None,
+        *,
+        now: datetime | None = None,
+    ) -> tuple[Ruling, ...]:
+        """Return the result of every rule for one checkpoint.
+
+        Args:
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            policy: by default, the job's own of `policies`.
+            now: the time that ages are counted from, by default the manager's clock.
+
+        Raises:
+            UnknownCheckpoint: it does not exist, or was deleted.
+            DamagedJournal: the job is quarantined.
+        """
+        return planning.explain(
+            self._reader,
+            job_id,
+            id_of(checkpoint_id),
+            self._rules(policy),
+            now or self._clock(),
+        )
+
+    def idle_rules(self, job_id: str) -> tuple[str, ...]:
+        """Return a line for each rule of the job's policy that matches no checkpoint.
+
+        Such a rule keeps nothing: a `keep_best` by a metric that is text, a `keep_tags`
+        with a tag that no checkpoint has.
+
+        Raises:
+            DamagedJournal: the job is quarantined.
+        """
+        return planning.idle(self._reader, job_id, self._rules())
+
+    # -- maintenance -------------------------------------------------------------------
+
+    def compact(
+        self,
+        job_id: str,
+        *,
+        actor: str | None = None,
+        threshold: Threshold = erasure.ALWAYS,
+        rewrap: bool = False,
+        trust_clock: bool = False,
+        on_piece: OnPiece | None = None,
+    ) -> Compaction | None:
+        """Rewrite the job's journal without the states that are due.
+
+        These are the states of deleted checkpoints that were purged or whose trash
+        period has ended, and salvaged bytes after the same period.  No event is
+        removed.  Disk space is freed; other callers are blocked only briefly.
+
+        Args:
+            job_id: the job.
+            actor: the actor of the compaction, instead of the manager's.
+            threshold: what makes it worthwhile; by default, any state that is due.
+            rewrap: compact in any case, so that the current key wraps all states.
+            trust_clock: accept the current time although the clock jumped.
+            on_piece: called between pieces of the journal with the bytes read since the
+                last call; its exceptions end the compaction without any change.
+
+        Returns:
+            The result, None if nothing was due.
+
+        Raises:
+            ClockJumped: a state is due by age, and the clock jumped.
+            Conflict: another compaction of the job is running.
+            UnreadableState: a live state differs from what was saved.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        if (view := self._reader.view(job_id)).seq == 0:
+            return None
+        due = self._aged()
+        if due.counts_ages(view):
+            self._check_clock(trust_clock=trust_clock)
+        return erasure.compact(
+            self._reader,
+            job_id,
+            due,
+            actor=self._who(actor),
+            threshold=threshold,
+            rewrap=rewrap,
+            on_piece=on_piece,
+        )
+
+    def erase(
+        self, job_id: str, *, actor: str | None = None, reason: str | None = None
+    ) -> Compaction | None:
+        """Erase every state of a job immediately and permanently; its events stay.
+
+        Returns:
+            The result of the compaction, None for an unknown job.
+
+        Raises:
+            OnHold: one of its checkpoints is held; nothing was erased.
+            Conflict: another compaction did not finish in time; the checkpoints are
+                deleted, and the next compaction erases their states.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        decide = partial(erasure.erase, actor=self._who(actor), reason=reason)
+        if not self._change(job_id, decide, unknown=False):
+            return None
+        if (done := self._erase_states(job_id, actor)) is not None:
+            return done
+        size = self._reader.view(job_id).end  # nothing to do, or the worker was faster
+        return Compaction(job_id, 0, 0, size, size)
+
+    def verify(
+        self,
+        job_id: str | None = None,
+        *,
+        deep: bool = False,
+        on_piece: OnPiece | None = None,
+    ) -> builtins.list[JobReport]:
+        """Verify one job or all jobs from the first byte; damage is only reported.
+
+        Args:
+            job_id: the job, or None for all.  An unknown job has no report.
+            deep: also check the digest of every live state; a note counts the states
+                that were not checked for lack of a key.
+            on_piece: called between pieces of a journal with the bytes read since the
+                last call; its exceptions end the verification.
+        """
+        return audit.verify(self._reader, job_id, deep=deep, on_piece=on_piece)
+
+    def diagnose(
+        self, job_id: str | None = None, *, deep: bool = False
+    ) -> builtins.list[Diagnosis]:
+        """Diagnose one job or all jobs: the damage, what is safe, and the remedy.
+
+        Reads every event and changes nothing, not even a torn tail.  Problems are
+        reported, not raised.
+
+        Args:
+            job_id: the job, or None for all.  An unknown job has no diagnosis.
+            deep: also read every live state, not only its checksum.
+
+        Raises:
+            InvalidArgument: `job_id` is out of bounds.
+            StorageFailed: the jobs cannot be listed.
+        """
+        return audit.diagnose(self._reader, job_id, deep=deep)
 
     def repair(
         self,
@@ -376,39 +1126,141 @@ class CheckpointManager(Protection, Removal):
         ids.check_job_id(job_id)
         return repairer.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)
 
-    def _answered(self, batch: Batch, key: str, content: Content) -> str | None:
-        """Return the id of the live checkpoint that `key` refers to, if any."""
-        if (pending := batch.keys.get(key)) is not None:
-            known, is_same = pending[0], content.equals(pending[1])
-        elif (entry := batch.view.keyed(key)) is not None:
-            known = entry.checkpoint_id
-            is_same = self._reader.is_saved_as(batch.view, entry, content)
-        else:
-            return None
-        if not is_same:
-            raise Conflict(
-                f"idempotency key {key!r} refers to checkpoint {known!r}, whose "
-                "content is different",
-                hint="use another key, or delete that checkpoint or restore an earlier "
-                "one first",
-            )
-        return known
+    def keys_in_use(self, job_id: str | None = None) -> dict[str, int]:
+        """Return the number of states under each key, by key id.
+
+        States of deleted checkpoints count while they are stored.  States that are not
+        encrypted count under an empty id.
+
+        Args:
+            job_id: the job, or None for all.
+
+        Raises:
+            DamagedJournal: a job's states cannot be counted.
+            UnreadableState, NewerFormat: the key of a state cannot be determined.
+        """
+        return audit.keys_in_use(self._reader, job_id)
+
+    def drop_key(self, key_id: str, *, force: bool = False) -> None:
+        """Stop all processes from writing with a key, even those that have it.
+
+        States under the key stay readable for processes that have it.
+
+        Args:
+            key_id: the key.
+            force: drop the key although states need it.
+
+        Raises:
+            Protected: states need the key, which stays usable.
+            LockTimeout: a running write takes too long; the key stays usable.
+            DamagedJournal: a job's states cannot be counted; the key stays usable.
+        """
+        audit.drop_key(self._reader, key_id, force=force)
+
+    # -- inside ----------------------------------------------------------------------
+
+    def _who(self, actor: str | None) -> str:
+        return self._actor if actor is None else ids.check_label("actor", actor)
+
+    def _change(
+        self,
+        job_id: str,
+        decide: Callable[[Batch], _T],
+        unknown: _T,
+        *,
+        removes: bool = False,
+    ) -> _T:
+        """Write to a job that must exist; return `unknown` if it does not."""
+        if self._reader.view(job_id).seq == 0:
+            return unknown
+        if removes:
+            self._look_at_clock()
+        answer: _T = self._store.write(job_id, decide)
+        return answer
+
+    def _mark(
+        self,
+        verb: marks.Verb,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        actor: str | None,
+        reason: str | None,
+        expected_seq: int | None,
+    ) -> bool:
+        marked = id_of(checkpoint_id)
+        marks.refuse_unknown(self._reader.view(job_id), verb, marked)
+        decide = partial(
+            marks.mark,
+            verb=verb,
+            checkpoint_id=marked,
+            actor=self._who(actor),
+            reason=reason,
+            expected_seq=expected_seq,
+        )
+        return self._change(job_id, decide, unknown=False)
+
+    def _apply_to(self, plan_id: str, actor: str, job: JobPlan) -> int:
+        cleanup.refuse_unmade(self._reader.view(job.job_id), job, plan_id)
+        decide = partial(
+            cleanup.apply,
+            job=job,
+            plan_id=plan_id,
+            actor=actor,
+            trash_seconds=self.trash_seconds,
+            decide=partial(planning.decide, self._reader),
+        )
+        removed: int = self._store.write(job.job_id, decide)
+        return removed
+
+    def _rules(self, policy: Policy | None = None) -> planning.Rules:
+        return planning.Rules(self.policies, policy)
+
+    def _aged(self) -> erasure.Due:
+        return erasure.Due(self._clock(), self.trash_seconds)
+
+    def _erase_states(self, job_id: str, actor: str | None) -> Compaction | None:
+        # A purge does not depend on the clock; removal by age does.
+        jumped = self._look_at_clock() is not None
+        due = erasure.PURGED if jumped else self._aged()
+        return erasure.erase_states(self._reader, job_id, due, actor=self._who(actor))
+
+    def _look_at_clock(self) -> ClockJump | None:
+        return self.clock_guard.in_force(
+            self.max_clock_jump_seconds, self.max_downtime_seconds
+        )
+
+    def _check_clock(self, *, trust_clock: bool) -> None:
+        self.clock_guard.check(
+            self.max_clock_jump_seconds,
+            self.max_downtime_seconds,
+            trust_clock=trust_clock,
+        )
 
 
-def _labels(
-    tags: Sequence[str], name: str | None, version: str | None, key: str | None
-) -> dict[str, Any]:
-    """Return the optional fields of a saved event that are set, checked."""
-    labels: dict[str, Any] = {}
-    if name is not None:
-        labels["workflow_name"] = ids.check_label("workflow_name", name)
-    if version is None:
-        version = DEFAULT_WORKFLOW_VERSION
-    labels["workflow_version"] = ids.check_label("workflow_version", version)
-    if key is not None:
-        labels["idempotency_key"] = ids.check_label("idempotency_key", key)
-    if len(tags) > _MAX_TAGS:
-        raise InvalidArgument(f"at most {_MAX_TAGS} tags, got {len(tags)}")
-    if tags:
-        labels["tags"] = [ids.check_label("a tag", tag) for tag in tags]
-    return labels
+def _folder(
+    root: str | Path | None,
+    storage_dir: str | Path | None,
+    storage_path: str | Path | None,
+    storage: Storage | None,
+) -> Path | None:
+    """Return the store's folder; None if a `storage` replaces it.
+
+    Raises:
+        InvalidArgument: a path has the wrong type, or the arguments exclude each other.
+    """
+    given = [p for p in (storage_path, storage_dir, root) if p is not None]
+    if storage is not None:
+        if given:
+            raise InvalidArgument("give a folder or a storage, not both")
+        return None
+    if root is not None and storage_dir is not None:
+        raise InvalidArgument(
+            f"give one folder, got root {root!r:.60} and storage_dir "
+            f"{storage_dir!r:.60}"
+        )
+    return Path(given[0] if given else DEFAULT_FOLDER)
+
+
+def _default_actor() -> str:
+    program = Path(sys.argv[0]).stem if sys.argv and sys.argv[0] else "python"
+    return f"lib:{program}@{os.uname().nodename}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from milepost.journal import ids
-from milepost.journal.clock import stamped
+from milepost.journal.clock import moment, stamped
 from milepost.journal.errors import (
     DamagedJournal,
     InvalidArgument,
+    MilepostError,
     MissingKey,
     NewerFormat,
     NotImported,
@@ -28,7 +30,8 @@ from milepost.journal.states import delta_chain, line_codec, state_digest
 from milepost.journal.states.migrations import Migrated, Migrations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from milepost.journal.events.vocabulary import CheckpointSaved
@@ -151,6 +154,20 @@ class Reader:
             except UnreadableState as exc:
                 raise unreadable(view, entry, exc) from exc
         raise unreadable(view, entry, UnreadableState(fault))
+
+    def problem_of(self, view: JobView, entry: Entry) -> UnreadableState | None:
+        """Return why a checkpoint's stored state is unreadable, None if it is not."""
+        if (fault := view.faults.get(entry.seq)) is not None:
+            return unreadable(view, entry, UnreadableState(fault))
+        problem = delta_chain.problem_of(entry.seq, partial(self.read, view))
+        return problem and unreadable(view, entry, problem)
+
+    def event_times(self) -> Iterator[datetime]:
+        """Yield the time of each job's last write, from its journal."""
+        for job_id in self.store.storage.job_ids():
+            with suppress(MilepostError):
+                if (at := self.view(job_id).last_at) is not None:
+                    yield moment(at)
 
     def read(self, view: JobView, seq: int) -> Member:
         """Return the decrypted state of event `seq`; see `delta_chain.member`."""

@@ -22,9 +22,11 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from milepost.journal.clock import stamp
+from milepost.journal.clock import stamp, utc_now
+from milepost.journal.errors import ClockJumped
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.retention.duration import how_long
+from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import (
     ClockJump,
     ClockWatch,
@@ -36,8 +38,7 @@ from milepost.journal.store.clock_watch import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
-
-    from milepost.journal.store.clock_memory import ClockMemory
+    from pathlib import Path
 
 # How old the stored readings of both clocks may be.
 WRITE_SECONDS = 600.0
@@ -96,6 +97,35 @@ class ClockGuard:
             OSError: the jump cannot be stored; this process still applies it.
         """
         return self._mutex.hold(partial(self._look, max_seconds, max_downtime_seconds))
+
+    def in_force(
+        self, max_seconds: float, max_downtime_seconds: float
+    ) -> ClockJump | None:
+        """Return the jump in force, also if it cannot be stored.
+
+        Called before a removal is journaled: its event time would vouch for a wrong
+        clock.
+        """
+        with contextlib.suppress(OSError):
+            self.look(max_seconds, max_downtime_seconds)
+        return self._jump
+
+    def check(
+        self, max_seconds: float, max_downtime_seconds: float, *, trust_clock: bool
+    ) -> None:
+        """Refuse removals by age after a clock jump.
+
+        Raises:
+            ClockJumped: the clock jumped, and its time was not accepted.
+        """
+        if trust_clock:
+            with contextlib.suppress(OSError):
+                self.trust()
+        elif (jump := self.in_force(max_seconds, max_downtime_seconds)) is not None:
+            raise ClockJumped(
+                why_waiting(jump),
+                hint="if the clock is right: --trust-clock, or trust_clock=True",
+            )
 
     def _look(
         self, max_seconds: float, max_downtime_seconds: float
@@ -192,6 +222,18 @@ class ClockGuard:
             log.info("the clock was set back to where it was")
         else:
             log.warning("%s", why_waiting(found))
+
+
+def guard_of(
+    root: Path | None,
+    recorded: Callable[[], Iterable[datetime]],
+    clock: Callable[[], datetime],
+) -> ClockGuard:
+    """Return the guard of a store in the folder `root`, which keeps its readings."""
+    if clock is utc_now:
+        return ClockGuard(ClockWatch(clock), ClockMemory(root), recorded, clock)
+    # A clock given by the caller is unrelated to the machine's.
+    return ClockGuard(ClockWatch(clock, None), ClockMemory(None), recorded, clock)
 
 
 def why_waiting(jump: ClockJump) -> str:

@@ -8,7 +8,7 @@ from milepost.journal.disk import whole_file
 from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.events import codec
 from milepost.journal.index import job_view
-from milepost.journal.reading.queries import CheckpointReader
+from milepost.journal.reading import queries
 from milepost.journal.recovery import head, recovery
 from milepost.journal.recovery.salvage import SalvageFiles
 from milepost.journal.repair.repair import Repairer
@@ -281,9 +281,9 @@ MUTANTS: dict[str, Mutant] = {
     "older checkpoint returned for an unreadable newer one": Mutant(
         (
             Rewrite(
-                CheckpointReader.latest,
-                "self._reader.info_of(view, view.latest)",
-                "self._reader.infos(view, [e for e in view.checkpoints.values()"
+                queries.latest,
+                "reader.info_of(view, view.latest)",
+                "reader.infos(view, [e for e in view.checkpoints.values()"
                 " if e.seq not in view.faults][-1:])[0]",
             ),
         ),

@@ -1,0 +1,36 @@
+"""Record a restore."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from milepost.journal.reading.reader import entry_of
+
+if TYPE_CHECKING:
+    from milepost.journal.states.migrations import Migrated
+    from milepost.journal.store.batch import Batch
+
+
+def restore(
+    batch: Batch,
+    checkpoint_id: str,
+    migrated: Migrated,
+    *,
+    actor: str,
+    expected_seq: int | None,
+) -> None:
+    """Make a checkpoint current, whose state was returned as `migrated`.
+
+    Raises:
+        Conflict: `expected_seq` is stale.
+        UnknownCheckpoint: it was deleted meanwhile.
+    """
+    batch.check_seq(expected_seq)
+    entry_of(batch.view, checkpoint_id)
+    data = {"checkpoint_id": checkpoint_id}
+    if batch.view.current is not None:
+        data["previous"] = batch.view.current.checkpoint_id
+    if migrated.from_version is not None and migrated.to_version is not None:
+        data["migrated_from"] = migrated.from_version
+        data["migrated_to"] = migrated.to_version
+    batch.add("checkpoint.restored", actor, data)
