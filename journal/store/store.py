@@ -24,6 +24,7 @@ from milepost.journal.events import codec
 from milepost.journal.events.codec import STATE_MISSING, CorruptLine
 from milepost.journal.index.job_view import InvalidEvent, JobView, erased_runs
 from milepost.journal.recovery.head import Extent
+from milepost.journal.storage.contract import during
 from milepost.journal.store.batch import Batch
 from milepost.journal.store.compaction import Compaction, Compactor
 from milepost.journal.store.group_commit import Request, Waiter
@@ -82,7 +83,7 @@ class Store(Views):
             self.storage.create()
         commit = partial(self._commit_some, job, waiters[0], waiters)
         while waiters:
-            for _ in range(self._exclusively(job.view.job_id, commit)):
+            for _ in range(during(self.storage.exclusive(job.view.job_id), commit)):
                 waiters.popleft().finish()
             if waiters and not waiters[0].is_shared:
                 return  # the storage failed; each remaining waiter retries alone
