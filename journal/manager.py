@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import Event
     from milepost.journal.importing.importing import Imported
     from milepost.journal.models import Checkpoint, CheckpointInfo, JobInfo, JobReport
-    from milepost.journal.reading.planning import OnProgress
     from milepost.journal.recovery.diagnosis import Diagnosis
     from milepost.journal.repair.steps import Repair
     from milepost.journal.retention.decisions import Ruling
@@ -849,7 +848,7 @@ class CheckpointManager:
         now: datetime | None = None,
         limit: int | None = None,
         max_bytes: int | None = None,
-        on_progress: OnProgress = planning.no_progress,
+        on_progress: Callable[[int, int], None] = planning.no_progress,
     ) -> Plan:
         """Return what policies would keep and remove, with reasons; change nothing.
 
