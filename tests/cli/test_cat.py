@@ -40,6 +40,7 @@ def lines_of(*words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run(*words).out.splitlines()]
 
 
+@pytest.mark.slow
 def test_cat_prints_every_event_with_its_state_decoded(chat: Path) -> None:
     ids = ids_of(chat / "checkpoints", "chat")
     call("delete", f"chat@{ids[0]}", "--purge")

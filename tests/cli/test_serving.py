@@ -168,6 +168,7 @@ def test_a_resumed_job_is_the_command_of_the_settings(
         assert fifo.read_text() == f"{JOB}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_forced", [False, True])
 def test_a_server_that_stops_ends_the_jobs_it_started(
     store: Path, folder: Path, *, is_forced: bool

@@ -208,6 +208,7 @@ def test_no_verb_calls_a_closed_or_full_stream_a_bug(verb: str) -> None:
         assert code in range(12), (redirection, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["list", "show", "jobs", "log", "doctor", "verify"])
 @pytest.mark.usefixtures("store")
 def test_an_answer_that_a_full_device_did_not_take_is_no_success(verb: str) -> None:

@@ -108,9 +108,8 @@ def test_an_sdist_holds_the_three_folders_and_no_link(built: Built) -> None:
     assert not tops & {"tests", "docs", "demo", "benchmarks", "checkpoints"}
 
 
-@pytest.mark.parametrize(
-    "archive", ["wheel", pytest.param("sdist", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("archive", ["wheel", "sdist"])
 def test_milepost_is_installed_beside_packages_of_the_same_names(
     built: Built, tmp_path: Path, archive: str
 ) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 JOB = "etl"
 # A JSON schema cannot say which texts are printable, nor what a cursor looks like.
 MORE_THAN_THE_DOCUMENT_ASKS = [positive_data_acceptance]
-SLOW = pytest.mark.slow
+EXAMPLES = 250
 
 
 def operations(app: FastAPI) -> dict[str, Any]:
@@ -62,16 +62,16 @@ def manager(root: Path) -> Iterator[CheckpointManager]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", operations(create_app()))
-@pytest.mark.parametrize("examples", [4, pytest.param(250, marks=SLOW)])
 def test_whatever_is_asked_is_answered_as_the_document_says_and_never_with_a_500(
-    manager: CheckpointManager, label: str, examples: int, tally: Tally
+    manager: CheckpointManager, label: str, tally: Tally
 ) -> None:
     operation = operations(create_app(manager))[label]
     requests, asked = made_up(operation, saved(manager, 3, JOB)), 0
 
     @settings(
-        deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck)
+        deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck)
     )
     @given(requests)
     def ask(case: Any) -> None:

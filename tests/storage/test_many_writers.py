@@ -146,8 +146,9 @@ class Crowd:
             self._kill(child)
 
 
+@SLOW
 @pytest.mark.parametrize("jobs", [1, 12], ids=["one job", "many jobs"])
-@pytest.mark.parametrize("seconds", [2, pytest.param(25, marks=SLOW)])
+@pytest.mark.parametrize("seconds", [2, 25])
 def test_a_crowd_that_is_killed_and_stopped_loses_and_doubles_nothing(
     root: Path, jobs: int, seconds: int, tally: Tally
 ) -> None:

@@ -542,6 +542,7 @@ def test_a_creation_beside_another_processes_creation_does_not_fail(
         assert manager._store.storage.store_id == rival._store.storage.store_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operation", ["append", "sync", "pwrite", "sync_folder", "stat"]
 )

@@ -236,6 +236,7 @@ WRITES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "body"), WRITES, ids=[f"{m} {p}" for m, p, _ in WRITES]
 )
@@ -383,7 +384,7 @@ def resuming(running: Running, folder: Path, held: ExitStack) -> None:
         pytest.param(
             unread, "", id="a client that takes nothing", marks=pytest.mark.slow
         ),
-        pytest.param(stuck, "", id="locks that are held"),
+        pytest.param(stuck, "", id="locks that are held", marks=pytest.mark.slow),
         pytest.param(
             resuming, STUBBORN, id="a job that ignores SIGTERM", marks=pytest.mark.slow
         ),
