@@ -258,7 +258,7 @@ EXAMPLES = [
 ]
 
 
-@SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, _ in verbs()])
 def test_every_help_ends_with_an_example(name: str) -> None:
     assert any(found.startswith(f"{name} ") for found, _ in EXAMPLES)

@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -923,15 +923,21 @@ def together(manager: CheckpointManager, *calls: Callable[[], Any]) -> list[Any]
     store, requests = manager._store, []
     refused: dict[int, MilepostError] = {}
     write = store.write
-    store.write = lambda _, request, **__: requests.append(request)  # type: ignore[method-assign]
+
+    def queue(_: str, request: Any, **__: object) -> Any:
+        requests.append(request)
+        raise InterruptedError
+
+    store.write = queue  # type: ignore[method-assign]
     for call in calls:
         before = len(requests)
         try:
-            call()
+            with suppress(InterruptedError):
+                call()
         except MilepostError as exc:  # refused before it was even queued
             refused[before + len(refused)] = exc
     store.write = write  # type: ignore[method-assign]
     waiters = [Waiter(request, is_shared=True) for request in requests]
     store._commit(store._job(JOB), deque(waiters))
-    answers = iter([waiter.error or waiter.answer for waiter in waiters])
+    answers = iter([waiter.error or waiter.answer[0] for waiter in waiters])
     return [refused.get(n) or next(answers) for n in range(len(calls))]

@@ -102,9 +102,13 @@ def fail(exc: OSError, what: str) -> NoReturn:
     Raises:
         StorageFailed: always, or another `MilepostError`.
     """
-    if isinstance(exc, MilepostError):
-        raise exc
-    raise failure(exc, what) from exc
+    try:
+        if isinstance(exc, MilepostError):
+            raise exc
+        raise failure(exc, what) from exc
+    finally:
+        # A cycle of `exc` and this frame would keep files open and locked.
+        del exc
 
 
 class ReadableJournal:
