@@ -129,8 +129,8 @@ class _LockScope:
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         self.release()
-        if isinstance(exc, OSError):
-            fail(exc, f"{self._what} {self._file.path}")
+        if isinstance(exc, OSError) and not isinstance(exc, MilepostError):
+            raise failure(exc, f"{self._what} {self._file.path}") from exc
 
 
 class JournalFile(SettledJournal):
