@@ -75,7 +75,8 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         (
             *("job_id", "new_job_id", "jobs", "step_name", "actor", "reason"),
             *("workflow_name", "workflow_version", "from_version", "to_version"),
-            *("idempotency_key", "key_id", "match", "after", "durability", "codec"),
+            *("idempotency_key", "key_id", "plan_id", "match", "after"),
+            *("durability", "codec"),
         ),
         _TEXT,
     ),
@@ -100,7 +101,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         ("interval_seconds", "lock_timeout_seconds", "trash_seconds"), _REAL
     ),
     **dict.fromkeys(("migrate", "on_progress", "on_piece", "clock"), _CALLABLE),
-    "now": ("a datetime with a time zone", _is_time),
+    **dict.fromkeys(("now", "as_of"), ("a datetime with a time zone", _is_time)),
     "policy": ("a Policy", _instance_of("milepost.journal.retention.policy", "Policy")),
     "plan": ("a Plan", _instance_of("milepost.journal.retention.plans", "Plan")),
     "threshold": (

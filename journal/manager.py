@@ -592,6 +592,8 @@ class CheckpointManager:
         *,
         actor: str | None = None,
         expected_seq: int | None = None,
+        plan_id: str | None = None,
+        as_of: datetime | None = None,
     ) -> int:
         """Delete all but the newest `keep_last`; return how many were deleted.
 
@@ -600,18 +602,31 @@ class CheckpointManager:
         deleted, its nearest remaining ancestor becomes current, or else the newest
         checkpoint; the event records which.  `plan_cleanup` is the dry run.
 
+        Args:
+            job_id: the job.
+            keep_last: how many remain.
+            actor: the actor of the cleanup, instead of the manager's.
+            expected_seq: refuse if the job is at another seq.
+            plan_id: refuse to delete other checkpoints than this plan of
+                `plan_cleanup`; needs `as_of`.
+            as_of: the time of that plan, at most one hour ago.
+
         Raises:
-            InvalidArgument: `keep_last` is not a whole number of at least 1.
+            InvalidArgument: `keep_last` is not a whole number of at least 1; or `as_of`
+                is in the future, or given without `plan_id`.
+            StalePlan: the plan would delete other checkpoints now, or is too old.
             Conflict: `expected_seq` is stale.
             DamagedJournal, StorageFailed: as `save`.
         """
         policy = planning.cleanup_policy(keep_last)
+        shown = cleanup.Shown.of(plan_id, as_of)
         decide = partial(
             cleanup.cleanup,
             plan_of=partial(planning.cleanup_plan, self._reader, policy),
             actor=self._who(actor),
             trash_seconds=self.trash_seconds,
             expected_seq=expected_seq,
+            shown=shown,
         )
         return self._change(job_id, decide, unknown=0, removes=True)
 
@@ -852,6 +867,9 @@ class CheckpointManager:
     ) -> Plan:
         """Return what policies would keep and remove, with reasons; change nothing.
 
+        The same jobs, policy and `now` give a plan with the same id in every process,
+        until a job changes what the plan would remove.
+
         Args:
             jobs: a job's id, or else a glob such as ``"etl-*"``.  The plan of one job
                 includes all kept checkpoints; that of many jobs, only jobs with
@@ -895,7 +913,8 @@ class CheckpointManager:
                 is negative.
             DamagedJournal: the job is quarantined.
         """
-        return planning.plan_cleanup(self._reader, job_id, keep_last, limit=limit)
+        now = self._clock()
+        return planning.plan_cleanup(self._reader, job_id, keep_last, now, limit=limit)
 
     def apply(
         self,
@@ -904,6 +923,7 @@ class CheckpointManager:
         actor: str | None = None,
         confirm: bool = False,
         trust_clock: bool = False,
+        plan_id: str | None = None,
     ) -> Applied:
         """Carry out `plan`; return how many checkpoints were removed.
 
@@ -918,23 +938,32 @@ class CheckpointManager:
             confirm: apply a plan that requires confirmation.  Later plans of the same
                 policy, of any job, do not require it again.
             trust_clock: accept the current time although the clock jumped.
+            plan_id: the id of a plan that was shown, possibly by another process;
+                `plan` is that plan made again, with `now` at its `as_of`, which is at
+                most one hour ago.  Jobs that differ are skipped.
 
         Raises:
             ConfirmationRequired: it requires confirmation; nothing was removed.
             ClockJumped: a policy has a `max_age`, and the clock jumped; nothing was
                 removed.
-            InvalidArgument: `plan` was not made by `plan`.
-            StalePlan: every job was skipped, the first because it changed.
+            InvalidArgument: `plan` was not made by `plan`; or, with `plan_id`, its
+                `as_of` is in the future.
+            StalePlan: every job was skipped, the first because it changed; or, with
+                `plan_id`, the plan is too old.
             OnHold: likewise, because the plan would remove a held checkpoint.
             DamagedJournal, StorageFailed: likewise, as `save`.
         """
-        cleanup.refuse_unready(plan, confirm=confirm)
-        if cleanup.counts_ages(plan):
+        part, skipped = cleanup.as_shown(
+            plan, plan_id, self._clock(), self._reader.job_ids
+        )
+        cleanup.refuse_unready(part, confirm=confirm)
+        if cleanup.counts_ages(part):
             self._check_clock(trust_clock=trust_clock)
-        elif plan.remove:
+        elif part.remove:
             self._look_at_clock()
-        apply_one = partial(self._apply_to, plan.plan_id, self._who(actor))
-        return cleanup.apply_each(plan, apply_one)
+        shown = plan.plan_id if plan_id is None else plan_id[: len(plan.plan_id)]
+        apply_one = partial(self._apply_to, shown, self._who(actor))
+        return cleanup.apply_each(part, skipped, apply_one)
 
     def explain(
         self,

@@ -25,6 +25,7 @@ from milepost.journal.retention.plans import JobPlan, Plan, plan_id, plan_of
 from milepost.journal.retention.policy import policy_hash
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from milepost.journal.manager import CheckpointManager
@@ -66,7 +67,8 @@ def recall(
     fields = _read(manager, wanted)
     if fields is None:
         return None
-    jobs = tuple(_job_plan(manager, keep_last, job) for job in fields["jobs"])
+    as_of = fields.get("as_of") and moment(fields["as_of"])
+    jobs = tuple(_job_plan(manager, keep_last, as_of, job) for job in fields["jobs"])
     # An edited file is not a plan that was shown.
     return plan_of(jobs) if plan_id(jobs) == wanted else None
 
@@ -82,7 +84,10 @@ def _read(manager: CheckpointManager, wanted: str) -> dict[str, Any] | None:
 
 
 def _job_plan(
-    manager: CheckpointManager, keep_last: int | None, job: dict[str, Any]
+    manager: CheckpointManager,
+    keep_last: int | None,
+    as_of: datetime | None,
+    job: dict[str, Any],
 ) -> JobPlan:
     job_id = job["job_id"]
     if keep_last is not None:
@@ -105,6 +110,7 @@ def _job_plan(
         tuple(job["waits"]),
         is_callers=keep_last is not None,
         idle_rules=tuple(job["idle_rules"]),
+        as_of=as_of,
     )
 
 

@@ -48,6 +48,7 @@ def plan_fields(
     ]
     return {
         "plan_id": plan.plan_id,
+        "as_of": None if plan.as_of is None else stamp(plan.as_of),
         "job_count": len(plan.jobs),
         **_counts(plan.keep, plan.remove),
         "waits": list(plan.waits[:jobs]),

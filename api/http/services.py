@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from milepost.api.http.idempotency import AnswerCache
-from milepost.api.http.plan_cache import PlanShelf
 from milepost.api.http.readiness import Readiness
 from milepost.api.http.resuming import Resumer
 from milepost.api.http.security.tokens import EVERYONE, Principal
@@ -45,7 +44,6 @@ class Services:
         self.settings = settings
         self.worker = worker
         self.answers = AnswerCache()
-        self.shelf = PlanShelf()
         self.readiness = Readiness(lambda: self.manager, worker)
         sizes = Sizes(connections_max(settings.api.max_connections))
         # Longer than the lock timeout, so that the error names the lock holder.

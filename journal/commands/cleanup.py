@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from milepost.journal.clock import stamp
 from milepost.journal.commands.marks import refuse_held
@@ -24,8 +24,42 @@ if TYPE_CHECKING:
     from milepost.journal.retention.policy import Policy
     from milepost.journal.store.batch import Batch
 
+    Skipped = tuple[str, ErrorInfo]
     # Decides about a job; without a time, as a caller's cleanup.
     Decide = Callable[[JobView, Policy, datetime | None], Decision]
+
+
+class Shown(NamedTuple):
+    """The plan of a cleanup that the caller has seen: its id and its time."""
+
+    plan_id: str
+    as_of: datetime
+
+    @classmethod
+    def of(cls, plan_id: str | None, as_of: datetime | None) -> Self | None:
+        """Return the plan that the caller has seen, if it names one.
+
+        Raises:
+            InvalidArgument: one of the two is missing.
+        """
+        if plan_id is None and as_of is None:
+            return None
+        if plan_id is None or as_of is None:
+            raise InvalidArgument("plan_id and as_of belong together: give both")
+        return cls(plan_id, as_of)
+
+    def check(self, plan: JobPlan, now: datetime) -> None:
+        """Refuse a cleanup that differs from the plan.
+
+        Raises:
+            StalePlan: it differs, or the plan is too old.
+            InvalidArgument: the plan is of the future.
+        """
+        from milepost.journal.retention import plans
+
+        plans.check_as_of(self.as_of, now)
+        plans.as_shown(plans.plan_of([plan]), self.plan_id, lambda: ())
+
 
 # Events are permanent; this bound keeps one of a large removal readable.
 _MAX_REMOVED_PER_EVENT = 10_000
@@ -38,15 +72,21 @@ def cleanup(
     actor: str,
     trash_seconds: float,
     expected_seq: int | None,
+    shown: Shown | None = None,
 ) -> int:
     """Remove what a caller's cleanup removes; return how many checkpoints.
 
     Raises:
         Conflict: `expected_seq` is stale.
+        StalePlan: it would remove other checkpoints than the `shown` plan, or that is
+            too old.
+        InvalidArgument: the `shown` plan is of the future.
     """
     batch.check_seq(expected_seq)
     plan = plan_of(batch.view)
-    _add_cleaned(batch, plan, actor, trash_seconds)
+    if shown is not None:
+        shown.check(plan, batch.now)
+    _add_cleaned(batch, plan, actor, trash_seconds, shown and shown.plan_id)
     return len(plan.remove)
 
 
@@ -73,12 +113,20 @@ def apply(
     return len(job.remove)
 
 
-def refuse_unready(plan: Plan, *, confirm: bool) -> None:
-    """Refuse a plan that cannot be applied as it is.
+def as_shown(
+    plan: Plan, shown: str | None, now: datetime, job_ids: Callable[[], list[str]]
+) -> tuple[Plan, list[Skipped]]:
+    """Return the part of `plan` to apply, and the jobs that changed since.
+
+    Args:
+        plan: the plan; with `shown`, made again.
+        shown: the `shown_id` of the plan that the caller has seen; None: this one.
+        now: the current time.
+        job_ids: returns all jobs.
 
     Raises:
-        InvalidArgument: it was changed after it was made.
-        ConfirmationRequired: it requires confirmation.
+        InvalidArgument: the plan was changed after it was made, or is of the future.
+        StalePlan: no part of it is as shown, or it is too old.
     """
     from milepost.journal.retention import plans
 
@@ -87,6 +135,27 @@ def refuse_unready(plan: Plan, *, confirm: bool) -> None:
             f"plan {plan.plan_id} was changed after it was made",
             hint="plan again",
         )
+    if shown is None:
+        return plan, []
+    plans.check_as_of(plan.as_of or now, now)
+    part, changed = plans.as_shown(plan, shown, job_ids)
+    stale = [
+        StalePlan(f"job {job_id!r} changed since plan {plans.own_id(shown)} was shown")
+        for job_id in changed
+    ]
+    if stale and not part.jobs:
+        raise stale[0]
+    return part, [
+        (job_id, ErrorInfo.of(exc)) for job_id, exc in zip(changed, stale, strict=True)
+    ]
+
+
+def refuse_unready(plan: Plan, *, confirm: bool) -> None:
+    """Refuse a plan that requires confirmation, without one.
+
+    Raises:
+        ConfirmationRequired: it requires confirmation.
+    """
     if plan.waits and not confirm:
         raise ConfirmationRequired(
             f"plan {plan.plan_id} requires confirmation: {plan.waits[0]}",
@@ -99,26 +168,34 @@ def counts_ages(plan: Plan) -> bool:
     return any(job.remove and job.policy.max_age is not None for job in plan.jobs)
 
 
-def apply_each(plan: Plan, apply_one: Callable[[JobPlan], int]) -> Applied:
+def apply_each(
+    plan: Plan, skipped: list[Skipped], apply_one: Callable[[JobPlan], int]
+) -> Applied:
     """Apply a plan job by job; a job that fails does not stop the others (I10).
+
+    Args:
+        plan: the plan.
+        skipped: jobs that were skipped before.
+        apply_one: applies the plan of one job; returns the number of removals.
 
     Raises:
         MilepostError: every job failed; the error of the first.
     """
-    from milepost.journal.retention.plans import Applied
+    from milepost.journal.retention.plans import Applied, CleanedJob
 
-    removed = 0
-    skipped: list[tuple[str, ErrorInfo]] = []
+    done, skipped = [], [*skipped]
     first: MilepostError | None = None
     for job in plan.jobs:
         try:
-            removed += apply_one(job) if job.remove else 0
+            removed = apply_one(job) if job.remove else 0
         except MilepostError as exc:
             first = first or exc
             skipped.append((job.job_id, ErrorInfo.of(exc)))
-    if first is not None and not removed:
+        else:
+            done.append(CleanedJob(job.job_id, removed, len(job.keep)))
+    if first is not None and not any(job.removed for job in done):
         raise first
-    return Applied(removed, skipped)
+    return Applied(done, skipped)
 
 
 def refuse_unmade(view: JobView, job: JobPlan, plan_id: str) -> None:
@@ -140,7 +217,7 @@ def _renewed(batch: Batch, job: JobPlan, plan_id: str, decide: Decide) -> JobPla
     from milepost.journal.retention import candidates
 
     view, policy = batch.view, job.policy
-    decision = decide(view, policy, None if job.is_callers else batch.now)
+    decision = decide(view, policy, None if job.is_callers else job.as_of or batch.now)
     going = {verdict.checkpoint_id: verdict for verdict in decision.remove}
     staying = {verdict.checkpoint_id for verdict in decision.keep}
     shown = [verdict.checkpoint_id for verdict in job.remove]

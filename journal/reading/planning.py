@@ -114,15 +114,15 @@ def plan(
             own,
             limit,
             is_confirmed=reader.store.is_confirmed,
-        )._replace(idle_rules=idle)
+        )._replace(idle_rules=idle, as_of=now)
         if one.remove or job == jobs:
             planned.append(one)
             limit = None if limit is None else limit - len(one.remove)
-    return plan_of(planned, problems)
+    return plan_of(planned, problems, now)
 
 
 def plan_cleanup(
-    reader: Reader, job_id: str, keep_last: int, *, limit: int | None
+    reader: Reader, job_id: str, keep_last: int, now: datetime, *, limit: int | None
 ) -> Plan:
     """Return what a caller's cleanup would remove, with reasons; change nothing.
 
@@ -135,7 +135,8 @@ def plan_cleanup(
     check_limit(limit)
     policy = cleanup_policy(keep_last)
     view = reader.view(job_id)
-    return plan_of([cleanup_plan(reader, policy, view, limit)] if view.seq else [])
+    planned = [cleanup_plan(reader, policy, view, limit)] if view.seq else []
+    return plan_of(planned, as_of=now)
 
 
 def cleanup_plan(

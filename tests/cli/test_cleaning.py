@@ -237,7 +237,8 @@ def test_both_doors_show_the_same_plan_field_by_field() -> None:
         over_http = client_of(app).post("/api/retention/preview", json=body).json()
     on_the_command_line = call("cleanup", "--dry-run", "--json").json["data"]
 
-    assert over_http.pop("timestamp")
+    assert over_http.pop("timestamp") >= over_http.pop("as_of")
+    assert on_the_command_line.pop("as_of")
     assert over_http == on_the_command_line
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from milepost import Match, Plan, Policies, Policy
+from milepost import CheckpointManager, Match, Policies, Policy
 from milepost.api import create_app
-from milepost.api.http.plan_cache import PlanShelf, UnknownPlan
 from milepost.api.http.security.tokens import hash_token
 from milepost.worker.config.settings import (
     ApiSettings,
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from milepost import CheckpointManager
     from tests.support.client import TestClient
+    from tests.support.clock import Clock
 
 
 KEEP_8 = Policies(Match("*", Policy(name="default", keep_last=8)))
@@ -61,9 +60,11 @@ def preview(client: TestClient, job_id: str = "etl", **params: Any) -> dict[str,
     return found
 
 
-def apply(client: TestClient, plan_id: str, **more: Any) -> Any:
+def apply(client: TestClient, shown: dict[str, Any], **more: Any) -> Any:
+    """Apply what a preview of `etl`, or of the selection given, showed."""
     headers = more.pop("headers", {})
-    body = {"plan_id": plan_id, **more}
+    chosen = {} if "match" in more else {"job_id": "etl"}
+    body = {"plan_id": shown["plan_id"], "as_of": shown["as_of"], **chosen, **more}
     return client.post("/api/retention/apply", json=body, headers=headers)
 
 
@@ -175,7 +176,7 @@ def test_a_plan_is_carried_out_exactly_and_on_the_record(
     saved(manager, 12)
     manager.policies = KEEP_8
     shown = preview(client)
-    answer = apply(client, shown["plan_id"])
+    answer = apply(client, shown)
     assert answer.status_code == 200
     assert answer.json() == {
         "plan_id": shown["plan_id"],
@@ -202,7 +203,7 @@ def test_a_job_that_moved_on_is_skipped_and_said_and_the_others_are_cleaned(
     manager.policies = KEEP_8
     shown = client.post("/api/retention/preview", json={"match": "*"}).json()
     saved(manager, 1, "busy")
-    answer = apply(client, shown["plan_id"])
+    answer = apply(client, shown, match="*")
     found = answer.json()
     assert (answer.status_code, found["deleted_count"]) == (200, 4)
     assert [job["job_id"] for job in found["jobs"]] == ["idle"]
@@ -219,31 +220,35 @@ def test_a_stale_plan_is_409_and_removes_nothing(
     manager.policies = KEEP_8
     shown = preview(client)
     saved(manager)
-    answer = apply(client, shown["plan_id"])
+    answer = apply(client, shown)
     assert (answer.status_code, answer.json()["code"]) == (409, "stale_plan")
     assert len(manager.list("etl")) == 13
-    assert apply(client, preview(client)["plan_id"]).status_code == 200
+    assert apply(client, preview(client)).status_code == 200
 
 
-def test_a_plan_that_was_not_shown_is_404_and_says_what_to_do(
-    client: TestClient,
+@pytest.mark.parametrize("plan_id", ["0123456789abcdef", "x", "-", "a-b-c", "-" * 99])
+def test_a_plan_that_was_not_shown_is_409_and_says_what_to_do(
+    plan_id: str, client: TestClient, manager: CheckpointManager
 ) -> None:
-    answer = apply(client, "0123456789abcdef")
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    saved(manager, 12)
+    manager.policies = KEEP_8
+    answer = apply(client, preview(client) | {"plan_id": plan_id})
+    assert (answer.status_code, answer.json()["code"]) == (409, "stale_plan")
     assert "preview again" in answer.json()["detail"]
+    assert len(manager.list("etl")) == 12
 
 
 def test_applying_a_plan_that_removes_much_requires_confirmation(
     configured: TestClient,
 ) -> None:
-    plan_id = preview(configured)["plan_id"]
-    waiting = apply(configured, plan_id)
+    shown = preview(configured)
+    waiting = apply(configured, shown)
     assert (waiting.status_code, waiting.json()["code"]) == (
         409,
         "confirmation_required",
     )
-    assert preview(configured)["plan_id"] == plan_id
-    assert apply(configured, plan_id, confirm=True).json()["deleted_count"] == 8
+    assert preview(configured)["plan_id"] == shown["plan_id"]
+    assert apply(configured, shown, confirm=True).json()["deleted_count"] == 8
 
 
 def test_confirming_takes_the_admin_scope_and_the_rest_does_not(
@@ -260,13 +265,13 @@ def test_confirming_takes_the_admin_scope_and_the_rest_does_not(
     reader, writer, admin = (
         client_of(app, Authorization=f"Bearer {each.name}") for each in tokens
     )
-    plan_id = preview(reader)["plan_id"]
-    assert apply(reader, plan_id).status_code == 403
-    assert apply(writer, plan_id).json()["code"] == "confirmation_required"
-    refused = apply(writer, plan_id, confirm=True)
+    shown = preview(reader)
+    assert apply(reader, shown).status_code == 403
+    assert apply(writer, shown).json()["code"] == "confirmation_required"
+    refused = apply(writer, shown, confirm=True)
     assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
     assert len(manager.list("etl")) == 12
-    assert apply(admin, plan_id, confirm=True).json()["deleted_count"] == 10
+    assert apply(admin, shown, confirm=True).json()["deleted_count"] == 10
     assert [*manager.history("etl")][-1]["actor"] == "token:admin"
 
 
@@ -277,35 +282,175 @@ def test_a_repeated_apply_with_a_key_gets_the_first_answer(
         saved(manager, 12, name)
     manager.policies = KEEP_8
     body = {"match": "*"}
-    plan_id = client.post("/api/retention/preview", json=body).json()["plan_id"]
+    shown = client.post("/api/retention/preview", json=body).json()
     key = {"Idempotency-Key": "k"}
-    first, again = (apply(client, plan_id, headers=key) for _ in range(2))
+    first, again = (apply(client, shown, **body, headers=key) for _ in range(2))
     assert (first.status_code, first.content) == (200, again.content)
     assert "etag" not in first.headers
-    assert apply(client, plan_id).json()["code"] == "stale_plan"
+    assert apply(client, shown, **body).json()["code"] == "stale_plan"
     assert events_of(manager, "a").count("checkpoints.cleaned") == 1
 
 
-def test_the_shelf_is_bounded_and_keeps_the_newest() -> None:
-    shelf = PlanShelf(plans_max=2)
-    for name in ("a", "b", "a", "c"):
-        shelf.put(Plan(name, ()))
-    assert (shelf.take("a").plan_id, shelf.take("c").plan_id) == ("a", "c")
-    with pytest.raises(UnknownPlan):
-        shelf.take("b")
+# -- the same plan on any server ------------------------------------------------------
 
 
-def test_a_plan_too_large_for_the_shelf_is_there_until_the_next(
+@pytest.fixture(name="other")
+def other_fixture(manager: CheckpointManager, clock: Clock) -> Iterator[TestClient]:
+    """A client of a second server on the same store, which has previewed nothing."""
+    with CheckpointManager(manager.root, clock=clock) as second:
+        second.policies = KEEP_8
+        yield client_of(create_app(second, clock=clock))
+
+
+@pytest.mark.parametrize("chosen", [{"job_id": "etl"}, {"match": "*"}, {"match": "e*"}])
+@pytest.mark.parametrize("policy", [None, {"keep_last": 6, "min_age": "0s"}])
+def test_a_plan_is_applied_by_a_server_that_did_not_show_it(
+    client: TestClient,
+    other: TestClient,
     manager: CheckpointManager,
+    chosen: dict[str, str],
+    policy: dict[str, Any] | None,
+) -> None:
+    for job_id in ("etl", "elt"):
+        saved(manager, 12, job_id)
+    manager.policies = KEEP_8
+    asked = chosen | ({"policy": policy} if policy else {})
+    shown = client.post("/api/retention/preview", json=asked).json()
+    answer = apply(other, shown, **asked)
+    assert (answer.status_code, answer.json()["plan_id"]) == (200, shown["plan_id"])
+    assert answer.json()["deleted_count"] == shown["remove_count"] > 0
+    removed = [v["checkpoint_id"] for job in shown["jobs"] for v in job["remove"]]
+    left = {info.checkpoint_id for job in ("etl", "elt") for info in manager.list(job)}
+    assert left.isdisjoint(removed)
+
+
+def test_a_plan_of_many_jobs_holds_on_another_server_for_those_that_rest(
+    client: TestClient, other: TestClient, manager: CheckpointManager
+) -> None:
+    for job_id in ("busy", "idle", "other"):
+        saved(manager, 12, job_id)
+    manager.policies = KEEP_8
+    shown = client.post("/api/retention/preview", json={"match": "*"}).json()
+    saved(manager, 1, "busy")
+    saved(manager, 12, "new")
+    answer = apply(other, shown, match="*").json()
+    assert [job["job_id"] for job in answer["jobs"]] == ["idle", "other"]
+    assert [job["job_id"] for job in answer["skipped"]] == ["busy"]
+    assert len(manager.list("new")) == 12
+    again = apply(other, shown, match="*")
+    assert (again.status_code, again.json()["code"]) == (409, "stale_plan")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"match": "idle"}, {"match": "*", "policy": {"keep_last": 5}}, {"job_id": "idle"}],
+    ids=str,
+)
+def test_a_plan_applied_with_another_selection_or_policy_is_stale(
+    wrong: dict[str, Any], client: TestClient, manager: CheckpointManager
+) -> None:
+    for job_id in ("busy", "idle"):
+        saved(manager, 12, job_id)
+    manager.policies = KEEP_8
+    shown = preview(client, "busy")
+    answer = apply(client, shown, **{"job_id": None, **wrong})
+    assert (answer.status_code, answer.json()["code"]) == (409, "stale_plan")
+    assert len(manager.list("busy")) == len(manager.list("idle")) == 12
+
+
+def test_a_plan_is_stale_once_the_policy_is_edited(
+    client: TestClient, manager: CheckpointManager
 ) -> None:
     saved(manager, 12)
-    shelf = PlanShelf(verdicts_max=5)
-    large = manager.plan("etl")
-    shelf.put(large)
-    assert shelf.take(large.plan_id) == large
-    shelf.put(Plan("next", ()))
-    with pytest.raises(UnknownPlan):
-        shelf.take(large.plan_id)
+    manager.policies = KEEP_8
+    shown = preview(client)
+    manager.policies = Policies(Match("*", Policy(name="default", keep_last=7)))
+    answer = apply(client, shown)
+    assert (answer.status_code, answer.json()["code"]) == (409, "stale_plan")
+    assert len(manager.list("etl")) == 12
+
+
+def test_a_plan_counts_ages_from_its_own_time_whenever_it_is_applied(
+    client: TestClient, other: TestClient, manager: CheckpointManager, clock: Clock
+) -> None:
+    saved(manager, 2)
+    clock.turn(minutes=40)
+    saved(manager, 10)
+    policy = {"keep_last": 1, "min_keep": 1, "min_age": "30min"}
+    asked = {"job_id": "etl", "policy": policy}
+    shown = client.post("/api/retention/preview", json=asked).json()
+    assert shown["remove_count"] == 2
+    clock.turn(minutes=45)  # the others are over the minimal age now
+    answer = apply(other, shown, **asked)
+    assert (answer.status_code, answer.json()["deleted_count"]) == (200, 2)
+
+
+@pytest.mark.parametrize(
+    ("turned", "status", "code"),
+    [
+        ({"minutes": 60}, 200, None),
+        ({"minutes": 60, "microseconds": 1}, 409, "stale_plan"),
+        ({"days": 400}, 409, "stale_plan"),
+        ({"microseconds": -1}, 422, "invalid_argument"),
+        ({"days": -1}, 422, "invalid_argument"),
+    ],
+    ids=str,
+)
+def test_a_plan_is_applied_within_an_hour_and_never_before_its_time(
+    client: TestClient,
+    manager: CheckpointManager,
+    clock: Clock,
+    turned: dict[str, int],
+    status: int,
+    code: str | None,
+) -> None:
+    for job_id in ("etl", "other"):
+        saved(manager, 12, job_id)
+    manager.policies = KEEP_8
+    shown = preview(client)
+    cleanup = {"job_id": "other", "keep_last": 8}
+    by_count = client.post("/api/retention/preview", json=cleanup).json()
+    clock.turn(**turned)
+    plan = {"plan_id": by_count["plan_id"], "as_of": by_count["as_of"]}
+    for answer in (
+        client.post("/api/checkpoints/cleanup", json=cleanup | plan),
+        apply(client, shown),
+    ):
+        assert (answer.status_code, answer.json().get("code")) == (status, code)
+        assert code is None or "as" in answer.json()["detail"]
+    for job_id in ("etl", "other"):
+        assert len(manager.list(job_id)) == (12 if code else 8)
+
+
+@pytest.mark.parametrize("as_of", ["yesterday", "2026-11-23T05:00:00", None, 3, {}])
+def test_a_time_that_is_none_is_422(
+    as_of: Any, client: TestClient, manager: CheckpointManager
+) -> None:
+    saved(manager, 12)
+    answer = apply(client, {"plan_id": "0" * 16, "as_of": as_of})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_argument")
+
+
+def test_a_cleanup_by_count_deletes_what_its_preview_showed_or_nothing(
+    client: TestClient, other: TestClient, manager: CheckpointManager
+) -> None:
+    saved(manager, 5)
+    asked = {"job_id": "etl", "keep_last": 3}
+    shown = client.post("/api/retention/preview", json=asked).json()
+    plan = {"plan_id": shown["plan_id"], "as_of": shown["as_of"]}
+    half = other.post("/api/checkpoints/cleanup", json=asked | {"plan_id": "x"})
+    assert half.status_code == 422
+    saved(manager)
+    stale = other.post("/api/checkpoints/cleanup", json=asked | plan)
+    assert (stale.status_code, stale.json()["code"]) == (409, "stale_plan")
+    assert len(manager.list("etl")) == 6
+    shown = client.post("/api/retention/preview", json=asked).json()
+    plan = {"plan_id": shown["plan_id"], "as_of": shown["as_of"]}
+    answer = other.post("/api/checkpoints/cleanup", json=asked | plan)
+    assert (answer.status_code, answer.json()["deleted_count"]) == (200, 3)
+    *_, event = manager.history("etl")
+    assert event["type"] == "checkpoints.cleaned"
+    assert event["data"]["plan_id"] == shown["plan_id"]
 
 
 # -- policies -----------------------------------------------------------------------

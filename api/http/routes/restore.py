@@ -80,7 +80,11 @@ def clean_up(
     body: CleanupRequest,
     if_match: IfMatch = None,
 ) -> Response:
-    """Delete all but a job's newest checkpoints."""
+    """Delete all but a job's newest checkpoints.
+
+    409 `stale_plan`: with `plan_id`, the preview showed something else, or is more than
+    an hour old.
+    """
     manager, expected = services.manager, seq_of(if_match)
 
     def compute() -> JsonAnswer:
@@ -90,6 +94,8 @@ def clean_up(
                 body.keep_last,
                 actor=repeatable.actor,
                 expected_seq=expected,
+                plan_id=body.plan_id,
+                as_of=body.as_of,
             )
         job = manager.job(body.job_id)
         content = {

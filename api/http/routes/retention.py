@@ -1,6 +1,7 @@
 """Endpoints that preview retention plans, apply them, and show policies."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
+from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -15,7 +16,7 @@ from milepost.api.http.security.tokens import Forbidden
 from milepost.api.http.services import Caller, Services, UseServices
 from milepost.api.http.wire.answers import ApplyAnswer, PlanAnswer, PoliciesAnswer
 from milepost.api.http.wire.requests import ApplyRequest, PreviewRequest
-from milepost.journal.retention.plans import Applied, Plan, glob_only, plan_of
+from milepost.journal.retention.plans import Applied, Plan, glob_only, shown_id
 from milepost.journal.retention.policy import Policy
 
 router = APIRouter(prefix="/api/retention", tags=["retention"], route_class=Resource)
@@ -43,24 +44,26 @@ def preview_policy(
 
     `policy` tries a policy; it has the keys of config.toml's `[[retention.rule]]`.
     Without it each job's own policy applies, and for the match `*` also the budget of
-    the whole store.
+    the whole store.  `keep_last` previews `/api/checkpoints/cleanup`.
     """
     return _shown(services, _planned(services, body), limit)
 
 
-@router.post("/apply", response_model=ApplyAnswer, responses=failing(403, 404, 409))
+@router.post("/apply", response_model=ApplyAnswer, responses=failing(403, 409))
 def apply_plan(
     services: UseServices,
     repeatable: UseRepeatable,
     caller: Caller,
     body: ApplyRequest,
 ) -> Response:
-    """Apply exactly the plan that a preview showed.
+    """Apply exactly the plan that a preview showed, on this or another server.
 
-    A job that has changed since, so that its plan is stale, is skipped; `skipped` lists
-    these jobs with reasons.  404 `not_found`: this server has not shown the plan, or
-    too long ago.  409 `stale_plan`: the plan is stale for every job; preview again.
-    409 `confirmation_required`: it removes much of a job, so the request must set
+    The request repeats the preview's `job_id` or `match`, its `policy` or `keep_last`,
+    and what it answered as `plan_id` and `as_of`.  The plan is made again as of that
+    time; a job for which it would remove other checkpoints is skipped.  `skipped` lists
+    these jobs with reasons.  409 `stale_plan`: the plan differs for every job, or is
+    more than an hour old; preview again.  422: `as_of` is in the future.  409
+    `confirmation_required`: it removes much of a job, so the request must set
     `confirm`, which needs the scope admin.
     """
 
@@ -69,14 +72,16 @@ def apply_plan(
             raise Forbidden(
                 f"{caller.actor} has no admin scope, which confirming needs"
             )
-        plan = services.shelf.take(body.plan_id)
-        removed = services.manager.apply(
-            plan, actor=repeatable.actor, confirm=body.confirm
+        applied = services.manager.apply(
+            _planned(services, body, body.as_of),
+            plan_id=body.plan_id,
+            actor=repeatable.actor,
+            confirm=body.confirm,
         )
         tag = {}
-        if len(plan.jobs) == 1 and not removed.skipped:
-            tag["ETag"] = etag(services.manager.seq(plan.jobs[0].job_id))
-        return JsonAnswer(_applied(services, plan, removed), headers=tag)
+        if len(applied.jobs) == 1 and not applied.skipped:
+            tag["ETag"] = etag(services.manager.seq(applied.jobs[0].job_id))
+        return JsonAnswer(_applied(services, body.plan_id, applied), headers=tag)
 
     return repeatable.once(body, compute)
 
@@ -101,8 +106,10 @@ def list_policies(services: UseServices, job_id: JobIdQuery | None = None) -> Re
     return JsonAnswer(content)
 
 
-def _planned(services: Services, asked: PreviewRequest) -> Plan:
-    """Plan, and keep the plan for `apply`."""
+def _planned(
+    services: Services, asked: PreviewRequest, as_of: datetime | None = None
+) -> Plan:
+    """Plan as of a time, by default now."""
     manager, retention = services.manager, services.settings_in_force.retention
     policy: Policy | None = None
     if asked.policy is not None:
@@ -110,46 +117,45 @@ def _planned(services: Services, asked: PreviewRequest) -> Plan:
     if asked.job_id is None:
         assert asked.match is not None
         has_budget = asked.match == "*" and policy is None
-        plan = manager.plan(
+        return manager.plan(
             glob_only(asked.match, manager.job),
             policy,
+            now=as_of,
             max_bytes=retention.max_store_bytes if has_budget else None,
         )
-    elif manager.seq(asked.job_id):
-        plan = manager.plan(asked.job_id, policy)
-    else:
-        plan = plan_of(())  # an unknown job is empty here, as in every list
-    services.shelf.put(plan)
-    return plan
+    if asked.keep_last is not None or not manager.seq(asked.job_id):
+        # Of an unknown job it is empty, as every list is.
+        plan = manager.plan_cleanup(asked.job_id, asked.keep_last or 1)
+        return plan if as_of is None else plan._replace(as_of=as_of)
+    return manager.plan(asked.job_id, policy, now=as_of)
 
 
 def _shown(services: Services, plan: Plan, limit: int | None) -> Response:
     most = services.settings.api.max_page
     listed = page_size(limit, default=_PAGE, most=most)
     content = plan_fields(plan, jobs=most, verdicts=listed)
+    content["plan_id"] = shown_id(plan)
     # Only for one job: several jobs have no common seq.
     tag = {"ETag": etag(plan.jobs[0].head_seq)} if len(plan.jobs) == 1 else {}
     return JsonAnswer({**content, "timestamp": services.now()}, headers=tag)
 
 
-def _applied(services: Services, plan: Plan, applied: Applied) -> dict[str, Any]:
+def _applied(services: Services, plan_id: str, applied: Applied) -> dict[str, Any]:
     most = services.settings.api.max_page
-    skipped = dict(applied.skipped)
-    cleaned = [job for job in plan.jobs if job.job_id not in skipped]
     jobs = [
         {
             "job_id": job.job_id,
-            "deleted_count": len(job.remove),
-            "kept_count": len(job.keep),
+            "deleted_count": job.removed,
+            "kept_count": job.kept,
         }
-        for job in cleaned[:most]
+        for job in applied.jobs[:most]
     ]
     return {
-        "plan_id": plan.plan_id,
+        "plan_id": plan_id,
         "deleted_count": int(applied),
-        "job_count": len(cleaned),
+        "job_count": len(applied.jobs),
         "jobs": jobs,
-        "skipped_count": len(skipped),
+        "skipped_count": len(applied.skipped),
         "skipped": [
             {"job_id": job_id, **problem_fields(problem)}
             for job_id, problem in applied.skipped[:most]

@@ -149,11 +149,14 @@ class JobProblem(BaseModel):
 class PlanAnswer(BaseModel):
     """A plan; nothing has been removed.
 
-    Counts cover everything, lists may be shortened.  Of several jobs only those that
-    would lose checkpoints are listed.  `waits`: why the plan requires confirmation.
+    `plan_id` and `as_of`, the time that ages are counted from, are what
+    `/api/retention/apply` takes, with the same selection and policy.  Counts cover
+    everything, lists may be shortened.  Of several jobs only those that would lose
+    checkpoints are listed.  `waits`: why the plan requires confirmation.
     """
 
     plan_id: str
+    as_of: datetime
     job_count: int
     keep_count: int
     keep_bytes: int

@@ -2,12 +2,22 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from milepost.worker.config.retention import CompletedRule
 
 Count = Annotated[int, Field(ge=0)]
 Label = Annotated[str, Field(min_length=1, max_length=512)]
+# The id of a plan for many jobs has 17 characters for each of them.
+PlanId = Annotated[str, Field(min_length=1, max_length=1 << 22)]
+Time = Annotated[AwareDatetime, Field(strict=False)]
 
 
 class Asked(BaseModel):
@@ -33,10 +43,16 @@ class RestoreRequest(AskedAsBefore):
 
 
 class CleanupRequest(AskedAsBefore):
-    """The job to clean up, and how many of its newest checkpoints to keep."""
+    """The job to clean up, and how many of its newest checkpoints to keep.
+
+    With `plan_id` and `as_of` of a preview with the same `job_id` and `keep_last`,
+    exactly what the preview showed is deleted, or nothing.
+    """
 
     job_id: Label
     keep_last: int = Field(default=10, ge=1, le=100)
+    plan_id: PlanId | None = None
+    as_of: Time | None = None
 
     @field_validator("keep_last", mode="before")
     @classmethod
@@ -87,21 +103,31 @@ class PolicyToTry(CompletedRule):
 
 
 class PreviewRequest(Asked):
-    """One job, or a glob for several; optionally a policy to try instead."""
+    """One job, or a glob for several; optionally a policy to try instead.
+
+    `keep_last` previews the cleanup of one job by count.
+    """
 
     job_id: Label | None = None
     match: Label | None = None
     policy: PolicyToTry | None = None
+    keep_last: Annotated[int, Field(ge=1, le=100)] | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
         if (self.job_id is None) == (self.match is None):
             raise ValueError("give either job_id or match")
+        if self.keep_last is not None and (self.job_id is None or self.policy):
+            raise ValueError("keep_last takes a job_id and no policy")
         return self
 
 
-class ApplyRequest(Asked):
-    """The plan to apply, and whether to confirm it."""
+class ApplyRequest(PreviewRequest):
+    """The plan to apply: what a preview was asked for, and what it answered.
 
-    plan_id: Label
+    `as_of` is at most one hour ago.  `confirm` confirms a plan that requires it.
+    """
+
+    plan_id: PlanId
+    as_of: Time
     confirm: bool = False
