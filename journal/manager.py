@@ -194,12 +194,17 @@ class CheckpointManager:
         self.close()
 
     @property
+    def storage(self) -> Storage:
+        """The storage of the journals, and of the records and leases of the store."""
+        return self._store.storage
+
+    @property
     def clock_guard(self) -> ClockGuard:
         """The guard that checks the clock before removals by age."""
         if self._clock_guard is None:
             from milepost.journal.store.clock_guard import guard_of
 
-            self._clock_guard = guard_of(self.root, self.event_times, self._clock)
+            self._clock_guard = guard_of(self.storage, self.event_times, self._clock)
         return self._clock_guard
 
     @clock_guard.setter

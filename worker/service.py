@@ -1,7 +1,7 @@
 """The worker of one store: leader election, scheduled tasks, change notification.
 
     thread             does
-    milepost-worker    waits for the lock; as leader: plans, retries, supervises
+    milepost-worker    waits for the lease; as leader: plans, retries, supervises
     APScheduler        starts due tasks, each run in its own thread
     milepost-watcher   refreshes the index; reloads an edited config file
 
@@ -25,7 +25,6 @@ from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import ClockWatch, steady_seconds
 from milepost.worker.config.files import ConfigError, signature
 from milepost.worker.config.settings import NEVER, load
-from milepost.worker.leader import LeaderLock
 from milepost.worker.problems import Problems
 from milepost.worker.runner import Runner, has_store
 from milepost.worker.schedule.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
@@ -35,7 +34,13 @@ from milepost.worker.schedule.scheduler import (
     Scheduler,
     read_schedule,
 )
-from milepost.worker.status import TaskStatus, WorkerStatus, task_status
+from milepost.worker.status import (
+    LEASE,
+    TaskStatus,
+    WorkerStatus,
+    leader_pid,
+    task_status,
+)
 from milepost.worker.tasks import TASKS
 from milepost.worker.watcher import ConfigWatch, Watcher, WatchTiming
 
@@ -85,13 +90,12 @@ class Worker:
         self._clock = clock
         self._retry_seconds = retry_seconds
         self._heartbeat_seconds = heartbeat_seconds
-        folder = manager.root / "worker" if manager.root else None
-        self._lock = LeaderLock(folder / "lock" if folder else None)
-        self._last_runs = LastRuns(folder)
+        self._lease = manager.storage.lease(LEASE)
+        self._last_runs = LastRuns(manager.storage)
         self._stop = threading.Event()
         self._bell = threading.Event()
         self._problems = Problems()
-        self._clock_memory = ClockMemory(manager.root)
+        self._clock_memory = ClockMemory(manager.storage)
         self._guard = ClockGuard(
             ClockWatch(clock, steady), self._clock_memory, manager.event_times, clock
         )
@@ -153,7 +157,7 @@ class Worker:
         return not self._thread.is_alive()
 
     def stop(self, timeout_seconds: float = STOP_SECONDS) -> None:
-        """Stop and wait: the watcher, then running tasks; then release the lock.
+        """Stop and wait: the watcher, then running tasks; then release the lease.
 
         A run ends between two jobs, or between two pieces of one.  A run still blocked
         after `timeout_seconds`, for example on another process's lock, is logged and
@@ -179,7 +183,7 @@ class Worker:
         is_leader = scheduler is not None
         return WorkerStatus(
             leader=is_leader,
-            leader_pid=self._lock.leader(),
+            leader_pid=leader_pid(self._lease),
             scheduler_alive=scheduler is not None and scheduler.is_alive,
             tasks=tuple(self._task_statuses(scheduler)),
             watcher=self._watcher.kind,
@@ -223,6 +227,10 @@ class Worker:
         task = {task.name: task for task in TASKS}[name]
         return self._runner.run(task, self._settings, now=now, progress=progress)
 
+    def _run_due(self, name: str) -> object:
+        """Run a task for the scheduler, unless the lease was lost meanwhile."""
+        return self.run_task(name) if self._lease.is_held() else None
+
     def trust_clock(self) -> ClockJump | None:
         """Accept the clock after a detected jump; return that jump, None if none.
 
@@ -242,12 +250,12 @@ class Worker:
         while not self._stop.is_set():
             leads = False
             if has_store(self._manager):
-                with self._problems.noting("lock", OSError):
-                    leads = self._lock.take()
+                with self._problems.noting("lease", MilepostError):
+                    leads = self._lease.acquire(LEASE)
             if leads:
                 with self._problems.noting("leading", Exception):
                     self._lead()
-                self._lock.release()
+                self._lease.release()
             elif not is_waiting:
                 log.info("waiting: %s", self._why_waiting())
             is_waiting = not leads
@@ -257,14 +265,16 @@ class Worker:
     def _why_waiting(self) -> str:
         if not has_store(self._manager):
             return f"no store in {self._manager.root} yet"
-        return self._problems.get("lock") or f"{self._lock.holder()} leads"
+        pid = leader_pid(self._lease)
+        leader = "another process" if pid is None else f"process {pid}"
+        return self._problems.get("lease") or f"{leader} leads"
 
     def _lead(self) -> None:
         log.info("leading")
         try:
             while not self._stop.is_set():
-                if not self._lock.is_held():
-                    log.warning("the lock file was replaced; no longer leading")
+                if not self._lease.renew():
+                    log.warning("the lease was lost; no longer leading")
                     return
                 self._tend()
                 self._problems.settle("leading")
@@ -304,7 +314,7 @@ class Worker:
             trigger = read_schedule(
                 schedule, worker.timezone, jitter_seconds=worker.jitter_seconds
             )
-            scheduler.put(task.name, partial(self.run_task, task.name), trigger)
+            scheduler.put(task.name, partial(self._run_due, task.name), trigger)
             if self._runner.is_overdue(task, worker):
                 log.info("a %s run was missed; running it now", task.name)
                 scheduler.run_soon(task.name)

@@ -1,4 +1,4 @@
-"""Status of a store's background work, from a running worker or from stored files."""
+"""Status of a store's background work, from a running worker or from its records."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from milepost.journal.errors import MilepostError
 from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import ClockJump
 from milepost.worker.config.settings import NEVER
-from milepost.worker.leader import LeaderLock
 from milepost.worker.schedule.last_runs import (
     LastRun,
     LastRuns,
@@ -20,11 +20,13 @@ from milepost.worker.schedule.scheduler import read_schedule
 from milepost.worker.tasks import TASKS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from milepost.journal.storage.contract import Storage
+    from milepost.journal.storage.leases import Lease
     from milepost.worker.config.settings import WorkerSettings
     from milepost.worker.tasks.task import Task
     from milepost.worker.watcher import Kind
+
+LEASE = "worker"  # of the leader among the workers of a store
 
 
 class TaskStatus(NamedTuple):
@@ -84,7 +86,7 @@ class WorkerStatus(NamedTuple):
 
 
 class StoredStatus(NamedTuple):
-    """The part of `WorkerStatus` that is stored in a store's files."""
+    """The part of `WorkerStatus` that a store keeps."""
 
     leader_pid: int | None
     tasks: tuple[TaskStatus, ...]
@@ -93,23 +95,29 @@ class StoredStatus(NamedTuple):
 
 
 def stored_status(
-    root: Path | None, worker: WorkerSettings, now: datetime
+    storage: Storage, worker: WorkerSettings, now: datetime
 ) -> StoredStatus:
-    """Return the status of the work on the store in `root`, from its files."""
-    folder = root / "worker" if root else None
-    last_runs = LastRuns(folder)
+    """Return the status of the work on a store, from its records."""
     records: dict[str, TaskRecord] = {}
     jump = problem = None
     try:
-        records, jump = last_runs.read(), ClockMemory(root).jump()
+        records, jump = LastRuns(storage).read(), ClockMemory(storage).jump()
     except (UnreadableLastRuns, OSError) as exc:
         problem = f"last runs: {exc}"
     return StoredStatus(
-        LeaderLock(folder / "lock" if folder else None).leader(),
+        leader_pid(storage.lease(LEASE)),
         tuple(task_status(task, worker, records.get(task.name), now) for task in TASKS),
         jump,
         problem,
     )
+
+
+def leader_pid(lease: Lease) -> int | None:
+    """Return the process id of the leader, None if there is none or it is unknown."""
+    with contextlib.suppress(MilepostError):
+        holder = lease.holder()
+        return None if holder is None else holder.pid
+    return None
 
 
 def task_status(

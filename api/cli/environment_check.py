@@ -84,17 +84,18 @@ class Surroundings:
     def worker(self) -> list[Finding]:
         """Return the active worker, the last runs and the due tasks."""
         from milepost.journal.clock import utc_now
+        from milepost.journal.storage.files.storage import FileStorage
         from milepost.worker.config.settings import WorkerSettings
         from milepost.worker.status import stored_status
 
         now = utc_now()
         table = WorkerSettings() if self._settings is None else self._settings.worker
-        status = stored_status(self.root, table, now)
+        status = stored_status(FileStorage(self.root), table, now)
         pid = status.leader_pid
         who = "no worker is running" if pid is None else f"process {pid} is the worker"
         found = [Finding("leader", True, who)]
         if status.problem is not None:
-            hint = "remove worker/last-runs.json; the next run writes a new one"
+            hint = "remove records/last-runs; the next run writes a new one"
             found.append(Finding("last_runs", False, status.problem, hint))
         if status.clock_jump is not None:
             found.append(Finding("clock_jump", False, "the clock jumped", _CLOCK_HINT))

@@ -29,7 +29,7 @@ def worker_fields(status: WorkerStatus) -> dict[str, Any]:
 
 
 def stored_fields(status: StoredStatus) -> dict[str, Any]:
-    """Return the status that the store's files record, without any process's own."""
+    """Return the status that the store's records hold, without any process's own."""
     return {
         "leader": False,
         "leader_pid": status.leader_pid,

@@ -1,27 +1,23 @@
-"""The key record of a store (``keys.json``): which keys were dropped.  Pure.
+"""The key record of a store: which keys were dropped.  Pure.
 
-If the file exists, a writer without a key adds no state.  No writer uses a dropped key.
+If it exists, a writer without a key adds no state.  No writer uses a dropped key.
 Writers check the record under the job's lock.  So once a drop has recorded its key and
 then taken every job's lock once, no further state can appear under that key.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
 from milepost.journal.errors import NewerFormat, StorageFailed
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 FORMAT = 1
-MAX_BYTES = 1024 * 1024
 
 
 class KeyRecord(NamedTuple):
-    """The content of ``keys.json``.
+    """The content of the record ``keys``.
 
     Attributes:
         dropped: ids of keys that no writer uses any more.
@@ -36,13 +32,13 @@ def marked(record: KeyRecord | None) -> KeyRecord:
 
 
 def encode(record: KeyRecord) -> bytes:
-    """Return the content of the file."""
+    """Return the value of the record."""
     values = {"format": FORMAT, "dropped": sorted(record.dropped)}
     return orjson.dumps(values) + b"\n"
 
 
-def decode(raw: bytes, path: Path) -> KeyRecord:
-    """Return the record in the file's content.
+def decode(raw: bytes) -> KeyRecord:
+    """Return the key record in the value of the record.
 
     Raises:
         NewerFormat: a newer version wrote it.
@@ -53,11 +49,12 @@ def decode(raw: bytes, path: Path) -> KeyRecord:
         format_, dropped = values["format"], frozenset(map(str, values["dropped"]))
     except (ValueError, KeyError, TypeError) as exc:
         raise StorageFailed(
-            f"{path} is not a valid key record; nothing was written",
+            "the record 'keys' is not a valid key record; nothing was written",
             hint='restore it from a backup, or write {"format":1,"dropped":[]} to it',
         ) from exc
     if format_ != FORMAT:
         raise NewerFormat(
-            f"{path} has format {format_}, this version knows {FORMAT}", hint="upgrade"
+            f"the record 'keys' has format {format_}, this version knows {FORMAT}",
+            hint="upgrade",
         )
     return KeyRecord(dropped)

@@ -6,7 +6,6 @@ must use no other file operation.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import io
@@ -57,6 +56,7 @@ class Stat(NamedTuple):
         links: number of hard links; a second one may belong to a snapshot.
         mode: its permissions.
         changed_ns: its ctime, by the clock of its file system; None if unknown.
+        device: of its file system.
     """
 
     inode: int
@@ -64,6 +64,7 @@ class Stat(NamedTuple):
     links: int = 1
     mode: int = 0o600
     changed_ns: int | None = None
+    device: int = 0
 
 
 class File(Protocol):
@@ -434,7 +435,14 @@ _KINDS = {
 
 def _stat_of(found: os.stat_result) -> Stat:
     mode = stat.S_IMODE(found.st_mode)
-    return Stat(found.st_ino, found.st_size, found.st_nlink, mode, found.st_ctime_ns)
+    return Stat(
+        found.st_ino,
+        found.st_size,
+        found.st_nlink,
+        mode,
+        found.st_ctime_ns,
+        found.st_dev,
+    )
 
 
 def _no_file(path: Path, mode: int) -> StorageFailed:
@@ -494,25 +502,6 @@ def read_whole(path: Path) -> bytes:
         return file.read(0, _SMALL_MAX_BYTES)
     finally:
         file.close()
-
-
-def replace_whole(path: Path, data: bytes) -> None:
-    """Replace the content of `path` by `data`, durably and atomically."""
-    disk = PosixDisk()
-    if disk.stat(path.parent.parent / "journals") is not None:  # only in a store
-        disk.make_folder(path.parent)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        disk.unlink(draft)
-    file = disk.open(draft, "append", create=True)
-    try:
-        while data:
-            data = data[file.append(data) :]
-        file.sync(metadata=True)
-    finally:
-        file.close()
-    disk.rename(draft, path)
-    disk.sync_folder(path.parent)
 
 
 def filesystem_of(folder: Path) -> str:

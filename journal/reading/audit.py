@@ -19,6 +19,7 @@ from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.models import ErrorInfo, JobReport
 from milepost.journal.repair.steps import counted
 from milepost.journal.states import delta_chain
+from milepost.journal.storage.contract import every_job
 
 if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
@@ -92,7 +93,7 @@ def diagnose(reader: Reader, job_id: str | None, *, deep: bool) -> list[Diagnosi
     from milepost.journal.repair import check  # imported late: rarely needed
 
     storage = reader.store.storage
-    jobs = storage.job_ids() if job_id is None else [ids.check_job_id(job_id)]
+    jobs = every_job(storage) if job_id is None else [ids.check_job_id(job_id)]
     found = (check.diagnose(storage, job, reader.vault, deep=deep) for job in jobs)
     return [each for each in found if each.exists]
 
@@ -100,7 +101,7 @@ def diagnose(reader: Reader, job_id: str | None, *, deep: bool) -> list[Diagnosi
 def keys_in_use(reader: Reader, job_id: str | None = None) -> dict[str, int]:
     """Return the number of states under each key, by key id."""
     counts: Counter[str] = Counter()
-    jobs = reader.store.storage.job_ids() if job_id is None else [job_id]
+    jobs = every_job(reader.store.storage) if job_id is None else [job_id]
     for job in jobs:
         counts += reader.answer(job, partial(_count_keys, reader))
     return dict(counts)
@@ -125,10 +126,11 @@ def drop_key(reader: Reader, key_id: str, *, force: bool) -> None:
     storage = reader.store.storage
     if storage.store_id is None:
         return
-    before = storage.key_record()
+    dropped = reader.store.dropped_keys
+    before = dropped.read()
     if not force:
         _refuse_needed(reader, key_id)
-    storage.change_key_record(lambda r: _with_dropped(r, key_id))
+    dropped.change(lambda r: _with_dropped(r, key_id))
     try:
         # Writers that checked the key before the record changed have finished now.
         storage.wait_for_writers()
@@ -136,7 +138,7 @@ def drop_key(reader: Reader, key_id: str, *, force: bool) -> None:
             _refuse_needed(reader, key_id)
     except BaseException:
         if before is None or key_id not in before.dropped:
-            storage.change_key_record(lambda r: _without_dropped(r, key_id))
+            dropped.change(lambda r: _without_dropped(r, key_id))
         raise
 
 

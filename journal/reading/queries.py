@@ -194,7 +194,10 @@ def job(reader: Reader, job_id: str) -> JobInfo | None:
 def refresh(reader: Reader, job_ids: Collection[str] | None) -> set[str]:
     """Read the latest writes of other processes; return the jobs that changed."""
     moved = set()
-    for job_id in reader.store.storage.job_ids() if job_ids is None else job_ids:
+    cursor = reader.cursor
+    if job_ids is None:
+        job_ids, cursor = reader.store.storage.changed(cursor)
+    for job_id in job_ids:
         before = reader.store.folded_seq(job_id)
         try:
             after = reader.store.view(job_id).seq
@@ -202,6 +205,7 @@ def refresh(reader: Reader, job_ids: Collection[str] | None) -> set[str]:
             continue  # its readers get the error
         if after != before:
             moved.add(job_id)
+    reader.cursor = cursor  # now that all were read
     return moved
 
 

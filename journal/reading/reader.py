@@ -28,9 +28,10 @@ from milepost.journal.index.content import Content, fields_of
 from milepost.journal.models import CheckpointInfo, ErrorInfo, Hold
 from milepost.journal.states import delta_chain, line_codec, state_digest
 from milepost.journal.states.migrations import Migrated, Migrations
+from milepost.journal.storage.contract import every_job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -58,6 +59,7 @@ class Reader:
 
     Attributes:
         migrations: what `migrated` applies.
+        cursor: of the last refresh of all jobs.
     """
 
     def __init__(
@@ -68,20 +70,24 @@ class Reader:
         self.limits = limits
         self.root = root
         self.migrations = Migrations()
+        self.cursor: str | None = None
 
     def job_ids(self) -> list[str]:
         """Return the ids of all jobs, sorted; faster than `jobs`, which reads journals.
 
         Includes jobs whose checkpoints are in plain files and not imported yet.
         """
-        return sorted([*self.store.storage.job_ids(), *self.not_imported()])
+        stored = [*every_job(self.store.storage)]
+        return sorted([*stored, *self._beside(stored)])
 
     def not_imported(self) -> list[str]:
         """Return the jobs whose checkpoints are in plain files beside the store."""
+        return self._beside(every_job(self.store.storage))
+
+    def _beside(self, stored: Iterable[str]) -> list[str]:
         if self.root is None:
             return []
-        known = {*self.store.storage.job_ids()}
-        return checkpoint_folder.jobs_beside(self.root, known)
+        return checkpoint_folder.jobs_beside(self.root, {*stored})
 
     def view(self, job_id: str) -> JobView:
         """Return a job's view, of which every event is known."""
@@ -164,7 +170,7 @@ class Reader:
 
     def event_times(self) -> Iterator[datetime]:
         """Yield the time of each job's last write, from its journal."""
-        for job_id in self.store.storage.job_ids():
+        for job_id in every_job(self.store.storage):
             with suppress(MilepostError):
                 if (at := self.view(job_id).last_at) is not None:
                     yield moment(at)

@@ -211,12 +211,12 @@ _KINDS = {
 
 
 def _stray_paths(root: Path) -> Iterator[tuple[str, Path]]:
-    known = {"store.json", "keys.json", "worker", *_FOLDERS}
+    known = {"store.json", "records", "worker", *_FOLDERS}
     known |= {f.path.name for f in checkpoint_folder.folders(root, levels=1) if f.files}
     for name in _names(root):
         path = root / name
         if name not in known:
-            is_ours = name.startswith(("store.", "keys.")) and name.endswith(".tmp")
+            is_ours = name.startswith("store.") and name.endswith(".tmp")
             yield ("leftover" if is_ours else "unknown_file"), path
     jobs = {
         name.removesuffix(".jsonl")

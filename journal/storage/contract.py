@@ -8,13 +8,17 @@ from milepost.journal.recovery.head import Extent
 from milepost.journal.recovery.snapshot import Evidence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from milepost.journal.crypto.key_record import KeyRecord
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.recovery.salvage import Data
+    from milepost.journal.storage.changes import Changes
+    from milepost.journal.storage.leases import Lease
+    from milepost.journal.storage.records import Record
 
+# Large enough that most stores fit one page, since a folder has no order to start from.
+PAGE_JOBS = 10_000
 
 _T = TypeVar("_T")
 _H = TypeVar("_H")
@@ -153,8 +157,21 @@ def during(scope: LockScope[_H], work: Callable[[_H], _T]) -> _T:
         scope.release()
 
 
+def every_job(storage: Storage, *, page_jobs: int = PAGE_JOBS) -> Iterator[str]:
+    """Yield the jobs of all pages; see `Storage.jobs`.
+
+    Raises:
+        StorageFailed: they cannot be listed.
+    """
+    page = storage.jobs(limit=page_jobs)
+    yield from page
+    while len(page) == page_jobs:
+        page = storage.jobs(page[-1], page_jobs)
+        yield from page
+
+
 class Storage(Protocol):
-    """Journals as bytes.
+    """Journals as bytes, and the records and leases of a store.
 
     tests/storage/test_storage_contract.py is this text made executable.
 
@@ -173,25 +190,18 @@ class Storage(Protocol):
             ReadOnlyStore, UnsupportedFolder, StorageFailed: it cannot be created.
         """
 
-    def key_record(self) -> KeyRecord | None:
-        """Return the store's key record; None if the store is not encrypted.
-
-        Cheap, because each write calls it.
+    def record(self, name: str) -> Record:
+        """Return the record `name` of the store, which `create` has created.
 
         Raises:
-            NewerFormat, StorageFailed: it cannot be read.
+            InvalidArgument: not a name: 1 to 100 of ``a-z 0-9 _ -``.
         """
 
-    def change_key_record(
-        self, change: Callable[[KeyRecord | None], KeyRecord]
-    ) -> KeyRecord:
-        """Replace the key record durably by the result of `change`; return it.
-
-        Changes are serialised, and visible to every process afterwards.
+    def lease(self, name: str) -> Lease:
+        """Return another contender for the lease `name` of the store.
 
         Raises:
-            LockTimeout: another change takes too long.
-            NoSpace, ReadOnlyStore, StorageFailed: the record is unchanged.
+            InvalidArgument: as `record`.
         """
 
     def wait_for_writers(self) -> None:
@@ -201,8 +211,34 @@ class Storage(Protocol):
             LockTimeout: a write takes too long.
         """
 
-    def job_ids(self) -> list[str]:
-        """Return every job that has a journal or should have one, sorted."""
+    def jobs(self, after: str = "", limit: int = PAGE_JOBS) -> list[str]:
+        """Return a page of the jobs that have a journal or should have one, sorted.
+
+        A job that is created while pages are read appears if its id sorts after the
+        last page so far.  All others appear once.
+
+        Args:
+            after: only jobs whose id sorts after this one, by code point.
+            limit: the size of a page; only the last one may be smaller.
+
+        Raises:
+            StorageFailed: they cannot be listed.
+        """
+
+    def changed(self, cursor: str | None) -> Changes:
+        """Return the jobs that may have changed since `cursor`, and the next cursor.
+
+        Every job is named whose answers differ from those at the time of the call that
+        returned `cursor`, also one that was created or removed since.  Others may be
+        named too: a change is named at least once.
+
+        Args:
+            cursor: opaque, valid in every process; None: all jobs.  A cursor that is
+                not understood counts as None.
+
+        Raises:
+            StorageFailed: as `jobs`.
+        """
 
     def stamp(self, job_id: str) -> Stamp | None:
         """Return the stamp of the job's journal; None if there is no journal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,21 +15,30 @@ from milepost.journal.recovery import head as head_codec
 from milepost.journal.recovery.head import Extent, Head
 from milepost.journal.recovery.salvage import name_of
 from milepost.journal.recovery.snapshot import Evidence
+from milepost.journal.storage import changes
 from milepost.journal.storage.contract import (
+    PAGE_JOBS,
     Copy,
     LockedJob,
     LockScope,
     Stamp,
     Unsettled,
 )
+from milepost.journal.storage.leases import Holder
+from milepost.journal.storage.records import (
+    Stored,
+    check_name,
+    check_value,
+    check_version,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from milepost.journal.crypto.key_record import KeyRecord
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.recovery.salvage import Data
+    from milepost.journal.storage.changes import Changes
 
 
 class _MemoryJournal:
@@ -145,6 +155,81 @@ class _MemoryLockScope:
             self._journal.lock.release()
 
 
+class _MemoryRecord:
+    """A record in memory."""
+
+    def __init__(self, name: str, guard: Mutex) -> None:
+        self._name = name
+        self._guard = guard
+        self._stored: Stored | None = None
+
+    def get(self) -> Stored | None:
+        """See `Record.get`."""
+        return self._stored
+
+    def compare_and_set(self, expected: str | None, value: bytes) -> str:
+        """See `Record.compare_and_set`."""
+        check_value(self._name, value)
+        return self._guard.hold(partial(self._set, expected, value))
+
+    def _set(self, expected: str | None, value: bytes) -> str:
+        check_version(self._name, self._stored, expected)
+        self._stored = Stored(bytes(value), ids.new_nonce())
+        return self._stored.version
+
+
+class _Tenure:
+    """The state of one lease, shared by its contenders."""
+
+    def __init__(self) -> None:
+        self.owner: _MemoryLease | None = None
+        self.holder: Holder | None = None
+
+
+class _MemoryLease:
+    """A lease in memory; ends with the process."""
+
+    def __init__(self, tenure: _Tenure, guard: Mutex) -> None:
+        self._tenure = tenure
+        self._guard = guard
+
+    @property
+    def fence(self) -> int | None:
+        """See `Lease.fence`."""
+        holder = self.holder()
+        return holder.fence if holder is not None and self.is_held() else None
+
+    def acquire(self, who: str) -> bool:
+        """See `Lease.acquire`."""
+        return self._guard.hold(partial(self._acquire, who))
+
+    def _acquire(self, who: str) -> bool:
+        tenure = self._tenure
+        if tenure.owner is None:
+            tenure.holder = Holder.here(tenure.holder, who)
+            tenure.owner = self
+        return self.is_held()
+
+    def renew(self) -> bool:
+        """See `Lease.renew`."""
+        return self.is_held()
+
+    def is_held(self) -> bool:
+        """See `Lease.is_held`: a forked child has a copy, but not the lease."""
+        holder = self._tenure.holder
+        is_mine = self._tenure.owner is self
+        return is_mine and holder is not None and holder.pid == os.getpid()
+
+    def holder(self) -> Holder | None:
+        """See `Lease.holder`."""
+        return None if self._tenure.owner is None else self._tenure.holder
+
+    def release(self) -> None:
+        """See `Lease.release`."""
+        if self.is_held():
+            self._tenure.owner = None
+
+
 class MemoryStorage:
     """A `Storage` in memory that ends with the process."""
 
@@ -152,7 +237,8 @@ class MemoryStorage:
         self._journals: dict[str, _MemoryJournal] = {}
         self._guard = Mutex()
         self._store_id: str | None = None
-        self._key_record: KeyRecord | None = None
+        self._records: dict[str, _MemoryRecord] = {}
+        self._tenures: dict[str, _Tenure] = {}
 
     @property
     def store_id(self) -> str | None:
@@ -165,29 +251,32 @@ class MemoryStorage:
             self._store_id = ids.new_nonce()
         return self._store_id
 
-    def key_record(self) -> KeyRecord | None:
-        """See `Storage.key_record`."""
-        return self._key_record
+    def record(self, name: str) -> _MemoryRecord:
+        """See `Storage.record`."""
+        made = _MemoryRecord(check_name(name), self._guard)
+        return self._records.setdefault(name, made)
 
-    def change_key_record(
-        self, change: Callable[[KeyRecord | None], KeyRecord]
-    ) -> KeyRecord:
-        """See `Storage.change_key_record`."""
-
-        def changed() -> KeyRecord:
-            self._key_record = record = change(self._key_record)
-            return record
-
-        return self._guard.hold(changed)
+    def lease(self, name: str) -> _MemoryLease:
+        """See `Storage.lease`."""
+        tenure = self._tenures.setdefault(check_name(name), _Tenure())
+        return _MemoryLease(tenure, self._guard)
 
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""
         for journal in [*self._journals.values()]:
             journal.lock.hold(lambda: None)
 
-    def job_ids(self) -> list[str]:
-        """See `Storage.job_ids`."""
-        return sorted(j for j, found in self._journals.items() if found.extent.seq)
+    def jobs(self, after: str = "", limit: int = PAGE_JOBS) -> list[str]:
+        """See `Storage.jobs`."""
+        return sorted(job for job in self._stamps() if job > after)[:limit]
+
+    def changed(self, cursor: str | None) -> Changes:
+        """See `Storage.changed`."""
+        return changes.since(cursor, self._store_id, self._stamps())
+
+    def _stamps(self) -> dict[str, str]:
+        found = ((job, each.stamp) for job, each in [*self._journals.items()])
+        return {job: str([*stamp]) for job, stamp in found if stamp is not None}
 
     def stamp(self, job_id: str) -> Stamp | None:
         """See `Storage.stamp`."""

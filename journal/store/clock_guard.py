@@ -26,6 +26,7 @@ from milepost.journal.clock import stamp, utc_now
 from milepost.journal.errors import ClockJumped
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.retention.duration import how_long
+from milepost.journal.storage.memory import MemoryStorage
 from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import (
     ClockJump,
@@ -38,7 +39,8 @@ from milepost.journal.store.clock_watch import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime
-    from pathlib import Path
+
+    from milepost.journal.storage.contract import Storage
 
 # How old the stored readings of both clocks may be.
 WRITE_SECONDS = 600.0
@@ -137,7 +139,6 @@ class ClockGuard:
             step = self._begin(max_downtime_seconds)
             # Without a stored jump, setting the clock back since then has no effect.
             step = step if known else max(step, 0.0)
-            self._is_stored = known is None  # it may have an older version's form
         if known is not None:
             self._ahead_seconds = known.by_seconds
         elif self._jump is not None:
@@ -225,15 +226,16 @@ class ClockGuard:
 
 
 def guard_of(
-    root: Path | None,
+    storage: Storage,
     recorded: Callable[[], Iterable[datetime]],
     clock: Callable[[], datetime],
 ) -> ClockGuard:
-    """Return the guard of a store in the folder `root`, which keeps its readings."""
+    """Return the guard of a store, in which it keeps its readings."""
     if clock is utc_now:
-        return ClockGuard(ClockWatch(clock), ClockMemory(root), recorded, clock)
+        return ClockGuard(ClockWatch(clock), ClockMemory(storage), recorded, clock)
     # A clock given by the caller is unrelated to the machine's.
-    return ClockGuard(ClockWatch(clock, None), ClockMemory(None), recorded, clock)
+    unstored = ClockMemory(MemoryStorage())
+    return ClockGuard(ClockWatch(clock, None), unstored, recorded, clock)
 
 
 def why_waiting(jump: ClockJump) -> str:

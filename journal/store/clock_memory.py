@@ -1,35 +1,31 @@
-"""Persistent readings of the clocks, stored next to the journals.
+"""Persistent readings of the clocks, in two records of the store.
 
-`<root>/worker/clock_jump.json` has the clock jump in force, or null;
-`clock_seen.json` has the last readings of both clocks.  Each file is replaced as a
-whole, so no process can undo another's write.  Earlier versions stored both in
-`last-runs.json`, which is read if they are missing.
+``clock-jump`` has the clock jump in force, or null; ``clock-seen`` has the last
+readings of both clocks.  They are apart so that no process can undo another's write.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from milepost.journal.clock import stamp
-from milepost.journal.disk.disk import read_whole, replace_whole
+from milepost.journal.storage.records import change
 from milepost.journal.store.clock_watch import ClockJump, Seen
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-_JUMP, _SEEN = "clock_jump", "clock_seen"
+    from milepost.journal.storage.contract import Storage
+    from milepost.journal.storage.records import Record
 
 
 class ClockMemory:
-    """The two files of a store; without a folder, the same in memory."""
+    """The two records of a store."""
 
-    def __init__(self, root: Path | None) -> None:
-        self._folder = root / "worker" if root else None
-        self._kept: dict[str, Any] = {}
+    def __init__(self, storage: Storage) -> None:
+        self._jump: Record = storage.record("clock-jump")
+        self._seen: Record = storage.record("clock-seen")
 
     def jump(self) -> ClockJump | None:
         """Return the jump that is not accepted yet.
@@ -37,8 +33,8 @@ class ClockMemory:
         Raises:
             OSError: it cannot be read.
         """
-        found = self._read(_JUMP)
         try:
+            found = _read(self._jump)
             return ClockJump(_moment(found["at"]), float(found["by_seconds"]))
         except (ValueError, TypeError, LookupError):
             return None
@@ -49,8 +45,8 @@ class ClockMemory:
         Raises:
             OSError: as `jump`.
         """
-        found = self._read(_SEEN)
         try:
+            found = _read(self._seen)
             return Seen(
                 _moment(found["wall"]), float(found["steady"]), str(found["boot_id"])
             )
@@ -63,7 +59,7 @@ class ClockMemory:
         Raises:
             OSError: it cannot be written; the stored jump is unchanged.
         """
-        self._write(_JUMP, jump and jump._asdict() | {"at": stamp(jump.at)})
+        _write(self._jump, jump and jump._asdict() | {"at": stamp(jump.at)})
 
     def write_seen(self, seen: Seen) -> None:
         """Store durably the readings of both clocks.
@@ -71,25 +67,16 @@ class ClockMemory:
         Raises:
             OSError: as `write_jump`.
         """
-        self._write(_SEEN, seen._asdict() | {"wall": stamp(seen.wall)})
+        _write(self._seen, seen._asdict() | {"wall": stamp(seen.wall)})
 
-    def _read(self, name: str) -> Any:
-        if self._folder is None:
-            return self._kept.get(name)
-        with suppress(ValueError, AttributeError):
-            with suppress(FileNotFoundError):
-                return orjson.loads(read_whole(self._folder / f"{name}.json"))
-            with suppress(FileNotFoundError):
-                raw = read_whole(self._folder / "last-runs.json")
-                return orjson.loads(raw).get(name)
-        return None
 
-    def _write(self, name: str, content: dict[str, Any] | None) -> None:
-        if self._folder is None:
-            self._kept[name] = content
-            return
-        path = self._folder / f"{name}.json"
-        replace_whole(path, orjson.dumps(content))
+def _read(record: Record) -> Any:
+    found = record.get()
+    return None if found is None else orjson.loads(found.value)
+
+
+def _write(record: Record, content: dict[str, Any] | None) -> None:
+    change(record, lambda _: orjson.dumps(content) + b"\n")
 
 
 def _moment(text: str) -> datetime:

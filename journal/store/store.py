@@ -27,6 +27,7 @@ from milepost.journal.recovery.head import Extent
 from milepost.journal.storage.contract import during
 from milepost.journal.store.batch import Batch
 from milepost.journal.store.compaction import Compaction, Compactor
+from milepost.journal.store.dropped_keys import DroppedKeys
 from milepost.journal.store.group_commit import Request, Waiter
 from milepost.journal.store.replica import Cursor, KnownJob
 from milepost.journal.store.views import READ_BYTES, OnPiece, Views, refuse_newer
@@ -34,9 +35,10 @@ from milepost.journal.store.views import READ_BYTES, OnPiece, Views, refuse_newe
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Iterable
+    from datetime import datetime
 
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import Copy, LockedJob
+    from milepost.journal.storage.contract import Copy, LockedJob, Storage
 
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 
@@ -46,9 +48,14 @@ class Store(Views):
 
     Attributes:
         key_id: the key that encrypts new states; empty if they are not encrypted.
+        dropped_keys: the key record, which refuses some writers.
     """
 
     key_id = ""
+
+    def __init__(self, storage: Storage, clock: Callable[[], datetime]) -> None:
+        super().__init__(storage, clock)
+        self.dropped_keys = DroppedKeys(storage)
 
     def write(self, job_id: str, request: Request, *, is_shared: bool = False) -> Any:
         """Run `request` under the job's lock to add events; return its answer.
@@ -177,9 +184,9 @@ class Store(Views):
             DroppedKey: the key was dropped.
             StorageFailed: the store's key record cannot be read or created.
         """
-        record = self.storage.key_record()
+        record = self.dropped_keys.read()
         if self.key_id and record is None:
-            record = self.storage.change_key_record(key_record.marked)
+            record = self.dropped_keys.change(key_record.marked)
         if record is None:
             return
         if not self.key_id:

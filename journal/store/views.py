@@ -24,7 +24,7 @@ from milepost.journal.process.calls import Calls
 from milepost.journal.recovery.head import Extent
 from milepost.journal.recovery.passage import line_number
 from milepost.journal.recovery.recovery import gives_up
-from milepost.journal.storage.contract import during
+from milepost.journal.storage.contract import during, every_job
 from milepost.journal.store.batch import Batch
 from milepost.journal.store.replica import Cursor, KnownJob
 
@@ -410,7 +410,7 @@ class Views:
         """Yield the jobs known to this process, then the others."""
         known = list(self._jobs)
         yield from known
-        yield from set(self.storage.job_ids()) - set(known)
+        yield from set(every_job(self.storage)) - set(known)
 
     def is_confirmed(self, policy_hash: str) -> bool:
         """Return whether a plan of this policy was confirmed in a job known here."""

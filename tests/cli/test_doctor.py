@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from milepost import CheckpointManager, Key, KeyRing
-from milepost.worker.leader import LeaderLock
+from milepost.journal.storage.files.storage import FileStorage
 from milepost.worker.schedule.last_runs import LastRun, LastRuns, TaskRecord
+from milepost.worker.status import LEASE
 from tests.support.cli import JOB, START, call, damage, ids_of, reader, run
 from tests.support.stores import files
 
@@ -123,13 +124,12 @@ def test_a_store_json_that_makes_no_sense_is_wrong_and_jobs_are_looked_at(
 
 
 def test_whoever_works_is_named(store: Path) -> None:
-    (store / "worker").mkdir()
-    lock = LeaderLock(store / "worker" / "lock")
-    assert lock.take()
+    lease = FileStorage(store).lease(LEASE)
+    assert lease.acquire(LEASE)
     try:
         assert "is the worker" in call("doctor").out
     finally:
-        lock.release()
+        lease.release()
     assert "no worker is running" in call("doctor").out
 
 
@@ -264,7 +264,7 @@ def test_doctor_says_how_each_task_last_ran(
     store: Path, outcome: Outcome, is_fine: bool
 ) -> None:
     last = LastRun(START, outcome, line="3 removed, 1 jobs", error="no space")
-    LastRuns(store / "worker").write("cleanup", TaskRecord(START, last))
+    LastRuns(FileStorage(store)).write("cleanup", TaskRecord(START, last))
     done = call("doctor", "--json")
     (found,) = [f for f in done.json["data"]["worker"] if f["code"] == "last_run"]
     assert found["ok"] is is_fine

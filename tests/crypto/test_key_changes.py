@@ -25,6 +25,7 @@ from milepost.journal.errors import (
 )
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.storage.memory import MemoryStorage
+from milepost.journal.store.dropped_keys import DroppedKeys
 from tests.support.cli import call
 from tests.support.client import client_of
 from tests.support.faults import Fault, FaultyDisk, children, in_child
@@ -117,11 +118,11 @@ def test_a_plain_store_is_marked_by_the_first_state_that_is_encrypted(
     root: Path,
 ) -> None:
     plain = saved(root)
-    assert FileStorage(root).key_record() is None
+    assert DroppedKeys(FileStorage(root)).read() is None
     with opened(root) as old, opened(root, OLD, allow_plaintext=True) as manager:
         old.list(JOB)
         manager.save(JOB, "step", {})
-        assert FileStorage(root).key_record() == KeyRecord()
+        assert DroppedKeys(FileStorage(root)).read() == KeyRecord()
         with pytest.raises(KeyNeeded):
             old.save(JOB, "step", {})
         assert manager.get(JOB, plain).state == {"secret": "hunter2"}
@@ -206,7 +207,7 @@ def test_a_drop_waits_for_a_write_that_had_looked_before(
 
     def meanwhile() -> None:  # the write has asked, and has its lock
         dropping.start()
-        while FileStorage(root).key_record() != KeyRecord(frozenset({"old"})):
+        while DroppedKeys(FileStorage(root)).read() != KeyRecord(frozenset({"old"})):
             time.sleep(0)
         dropping.join(timeout=0.3)  # only who does not wait ends here
 

@@ -11,6 +11,7 @@ from milepost import CheckpointManager, MemoryStorage
 from milepost.api import create_app
 from milepost.api.http.security.tokens import hash_token
 from milepost.journal.errors import StorageFailed
+from milepost.journal.storage.contract import PAGE_JOBS
 from milepost.worker.config.settings import ApiSettings, Settings, TokenSettings
 from milepost.worker.service import Worker, WorkerStatus
 from tests.support.client import AT, client_of, saved
@@ -82,11 +83,11 @@ class Held(MemoryStorage):
         self.has_begun = threading.Event()
         self.may_end = threading.Event()
 
-    def job_ids(self) -> list[str]:
+    def jobs(self, after: str = "", limit: int = PAGE_JOBS) -> list[str]:
         if not self.has_begun.is_set():
             self.has_begun.set()
             assert self.may_end.wait(30)
-        return super().job_ids()
+        return super().jobs(after, limit)
 
 
 def test_catching_up_is_not_ready_and_makes_nobody_wait() -> None:
@@ -106,8 +107,8 @@ def test_catching_up_is_not_ready_and_makes_nobody_wait() -> None:
 class Unlisted(MemoryStorage):
     """A storage that cannot say what it holds."""
 
-    def job_ids(self) -> list[str]:
-        raise StorageFailed("the folder is gone")
+    def jobs(self, after: str = "", limit: int = PAGE_JOBS) -> list[str]:
+        raise StorageFailed(f"the folder is gone: {after!r}, {limit}")
 
 
 def test_journals_that_cannot_be_read_are_a_reason() -> None:

@@ -125,7 +125,7 @@ def test_an_id_comes_back_from_its_file_and_from_its_first_event(
     journal = shelf / "journals" / f"{ids.file_name(job_id)}.jsonl"
     opened = json.loads(journal.read_bytes().partition(b"\n")[0])
     assert opened["data"]["job"] == job_id
-    assert job_id in FileStorage(shelf).job_ids()
+    assert job_id in FileStorage(shelf).jobs()
 
 
 def test_odd_ids_are_jobs_of_their_own_for_every_later_process(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_no_id_ever_touches_anything_outside_the_folder(tmp_path: Path) -> None:
     after = inventory(tmp_path)
     assert before == {k: v for k, v in after.items() if not k.startswith("in")}
     tops = {path.partition("/")[0] for path in inventory(tmp_path / "in" / "store")}
-    assert tops == {"store.json", "journals", "heads", "worker"}
+    assert tops == {"store.json", "journals", "heads", "records"}
 
 
 @pytest.mark.parametrize("job_id", [*BAD.values(), *UNPRINTABLE.values()], ids=repr)

@@ -10,6 +10,7 @@ import pytest
 from milepost import CheckpointManager, MemoryStorage, Policy
 from milepost.journal import errors
 from milepost.journal.clock import utc_now
+from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import Seen, boot_id, steady_seconds
 from tests.support.cli import call
@@ -135,7 +136,7 @@ def test_the_command_line_goes_on_from_what_another_process_saw(
     with CheckpointManager("checkpoints", clock=lambda: old) as manager:
         manager.delete("a", manager.save("a", "s", {}))
         manager.save("a", "s", {})
-    ClockMemory(folder / "checkpoints").write_seen(seen_ahead(by, boot))
+    ClockMemory(FileStorage(folder / "checkpoints")).write_seen(seen_ahead(by, boot))
 
     done = call("compact", "a", "--json")
 
@@ -171,26 +172,13 @@ def test_a_cleanup_by_age_waits_where_the_newest_event_is_years_old(
     assert done.json["data"]["deleted_count"] == 4
 
 
-def test_a_jump_that_an_older_version_remembered_still_stands(tmp_path: Path) -> None:
-    (tmp_path / "worker").mkdir()
-    (tmp_path / "worker/last-runs.json").write_text(
-        '{"format": 2, "tasks": {}, "clock_jump":'
-        ' {"at": "2026-11-23T05:00:00Z", "by_seconds": 9e6}}'
-    )
-    memory = ClockMemory(tmp_path)
-    jump = memory.jump()
-    assert jump is not None
-    assert jump.by_seconds == 9e6
-    memory.write_jump(None)
-    assert memory.jump() is None
-
-
 @pytest.mark.parametrize("raw", [b"", b"\0", b"[]", b"{}", b"1", b'{"at": 1}'])
 def test_a_damaged_memory_of_the_clocks_is_none(tmp_path: Path, raw: bytes) -> None:
-    (tmp_path / "worker").mkdir()
-    for name in ("clock_jump", "clock_seen", "last-runs"):
-        (tmp_path / f"worker/{name}.json").write_bytes(raw)
-    memory = ClockMemory(tmp_path)
+    storage = FileStorage(tmp_path)
+    storage.create()
+    for name in ("clock-jump", "clock-seen"):
+        storage.record(name).compare_and_set(None, raw)
+    memory = ClockMemory(storage)
     assert memory.jump() is None
     assert memory.seen() is None
 

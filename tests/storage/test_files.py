@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from milepost import CheckpointManager
-from milepost.journal.errors import MilepostError, NoSpace, StorageFailed
+from milepost.journal.errors import (
+    Conflict,
+    MilepostError,
+    NoSpace,
+    ReadOnlyStore,
+    StorageFailed,
+)
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.worker.config.settings import ConfigError, load
-from milepost.worker.leader import LeaderLock
 from milepost.worker.schedule.last_runs import LastRuns, TaskRecord
+from milepost.worker.status import LEASE
 from tests.support.cli import call
 from tests.support.faults import head_of, in_child, journal_of
 
@@ -328,52 +334,102 @@ def test_reading_replaces_no_file_that_has_other_names(
 # -- the other files -------------------------------------------------------------------
 
 
-def run_once(root: Path) -> None:
-    runs = LastRuns(root / "worker")
-    runs.write("cleanup", TaskRecord(datetime(2026, 11, 23, tzinfo=UTC)))
-    lock = LeaderLock(root / "worker" / "lock")
-    assert lock.take()
-    lock.release()
+def run_once(root: Path, task: str = "cleanup") -> None:
+    storage = FileStorage(root)
+    runs = LastRuns(storage)
+    runs.write(task, TaskRecord(datetime(2026, 11, 23, tzinfo=UTC)))
+    lease = storage.lease(LEASE)
+    assert lease.acquire(LEASE)
+    lease.release()
+
+
+RECORDS = ["last-runs", "worker.lease", "worker.lock"]
 
 
 @needs_root
 def test_what_a_workers_run_by_root_leaves_is_the_owners(root: Path) -> None:
     owned_store(root)
     run_once(root)
-    made = [*(root / "worker").rglob("*"), root / "worker"]
+    made = [*(root / "records").rglob("*"), root / "records"]
     assert {(p.stat().st_uid, p.stat().st_gid) for p in made} == {(USER, GROUP)}
     as_user(USER, GROUP, lambda: run_once(root))
-    names = sorted(path.name for path in (root / "worker").iterdir())
-    assert names == ["last-runs.json", "lock"]
+    assert sorted(path.name for path in (root / "records").iterdir()) == RECORDS
 
 
-@pytest.mark.parametrize("name", ["last-runs.json", "lock"])
+@needs_root
+def test_in_a_shared_store_every_member_of_the_group_works(root: Path) -> None:
+    owned_store(root)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o2770 if path.is_dir() else 0o660)
+
+    def work(task: str) -> None:
+        os.umask(0o007)
+        run_once(root, task)
+
+    assert as_user(USER, GROUP, lambda: work("cleanup")) is None
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in (root / "records").iterdir()}
+    assert modes == {0o660}
+    assert as_user(USER + 1, GROUP, lambda: work("purge")) is None
+    assert as_user(USER, GROUP, lambda: work("compact")) is None
+    assert LastRuns(FileStorage(root)).read().keys() == {"cleanup", "purge", "compact"}
+
+
+@needs_root
+def test_who_may_only_read_a_store_sees_its_records_and_changes_none(
+    root: Path,
+) -> None:
+    owned_store(root)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o750 if path.is_dir() else 0o640)
+    run_once(root)
+    storage = FileStorage(root)
+    lease = storage.lease(LEASE)
+    assert lease.acquire(LEASE)
+
+    def look() -> list[object]:
+        here = FileStorage(root)
+        found: list[object] = [[*LastRuns(here).read()]]
+        holder = here.lease(LEASE).holder()
+        assert holder is not None
+        found.append(holder.fence)
+        for attempt in (
+            lambda: here.record("last-runs").compare_and_set(None, b""),
+            lambda: run_once(root),
+            lambda: here.lease("other").acquire("work"),
+        ):
+            try:
+                attempt()
+            except (ReadOnlyStore, Conflict) as exc:
+                found.append(exc.code)
+        return found
+
+    wanted = [["cleanup"], 2, "conflict", "read_only", "read_only"]
+    assert as_user(USER + 1, GROUP, look) == wanted
+
+
+@pytest.mark.parametrize("name", RECORDS)
 @pytest.mark.parametrize("make", [_fifo, _socket, _folder, _loop])
-def test_a_workers_file_that_is_no_file_is_refused(
+def test_a_record_that_is_no_file_is_refused(
     root: Path, make: Callable[[Path], None], name: str
 ) -> None:
     saved(root)
-    (root / "worker").mkdir()
-    make(root / "worker" / name)
-    with pytest.raises(OSError, match=name):
+    (root / "records").mkdir()
+    make(root / "records" / name)
+    with pytest.raises(StorageFailed, match=name):
         run_once(root)
-    assert LeaderLock(root / "worker" / "lock").leader() is None
+    assert FileStorage(root).lease(LEASE).holder() is None
 
 
-def test_a_workers_files_are_not_written_through_their_other_names(
-    root: Path,
-) -> None:
+def test_records_are_not_written_through_their_other_names(root: Path) -> None:
     saved(root)
     run_once(root)
     copies = root.parent / "copies"
-    shutil.copytree(root / "worker", copies, copy_function=os.link)
-    (copies / "lock").write_text("1\n")
+    shutil.copytree(root / "records", copies, copy_function=os.link)
     before = {path: path.read_bytes() for path in copies.iterdir()}
-    LastRuns(root / "worker").write(
-        "purge", TaskRecord(datetime(2026, 11, 24, tzinfo=UTC))
-    )
-    run_once(root)
+    run_once(root, "purge")
     assert {path: path.read_bytes() for path in copies.iterdir()} == before
+    shared = (copies / "worker.lock").stat().st_ino
+    assert (root / "records/worker.lock").stat().st_ino != shared
 
 
 def test_a_config_file_that_is_a_fifo_is_refused_and_not_waited_for(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from milepost import CheckpointManager
+from milepost.journal.errors import StorageFailed
+from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.clock_guard import ClockGuard, why_waiting
 from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import (
@@ -115,8 +117,9 @@ def guard_of(clocks: Clocks, memory: ClockMemory, boot: str = "one") -> ClockGua
 
 @pytest.fixture
 def memory(tmp_path: Path) -> ClockMemory:
-    (tmp_path / "journals").mkdir()
-    return ClockMemory(tmp_path)
+    storage = FileStorage(tmp_path / "store")
+    storage.create()
+    return ClockMemory(storage)
 
 
 def test_steps_that_are_small_each_add_up(clocks: Clocks, memory: ClockMemory) -> None:
@@ -219,10 +222,10 @@ def test_what_the_clocks_said_is_written_down_every_ten_minutes(
 def test_a_jump_that_cannot_be_remembered_stands_all_the_same(
     clocks: Clocks, tmp_path: Path
 ) -> None:
-    guard = guard_of(clocks, ClockMemory(tmp_path / "none"))
+    guard = guard_of(clocks, ClockMemory(FileStorage(tmp_path / "none")))
     clocks.wall.turn(days=400)
     for _ in range(2):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(StorageFailed):
             guard.look(HOUR, MONTH)
         assert guard.jump == (clocks.wall(), 400 * 24 * HOUR)
 

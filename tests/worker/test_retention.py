@@ -331,11 +331,11 @@ def test_a_pass_that_cannot_be_remembered_is_a_pass_and_says_so(
     manager: Interrupted, clock: Clock, tmp_path: Path
 ) -> None:
     fill(manager, "a")
-    (tmp_path / "worker/last-runs.json").mkdir(parents=True)
+    (tmp_path / "records/last-runs").mkdir(parents=True)
     forgetful = worker(manager, clock, KEEP_TWO)
     assert forgetful.run_task("cleanup").counts["removed"] == 3
     assert "last run of cleanup: " in str(forgetful.status.problem)
-    (tmp_path / "worker/last-runs.json").rmdir()
+    (tmp_path / "records/last-runs").rmdir()
     forgetful.run_task("cleanup")
     assert forgetful.status.problem is None
 
@@ -360,6 +360,7 @@ def test_last_runs_reach_the_disk_before_they_get_their_name(
     monkeypatch.setattr(os, "fsync", note("fsync", os.fsync))
     monkeypatch.setattr(Path, "rename", note("rename", Path.rename))
     worker(manager, clock, KEEP_TWO).run_task("cleanup")
-    assert steps == ["fsync", "rename", "fsync"] * 2  # of the clocks, of the run
-    left_over = {path.name for path in (tmp_path / "worker").iterdir()}
-    assert left_over == {"clock_seen.json", "last-runs.json"}
+    # Of the clocks, then of the run: the folder's name, the file, the file's name.
+    assert steps == ["fsync", "fsync", "rename", "fsync"] * 2
+    left_over = {path.name for path in (tmp_path / "records").iterdir()}
+    assert left_over == {"clock-seen", "last-runs"}

@@ -1,9 +1,8 @@
-"""Who does the background work and how each task went: files, API, command line."""
+"""Who does the background work and how each task went: records, API, command line."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import time
@@ -16,13 +15,15 @@ from milepost import CheckpointManager
 from milepost.api import create_app
 from milepost.journal.errors import StorageFailed
 from milepost.journal.ids import file_name
+from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store.clock_memory import ClockMemory
+from milepost.journal.store.clock_watch import ClockJump
 from milepost.worker.config.settings import (
     RetentionSettings,
     Rule,
     Settings,
     WorkerSettings,
 )
-from milepost.worker.leader import LeaderLock
 from milepost.worker.schedule.last_runs import (
     LastRun,
     LastRuns,
@@ -35,7 +36,7 @@ from milepost.worker.schedule.scheduler import (
     HEARTBEAT_SECONDS,
 )
 from milepost.worker.service import Worker
-from milepost.worker.status import stored_status
+from milepost.worker.status import LEASE, leader_pid, stored_status
 from milepost.worker.tasks import TASK_NAMES
 from tests.support.cli import JOB, call, damage, run
 from tests.support.client import client_of
@@ -51,82 +52,63 @@ if TYPE_CHECKING:
 KEEP_TWO = RetentionSettings(min_keep=1, min_age="0s", default=Rule(keep_last=2))
 
 
-# -- the file of last runs -------------------------------------------------------------
-
-FORMAT_1 = {
-    "format": 1,
-    "tasks": {
-        "cleanup": {
-            "due_after": "2026-11-22T03:00:00.000000Z",
-            "last": {
-                "at": "2026-11-22T03:00:00.000000Z",
-                "outcome": "partly",
-                "removed": 7,
-                "jobs": 3,
-                "error": "job 'b' is damaged",
-            },
-            "resume_after": "a",
-        }
-    },
-}
+@pytest.fixture
+def stored(root: Path) -> FileStorage:
+    storage = FileStorage(root)
+    storage.create()
+    return storage
 
 
-def test_the_file_of_an_older_milepost_is_read_and_kept(tmp_path: Path) -> None:
-    path = tmp_path / "last-runs.json"
-    path.write_text(json.dumps(FORMAT_1))
-    last_runs = LastRuns(tmp_path)
-    for _ in range(2):
-        record = last_runs.read()["cleanup"]
-        assert (record.resume_after, record.failures) == ("a", 0)
-        last = record.last
-        assert last is not None
-        assert (last.outcome, last.line) == ("partly", "7 removed, 3 jobs")
-        assert last.error == "job 'b' is damaged"
-        last_runs.write("compact", TaskRecord(NOW))
-    assert json.loads(path.read_bytes())["format"] == 2
+# -- the record of last runs -----------------------------------------------------------
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(stored: FileStorage) -> None:
     last = LastRun(NOW, "partly", 1.5, "3 removed, 2 jobs", {"removed": 3}, "no")
     record = TaskRecord(NOW, last, "job-7", 4)
-    LastRuns(tmp_path).write("cleanup", record)
-    assert LastRuns(tmp_path).read() == {"cleanup": record}
+    LastRuns(stored).write("cleanup", record)
+    assert LastRuns(stored).read() == {"cleanup": record}
 
 
-def test_two_processes_that_write_at_once_lose_neither_record(tmp_path: Path) -> None:
+def test_two_processes_that_write_at_once_lose_neither_record(
+    stored: FileStorage,
+) -> None:
     children = []
     for name in ("cleanup", "compact"):
         if (child := os.fork()) == 0:
             for number in range(50):
-                LastRuns(tmp_path).write(name, TaskRecord(NOW, failures=number))
+                LastRuns(stored).write(name, TaskRecord(NOW, failures=number))
             os._exit(0)
         children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children] == [0, 0]
-    found = LastRuns(tmp_path).read()
+    found = LastRuns(stored).read()
     assert {name: each.failures for name, each in found.items()} == {
         "cleanup": 49,
         "compact": 49,
     }
 
 
-def test_a_newer_file_is_not_guessed_at(tmp_path: Path) -> None:
-    (tmp_path / "last-runs.json").write_text('{"format": 3, "tasks": {}}')
-    with pytest.raises(UnreadableLastRuns, match="format 3, not 1 or 2"):
-        LastRuns(tmp_path).read()
+@pytest.mark.parametrize("format_", [1, 3])
+def test_a_record_of_another_format_is_not_guessed_at(
+    stored: FileStorage, format_: int
+) -> None:
+    record = stored.record("last-runs")
+    record.compare_and_set(None, b'{"format": %d, "tasks": []}' % format_)
+    with pytest.raises(UnreadableLastRuns, match=f"format {format_}, not 2"):
+        LastRuns(stored).read()
 
 
-# -- from the files --------------------------------------------------------------------
+# -- from the records ------------------------------------------------------------------
 
 
-def status_of(root: Path, **worker: Any) -> dict[str, TaskStatus]:
-    found = stored_status(root, WorkerSettings(**worker), NOW)
+def status_of(storage: FileStorage, **worker: Any) -> dict[str, TaskStatus]:
+    found = stored_status(storage, WorkerSettings(**worker), NOW)
     return {task.name: task for task in found.tasks}
 
 
-def test_the_files_tell_what_ran_and_what_is_due(tmp_path: Path) -> None:
+def test_the_records_tell_what_ran_and_what_is_due(stored: FileStorage) -> None:
     yesterday = NOW - timedelta(days=1)
-    LastRuns(tmp_path / "worker").write("cleanup", TaskRecord(yesterday, failures=2))
-    found = status_of(tmp_path, verify="off")
+    LastRuns(stored).write("cleanup", TaskRecord(yesterday, failures=2))
+    found = status_of(stored, verify="off")
     assert tuple(found) == TASK_NAMES
     missed = datetime(2026, 11, 23, 3, tzinfo=UTC)
     assert (found["cleanup"].next_run, found["cleanup"].failures) == (missed, 2)
@@ -134,26 +116,27 @@ def test_the_files_tell_what_ran_and_what_is_due(tmp_path: Path) -> None:
     assert (found["verify"].next_run, found["verify"].last) == (None, None)
 
 
-def test_who_leads_is_told_by_the_lock_and_not_by_the_number_in_it(
-    tmp_path: Path,
+def test_who_leads_is_told_by_the_lease(stored: FileStorage) -> None:
+    looking, lease = stored.lease(LEASE), stored.lease(LEASE)
+    assert leader_pid(looking) is None
+    assert lease.acquire(LEASE)
+    assert leader_pid(looking) == leader_pid(lease) == os.getpid()
+    lease.release()
+    assert leader_pid(looking) is None
+
+
+def test_records_that_make_no_sense_are_a_problem_and_no_error(
+    stored: FileStorage,
 ) -> None:
-    (tmp_path / "worker").mkdir()
-    path = tmp_path / "worker/lock"
-    assert LeaderLock(path).leader() is None
-    lock = LeaderLock(path)
-    assert lock.take()
-    assert LeaderLock(path).leader() == lock.leader() == os.getpid()
-    lock.release()
-    assert path.read_text() == f"{os.getpid()}\n"
-    assert LeaderLock(path).leader() is None
-
-
-def test_a_file_that_makes_no_sense_is_a_problem_and_no_error(tmp_path: Path) -> None:
-    (tmp_path / "worker").mkdir()
-    (tmp_path / "worker/last-runs.json").write_bytes(b"\0" * 9)
-    found = stored_status(tmp_path, WorkerSettings(), NOW)
+    lease = stored.lease(LEASE)
+    assert lease.acquire(LEASE)
+    (stored.root / "records/last-runs").write_bytes(b"\0" * 9)
+    (stored.root / "records/worker.lease").write_bytes(b"\0" * 9)
+    found = stored_status(stored, WorkerSettings(), NOW)
     assert "invalid content" in str(found.problem)
+    assert found.leader_pid is None
     assert len(found.tasks) == len(TASK_NAMES)
+    lease.release()
 
 
 # -- over HTTP -------------------------------------------------------------------------
@@ -220,7 +203,7 @@ def test_the_status_needs_no_server_and_has_a_row_per_task(
     after = call("worker", "status")
     assert [row[0] for row in before.rows] == [*TASK_NAMES]
     assert before.err == "no worker is running\n"
-    assert (store / "worker/last-runs.json").exists()
+    assert (store / "records/last-runs").exists()
     assert after.rows[0][5:] == ["ok", "2 removed, 1 jobs"]
     assert after.rows[1][5:] == ["", ""]
     data = call("worker", "status", "--json").json["data"]
@@ -265,10 +248,8 @@ def test_the_word_about_the_clock_can_be_given_by_hand(
     store: Path, folder: Path
 ) -> None:
     (folder / "config.toml").write_text(RULE)
-    (store / "worker").mkdir()
-    jump = {"at": "2026-11-23T05:00:00Z", "by_seconds": 9_000_000.0}
-    content = {"format": 2, "clock_jump": jump, "tasks": {}}
-    (store / "worker/last-runs.json").write_text(json.dumps(content))
+    jump = ClockJump(datetime(2026, 11, 23, 5, tzinfo=UTC), 9_000_000.0)
+    ClockMemory(FileStorage(store)).write_jump(jump)
     held = run("worker", "task", "cleanup")
     told = call("worker", "status")
     done = run("worker", "task", "cleanup", "--trust-clock")
@@ -351,12 +332,12 @@ def test_sigterm_ends_what_stays_within_ten_seconds_though_a_task_hangs(
 ) -> None:
     (folder / "config.toml").write_text(RULE)
     long_ago = TaskRecord(NOW - timedelta(days=9))
-    LastRuns(store / "worker").write("cleanup", long_ago)
+    LastRuns(FileStorage(store)).write("cleanup", long_ago)
     with (store / "heads" / file_name(JOB)).open("rb") as head:
         fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
         with staying(*words) as server:
             server.wait_for("Ctrl-C ends it")
-            eventually(lambda: LastRuns(store / "worker").read().keys() > {"cleanup"})
+            eventually(lambda: LastRuns(FileStorage(store)).read().keys() > {"cleanup"})
             began = time.monotonic()
             assert server.stop(signal.SIGTERM) == 0
             assert time.monotonic() - began < 10

@@ -22,10 +22,10 @@ from milepost.journal.ids import file_name
 from milepost.journal.store.clock_memory import ClockMemory
 from milepost.worker.config.settings import load, open_manager
 from milepost.worker.deadline import EXIT_SECONDS
-from milepost.worker.leader import LeaderLock
 from milepost.worker.schedule.last_runs import LastRun, LastRuns, TaskRecord
 from milepost.worker.schedule.scheduler import read_schedule
 from milepost.worker.service import Worker
+from milepost.worker.status import LEASE
 from milepost.worker.tasks import TASK_NAMES, verification
 from tests.support.clock import NOW, Clock
 from tests.support.eventually import DEADLINE_SECONDS, eventually
@@ -115,7 +115,7 @@ class Home:
 
     def due_after(self, moment: datetime) -> None:
         """Write down that everything due until `moment` has run."""
-        LastRuns(self.root / "worker").write("cleanup", TaskRecord(moment))
+        LastRuns(self.manager.storage).write("cleanup", TaskRecord(moment))
 
     def close(self) -> None:
         for worker in self.workers:
@@ -207,8 +207,8 @@ def test_when_nobody_knows_the_last_run_it_counts_as_missed(
     raw: bytes, home: Home
 ) -> None:
     home.fill("a")
-    (home.root / "worker").mkdir()
-    (home.root / "worker/last-runs.json").write_bytes(raw)
+    (home.root / "records").mkdir()
+    (home.root / "records/last-runs").write_bytes(raw)
     home.started(KEEP_TWO)
     eventually(lambda: home.count("a") == 2)
 
@@ -268,7 +268,7 @@ def test_a_scheduler_that_went_silent_is_seen_and_replaced(home: Home) -> None:
 
 def test_each_missed_task_is_made_up_and_one_that_is_off_is_not(home: Home) -> None:
     for task in TASK_NAMES:
-        LastRuns(home.root / "worker").write(task, TaskRecord(NOW - timedelta(days=8)))
+        LastRuns(home.manager.storage).write(task, TaskRecord(NOW - timedelta(days=8)))
     worker = home.started("[worker]\npurge = 'off'\n")
     ran = {"cleanup", "compact", "verify"}
     eventually(lambda: {t.name for t in worker.status.tasks if t.last} == ran)
@@ -305,7 +305,7 @@ def test_a_jump_of_the_clock_holds_removals_until_it_is_trusted(
     eventually(lambda: worker._is_held)
     assert home.count("a") == 5
     if is_other_process:
-        ClockMemory(home.root).write_jump(None)
+        ClockMemory(home.manager.storage).write_jump(None)
     else:
         worker.trust_clock()
     eventually(lambda: home.count("a") == 2)
@@ -338,7 +338,7 @@ def test_a_second_worker_takes_over_when_the_first_process_is_killed(  # I8
     worker.start()
     eventually(lambda: worker.status.watcher != "off")
     assert not worker.status.leader
-    assert worker._lock.holder() == f"process {child.pid}"
+    assert worker.status.leader_pid == child.pid
     child.send_signal(signal.SIGKILL)
     eventually(lambda: worker.status.leader and worker.status.scheduler_alive)
 
@@ -357,13 +357,18 @@ def test_of_several_processes_one_leads_and_another_when_it_is_killed(  # I8
     children = {child.pid: child for child in (home.child() for _ in range(3))}
     for child in children.values():
         threading.Thread(target=leads, args=(child, led), daemon=True).start()
-    lock = LeaderLock(home.root / "worker/lock")
+    lease = home.manager.storage.lease(LEASE)
+    fences = []
     for count in (1, 2, 3):
         eventually(lambda: len(led) == count)  # noqa: B023 - called in this very turn
-        assert lock.leader() == led[-1]
+        holder = lease.holder()
+        assert holder is not None
+        assert holder.pid == led[-1]
+        fences.append(holder.fence)
         children[led[-1]].send_signal(signal.SIGKILL)
         children[led[-1]].wait()
     assert sorted(led) == sorted(children)
+    assert fences == [1, 2, 3]
 
 
 def test_a_follower_runs_nothing_that_is_scheduled(home: Home) -> None:
@@ -387,22 +392,23 @@ def test_a_store_that_was_removed_is_led_no_more_until_it_is_back(home: Home) ->
 
 
 def test_a_lock_file_that_was_replaced_is_taken_anew(home: Home) -> None:
-    home.started(QUICK)
-    other = home.root / "worker/other"
+    worker = home.started(QUICK)
+    assert worker._lease.fence == 1
+    other = home.root / "records/other"
     other.touch()
-    lock = other.rename(home.root / "worker/lock")
-    eventually(lambda: lock.read_text() == f"{os.getpid()}\n")
+    other.rename(home.root / "records/worker.lock")
+    eventually(lambda: worker._lease.fence == 2)
 
 
 def test_a_lock_file_that_cannot_be_made_is_a_problem_and_tried_again(
     home: Home,
 ) -> None:
-    (home.root / "worker").touch()
+    (home.root / "records").touch()
     worker = home.worker()
     worker.start()
-    eventually(lambda: "lock: " in str(worker.status.problem))
+    eventually(lambda: "lease: " in str(worker.status.problem))
     assert not worker.status.leader
-    (home.root / "worker").unlink()
+    (home.root / "records").unlink()
     eventually(lambda: worker.status.leader)
     assert worker.status.problem is None
 
@@ -432,7 +438,7 @@ def test_a_store_in_memory_has_a_worker_too(caplog: pytest.LogCaptureFixture) ->
         eventually(lambda: last(worker) != first)  # it still leads
         worker.stop()
     assert [r.message for r in caplog.records].count("leading") == 1
-    assert "was replaced" not in caplog.text
+    assert "was lost" not in caplog.text
 
 
 # -- what other processes write --------------------------------------------------------
@@ -532,7 +538,7 @@ def test_sigterm_ends_the_process_within_ten_seconds_though_a_task_hangs(
     with (home.root / "heads" / file_name("a")).open("rb") as head:
         fcntl.flock(head, fcntl.LOCK_EX)  # as a process that hangs while it writes
         child = home.child(code=code)
-        last_runs = home.root / "worker/last-runs.json"
+        last_runs = home.root / "records/last-runs"
         eventually(lambda: b"verify" in last_runs.read_bytes())
         began = time.monotonic()
         child.send_signal(signal.SIGTERM)

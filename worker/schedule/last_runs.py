@@ -1,31 +1,26 @@
-"""The record of each task's last run, in `<root>/worker/last-runs.json`.
+"""The outcome of each task's last run, in the record ``last-runs`` of the store.
 
-A new leader uses it to detect missed runs.  The file is replaced atomically.  Format 1,
-from when retention was the only task, is still read.
+A new leader uses it to detect missed runs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from milepost.journal.clock import stamp
-from milepost.journal.disk import whole_file
-from milepost.journal.disk.disk import PosixDisk
-from milepost.worker.leader import make_folder
+from milepost.journal.storage.records import change
 from milepost.worker.schedule.report import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
+
+    from milepost.journal.storage.contract import Storage
 
 FORMAT = 2
-_MAX_BYTES = 1024 * 1024
 
 
 class LastRun(NamedTuple):
@@ -64,91 +59,47 @@ class TaskRecord(NamedTuple):
 
 
 class UnreadableLastRuns(ValueError):
-    """The file is damaged, so missed runs are unknown."""
+    """The record is damaged, so missed runs are unknown."""
 
 
 class LastRuns:
-    """The file of last runs; kept in memory if `folder` is None."""
+    """The last runs of a store."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        self._disk = PosixDisk()
-        self._in_memory: dict[str, TaskRecord] = {}
+    def __init__(self, storage: Storage) -> None:
+        self._record = storage.record("last-runs")
 
     def read(self) -> dict[str, TaskRecord]:
         """Return the record of each task; empty in a new store.
 
         Raises:
-            UnreadableLastRuns: the file is damaged.
+            UnreadableLastRuns: the record is damaged.
             OSError: it can't be read.
         """
-        return dict(self._read())
+        found = self._record.get()
+        return {} if found is None else _decoded(found.value)
 
     def write(self, task: str, record: TaskRecord) -> None:
         """Store `record` durably.
 
+        Several tasks may end at once, also in different processes.
+
         Raises:
             OSError: it can't be written; the previous content is unchanged.
         """
-        with self._changing() as tasks:
-            tasks[task] = record
-            self._write(tasks)
 
-    def _read(self) -> dict[str, TaskRecord]:
-        if self._folder is None:
-            return self._in_memory
-        path = self._folder / "last-runs.json"
-        try:
-            raw = whole_file.read(self._disk, path, _MAX_BYTES)
-        except FileNotFoundError:
-            return {}
-        try:
-            return _decoded(orjson.loads(raw))
-        except (
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            OverflowError,
-        ) as exc:
-            raise UnreadableLastRuns(f"{path}: invalid content: {exc}") from exc
+        def added(raw: bytes | None) -> bytes:
+            tasks = {}
+            with suppress(UnreadableLastRuns):
+                tasks = {} if raw is None else _decoded(raw)
+            return _encoded({**tasks, task: record})
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[dict[str, TaskRecord]]:
-        """Lock the file, yield its records for an update.
-
-        Several tasks may end at once, also in different processes.
-        """
-        if self._folder is None:
-            yield self._in_memory
-            return
-        make_folder(self._folder)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            try:
-                tasks = self._read()
-            except UnreadableLastRuns:
-                tasks = {}
-            yield tasks
-        finally:
-            os.close(descriptor)
-
-    def _write(self, tasks: Mapping[str, TaskRecord]) -> None:
-        if self._folder is None:
-            self._in_memory = dict(tasks)
-            return
-        raw = orjson.dumps(_encoded(tasks), option=orjson.OPT_INDENT_2)
-        path = self._folder / "last-runs.json"
-        temporary = path.with_name(f"{path.name}.tmp")  # writers have the lock
-        whole_file.replace(self._disk, temporary, path, [raw])
+        change(self._record, added)
 
 
-def _encoded(tasks: Mapping[str, TaskRecord]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "tasks": {task: _encoded_record(each) for task, each in tasks.items()},
-    }
+def _encoded(tasks: Mapping[str, TaskRecord]) -> bytes:
+    records = {task: _encoded_record(each) for task, each in tasks.items()}
+    document = {"format": FORMAT, "tasks": records}
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
 
 
 def _encoded_record(record: TaskRecord) -> dict[str, Any]:
@@ -161,37 +112,26 @@ def _encoded_record(record: TaskRecord) -> dict[str, Any]:
     }
 
 
-def _decoded(document: Mapping[str, Any]) -> dict[str, TaskRecord]:
-    match document["format"]:
-        case 1:
-            last_of = _last_of_format_1
-        case 2:
-            last_of = _last
-        case other:
-            raise ValueError(f"format {other!r}, not 1 or {FORMAT}")
-    return {
-        task: TaskRecord(
-            due_after=_moment(record["due_after"]),
-            last=last_of(record["last"]) if record["last"] else None,
-            resume_after=record["resume_after"],
-            failures=record.get("failures", 0),
-        )
-        for task, record in document["tasks"].items()
-    }
+def _decoded(raw: bytes) -> dict[str, TaskRecord]:
+    try:
+        document = orjson.loads(raw)
+        format_ = document["format"]
+        tasks = document["tasks"] if format_ == FORMAT else {}
+        found = {task: _record(each) for task, each in tasks.items()}
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
+        raise UnreadableLastRuns(f"last-runs: invalid content: {exc}") from exc
+    if format_ != FORMAT:
+        raise UnreadableLastRuns(f"last-runs: format {format_!r}, not {FORMAT}")
+    return found
 
 
-def _last(last: Mapping[str, Any]) -> LastRun:
-    return LastRun(**{**last, "at": _moment(last["at"])})
-
-
-def _last_of_format_1(last: Mapping[str, Any]) -> LastRun:
-    removed, jobs = last["removed"], last["jobs"]
-    return LastRun(
-        _moment(last["at"]),
-        last["outcome"],
-        line=f"{removed} removed, {jobs} jobs",
-        counts={"removed": removed},
-        error=last["error"],
+def _record(record: Mapping[str, Any]) -> TaskRecord:
+    last = record["last"]
+    return TaskRecord(
+        due_after=_moment(record["due_after"]),
+        last=LastRun(**{**last, "at": _moment(last["at"])}) if last else None,
+        resume_after=record["resume_after"],
+        failures=record["failures"],
     )
 
 

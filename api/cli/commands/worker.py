@@ -75,16 +75,17 @@ def task_command(frame: Frame, tasks: tuple[str, ...], *, trust_clock: bool) -> 
 def status_command(frame: Frame) -> Answer:
     """Show the active worker and each task's last run.
 
-    Reads the store's files; needs no worker or server.
+    Reads the store's records; needs no worker or server.
     """
     settings = frame.settings()
     from milepost.api.cli.stores import existing
     from milepost.api.fields.worker import stored_fields
     from milepost.journal.clock import utc_now
+    from milepost.journal.storage.files.storage import FileStorage
     from milepost.worker.status import stored_status
 
-    root = existing(settings.store.root)
-    status = stored_status(root, settings.worker, utc_now())
+    storage = FileStorage(existing(settings.store.root))
+    status = stored_status(storage, settings.worker, utc_now())
     pid = status.leader_pid
     said = [f"process {pid} is the active worker" if pid else "no worker is running"]
     if status.clock_jump is not None:

@@ -16,7 +16,7 @@ router = APIRouter(tags=["worker"], route_class=Resource)
 def worker(services: UseServices) -> Response:
     """Show the active worker, and each task's next and last run.
 
-    Without a worker of its own, the server reads the status from the store's files.
+    Without a worker of its own, the server reads the status from the store's records.
     """
     if services.worker is not None:
         content = worker_fields(services.worker.status)
@@ -24,8 +24,8 @@ def worker(services: UseServices) -> Response:
         # Imported here: without a worker, APScheduler is loaded only for this endpoint.
         from milepost.worker.status import stored_status
 
-        root = services.manager.root
+        storage = services.manager.storage
         now = services.clock()
         settings = services.settings.worker
-        content = stored_fields(stored_status(root, settings, now))
+        content = stored_fields(stored_status(storage, settings, now))
     return JsonAnswer({**content, "timestamp": services.now()})

@@ -46,17 +46,20 @@ class Folders(NamedTuple):
         journals: one journal per job.
         heads: one head per job.
         salvage: bytes that recovery cut, kept until the trash period ends.
+        records: records and leases of the store.
     """
 
     root: Path
     journals: Path
     heads: Path
     salvage: Path
+    records: Path
 
     @classmethod
     def of(cls, root: Path) -> Folders:
         """Return those of the store in `root`."""
-        return cls(root, root / "journals", root / "heads", root / "salvage")
+        names = ("journals", "heads", "salvage", "records")
+        return cls(root, *(root / name for name in names))
 
 
 class Place(NamedTuple):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from milepost.journal import ids
+from milepost.journal.clock import utc_now
 from milepost.journal.disk.disk import (
     PRIVATE_FOLDER,
     SHARED_FOLDER,
@@ -29,14 +30,15 @@ from milepost.journal.errors import (
     NewerFormat,
     StorageFailed,
 )
-from milepost.journal.events.codec import peek
 from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.recovery import head as head_codec
 from milepost.journal.recovery import snapshot
 from milepost.journal.recovery.salvage import SalvageFolder
+from milepost.journal.storage import changes
+from milepost.journal.storage.contract import PAGE_JOBS
 from milepost.journal.storage.files.job_files import JournalFile
-from milepost.journal.storage.files.key_record_file import RecordFile
+from milepost.journal.storage.files.lease_file import LeaseFile
+from milepost.journal.storage.files.listing import Listing, read_small
 from milepost.journal.storage.files.reading import (
     Durability,
     Folders,
@@ -44,15 +46,17 @@ from milepost.journal.storage.files.reading import (
     fail,
     failure,
 )
+from milepost.journal.storage.files.record_file import RecordFile
+from milepost.journal.storage.records import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from milepost.journal.crypto.key_record import KeyRecord
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.recovery.head import Extent
     from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.storage.changes import Changes
     from milepost.journal.storage.contract import (
         Copy,
         LockedJob,
@@ -69,8 +73,6 @@ FORMAT = 1
 # Journals keep at most a quarter of the process's descriptors open, two per journal.
 _DESCRIPTORS_PER_JOURNAL = 8
 _FEWEST_OPEN, _MOST_OPEN = 4, 1000
-_SMALL_BYTES = 8192  # enough for store.json, a head, and a first line
-_SUFFIX = ".jsonl"
 
 
 class FileStorage:
@@ -106,9 +108,9 @@ class FileStorage:
         self._lock_timeout_seconds = lock_timeout_seconds
         self._disk: Disk = PosixDisk() if disk is None else disk
         self._salvage = SalvageFolder(self._disk, self._folders.salvage)
-        self._record = RecordFile(self._disk, root, lock_timeout_seconds)
+        self._listing = Listing(self._disk, self._folders)
+        self._records: weakref.WeakSet[RecordFile] = weakref.WeakSet()
         self._files: OrderedDict[str, JournalFile] = OrderedDict()
-        self._nameless: dict[str, str] = {}
         self._guard = Mutex()
         self._durable_id: str | None = None  # of the store whose folders are synced
         self._flusher: threading.Thread | None = None
@@ -123,7 +125,7 @@ class FileStorage:
         # Not cached: the folder may be removed and another store created in its place.
         path = self.root / "store.json"
         try:
-            raw = self._read_small(path)
+            raw = read_small(self._disk, path)
         except FileNotFoundError:
             return None
         except OSError as exc:
@@ -199,32 +201,21 @@ class FileStorage:
         assert found is not None
         return found
 
-    def _read_small(self, path: Path) -> bytes:
-        file = self._disk.open(path, "read")
-        try:
-            return file.read(0, _SMALL_BYTES)
-        finally:
-            file.close()
-
     def _ancestors(self) -> list[Path]:
         root = self.root.absolute()
         return [root, *root.parents]
 
-    def key_record(self) -> KeyRecord | None:
-        """See `Storage.key_record`."""
-        try:
-            return self._record.read()
-        except OSError as exc:
-            fail(exc, f"cannot read the keys of {self.root}")
+    def record(self, name: str) -> RecordFile:
+        """See `Storage.record`."""
+        check_name(name)
+        made = RecordFile(self._disk, self._folders, name, self._lock_timeout_seconds)
+        self._records.add(made)
+        return made
 
-    def change_key_record(
-        self, change: Callable[[KeyRecord | None], KeyRecord]
-    ) -> KeyRecord:
-        """See `Storage.change_key_record`."""
-        try:
-            return self._record.change(change)
-        except OSError as exc:
-            fail(exc, f"cannot record the keys of {self.root}")
+    def lease(self, name: str) -> LeaseFile:
+        """See `Storage.lease`."""
+        check_name(name)
+        return LeaseFile(self._disk, self._folders, name, self._lock_timeout_seconds)
 
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""
@@ -251,52 +242,17 @@ class FileStorage:
             finally:
                 file.close()
 
-    def job_ids(self) -> list[str]:
-        """See `Storage.job_ids`."""
-        try:
-            journals = self._disk.names(self._folders.journals)
-            heads = self._disk.names(self._folders.heads)
-        except OSError as exc:
-            raise failure(exc, f"cannot list {self.root}") from exc
-        heads = [name for name in heads if "." not in name]  # no temporary files
-        names = {name[: -len(_SUFFIX)] for name in journals if name.endswith(_SUFFIX)}
-        missing = {name for name in heads if name not in names and self._is_owed(name)}
-        found = (self._job_id_of(name) for name in names | missing)
-        return sorted(job_id for job_id in found if job_id is not None)
+    def jobs(self, after: str = "", limit: int = PAGE_JOBS) -> list[str]:
+        """See `Storage.jobs`: each page lists the folder."""
+        later = (job_id for job_id in self._listing.jobs() if job_id > after)
+        return sorted(later)[:limit]
 
-    def _is_owed(self, name: str) -> bool:
-        """Return whether a head without a journal acknowledges events."""
-        try:
-            head = head_codec.decode(self._read_small(self._folders.heads / name))
-        except NewerFormat:
-            return True
-        except OSError:
-            return False
-        return head is not None and head.shown.seq > 0
-
-    def _job_id_of(self, name: str) -> str | None:
-        job_id = ids.job_of(name)
-        if job_id is not None or "~" not in name:
-            return job_id
-        job_id = self._first_line_says(self._folders.journals / (name + _SUFFIX))
-        if job_id is not None and ids.file_name(job_id) == name:
-            return job_id
-        # Its id cannot be read, but the job must not vanish from the lists.  It is
-        # listed by its file's name until it is repaired.
-        self._nameless[name] = name
-        return name
-
-    def _first_line_says(self, path: Path) -> str | None:
-        try:
-            line, _, _ = self._read_small(path).partition(b"\n")
-        except OSError:
-            return None
-        event = peek(line)
-        if event is None or event["type"] != "job.opened":
-            return None
-        data: object = event["data"]
-        job_id = data.get("job") if isinstance(data, dict) else None
-        return job_id if isinstance(job_id, str) else None
+    def changed(self, cursor: str | None) -> Changes:
+        """See `Storage.changed`: two `stat` per job."""
+        now_ns = int(utc_now().timestamp() * 1e9)
+        names = self._listing.jobs()
+        marks = {job: self._listing.fingerprint(n, now_ns) for job, n in names.items()}
+        return changes.since(cursor, self._known_id(), marks)
 
     # -- one job -----------------------------------------------------------------
 
@@ -313,7 +269,7 @@ class FileStorage:
             self._disk,
             self._folders,
             self._salvage,
-            self._name(job_id),
+            self._listing.name_of(job_id),
             job_id,
             self._known_id,
             self._durability,
@@ -355,7 +311,7 @@ class FileStorage:
         """See `Storage.evidence`."""
         try:
             with snapshot.of_files(
-                self._disk, self._salvage, self._name(job_id)
+                self._disk, self._salvage, self._listing.name_of(job_id)
             ) as found:
                 yield found
         except OSError as exc:
@@ -364,9 +320,6 @@ class FileStorage:
     def unsettled(self, job_id: str) -> LockScope[Unsettled]:
         """See `Storage.unsettled`."""
         return self.file(job_id).unsettled()
-
-    def _name(self, job_id: str) -> str:
-        return self._nameless.get(job_id) or ids.file_name(job_id)
 
     def copying(self, job_id: str) -> AbstractContextManager[Copy]:
         """See `Storage.copying`."""
@@ -410,7 +363,8 @@ class FileStorage:
     def close(self) -> None:
         """See `Storage.close`."""
         self._stop_flusher.set()
-        self._record.close()
+        for record in list(self._records):
+            record.close()
         if self._flusher is not None:
             self._flusher.join()
             self._flusher = None
