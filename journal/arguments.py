@@ -100,7 +100,9 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     **dict.fromkeys(
         ("interval_seconds", "lock_timeout_seconds", "trash_seconds"), _REAL
     ),
-    **dict.fromkeys(("migrate", "on_progress", "on_piece", "clock"), _CALLABLE),
+    **dict.fromkeys(
+        ("migrate", "on_progress", "on_piece", "on_restored", "clock"), _CALLABLE
+    ),
     **dict.fromkeys(("now", "as_of"), ("a datetime with a time zone", _is_time)),
     "policy": ("a Policy", _instance_of("milepost.journal.retention.policy", "Policy")),
     "plan": ("a Plan", _instance_of("milepost.journal.retention.plans", "Plan")),

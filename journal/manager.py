@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from milepost.journal import ids
 from milepost.journal.arguments import check_methods, checked, id_of
-from milepost.journal.clock import utc_now
+from milepost.journal.clock import stamp, utc_now
 from milepost.journal.commands import (
+    applying,
     cleanup,
     completion,
     erasure,
@@ -25,6 +26,7 @@ from milepost.journal.commands import (
     restoring,
     saving,
 )
+from milepost.journal.commands.requests import Request
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.reading import audit, planning, queries
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from milepost.journal.recovery.diagnosis import Diagnosis
     from milepost.journal.repair.steps import Repair
     from milepost.journal.retention.decisions import Ruling
-    from milepost.journal.retention.plans import Applied, JobPlan, Plan
+    from milepost.journal.retention.plans import Applied, CleanedJob, JobPlan, Plan
     from milepost.journal.retention.policies import Policies
     from milepost.journal.retention.policy import Policy
     from milepost.journal.states.diff import Change
@@ -80,6 +82,11 @@ class CheckpointManager:
     Safe for many threads, and for many processes of one machine on one folder.
     Construction creates the folder if possible; otherwise the first write reports why
     not.  Nothing else is read or created before the first call.
+
+    Calls that change a job take an `idempotency_key`.  A repeat within 24 hours, by any
+    process, with the same key and arguments (`actor` does not count) records nothing
+    and returns what the first call returned; the key with other arguments is refused.
+    A call that changes nothing records no key.  `save` has other rules for its keys.
 
     Args:
         root: the folder, ``./checkpoints`` by default.  `storage_dir` and
@@ -304,12 +311,22 @@ class CheckpointManager:
         *,
         actor: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
+        on_restored: Callable[[], object] | None = None,
     ) -> dict[str, Any]:
         """Return a checkpoint's state, make it current and record the restore.
 
         The next save becomes its child; later checkpoints are kept.  `get` returns a
         state without either.  A state of an older workflow version is migrated if
         migrations are registered; the event records both versions.
+
+        Args:
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            actor: the actor of the restore, instead of the manager's.
+            expected_seq: refuse if the job is at another seq.
+            idempotency_key: a repeat returns the state and records nothing.
+            on_restored: called once the restore is recorded, never for a repeat.
 
         Raises:
             UnknownCheckpoint: (a FileNotFoundError) it does not exist, or was deleted.
@@ -319,21 +336,26 @@ class CheckpointManager:
             MigrationFailed: (a ValueError) a migration raised or returned an invalid
                 state.
             DamagedJournal: (a ValueError) the job is quarantined.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             StorageFailed: the restore could not be recorded.
         """
-        checkpoint_id = id_of(checkpoint_id)
+        checkpoint_id, starts = id_of(checkpoint_id), on_restored is not None
+        request = Request.of(
+            idempotency_key, "restore", checkpoint_id, expected_seq, starts
+        )
         ask = partial(self._reader.opened, checkpoint_id)
-        opened = self._reader.answer(job_id, ask)
-        migrated = self._reader.migrated(*opened)
+        migrated = self._reader.migrated(*self._reader.answer(job_id, ask))
         decide = partial(
             restoring.restore,
             checkpoint_id=checkpoint_id,
             migrated=migrated,
             actor=self._who(actor),
             expected_seq=expected_seq,
+            request=request,
         )
-        self._store.write(job_id, decide)
+        if self._store.write(job_id, decide) and on_restored is not None:
+            on_restored()
         return migrated.state
 
     def fork(
@@ -410,6 +432,7 @@ class CheckpointManager:
         reason: str | None = None,
         actor: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Mark the job as completed; return False if there is no such job.
 
@@ -422,9 +445,11 @@ class CheckpointManager:
             reason: recorded.
             actor: the actor of the completion, instead of the manager's.
             expected_seq: refuse if the job is at another seq.
+            idempotency_key: a repeat records nothing and returns True.
 
         Raises:
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
         decide = partial(
@@ -433,6 +458,9 @@ class CheckpointManager:
             reason=reason,
             actor=self._who(actor),
             expected_seq=expected_seq,
+            request=Request.of(
+                idempotency_key, "complete", failed, reason, expected_seq
+            ),
         )
         return self._change(job_id, decide, unknown=False)
 
@@ -444,15 +472,24 @@ class CheckpointManager:
         actor: str | None = None,
         reason: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Protect a checkpoint from every policy; return False if it already is.
 
+        A repeat with the same `idempotency_key` changes nothing and returns True.
+
         Raises:
             UnknownCheckpoint: it does not exist, or was deleted.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark("pin", job_id, checkpoint_id, actor, reason, expected_seq)
+        request = Request.of(
+            idempotency_key, "pin", id_of(checkpoint_id), reason, expected_seq
+        )
+        return self._mark(
+            "pin", job_id, checkpoint_id, actor, reason, expected_seq, request
+        )
 
     def unpin(
         self,
@@ -462,15 +499,24 @@ class CheckpointManager:
         actor: str | None = None,
         reason: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Remove a pin; return False if there is none.
 
+        A repeat with the same `idempotency_key` changes nothing and returns True.
+
         Raises:
             UnknownCheckpoint: it does not exist, or was deleted.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark("unpin", job_id, checkpoint_id, actor, reason, expected_seq)
+        request = Request.of(
+            idempotency_key, "unpin", id_of(checkpoint_id), reason, expected_seq
+        )
+        return self._mark(
+            "unpin", job_id, checkpoint_id, actor, reason, expected_seq, request
+        )
 
     def hold(
         self,
@@ -480,6 +526,7 @@ class CheckpointManager:
         reason: str | None = None,
         actor: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Place a legal hold on a checkpoint; return False if it already is held.
 
@@ -487,12 +534,20 @@ class CheckpointManager:
         even with force.  The journal records the actor, time and reason; a second hold
         does not change them.
 
+        A repeat with the same `idempotency_key` changes nothing and returns True.
+
         Raises:
             UnknownCheckpoint: it does not exist, or was deleted.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark("hold", job_id, checkpoint_id, actor, reason, expected_seq)
+        request = Request.of(
+            idempotency_key, "hold", id_of(checkpoint_id), reason, expected_seq
+        )
+        return self._mark(
+            "hold", job_id, checkpoint_id, actor, reason, expected_seq, request
+        )
 
     def release(
         self,
@@ -502,15 +557,24 @@ class CheckpointManager:
         reason: str | None = None,
         actor: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """End a hold, also one of another actor; return False if there is none.
 
+        A repeat with the same `idempotency_key` changes nothing and returns True.
+
         Raises:
             UnknownCheckpoint: it does not exist, or was deleted.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        return self._mark("release", job_id, checkpoint_id, actor, reason, expected_seq)
+        request = Request.of(
+            idempotency_key, "release", id_of(checkpoint_id), reason, expected_seq
+        )
+        return self._mark(
+            "release", job_id, checkpoint_id, actor, reason, expected_seq, request
+        )
 
     def delete(
         self,
@@ -522,6 +586,7 @@ class CheckpointManager:
         force: bool = False,
         purge: bool = False,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Delete a checkpoint; return False if there is none.
 
@@ -538,23 +603,29 @@ class CheckpointManager:
             purge: erase its state immediately and permanently, also if it was deleted
                 before.
             expected_seq: refuse if the job is at another seq.
+            idempotency_key: a repeat records nothing and returns True; with `purge` it
+                finishes the erasure.
 
         Raises:
             OnHold: (a Protected) it is held; `force` does not override this.
             Protected: it is pinned, and `force` was not given.
-            Conflict: `expected_seq` is stale; or, with `purge`, another compaction did
-                not finish in time: the checkpoint is deleted, and the next compaction
-                erases its state.
+            Conflict: `expected_seq` is stale; `idempotency_key` stands for another
+                request; or, with `purge`, another compaction did not finish in
+                time: the checkpoint is deleted, and the next compaction erases its
+                state.
             DamagedJournal, StorageFailed: as `save`.
         """
+        checkpoint_id = id_of(checkpoint_id)
+        given = checkpoint_id, reason, force, purge, expected_seq
         decide = partial(
             removal.delete,
-            checkpoint_id=id_of(checkpoint_id),
+            checkpoint_id=checkpoint_id,
             actor=self._who(actor),
             reason=reason,
             force=force,
             purge=purge,
             expected_seq=expected_seq,
+            request=Request.of(idempotency_key, "delete", *given),
         )
         is_done = self._change(job_id, decide, unknown=False, removes=True)
         if is_done and purge:
@@ -568,17 +639,24 @@ class CheckpointManager:
         *,
         actor: str | None = None,
         expected_seq: int | None = None,
+        idempotency_key: str | None = None,
     ) -> bool:
         """Restore a deleted checkpoint; return False if it was not deleted.
 
+        A repeat with the same `idempotency_key` changes nothing and returns True.
+
         Raises:
             Conflict: its trash period has ended, it was purged or its state is erased;
-                or `expected_seq` is stale.
+                `expected_seq` is stale; or `idempotency_key` stands for another
+                request.
             UnreadableState: its state is damaged.
             DamagedJournal, StorageFailed: as `save`.
         """
         checkpoint_id = id_of(checkpoint_id)
-        refuse = partial(removal.refuse_erased, self._store.history, checkpoint_id)
+        request = Request.of(idempotency_key, "undelete", checkpoint_id, expected_seq)
+        refuse = partial(
+            removal.refuse_erased, self._store.history, checkpoint_id, request
+        )
         self._reader.answer(job_id, refuse)
         decide = partial(
             removal.undelete,
@@ -587,6 +665,7 @@ class CheckpointManager:
             trash_seconds=self.trash_seconds,
             expected_seq=expected_seq,
             problem_of=self._reader.problem_of,
+            request=request,
         )
         return self._change(job_id, decide, unknown=False)
 
@@ -599,6 +678,7 @@ class CheckpointManager:
         expected_seq: int | None = None,
         plan_id: str | None = None,
         as_of: datetime | None = None,
+        idempotency_key: str | None = None,
     ) -> int:
         """Delete all but the newest `keep_last`; return how many were deleted.
 
@@ -615,25 +695,31 @@ class CheckpointManager:
             plan_id: refuse to delete other checkpoints than this plan of
                 `plan_cleanup`; needs `as_of`.
             as_of: the time of that plan, at most one hour ago.
+            idempotency_key: a repeat deletes nothing and returns the same number.
 
         Raises:
             InvalidArgument: `keep_last` is not a whole number of at least 1; or `as_of`
                 is in the future, or given without `plan_id`.
             StalePlan: the plan would delete other checkpoints now, or is too old.
-            Conflict: `expected_seq` is stale.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
         policy = planning.cleanup_policy(keep_last)
-        shown = cleanup.Shown.of(plan_id, as_of)
+        seen = plan_id, as_of and stamp(as_of)
+        request = Request.of(idempotency_key, "cleanup", keep_last, expected_seq, *seen)
         decide = partial(
             cleanup.cleanup,
             plan_of=partial(planning.cleanup_plan, self._reader, policy),
             actor=self._who(actor),
             trash_seconds=self.trash_seconds,
             expected_seq=expected_seq,
-            shown=shown,
+            shown=cleanup.Shown.of(plan_id, as_of),
+            request=request,
         )
-        return self._change(job_id, decide, unknown=0, removes=True)
+        nothing: int | None = 0
+        removed = self._change(job_id, decide, unknown=nothing, removes=True)
+        return applying.removed(self._reader, job_id, request, removed, self._clock())
 
     # -- reads -------------------------------------------------------------------------
 
@@ -744,6 +830,7 @@ class CheckpointManager:
         types: Collection[str] | None = None,
         limit: int | None = None,
         reverse: bool = False,
+        idempotency_key: str | None = None,
     ) -> builtins.list[Event]:
         """Return the job's events, verified, oldest first or newest first.
 
@@ -753,10 +840,13 @@ class CheckpointManager:
             types: only events of these types.
             limit: return at most this many.
             reverse: newest first.
+            idempotency_key: only the events of the request with this key, in the last
+                24 hours; none for a save.
 
         Raises:
             DamagedJournal: the job is quarantined.
         """
+        key = idempotency_key
         return queries.history(
             self._reader,
             job_id,
@@ -764,6 +854,7 @@ class CheckpointManager:
             types=types,
             limit=limit,
             reverse=reverse,
+            request=None if key is None else (key, self._clock()),
         )
 
     def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
@@ -929,6 +1020,7 @@ class CheckpointManager:
         confirm: bool = False,
         trust_clock: bool = False,
         plan_id: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Applied:
         """Carry out `plan`; return how many checkpoints were removed.
 
@@ -946,6 +1038,8 @@ class CheckpointManager:
             plan_id: the id of a plan that was shown, possibly by another process;
                 `plan` is that plan made again, with `now` at its `as_of`, which is at
                 most one hour ago.  Jobs that differ are skipped.
+            idempotency_key: a repeat returns what the first call removed, and finishes
+                the jobs that it did not reach.
 
         Raises:
             ConfirmationRequired: it requires confirmation; nothing was removed.
@@ -955,20 +1049,20 @@ class CheckpointManager:
                 `as_of` is in the future.
             StalePlan: every job was skipped, the first because it changed; or, with
                 `plan_id`, the plan is too old.
+            Conflict: `idempotency_key` stands for another request.
             OnHold: likewise, because the plan would remove a held checkpoint.
             DamagedJournal, StorageFailed: likewise, as `save`.
         """
-        part, skipped = cleanup.as_shown(
-            plan, plan_id, self._clock(), self._reader.job_ids
-        )
-        cleanup.refuse_unready(part, confirm=confirm)
-        if cleanup.counts_ages(part):
+        shown = plan_id or plan.plan_id
+        request = Request.of(idempotency_key, "apply", shown, confirm)
+        rest = applying.remaining(self._reader, plan, plan_id, request, self._clock())
+        applying.refuse_unconfirmed(rest.plan, confirm=confirm)
+        if applying.counts_ages(rest.plan):
             self._check_clock(trust_clock=trust_clock)
-        elif part.remove:
+        elif rest.plan.remove:
             self._look_at_clock()
-        shown = plan.plan_id if plan_id is None else plan_id[: len(plan.plan_id)]
-        apply_one = partial(self._apply_to, shown, self._who(actor))
-        return cleanup.apply_each(part, skipped, apply_one)
+        apply_one = partial(self._apply_to, rest.plan_id, self._who(actor), request)
+        return applying.apply_each(rest, apply_one)
 
     def explain(
         self,
@@ -1061,20 +1155,32 @@ class CheckpointManager:
         )
 
     def erase(
-        self, job_id: str, *, actor: str | None = None, reason: str | None = None
+        self,
+        job_id: str,
+        *,
+        actor: str | None = None,
+        reason: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Compaction | None:
         """Erase every state of a job immediately and permanently; its events stay.
+
+        A repeat with the same `idempotency_key` purges no checkpoint that was saved
+        since, and finishes the erasure.
 
         Returns:
             The result of the compaction, None for an unknown job.
 
         Raises:
             OnHold: one of its checkpoints is held; nothing was erased.
-            Conflict: another compaction did not finish in time; the checkpoints are
-                deleted, and the next compaction erases their states.
+            Conflict: `idempotency_key` stands for another request; or another
+                compaction did not finish in time: the checkpoints are deleted, and the
+                next compaction erases their states.
             DamagedJournal, StorageFailed: as `save`.
         """
-        decide = partial(erasure.erase, actor=self._who(actor), reason=reason)
+        request = Request.of(idempotency_key, "erase", reason)
+        decide = partial(
+            erasure.erase, actor=self._who(actor), reason=reason, request=request
+        )
         if not self._change(job_id, decide, unknown=False):
             return None
         if (done := self._erase_states(job_id, actor)) is not None:
@@ -1219,9 +1325,11 @@ class CheckpointManager:
         actor: str | None,
         reason: str | None,
         expected_seq: int | None,
+        request: Request,
     ) -> bool:
-        marked = id_of(checkpoint_id)
-        marks.refuse_unknown(self._reader.view(job_id), verb, marked)
+        marked, view = id_of(checkpoint_id), self._reader.view(job_id)
+        if request.key not in view.answered:
+            marks.refuse_unknown(view, verb, marked)
         decide = partial(
             marks.mark,
             verb=verb,
@@ -1229,10 +1337,13 @@ class CheckpointManager:
             actor=self._who(actor),
             reason=reason,
             expected_seq=expected_seq,
+            request=request,
         )
         return self._change(job_id, decide, unknown=False)
 
-    def _apply_to(self, plan_id: str, actor: str, job: JobPlan) -> int:
+    def _apply_to(
+        self, plan_id: str, actor: str, request: Request, job: JobPlan
+    ) -> CleanedJob:
         cleanup.refuse_unmade(self._reader.view(job.job_id), job, plan_id)
         decide = partial(
             cleanup.apply,
@@ -1241,9 +1352,12 @@ class CheckpointManager:
             actor=actor,
             trash_seconds=self.trash_seconds,
             decide=partial(planning.decide, self._reader),
+            request=request,
         )
-        removed: int = self._store.write(job.job_id, decide)
-        return removed
+        removed: int | None = self._store.write(job.job_id, decide)
+        if request.key is None and removed is not None:
+            return applying.cleaned(job, removed)
+        return applying.recorded(self._reader, job.job_id, request, self._clock())
 
     def _rules(self, policy: Policy | None = None) -> planning.Rules:
         return planning.Rules(self.policies, policy)

@@ -14,9 +14,12 @@ from milepost.api.http.responses import writable
 from milepost.worker.executors import JobStillRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from milepost.worker.executors import Executor
+
+# How long a request waits for another one that resumes the same job.
+_WAIT_SECONDS = 30.0
 
 logger = logging.getLogger("milepost.api")
 
@@ -41,29 +44,39 @@ class Resumer:
     def __init__(self, executor: Executor | None) -> None:
         self._executor = executor
         self._busy: set[str] = set()
-        self._lock = threading.Lock()
+        self._freed = threading.Condition()
 
     @contextmanager
-    def reserved(self, job_id: str) -> Iterator[None]:
+    def reserved(
+        self, job_id: str, *, is_repeat: Callable[[], bool], may_wait: bool
+    ) -> Iterator[None]:
         """Reserve `job_id` while it is restored and resumed.
 
         Without this, two requests could both see the job stopped, and the second would
         move the current checkpoint under the job that the first has just started.
 
+        Args:
+            job_id: the job.
+            is_repeat: whether the request repeats one that is journaled; it may start
+                nothing, so the job may run.
+            may_wait: wait for another request, which this one may repeat.
+
         Raises:
             JobStillRunning: the job runs, or another request is resuming it.
         """
-        with self._lock:
-            if job_id in self._busy:
+        timeout = _WAIT_SECONDS if may_wait else 0.0
+        with self._freed:
+            if not self._freed.wait_for(lambda: job_id not in self._busy, timeout):
                 raise JobStillRunning(job_id, detail="another request resumes it now")
             self._busy.add(job_id)
         try:
-            if self._is_running(job_id):
+            if not is_repeat() and self._is_running(job_id):
                 raise JobStillRunning(job_id)
             yield
         finally:
-            with self._lock:
+            with self._freed:
                 self._busy.discard(job_id)
+                self._freed.notify_all()
 
     def resume(self, job_id: str, so_far: Outcome) -> Outcome:
         """Start `job_id` once; a failure is an outcome, since the restore is done.
@@ -71,8 +84,7 @@ class Resumer:
         Any exception of a user's executor is caught here.
         """
         if self._executor is None:
-            why = "no executor is configured"
-            return so_far._replace(message=f"{so_far.message}; not resumed: {why}")
+            return self.resumed(so_far)
         try:
             answer: Any = self._executor.resume_job(job_id)
             if inspect.isawaitable(answer):
@@ -83,6 +95,16 @@ class Resumer:
             return so_far._replace(
                 message=f"{so_far.message}; not resumed: the executor failed: {why}"
             )
+        return self.resumed(so_far)
+
+    def resumed(self, so_far: Outcome) -> Outcome:
+        """Return the outcome of a start that did not fail.
+
+        Also that of a repeat: the journal has the restore, not the start.
+        """
+        if self._executor is None:
+            why = "no executor is configured"
+            return so_far._replace(message=f"{so_far.message}; not resumed: {why}")
         return Outcome("resumed", f"{so_far.message}; the job was resumed")
 
     def _is_running(self, job_id: str) -> bool:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
-from milepost.api.http.idempotency import AnswerCache
 from milepost.api.http.readiness import Readiness
 from milepost.api.http.resuming import Resumer
 from milepost.api.http.security.tokens import EVERYONE, Principal
@@ -27,7 +26,7 @@ STOP_SECONDS = 2.0
 
 
 class Services:
-    """The manager, the executor and the caches around them.  Thread-safe.
+    """The manager, the executor and what they need.  Thread-safe.
 
     `close` closes only what was made here; the caller closes what it passed in.
     """
@@ -43,7 +42,6 @@ class Services:
     ) -> None:
         self.settings = settings
         self.worker = worker
-        self.answers = AnswerCache()
         self.readiness = Readiness(lambda: self.manager, worker)
         sizes = Sizes(connections_max(settings.api.max_connections))
         # Longer than the lock timeout, so that the error names the lock holder.

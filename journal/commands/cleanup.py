@@ -7,24 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from milepost.journal.clock import stamp
 from milepost.journal.commands.marks import refuse_held
-from milepost.journal.errors import (
-    ConfirmationRequired,
-    InvalidArgument,
-    MilepostError,
-    StalePlan,
-)
-from milepost.journal.models import ErrorInfo
+from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.errors import InvalidArgument, StalePlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from milepost.journal.index.job_view import JobView
     from milepost.journal.retention.decisions import Decision, Verdict
-    from milepost.journal.retention.plans import Applied, JobPlan, Plan
+    from milepost.journal.retention.plans import JobPlan
     from milepost.journal.retention.policy import Policy
     from milepost.journal.store.batch import Batch
 
-    Skipped = tuple[str, ErrorInfo]
     # Decides about a job; without a time, as a caller's cleanup.
     Decide = Callable[[JobView, Policy, datetime | None], Decision]
 
@@ -73,8 +67,11 @@ def cleanup(
     trash_seconds: float,
     expected_seq: int | None,
     shown: Shown | None = None,
-) -> int:
+    request: Request = NO_KEY,
+) -> int | None:
     """Remove what a caller's cleanup removes; return how many checkpoints.
+
+    A repeat of a request changes nothing and returns None.
 
     Raises:
         Conflict: `expected_seq` is stale.
@@ -82,11 +79,14 @@ def cleanup(
             too old.
         InvalidArgument: the `shown` plan is of the future.
     """
+    if request.earlier(batch.view, batch.now):
+        return None
     batch.check_seq(expected_seq)
     plan = plan_of(batch.view)
     if shown is not None:
         shown.check(plan, batch.now)
-    _add_cleaned(batch, plan, actor, trash_seconds, shown and shown.plan_id)
+    shown_id = None if shown is None else shown.plan_id
+    _add_cleaned(batch, plan, actor, trash_seconds, request, shown_id)
     return len(plan.remove)
 
 
@@ -98,104 +98,24 @@ def apply(
     actor: str,
     trash_seconds: float,
     decide: Decide,
-) -> int:
+    request: Request = NO_KEY,
+) -> int | None:
     """Remove what a plan removes from a job; return how many checkpoints.
+
+    A repeat of a request changes nothing and returns None.
 
     Raises:
         StalePlan: the job changed, and the plan is no longer valid.
         OnHold: the plan would remove a held checkpoint.
         InvalidArgument: it would remove another protected one, or an unknown one.
     """
+    if request.earlier(batch.view, batch.now):
+        return None
     if (batch.view.seq, batch.view.hash or "") != (job.head_seq, job.head_hash):
         job = _renewed(batch, job, plan_id, decide)
     _refuse_shielded(batch.view, job, plan_id)
-    _add_cleaned(batch, job, actor, trash_seconds, plan_id)
+    _add_cleaned(batch, job, actor, trash_seconds, request, plan_id)
     return len(job.remove)
-
-
-def as_shown(
-    plan: Plan, shown: str | None, now: datetime, job_ids: Callable[[], list[str]]
-) -> tuple[Plan, list[Skipped]]:
-    """Return the part of `plan` to apply, and the jobs that changed since.
-
-    Args:
-        plan: the plan; with `shown`, made again.
-        shown: the `shown_id` of the plan that the caller has seen; None: this one.
-        now: the current time.
-        job_ids: returns all jobs.
-
-    Raises:
-        InvalidArgument: the plan was changed after it was made, or is of the future.
-        StalePlan: no part of it is as shown, or it is too old.
-    """
-    from milepost.journal.retention import plans
-
-    if plan.plan_id != plans.plan_id(plan.jobs):
-        raise InvalidArgument(
-            f"plan {plan.plan_id} was changed after it was made",
-            hint="plan again",
-        )
-    if shown is None:
-        return plan, []
-    plans.check_as_of(plan.as_of or now, now)
-    part, changed = plans.as_shown(plan, shown, job_ids)
-    stale = [
-        StalePlan(f"job {job_id!r} changed since plan {plans.own_id(shown)} was shown")
-        for job_id in changed
-    ]
-    if stale and not part.jobs:
-        raise stale[0]
-    return part, [
-        (job_id, ErrorInfo.of(exc)) for job_id, exc in zip(changed, stale, strict=True)
-    ]
-
-
-def refuse_unready(plan: Plan, *, confirm: bool) -> None:
-    """Refuse a plan that requires confirmation, without one.
-
-    Raises:
-        ConfirmationRequired: it requires confirmation.
-    """
-    if plan.waits and not confirm:
-        raise ConfirmationRequired(
-            f"plan {plan.plan_id} requires confirmation: {plan.waits[0]}",
-            hint="review what it removes, then confirm it",
-        )
-
-
-def counts_ages(plan: Plan) -> bool:
-    """Return whether a policy with a `max_age` removes anything."""
-    return any(job.remove and job.policy.max_age is not None for job in plan.jobs)
-
-
-def apply_each(
-    plan: Plan, skipped: list[Skipped], apply_one: Callable[[JobPlan], int]
-) -> Applied:
-    """Apply a plan job by job; a job that fails does not stop the others (I10).
-
-    Args:
-        plan: the plan.
-        skipped: jobs that were skipped before.
-        apply_one: applies the plan of one job; returns the number of removals.
-
-    Raises:
-        MilepostError: every job failed; the error of the first.
-    """
-    from milepost.journal.retention.plans import Applied, CleanedJob
-
-    done, skipped = [], [*skipped]
-    first: MilepostError | None = None
-    for job in plan.jobs:
-        try:
-            removed = apply_one(job) if job.remove else 0
-        except MilepostError as exc:
-            first = first or exc
-            skipped.append((job.job_id, ErrorInfo.of(exc)))
-        else:
-            done.append(CleanedJob(job.job_id, removed, len(job.keep)))
-    if first is not None and not any(job.removed for job in done):
-        raise first
-    return Applied(done, skipped)
 
 
 def refuse_unmade(view: JobView, job: JobPlan, plan_id: str) -> None:
@@ -253,7 +173,8 @@ def _add_cleaned(
     plan: JobPlan,
     actor: str,
     trash_seconds: float,
-    plan_id: str | None = None,
+    request: Request,
+    plan_id: str | None,
 ) -> None:
     from milepost.journal.retention.policy import describe, policy_hash
 
@@ -272,7 +193,7 @@ def _add_cleaned(
         if plan.waits:
             data["confirmed"] = True
         removed = (verdict.checkpoint_id for verdict in part)
-        batch.remove("checkpoints.cleaned", actor, data, removed)
+        batch.remove("checkpoints.cleaned", actor, request.recorded(data), removed)
 
 
 def _stale(view: JobView, job: JobPlan, plan_id: str) -> StalePlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost.journal.commands.reason import with_reason
+from milepost.journal.commands.requests import NO_KEY, Request
 
 if TYPE_CHECKING:
     from milepost.journal.store.batch import Batch
@@ -17,14 +18,17 @@ def complete(
     reason: str | None,
     actor: str,
     expected_seq: int | None,
+    request: Request = NO_KEY,
 ) -> bool:
-    """Mark the job as completed.
+    """Mark the job as completed; a repeat of a request changes nothing.
 
     Raises:
         Conflict: `expected_seq` is stale.
         InvalidArgument: the reason is out of bounds.
     """
+    if request.earlier(batch.view, batch.now):
+        return True
     batch.check_seq(expected_seq)
     data: dict[str, object] = {"failed": True} if failed else {}
-    batch.add("job.completed", actor, with_reason(data, reason))
+    batch.add("job.completed", actor, request.recorded(with_reason(data, reason)))
     return True

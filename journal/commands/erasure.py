@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from milepost.journal.clock import stamp
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
+from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import Conflict, NoSpace, ReadOnlyStore, StorageFailed
 from milepost.journal.store import compaction
@@ -50,16 +51,22 @@ class Due(NamedTuple):
 PURGED = Due(datetime.min.replace(tzinfo=UTC), 0.0)
 
 
-def erase(batch: Batch, *, actor: str, reason: str | None) -> bool:
+def erase(
+    batch: Batch, *, actor: str, reason: str | None, request: Request = NO_KEY
+) -> bool:
     """Delete every checkpoint of a job, whose states are due from then on.
+
+    A repeat of a request changes nothing.
 
     Raises:
         OnHold: one of them is held.
         InvalidArgument: the reason is out of bounds.
     """
+    if request.earlier(batch.view, batch.now):
+        return True
     for checkpoint_id in batch.view.held:
         refuse_held(batch.view, checkpoint_id)
-    batch.add("job.erased", actor, with_reason({}, reason))
+    batch.add("job.erased", actor, request.recorded(with_reason({}, reason)))
     return True
 
 

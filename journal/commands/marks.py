@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from milepost.journal.clock import stamped
 from milepost.journal.commands.reason import with_reason
+from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.errors import OnHold
 from milepost.journal.reading.reader import entry_of
 
@@ -40,21 +41,26 @@ def mark(
     actor: str,
     reason: str | None,
     expected_seq: int | None,
+    request: Request = NO_KEY,
 ) -> bool:
     """Pin, unpin, hold or release a checkpoint; return False if nothing changes.
+
+    A repeat of a request changes nothing and returns True.
 
     Raises:
         UnknownCheckpoint: it does not exist, or was deleted.
         Conflict: `expected_seq` is stale.
         InvalidArgument: the reason is out of bounds.
     """
+    if request.earlier(batch.view, batch.now):
+        return True
     event, marked, adds = _MARKS[verb]
     refuse_unknown(batch.view, verb, checkpoint_id)
     batch.check_seq(expected_seq)
     if (checkpoint_id in getattr(batch.view, marked)) == adds:
         return False
-    data: dict[str, object] = {"checkpoint_id": checkpoint_id}
-    batch.add(event, actor, with_reason(data, reason))
+    data = with_reason({"checkpoint_id": checkpoint_id}, reason)
+    batch.add(event, actor, request.recorded(data))
     return True
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from milepost.journal.clock import stamp, stamped
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
+from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.errors import Conflict, Protected, UnreadableState
 from milepost.journal.events.codec import STATE_MISSING
 
@@ -29,8 +30,11 @@ def delete(
     force: bool,
     purge: bool,
     expected_seq: int | None,
+    request: Request = NO_KEY,
 ) -> bool:
     """Delete or purge a checkpoint; return False if there is none.
+
+    A repeat of a request changes nothing and returns True.
 
     Raises:
         Conflict: `expected_seq` is stale.
@@ -39,6 +43,8 @@ def delete(
         InvalidArgument: the reason is out of bounds.
     """
     view = batch.view
+    if request.earlier(view, batch.now):
+        return True
     in_trash = purge and checkpoint_id in view.trash
     if checkpoint_id not in view.checkpoints and not in_trash:
         return False
@@ -51,7 +57,7 @@ def delete(
         )
     data = with_reason({"checkpoint_id": checkpoint_id}, reason)
     event = "checkpoint.purged" if purge else "checkpoint.deleted"
-    batch.remove(event, actor, data, [checkpoint_id])
+    batch.remove(event, actor, request.recorded(data), [checkpoint_id])
     return True
 
 
@@ -63,16 +69,20 @@ def undelete(
     trash_seconds: float,
     expected_seq: int | None,
     problem_of: ProblemOf,
+    request: Request = NO_KEY,
 ) -> bool:
     """Restore a deleted checkpoint; return False if it was not deleted.
 
-    `problem_of` returns why its stored state is unreadable, or None.
+    A repeat of a request changes nothing and returns True.  `problem_of` returns why
+    its stored state is unreadable, or None.
 
     Raises:
         Conflict: its trash period has ended, it was purged or its state is erased; or
             `expected_seq` is stale.
         UnreadableState: its state is damaged.
     """
+    if request.earlier(batch.view, batch.now):
+        return True
     trashed = batch.view.trash.get(checkpoint_id)
     if trashed is None:
         return False
@@ -89,13 +99,15 @@ def undelete(
         raise _gone(checkpoint_id)
     if (problem := problem_of(batch.view, trashed.entry)) is not None:
         raise problem
-    batch.undelete(actor, {"checkpoint_id": checkpoint_id}, checkpoint_id)
+    data = request.recorded({"checkpoint_id": checkpoint_id})
+    batch.undelete(actor, data, checkpoint_id)
     return True
 
 
 def refuse_erased(
     history: Callable[[JobView, int], Iterable[Event]],
     checkpoint_id: str,
+    request: Request,
     view: JobView,
 ) -> None:
     """Refuse to undelete a checkpoint that only the job's history still has.
@@ -107,6 +119,8 @@ def refuse_erased(
     """
     if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
         return
+    if request.key in view.answered:
+        return  # the decision under the lock answers
     for event in history(view, 0):
         if event["type"] != "checkpoint.saved":
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.reading.reader import entry_of
 
 if TYPE_CHECKING:
@@ -18,19 +19,26 @@ def restore(
     *,
     actor: str,
     expected_seq: int | None,
-) -> None:
+    request: Request = NO_KEY,
+) -> bool:
     """Make a checkpoint current, whose state was returned as `migrated`.
+
+    A repeat of a request changes nothing and returns False.
 
     Raises:
         Conflict: `expected_seq` is stale.
         UnknownCheckpoint: it was deleted meanwhile.
     """
+    if request.earlier(batch.view, batch.now):
+        entry_of(batch.view, checkpoint_id)
+        return False
     batch.check_seq(expected_seq)
     entry_of(batch.view, checkpoint_id)
-    data = {"checkpoint_id": checkpoint_id}
+    data: dict[str, object] = {"checkpoint_id": checkpoint_id}
     if batch.view.current is not None:
         data["previous"] = batch.view.current.checkpoint_id
     if migrated.from_version is not None and migrated.to_version is not None:
         data["migrated_from"] = migrated.from_version
         data["migrated_to"] = migrated.to_version
-    batch.add("checkpoint.restored", actor, data)
+    batch.add("checkpoint.restored", actor, request.recorded(data))
+    return True

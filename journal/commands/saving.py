@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.journal import ids
+from milepost.journal.commands.requests import KeyInUse
 from milepost.journal.errors import Conflict, InvalidArgument
 from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
 from milepost.journal.index.content import Content, fields_of
@@ -133,7 +134,7 @@ def _known(
     else:
         return None
     if not is_same:
-        raise Conflict(
+        raise KeyInUse(
             f"idempotency key {key!r} refers to checkpoint {known!r}, whose "
             "content is different",
             hint="use another key, or delete that checkpoint or restore an earlier "

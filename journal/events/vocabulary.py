@@ -102,7 +102,18 @@ class CheckpointSavedData(StatefulData):
     saved_at: NotRequired[str]
 
 
-class CheckpointRestoredData(TypedDict):
+class RequestData(TypedDict):
+    """The idempotency key of the request that an event carried out, if it had one.
+
+    `request_digest` is a digest of the call and its arguments: another request with the
+    same key is refused.
+    """
+
+    idempotency_key: NotRequired[str]
+    request_digest: NotRequired[str]
+
+
+class CheckpointRestoredData(RequestData):
     """`checkpoint_id` became current; `previous` was current before, if any was.
 
     `migrated_from` and `migrated_to` are workflow versions: the returned state was
@@ -115,14 +126,14 @@ class CheckpointRestoredData(TypedDict):
     migrated_to: NotRequired[str]
 
 
-class CheckpointChangedData(TypedDict):
+class CheckpointChangedData(RequestData):
     """One checkpoint was pinned, unpinned, held or released."""
 
     checkpoint_id: str
     reason: NotRequired[str]
 
 
-class CheckpointRemovedData(TypedDict):
+class CheckpointRemovedData(RequestData):
     """One checkpoint was deleted, undeleted or purged.
 
     `current` is set if that changed which checkpoint is current: the id of the new one,
@@ -134,7 +145,7 @@ class CheckpointRemovedData(TypedDict):
     current: NotRequired[str | None]
 
 
-class CheckpointsCleanedData(TypedDict):
+class CheckpointsCleanedData(RequestData):
     """A policy, or a caller's cleanup, removed checkpoints, each with a reason.
 
     `confirmed`: the plan required confirmation, which the actor gave.  `current` is set
@@ -151,14 +162,14 @@ class CheckpointsCleanedData(TypedDict):
     current: NotRequired[str | None]
 
 
-class JobCompletedData(TypedDict):
+class JobCompletedData(RequestData):
     """The outcome of the job; a save or a restore reopens it."""
 
     failed: NotRequired[bool]
     reason: NotRequired[str]
 
 
-class JobErasedData(TypedDict):
+class JobErasedData(RequestData):
     """All states of the job are purged; its events stay."""
 
     reason: NotRequired[str]

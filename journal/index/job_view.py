@@ -16,6 +16,7 @@ from milepost.journal.events.vocabulary import (
     CheckpointSaved,
     Event,
 )
+from milepost.journal.index.answers import Answered, remember
 from milepost.journal.index.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ class JobView:
     """Everything known about one job, as of event `seq`."""
 
     __slots__ = (
+        "answered",
         "checkpoints",
         "chosen",
         "completion",
@@ -208,6 +210,8 @@ class JobView:
         self.held: dict[str, LegalHold] = {}
         # Idempotency key -> the last checkpoint saved with it.
         self.keys: dict[str, str] = {}
+        # Idempotency key -> the events of its request, except saves.
+        self.answered: dict[str, Answered] = {}
         self.lineage = Lineage()
         # Problems of stored state lines, by seq.  They describe the bytes stored now,
         # which compaction may have changed since the events were written: `apply`
@@ -476,6 +480,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             raise AssertionError("folded by the caller")
         case _:
             assert_never(event["type"])
+    remember(view.answered, event)
 
 
 def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None:

@@ -17,12 +17,14 @@ from milepost.journal.errors import (
     NoCheckpoint,
     UnknownCheckpoint,
 )
+from milepost.journal.index.answers import LIFETIME
 from milepost.journal.models import Checkpoint, CheckpointInfo, ErrorInfo, JobInfo
 from milepost.journal.process import gc_pause
 from milepost.journal.reading.reader import check_limit, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
+    from datetime import datetime
 
     from milepost.journal.events.vocabulary import Event
     from milepost.journal.index.job_view import Entry, JobView
@@ -121,14 +123,25 @@ def history(
     types: Collection[str] | None,
     limit: int | None,
     reverse: bool,
+    request: tuple[str, datetime] | None = None,
 ) -> list[Event]:
-    """Return the job's events, verified, oldest first or newest first."""
+    """Return the job's events, verified, oldest first or newest first.
+
+    `request`: an idempotency key and the current time; only its events.
+    """
     check_limit(limit)
     ids.check_job_id(job_id)
     read = reader.store.newest_first if reverse else reader.store.history
 
     def ask(view: JobView) -> list[Event]:
-        events = map(_shown, read(view, after_seq))
+        if request is None:
+            found = read(view, after_seq)
+        else:
+            later = [
+                e for e in _recorded(reader, view, *request) if e["seq"] > after_seq
+            ]
+            found = reversed(later) if reverse else iter(later)
+        events = map(_shown, found)
         wanted = (e for e in events if types is None or e["type"] in types)
         return [*islice(wanted, limit)]
 
@@ -207,6 +220,20 @@ def refresh(reader: Reader, job_ids: Collection[str] | None) -> set[str]:
             moved.add(job_id)
     reader.cursor = cursor  # now that all were read
     return moved
+
+
+def recorded(reader: Reader, job_id: str, key: str, now: datetime) -> list[Event]:
+    """Return the events of the request with an idempotency key, if it still counts."""
+    return reader.answer(job_id, lambda v: [*_recorded(reader, v, key, now)])
+
+
+def _recorded(
+    reader: Reader, view: JobView, key: str, now: datetime
+) -> Iterator[Event]:
+    answered = view.answered.get(key)
+    if answered is None or now - answered.at >= LIFETIME:
+        return iter(())
+    return reader.store.history(view, answered.first - 1, until_seq=answered.last)
 
 
 def _checkpoint(

@@ -162,17 +162,6 @@ def test_a_repeated_restore_of_what_is_gone_is_404(
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
 
 
-def test_a_key_stands_for_one_address_only(
-    client: TestClient, manager: CheckpointManager
-) -> None:
-    for checkpoint_id in saved(manager, 2):
-        answer = client.post(
-            f"/api/checkpoints/{checkpoint_id}/restore",
-            headers={"Idempotency-Key": "k"},
-        )
-        assert answer.json()["checkpoint_id"] == checkpoint_id
-
-
 def test_a_key_with_another_precondition_is_another_request(
     client: TestClient, manager: CheckpointManager
 ) -> None:
@@ -212,18 +201,6 @@ def test_a_repeated_cleanup_deletes_once(
     again = client.post("/api/checkpoints/cleanup", json=body, headers=key)
     assert again.content == first.content
     assert len(manager.list("etl")) == 8
-
-
-def test_a_repeat_of_a_restore_after_a_restart_is_stopped_by_its_if_match(
-    manager: CheckpointManager,
-) -> None:
-    (first,) = saved(manager)
-    target = f"/api/checkpoints/{first}/restore"
-    headers = {"Idempotency-Key": "k1", "If-Match": '"2"'}
-    before, after = (client_of(create_app(manager)) for _ in range(2))
-    assert before.post(target, headers=headers).status_code == 200
-    assert after.post(target, headers=headers).status_code == 412
-    assert events_of(manager).count("checkpoint.restored") == 1
 
 
 def test_a_repeat_of_a_save_finds_the_first_whichever_server_answers(

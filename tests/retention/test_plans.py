@@ -77,6 +77,20 @@ def test_ages_count_from_the_given_moment_or_else_from_the_managers_clock(
     assert planned(manager.plan("job", policy), manager) == "ab"
 
 
+def test_a_job_that_changed_is_decided_again_as_of_the_time_of_the_plan(
+    manager: CheckpointManager, clock: Clock
+) -> None:
+    policy = Policy(keep_last=1, min_age="181s", min_keep=1)
+    plan = manager.plan("job", policy)
+    assert plan.as_of == plan.jobs[0].as_of
+    clock.turn(minutes=30)  # d and e are over the minimal age now
+    manager.complete("job")
+    assert manager.plan("job", policy, now=plan.as_of).plan_id == plan.plan_id
+    assert manager.plan("job", policy).plan_id != plan.plan_id
+    assert manager.apply(plan) == 3
+    assert steps(manager) == "def"
+
+
 def test_applying_is_one_event_with_a_reason_for_each(
     manager: CheckpointManager,
 ) -> None:

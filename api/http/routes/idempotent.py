@@ -1,26 +1,43 @@
-"""`Idempotency-Key`: a repeated POST has no second effect."""
+"""`Idempotency-Key`: a repeated POST has no second effect, at any server."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
-import hashlib
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, NamedTuple
 
-from fastapi import Depends, Header, Request, Response
-from pydantic import BaseModel
+from fastapi import Depends, Header
 
-from milepost.api.http.idempotency import Answer, check_key
-from milepost.api.http.responses import JsonAnswer
-from milepost.api.http.services import Actor, UseServices
+from milepost.api.http.responses import etag
+from milepost.api.http.services import Actor, Services, UseServices
+from milepost.journal.clock import stamped
+from milepost.journal.errors import InvalidArgument
+from milepost.journal.events.vocabulary import Event
 
+MAX_KEY_CHARACTERS = 255
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="A repeat with the same key gets the first answer; the key with "
-        "another request is a 409. The key of a save is journaled and is valid while "
-        "its checkpoint is live and is the current one or an ancestor of it. Other "
-        "answers are kept in memory, the last 1,024, until the server stops."
+        description="A repeat within 24 hours with the same key is answered from its "
+        "event, by any server, without acting again; the key with another request is a "
+        "409. The key of a save is valid while its checkpoint is live and is the "
+        "current one or an ancestor of it."
     ),
 ]
+
+
+class Recorded(NamedTuple):
+    """What answers say of a request that was carried out.
+
+    With a key, all of it is of the request's last event, so a repeat has the same.
+
+    Attributes:
+        event: that event; None without a key, or if nothing changed.
+        timestamp: its time, else the current time.
+        headers: the job's ETag after it, else after its last event.
+    """
+
+    event: Event | None
+    timestamp: str
+    headers: dict[str, str]
 
 
 class Repeatable:
@@ -31,45 +48,53 @@ class Repeatable:
         key: the client's key, or None.
     """
 
-    def __init__(
-        self, request: Request, services: UseServices, actor: str, key: str | None
-    ) -> None:
+    def __init__(self, services: UseServices, actor: str, key: str | None) -> None:
         self.actor = actor
         self.key = check_key(key)
-        self._answers = services.answers
-        self._place = (actor, request.method, request.url.path)
-        self._if_match = request.headers.get("if-match")
+        self._services = services
 
-    def once(self, body: BaseModel, compute: Callable[[], JsonAnswer]) -> Response:
-        """Return the result of `compute`, or the first answer if this is a repeat.
-
-        Raises:
-            Conflict: the key was used for another request.
-            LockTimeout: the first request is still in progress.
-        """
+    def events(self, job_id: str) -> list[Event]:
+        """Return the events of this request in a job, by this call or an earlier."""
         if self.key is None:
-            return compute()
-        asked = f"{body.model_dump_json()} {self._if_match}"
-        digest = hashlib.sha256(asked.encode("utf-8", "backslashreplace")).digest()
+            return []
+        return self._services.manager.history(job_id, idempotency_key=self.key)
 
-        def first() -> Answer:
-            answer = compute()
-            tag = answer.headers.get("etag")  # none where it is about many jobs
-            return Answer(bytes(answer.body), {"ETag": tag} if tag else {})
+    def recorded(self, job_id: str) -> Recorded:
+        """Return what an answer about one job says of this request."""
+        if events := self.events(job_id):
+            event = events[-1]
+            headers = {"ETag": etag(event["seq"])}
+            return Recorded(event, stamped(event["at"]), headers)
+        headers = {"ETag": etag(self._services.manager.seq(job_id))}
+        return Recorded(None, self._services.now(), headers)
 
-        kept = self._answers.once((*self._place, self.key), digest, first)
-        return Response(
-            kept.body, media_type="application/json", headers=dict(kept.headers)
-        )
+
+def latest(services: Services, recorded: Iterable[Recorded]) -> str:
+    """Return the time of the last of these events, else the current time."""
+    times = [each.timestamp for each in recorded if each.event is not None]
+    return max(times, default=services.now())
+
+
+def check_key(key: str | None) -> str | None:
+    """Return `key` if it can be an `Idempotency-Key`.
+
+    Raises:
+        InvalidArgument: it is empty, over 255 characters, or not printable ASCII.
+    """
+    if key is None or (
+        1 <= len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()
+    ):
+        return key
+    raise InvalidArgument(
+        f"Idempotency-Key must be 1 to {MAX_KEY_CHARACTERS} printable ASCII "
+        f"characters, got {key[:60]!r}"
+    )
 
 
 async def _repeatable(
-    request: Request,
-    services: UseServices,
-    actor: Actor,
-    idempotency_key: IdempotencyKey = None,
+    services: UseServices, actor: Actor, idempotency_key: IdempotencyKey = None
 ) -> Repeatable:
-    return Repeatable(request, services, actor, idempotency_key)
+    return Repeatable(services, actor, idempotency_key)
 
 
 UseRepeatable = Annotated[Repeatable, Depends(_repeatable)]

@@ -81,25 +81,25 @@ def complete_job(
     Its policy for completed jobs then applies, if it has one.
     """
     manager, expected = services.manager, seq_of(if_match)
-
-    def compute() -> JsonAnswer:
-        with precondition(manager, body.job_id, expected):
-            found = manager.complete(
-                body.job_id,
-                failed=body.failed,
-                reason=body.reason,
-                actor=repeatable.actor,
-                expected_seq=expected,
-            )
-        info = manager.job(body.job_id)
-        if not found or info is None:
-            raise UnknownJob(f"job {body.job_id!r} not found")
-        content = {
-            "job_id": body.job_id,
-            "completed_at": job_fields(info)["completed_at"],
-            "failed": body.failed,
-            "timestamp": services.now(),
-        }
-        return JsonAnswer(content, headers={"ETag": etag(info.seq)})
-
-    return repeatable.once(body, compute)
+    with precondition(manager, body.job_id, expected):
+        found = manager.complete(
+            body.job_id,
+            failed=body.failed,
+            reason=body.reason,
+            actor=repeatable.actor,
+            expected_seq=expected,
+            idempotency_key=repeatable.key,
+        )
+    info = manager.job(body.job_id)
+    if not found or info is None:
+        raise UnknownJob(f"job {body.job_id!r} not found")
+    done = repeatable.recorded(body.job_id)
+    content = {
+        "job_id": body.job_id,
+        "completed_at": done.timestamp
+        if done.event
+        else job_fields(info)["completed_at"],
+        "failed": body.failed,
+        "timestamp": done.timestamp,
+    }
+    return JsonAnswer(content, headers=done.headers)

@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query
 
 from milepost.api.http.failures import PreconditionFailed, Unsearchable
 from milepost.api.http.wire.answers import ErrorAnswer
+from milepost.journal.commands.requests import KeyInUse
 from milepost.journal.errors import (
     Conflict,
     InvalidArgument,
@@ -107,7 +108,7 @@ def precondition(
     """
     try:
         yield
-    except StalePlan:
+    except (StalePlan, KeyInUse):
         raise
     except Conflict as exc:
         if if_match is not None and manager.seq(job_id) != if_match:

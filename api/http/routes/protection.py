@@ -8,13 +8,12 @@ from fastapi import APIRouter, Response
 
 from milepost.api.fields.checkpoints import protection_fields
 from milepost.api.http.resource import Resource
-from milepost.api.http.responses import JsonAnswer, etag
+from milepost.api.http.responses import JsonAnswer
 from milepost.api.http.routes.idempotent import Repeatable, UseRepeatable
 from milepost.api.http.routes.parameters import (
     CheckpointId,
     IfMatch,
     failing,
-    job_of,
     job_of_deleted,
     precondition,
     seq_of,
@@ -22,6 +21,9 @@ from milepost.api.http.routes.parameters import (
 from milepost.api.http.services import Services, UseServices
 from milepost.api.http.wire.answers import MarkAnswer
 from milepost.api.http.wire.requests import MarkRequest, UndeleteRequest
+from milepost.journal.clock import stamped
+from milepost.journal.errors import UnknownCheckpoint
+from milepost.journal.events.vocabulary import Event
 from milepost.journal.manager import CheckpointManager
 
 router = APIRouter(
@@ -76,21 +78,21 @@ def undelete_checkpoint(
     services: UseServices,
     repeatable: UseRepeatable,
     checkpoint_id: CheckpointId,
-    body: UndeleteRequest | None = None,
+    body: UndeleteRequest | None = None,  # noqa: ARG001 - FastAPI checks it
     if_match: IfMatch = None,
 ) -> Response:
     """Restore a deleted checkpoint to the list, within its trash period."""
     manager, expected = services.manager, seq_of(if_match)
-
-    def compute() -> JsonAnswer:
-        job_id = job_of_deleted(manager, checkpoint_id)
-        with precondition(manager, job_id, expected):
-            has_changed = manager.undelete(
-                job_id, checkpoint_id, actor=repeatable.actor, expected_seq=expected
-            )
-        return _answer(services, job_id, checkpoint_id, has_changed=has_changed)
-
-    return repeatable.once(body or UndeleteRequest(), compute)
+    job_id = job_of_deleted(manager, checkpoint_id)
+    with precondition(manager, job_id, expected):
+        has_changed = manager.undelete(
+            job_id,
+            checkpoint_id,
+            actor=repeatable.actor,
+            expected_seq=expected,
+            idempotency_key=repeatable.key,
+        )
+    return _answer(manager, repeatable, job_id, checkpoint_id, has_changed=has_changed)
 
 
 def _marked(
@@ -103,34 +105,56 @@ def _marked(
 ) -> Response:
     """Call `mark`, a method of the manager, once."""
     manager, expected = services.manager, seq_of(if_match)
-    asked = body or MarkRequest()
-
-    def compute() -> JsonAnswer:
-        job_id = job_of(manager, checkpoint_id)
-        with precondition(manager, job_id, expected):
-            has_changed = mark(
-                manager,
-                job_id,
-                checkpoint_id,
-                actor=repeatable.actor,
-                reason=asked.reason,
-                expected_seq=expected,
-            )
-        return _answer(services, job_id, checkpoint_id, has_changed=has_changed)
-
-    return repeatable.once(asked, compute)
+    job_id = job_of_deleted(manager, checkpoint_id)
+    with precondition(manager, job_id, expected):
+        has_changed = mark(
+            manager,
+            job_id,
+            checkpoint_id,
+            actor=repeatable.actor,
+            reason=None if body is None else body.reason,
+            expected_seq=expected,
+            idempotency_key=repeatable.key,
+        )
+    return _answer(manager, repeatable, job_id, checkpoint_id, has_changed=has_changed)
 
 
 def _answer(
-    services: Services, job_id: str, checkpoint_id: str, *, has_changed: bool
+    manager: CheckpointManager,
+    repeatable: Repeatable,
+    job_id: str,
+    checkpoint_id: str,
+    *,
+    has_changed: bool,
 ) -> JsonAnswer:
-    manager = services.manager
-    seq = manager.seq(job_id)
+    done = repeatable.recorded(job_id)
     content = {
         "checkpoint_id": checkpoint_id,
         "job_id": job_id,
         "changed": has_changed,
-        **protection_fields(manager.find(checkpoint_id)),
-        "timestamp": services.now(),
+        **_protection(manager, checkpoint_id),
+        **_protection_after(done.event),
+        "timestamp": done.timestamp,
     }
-    return JsonAnswer(content, headers={"ETag": etag(seq)})
+    return JsonAnswer(content, headers=done.headers)
+
+
+def _protection(manager: CheckpointManager, checkpoint_id: str) -> dict[str, Any]:
+    """Return the current protection of a checkpoint; none if it was deleted since."""
+    try:
+        return protection_fields(manager.find(checkpoint_id))
+    except UnknownCheckpoint:
+        return {"pinned": False, "held": None}
+
+
+def _protection_after(event: Event | None) -> dict[str, Any]:
+    """Return the protection that an event set or removed."""
+    match event and event["type"]:
+        case "checkpoint.pinned" | "checkpoint.unpinned" as verb:
+            return {"pinned": verb == "checkpoint.pinned"}
+        case "checkpoint.released":
+            return {"held": None}
+    if event is None or event["type"] != "checkpoint.held":
+        return {}
+    since, reason = stamped(event["at"]), event["data"].get("reason")
+    return {"held": {"actor": event["actor"], "since": since, "reason": reason}}

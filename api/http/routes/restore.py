@@ -1,14 +1,14 @@
 """Endpoints that restore a checkpoint and clean up a job."""
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from fastapi import APIRouter, Response
 
 from milepost.api.http.resource import Resource
-from milepost.api.http.responses import JsonAnswer, etag
-from milepost.api.http.resuming import restored
-from milepost.api.http.routes.idempotent import UseRepeatable
+from milepost.api.http.responses import JsonAnswer
+from milepost.api.http.resuming import Outcome, restored
+from milepost.api.http.routes.idempotent import Recorded, UseRepeatable
 from milepost.api.http.routes.parameters import (
     CheckpointId,
     IfMatch,
@@ -38,39 +38,52 @@ def restore_checkpoint(
     body: RestoreRequest | None = None,
     if_match: IfMatch = None,
 ) -> Response:
-    """Make a checkpoint current and return its state; `resume` starts its job."""
+    """Make a checkpoint current and return its state; `resume` starts its job.
+
+    A repeat with the same `Idempotency-Key` starts nothing: its `job_status` and
+    `message` are those of a job that was started.  404: the checkpoint was deleted, for
+    a repeat too.
+    """
     manager, resumer = services.manager, services.resumer
     expected = seq_of(if_match)
-    asked = body or RestoreRequest()
-    # Checked for a repeat too: the cached answer contains the state, and must not be
-    # sent once the checkpoint is deleted.
     job_id = job_of(manager, checkpoint_id)
+    outcome, started = restored(job_id, checkpoint_id), list[tuple[Recorded, Outcome]]()
+    resumes = body is not None and bool(body.resume)
 
-    def compute() -> JsonAnswer:
-        reserved = resumer.reserved(job_id) if asked.resume else nullcontext()
-        with reserved:
-            with precondition(manager, job_id, expected):
-                state = manager.restore(
-                    job_id,
-                    checkpoint_id,
-                    actor=repeatable.actor,
-                    expected_seq=expected,
-                )
-            seq = manager.seq(job_id)
-            outcome = restored(job_id, checkpoint_id)
-            if asked.resume:
-                outcome = resumer.resume(job_id, outcome)
-        content = {
-            "checkpoint_id": checkpoint_id,
-            "job_id": job_id,
-            "state": state,
-            "job_status": outcome.job_status,
-            "message": outcome.message,
-            "timestamp": services.now(),
-        }
-        return JsonAnswer(content, headers={"ETag": etag(seq)})
+    def start() -> None:
+        # The ETag of the restore, not of the saves of the started job.
+        started.append((repeatable.recorded(job_id), resumer.resume(job_id, outcome)))
 
-    return repeatable.once(asked, compute)
+    reserved: AbstractContextManager[None] = nullcontext()
+    if resumes:
+        reserved = resumer.reserved(
+            job_id,
+            is_repeat=lambda: bool(repeatable.events(job_id)),
+            may_wait=repeatable.key is not None,
+        )
+    with reserved, precondition(manager, job_id, expected):
+        state = manager.restore(
+            job_id,
+            checkpoint_id,
+            actor=repeatable.actor,
+            expected_seq=expected,
+            idempotency_key=repeatable.key,
+            on_restored=start if resumes else None,
+        )
+    if started:
+        done, outcome = started[0]
+    else:
+        done = repeatable.recorded(job_id)
+        outcome = resumer.resumed(outcome) if resumes else outcome
+    content = {
+        "checkpoint_id": checkpoint_id,
+        "job_id": job_id,
+        "state": state,
+        "job_status": outcome.job_status,
+        "message": outcome.message,
+        "timestamp": done.timestamp,
+    }
+    return JsonAnswer(content, headers=done.headers)
 
 
 @router.post("/cleanup", response_model=CleanupAnswer, responses=failing(409, 412))
@@ -86,24 +99,24 @@ def clean_up(
     an hour old.
     """
     manager, expected = services.manager, seq_of(if_match)
-
-    def compute() -> JsonAnswer:
-        with precondition(manager, body.job_id, expected):
-            deleted = manager.cleanup(
-                body.job_id,
-                body.keep_last,
-                actor=repeatable.actor,
-                expected_seq=expected,
-                plan_id=body.plan_id,
-                as_of=body.as_of,
-            )
-        job = manager.job(body.job_id)
-        content = {
-            "job_id": body.job_id,
-            "deleted_count": deleted,
-            "kept_count": job.checkpoints if job else 0,
-            "timestamp": services.now(),
-        }
-        return JsonAnswer(content, headers={"ETag": etag(job.seq if job else 0)})
-
-    return repeatable.once(body, compute)
+    with precondition(manager, body.job_id, expected):
+        deleted = manager.cleanup(
+            body.job_id,
+            body.keep_last,
+            actor=repeatable.actor,
+            expected_seq=expected,
+            plan_id=body.plan_id,
+            as_of=body.as_of,
+            idempotency_key=repeatable.key,
+        )
+    job, done = manager.job(body.job_id), repeatable.recorded(body.job_id)
+    kept = job.checkpoints if job else 0
+    if done.event is not None and done.event["type"] == "checkpoints.cleaned":
+        kept = done.event["data"]["kept"]
+    content = {
+        "job_id": body.job_id,
+        "deleted_count": deleted,
+        "kept_count": kept,
+        "timestamp": done.timestamp,
+    }
+    return JsonAnswer(content, headers=done.headers)

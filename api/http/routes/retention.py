@@ -10,7 +10,7 @@ from milepost.api.fields.checkpoints import problem_fields
 from milepost.api.fields.plans import in_force_fields, plan_fields
 from milepost.api.http.resource import Resource
 from milepost.api.http.responses import JsonAnswer, etag
-from milepost.api.http.routes.idempotent import UseRepeatable
+from milepost.api.http.routes.idempotent import UseRepeatable, latest
 from milepost.api.http.routes.parameters import JobIdQuery, Limit, failing, page_size
 from milepost.api.http.security.tokens import Forbidden
 from milepost.api.http.services import Caller, Services, UseServices
@@ -66,24 +66,20 @@ def apply_plan(
     `confirmation_required`: it removes much of a job, so the request must set
     `confirm`, which needs the scope admin.
     """
-
-    def compute() -> JsonAnswer:
-        if body.confirm and not caller.may("admin"):
-            raise Forbidden(
-                f"{caller.actor} has no admin scope, which confirming needs"
-            )
-        applied = services.manager.apply(
-            _planned(services, body, body.as_of),
-            plan_id=body.plan_id,
-            actor=repeatable.actor,
-            confirm=body.confirm,
-        )
-        tag = {}
-        if len(applied.jobs) == 1 and not applied.skipped:
-            tag["ETag"] = etag(services.manager.seq(applied.jobs[0].job_id))
-        return JsonAnswer(_applied(services, body.plan_id, applied), headers=tag)
-
-    return repeatable.once(body, compute)
+    if body.confirm and not caller.may("admin"):
+        raise Forbidden(f"{caller.actor} has no admin scope, which confirming needs")
+    applied = services.manager.apply(
+        _planned(services, body, body.as_of),
+        plan_id=body.plan_id,
+        actor=repeatable.actor,
+        confirm=body.confirm,
+        idempotency_key=repeatable.key,
+    )
+    done = [repeatable.recorded(job.job_id) for job in applied.jobs]
+    is_one = len(done) == 1 and not applied.skipped
+    content = _applied(services, body.plan_id, applied)
+    content["timestamp"] = latest(services, done)
+    return JsonAnswer(content, headers=done[0].headers if is_one else None)
 
 
 @router.get("/policies", response_model=PoliciesAnswer, responses=failing())
@@ -160,5 +156,4 @@ def _applied(services: Services, plan_id: str, applied: Applied) -> dict[str, An
             {"job_id": job_id, **problem_fields(problem)}
             for job_id, problem in applied.skipped[:most]
         ],
-        "timestamp": services.now(),
     }

@@ -1,0 +1,69 @@
+"""Requests with an idempotency key: a repeat within 24 hours adds no event."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from milepost.journal import ids
+from milepost.journal.errors import Conflict
+from milepost.journal.index.answers import LIFETIME
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from milepost.journal.index.answers import Answered
+    from milepost.journal.index.job_view import JobView
+
+_DIGEST_DIGITS = 32
+
+
+class KeyInUse(Conflict):
+    """The idempotency key stands for another request; nothing was done."""
+
+
+class Request(NamedTuple):
+    """A request: its key, and the digest of the call and its arguments."""
+
+    key: str | None = None
+    digest: str = ""
+
+    @classmethod
+    def of(cls, key: str | None, verb: str, *arguments: object) -> Self:
+        """Return the request of a call.
+
+        Raises:
+            InvalidArgument: the key is out of bounds.
+        """
+        if key is None:
+            return cls()
+        asked = json.dumps([verb, *arguments])  # in ASCII, whatever the arguments hold
+        digest = hashlib.sha256(asked.encode()).hexdigest()[:_DIGEST_DIGITS]
+        return cls(ids.check_label("idempotency_key", key), digest)
+
+    def earlier(self, view: JobView, now: datetime) -> Answered | None:
+        """Return the same request of the last 24 hours, if there was one.
+
+        Raises:
+            KeyInUse: its key was used for another request.
+        """
+        answered = view.answered.get(self.key or "")
+        if self.key is None or answered is None or now - answered.at >= LIFETIME:
+            return None
+        if answered.digest != self.digest:
+            raise KeyInUse(
+                f"idempotency key {self.key!r} was used for another request, event "
+                f"{answered.last} of job {view.job_id!r}",
+                hint="use a new key for a new request",
+            )
+        return answered
+
+    def recorded(self, data: dict[str, object]) -> dict[str, object]:
+        """Return an event's `data` with the key and the digest, if there is a key."""
+        if self.key is None:
+            return data
+        return data | {"idempotency_key": self.key, "request_digest": self.digest}
+
+
+NO_KEY = Request()
