@@ -400,6 +400,18 @@ def test_a_lock_file_that_was_replaced_is_taken_anew(home: Home) -> None:
     eventually(lambda: worker._lease.fence == 2)
 
 
+def test_a_task_that_is_due_after_the_lease_was_lost_is_not_run(home: Home) -> None:
+    home.fill("a")
+    worker = home.worker(KEEP_TWO)
+    assert worker._lease.acquire(LEASE)
+    (home.root / "records/worker.lock").unlink()  # and no loop has noticed yet
+    worker._run_due("cleanup")
+    assert home.count("a") == 5
+    assert worker._lease.acquire(LEASE)
+    worker._run_due("cleanup")
+    assert home.count("a") == 2
+
+
 def test_a_lock_file_that_cannot_be_made_is_a_problem_and_tried_again(
     home: Home,
 ) -> None:
