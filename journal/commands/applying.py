@@ -67,7 +67,7 @@ def remaining(
     stale = dict[str, MilepostError]()
     if shown is not None:
         try:
-            plan, stale = _as_shown(reader, plan, shown, now)
+            plan, stale = _as_shown(reader, plan, shown, now, may_be_old=bool(done))
         except StalePlan:
             if not done:
                 raise
@@ -172,16 +172,25 @@ def _done(
 
 
 def _as_shown(
-    reader: Reader, plan: Plan, shown: str, now: datetime
+    reader: Reader, plan: Plan, shown: str, now: datetime, *, may_be_old: bool
 ) -> tuple[Plan, dict[str, MilepostError]]:
-    """Return the part of `plan` that is as shown, and the other jobs with errors."""
+    """Return the part of `plan` that is as shown, and the other jobs with errors.
+
+    If a plan `may_be_old`, nothing of an old one is as shown.
+    """
     from milepost.journal.retention import plans
 
+    old = None
     try:
         plans.check_as_of(plan.as_of or now, now)
     except StalePlan as exc:
-        return plans.plan_of(()), {job.job_id: exc for job in plan.jobs} or {"": exc}
+        if not may_be_old:
+            raise
+        old = exc
     part, changed = plans.as_shown(plan, shown, reader.job_ids)
+    if old is not None:
+        changed = [*changed, *(job.job_id for job in part.jobs)]
+        return plans.plan_of(()), dict.fromkeys(changed, old)
     return part, {
         job_id: StalePlan(
             f"job {job_id!r} changed since plan {plans.own_id(shown)} was shown"

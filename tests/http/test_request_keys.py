@@ -299,7 +299,10 @@ def test_a_repeated_apply_answers_from_the_events_of_all_jobs(
     shown = preview(one)
     answer = apply(one, shown)
     assert (answer.status_code, answer.json()["deleted_count"]) == (200, 12)
-    clock.turn(hours=23)  # too late for the plan, not for the key
+    clock.turn(hours=22)  # too late for the plan, not for the key
+    saved(manager, 12, "new")
+    assert apply(one, shown).content == answer.content
+    clock.turn(hours=1)
     for job_id in ("a", "b", "c"):
         saved(manager, 12, job_id)
     for client in (one, two, servers.start()):
