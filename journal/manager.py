@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from milepost.journal import ids
 from milepost.journal.arguments import check_methods, checked, id_of
+from milepost.journal.batch import Batch
 from milepost.journal.clock import stamp, utc_now
 from milepost.journal.commands import (
     applying,
@@ -37,7 +38,6 @@ from milepost.journal.states.access import Vault
 from milepost.journal.states.json_states import Limits
 from milepost.journal.states.packer import Codec, Packer
 from milepost.journal.storage.files.storage import FileStorage
-from milepost.journal.store.batch import Batch
 from milepost.journal.store.compaction import Compaction, Threshold
 from milepost.journal.store.store import Store
 
@@ -51,19 +51,18 @@ if TYPE_CHECKING:
     from milepost.journal.importing.importing import Imported
     from milepost.journal.models import Checkpoint, CheckpointInfo, JobInfo, JobReport
     from milepost.journal.recovery.diagnosis import Diagnosis
-    from milepost.journal.repair.steps import Repair
+    from milepost.journal.recovery.steps import Repair
     from milepost.journal.retention.decisions import Ruling
     from milepost.journal.retention.plans import Applied, CleanedJob, JobPlan, Plan
     from milepost.journal.retention.policies import Policies
     from milepost.journal.retention.policy import Policy
     from milepost.journal.states.diff import Change
     from milepost.journal.states.migrations import Migrate
-    from milepost.journal.storage.contract import Storage
+    from milepost.journal.storage.contract import OnPiece, Storage
     from milepost.journal.storage.files.reading import Durability
     from milepost.journal.storage.files.storage import Sharing
     from milepost.journal.store.clock_guard import ClockGuard
     from milepost.journal.store.clock_watch import ClockJump
-    from milepost.journal.store.views import OnPiece
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -1185,7 +1184,9 @@ class CheckpointManager:
             return None
         if (done := self._erase_states(job_id, actor)) is not None:
             return done
-        size = self._reader.view(job_id).end  # nothing to do, or the worker was faster
+        size = self._reader.view(
+            job_id
+        ).stored_bytes  # nothing to do, or the worker was faster
         return Compaction(job_id, 0, 0, size, size)
 
     def verify(
@@ -1222,7 +1223,10 @@ class CheckpointManager:
             InvalidArgument: `job_id` is out of bounds.
             StorageFailed: the jobs cannot be listed.
         """
-        return audit.diagnose(self._reader, job_id, deep=deep)
+        repairer = self._store.storage.repairer(
+            self._reader.vault, self._clock, self._who(None)
+        )
+        return audit.diagnose(self._reader, repairer, job_id, deep=deep)
 
     def repair(
         self,
@@ -1255,12 +1259,8 @@ class CheckpointManager:
             LockTimeout, NoSpace, ReadOnlyStore, StorageFailed: existing data is
                 intact; try again.
         """
-        from milepost.journal.repair.repair import (
-            Repairer,  # imported late: rarely needed
-        )
-
-        repairer = Repairer(
-            self._store.storage, self._reader.vault, self._clock, self._who(actor)
+        repairer = self._store.storage.repairer(
+            self._reader.vault, self._clock, self._who(actor)
         )
         ids.check_job_id(job_id)
         return repairer.repair(job_id, accept_loss=accept_loss, dry_run=dry_run)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         JobReport,
     )
     from milepost.journal.recovery.diagnosis import Diagnosis
-    from milepost.journal.repair.steps import Repair
+    from milepost.journal.recovery.steps import Repair
     from milepost.journal.retention.decisions import Ruling, Verdict
     from milepost.journal.retention.duration import Span
     from milepost.journal.retention.field_kinds import Best
@@ -82,7 +82,7 @@ _NAMES_OF = {
     "journal.manager": ("CheckpointManager",),
     "journal.models": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),
     "journal.recovery.diagnosis": ("Diagnosis",),
-    "journal.repair.steps": ("Repair",),
+    "journal.recovery.steps": ("Repair",),
     "journal.retention.decisions": ("Ruling", "Verdict"),
     "journal.retention.duration": ("Span",),
     "journal.retention.field_kinds": ("Best",),

@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from milepost.journal.errors import MilepostError
-from milepost.journal.repair.steps import counted
-from milepost.journal.repair.store_check import Finding
+from milepost.journal.reading.store_check import Finding
+from milepost.journal.recovery.steps import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

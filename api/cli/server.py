@@ -19,7 +19,7 @@ from milepost.api.http.app import create_app
 from milepost.api.http.security.gate import check_bind
 from milepost.api.http.turns import connections_max
 from milepost.journal.errors import NotImported
-from milepost.journal.repair import store_check
+from milepost.journal.reading import store_check
 from milepost.worker.config.settings import open_manager
 from milepost.worker.service import Worker
 

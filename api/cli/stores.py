@@ -113,7 +113,7 @@ def existing(root: Path) -> Path:
         NotImported: it has checkpoint files instead.
     """
     if not (root / "journals").is_dir():
-        from milepost.journal.repair import store_check
+        from milepost.journal.reading import store_check
 
         if jobs := store_check.jobs_to_import(root):
             raise NotImported(jobs, root)

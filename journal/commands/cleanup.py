@@ -13,11 +13,11 @@ from milepost.journal.errors import InvalidArgument, StalePlan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from milepost.journal.batch import Batch
     from milepost.journal.index.job_view import JobView
     from milepost.journal.retention.decisions import Decision, Verdict
     from milepost.journal.retention.plans import JobPlan
     from milepost.journal.retention.policy import Policy
-    from milepost.journal.store.batch import Batch
 
     # Decides about a job; without a time, as a caller's cleanup.
     Decide = Callable[[JobView, Policy, datetime | None], Decision]

@@ -8,7 +8,7 @@ from milepost.journal.commands.reason import with_reason
 from milepost.journal.commands.requests import NO_KEY, Request
 
 if TYPE_CHECKING:
-    from milepost.journal.store.batch import Batch
+    from milepost.journal.batch import Batch
 
 
 def complete(

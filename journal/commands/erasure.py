@@ -16,10 +16,10 @@ from milepost.journal.store import compaction
 from milepost.journal.store.compaction import Compaction, Threshold
 
 if TYPE_CHECKING:
+    from milepost.journal.batch import Batch
     from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
-    from milepost.journal.store.batch import Batch
-    from milepost.journal.store.views import OnPiece
+    from milepost.journal.storage.contract import OnPiece
 
 ALWAYS = Threshold()
 # Waits of an erasure for a running compaction.

@@ -11,8 +11,8 @@ from milepost.journal.errors import OnHold
 from milepost.journal.reading.reader import entry_of
 
 if TYPE_CHECKING:
+    from milepost.journal.batch import Batch
     from milepost.journal.index.job_view import JobView
-    from milepost.journal.store.batch import Batch
 
 Verb = Literal["pin", "unpin", "hold", "release"]
 

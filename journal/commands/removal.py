@@ -14,9 +14,9 @@ from milepost.journal.errors import Conflict, Protected, UnreadableState
 from milepost.journal.events.codec import STATE_MISSING
 
 if TYPE_CHECKING:
+    from milepost.journal.batch import Batch
     from milepost.journal.events.vocabulary import Event
     from milepost.journal.index.job_view import Entry, JobView
-    from milepost.journal.store.batch import Batch
 
     ProblemOf = Callable[[JobView, Entry], UnreadableState | None]
 

@@ -8,8 +8,8 @@ from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.reading.reader import entry_of
 
 if TYPE_CHECKING:
+    from milepost.journal.batch import Batch
     from milepost.journal.states.migrations import Migrated
-    from milepost.journal.store.batch import Batch
 
 
 def restore(

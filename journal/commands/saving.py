@@ -18,13 +18,13 @@ from milepost.journal.states.delta import Link
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from milepost.journal.batch import Batch
     from milepost.journal.events.vocabulary import CheckpointSaved, ForkOrigin
     from milepost.journal.index.job_view import Entry, JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packed, Packer
     from milepost.journal.states.state_digest import DecodedState
-    from milepost.journal.store.batch import Batch
 
     IsSavedAs = Callable[[JobView, Entry, Content], bool]
 

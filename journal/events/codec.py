@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
@@ -31,10 +31,19 @@ WHITE = b" \t\v\f\r\x1a\xef\xbb\xbf"
 STATE_MISSING = "its state line is missing"
 
 
-# A verified event, the offset of its lines (of its state line if it has one), their
-# size in bytes, and the fault of the state line or None.  A plain tuple, because replay
-# makes one for every event.
+# A verified event, the size of its lines in bytes (with its state line if it has one),
+# and the fault of the state line or None.  A plain tuple, because replay makes one for
+# every event.
+Stored = tuple[Event, int, str | None]
+# The same, with the offset of its lines after the event.
 Located = tuple[Event, int, int, str | None]
+
+
+class Mark(NamedTuple):
+    """An event, by its seq and hash; seq 0 is before the first one."""
+
+    seq: int = 0
+    hash: str = ""
 
 
 class CorruptLine(Exception):
@@ -192,7 +201,7 @@ def _judge_states(
 
 
 def _refuse_white(line: bytes, offset: int, seq: int) -> None:
-    """Refuse added white space; `milepost.journal.recovery.canonical` removes it."""
+    """Refuse added white space, which a recovery of files may remove."""
     if not line.strip(WHITE) or line.strip(WHITE) != line:
         raise CorruptLine(offset, f"a state line or event {seq}", _excerpt(line))
 

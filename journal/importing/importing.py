@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from milepost.journal.batch import Batch
     from milepost.journal.importing.checkpoint_folder import CheckpointFile, Folder
     from milepost.journal.index.job_view import Entry, JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.json_states import Limits
     from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packer
-    from milepost.journal.store.batch import Batch
     from milepost.journal.store.store import Store
 
     IsSavedAs = Callable[[JobView, Entry, Content], bool]

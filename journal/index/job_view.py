@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from milepost.journal.crypto.envelope import StateAddress
-from milepost.journal.events.codec import STATE_MISSING, has_state
+from milepost.journal.events.codec import STATE_MISSING, Mark, has_state
 from milepost.journal.events.vocabulary import (
     DEFAULT_WORKFLOW_VERSION,
     EVENT_TYPES,
@@ -21,10 +21,6 @@ from milepost.journal.index.lineage import Lineage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-# The position of every Nth event is remembered, so that reading history from the
-# middle does not start at the beginning.
-MARK_EVERY = 512
 
 
 class InvalidEvent(Exception):
@@ -73,38 +69,29 @@ class Entry:
         self.labels = labels
 
 
-class Place(NamedTuple):
-    """Byte range of an event line and the state line before it, if there is one."""
+class StoredSizes:
+    """Sizes of all events with a state, of deleted checkpoints too."""
 
-    offset: int
-    size: int
-
-
-class Places:
-    """Byte ranges of all states, deleted ones too: a delta may need one as its base."""
-
-    __slots__ = ("_offsets", "_others", "_seqs", "_sizes")
+    __slots__ = ("_others", "_seqs", "_sizes")
 
     def __init__(self) -> None:
         self._seqs = array("Q")
-        self._offsets = array("Q")
         self._sizes = array("Q")
         self._others = array("Q")
 
-    def add(self, seq: int, offset: int, size: int, *, is_save: bool = True) -> None:
-        """Add the range of event `seq`, the last event with a state so far."""
+    def add(self, seq: int, size: int, *, is_save: bool = True) -> None:
+        """Add the size of event `seq`, the last event with a state so far."""
         if not is_save:
             self._others.append(seq)
-        self._offsets.append(offset)
         self._sizes.append(size)
         self._seqs.append(seq)  # last: a concurrent reader sees all of it or nothing
 
-    def __getitem__(self, seq: int) -> Place:
-        """Return the range of event `seq`; `KeyError` if it has no state."""
+    def __getitem__(self, seq: int) -> int:
+        """Return the size of event `seq`; `KeyError` if it has no state."""
         at = bisect_left(self._seqs, seq)
         if at == len(self._seqs) or self._seqs[at] != seq:
             raise KeyError(seq)
-        return Place(self._offsets[at], self._sizes[at])
+        return self._sizes[at]
 
     def numbered(self) -> dict[int, tuple[int, int]]:
         """Map each save's seq to its 1-based number in the job and its size."""
@@ -148,14 +135,6 @@ class LegalHold(NamedTuple):
     reason: str | None
 
 
-class Mark(NamedTuple):
-    """Byte offset after event `seq`, and that event's hash."""
-
-    seq: int
-    offset: int
-    hash: str | None
-
-
 class JobView:
     """Everything known about one job, as of event `seq`."""
 
@@ -168,7 +147,6 @@ class JobView:
         "created_at",
         "current",
         "deleted",
-        "end",
         "faults",
         "hash",
         "held",
@@ -179,17 +157,17 @@ class JobView:
         "latest",
         "lineage",
         "losses",
-        "marks",
         "misfit",
         "newer_seq",
         "pinned",
-        "places",
         "restored",
         "salvage_files",
         "saved",
         "seq",
+        "sizes",
         "steps",
         "store_id",
+        "stored_bytes",
         "trash",
     )
 
@@ -198,10 +176,10 @@ class JobView:
         self.store_id = store_id
         self.seq = 0
         self.hash: str | None = None
-        self.end = 0  # bytes of the journal that are folded
+        self.stored_bytes = 0  # of all events
         self.checkpoints: dict[str, Entry] = {}  # live ones, oldest first
         self.trash: dict[str, Trashed] = {}
-        self.places = Places()
+        self.sizes = StoredSizes()
         self.latest: Entry | None = None  # the newest live one
         self.current: Entry | None = None
         self.chosen: Entry | None = None  # the last one saved or restored
@@ -226,9 +204,13 @@ class JobView:
         self.created_at: str | None = None
         self.completion: Completion | None = None  # None after a later save or restore
         self.last_at: str | None = None
-        self.marks: list[Mark] = [Mark(0, 0, None)]
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
+
+    @property
+    def mark(self) -> Mark:
+        """The last event."""
+        return Mark(self.seq, self.hash or "")
 
     def keyed(self, key: str) -> Entry | None:
         """Return the checkpoint that an idempotency key refers to; see `save`."""
@@ -248,9 +230,7 @@ NO_LABELS = Labels()
 _PLAIN_FIELDS = 5  # of every saved event; a plain one adds only its version
 
 
-def apply(
-    view: JobView, event: Event, offset: int, size: int, fault: str | None = None
-) -> None:
+def apply(view: JobView, event: Event, size: int, fault: str | None = None) -> None:
     """Fold one event into `view`.
 
     Deterministic: no clock, no I/O, no randomness, and independent of which states are
@@ -263,8 +243,7 @@ def apply(
     Args:
         view: the fold of the preceding events.
         event: the next event.
-        offset: start of its lines in the journal (the state line, if it has one).
-        size: length of its lines in bytes.
+        size: of its stored lines in bytes, with its state line if it has one.
         fault: the problem of its state line, if it has one.
 
     Raises:
@@ -280,13 +259,13 @@ def apply(
     else:
         try:
             if event["type"] == "checkpoint.saved":
-                _save(view, event, offset, size)
+                _save(view, event, size)
             else:
                 if event["type"] in EVENT_TYPES:
                     _apply_rare(view, event)
                 # An unknown type is chained and has no effect on the view.
                 if has_state(event):
-                    view.places.add(seq, offset, size, is_save=False)
+                    view.sizes.add(seq, size, is_save=False)
         except MALFORMED as exc:
             if seq == 1:
                 raise
@@ -297,12 +276,10 @@ def apply(
     view.seq = seq
     view.hash = event["hash"]
     view.last_at = event["at"]
-    view.end = offset + size
-    if seq % MARK_EVERY == 0:
-        view.marks.append(Mark(seq, view.end, view.hash))
+    view.stored_bytes += size
 
 
-def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None:
+def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
     data = event["data"]
     checkpoint_id = data["checkpoint_id"]
     if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
@@ -341,7 +318,7 @@ def _save(view: JobView, event: CheckpointSaved, offset: int, size: int) -> None
         at,
         labels,
     )
-    view.places.add(seq, offset, size)
+    view.sizes.add(seq, size)
     view.checkpoints[checkpoint_id] = view.latest = entry
     view.current = view.chosen = entry
     view.completion = None

@@ -17,7 +17,7 @@ from milepost.journal.errors import (
 )
 from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.models import ErrorInfo, JobReport
-from milepost.journal.repair.steps import counted
+from milepost.journal.recovery.steps import counted
 from milepost.journal.states import delta_chain
 from milepost.journal.storage.contract import every_job
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.recovery.diagnosis import Diagnosis
-    from milepost.journal.store.views import OnPiece
+    from milepost.journal.storage.contract import OnPiece, Repairer
 
 
 def verify(
@@ -84,17 +84,17 @@ def _check_states(
             except StateOverBound as exc:
                 locked[f"too large, {exc.hint}"] += 1
             if on_piece is not None:
-                on_piece(view.places[entry.seq].size)
+                on_piece(view.sizes[entry.seq])
     return locked
 
 
-def diagnose(reader: Reader, job_id: str | None, *, deep: bool) -> list[Diagnosis]:
+def diagnose(
+    reader: Reader, repairer: Repairer, job_id: str | None, *, deep: bool
+) -> list[Diagnosis]:
     """Diagnose one job or all jobs; change nothing, not even a torn tail."""
-    from milepost.journal.repair import check  # imported late: rarely needed
-
     storage = reader.store.storage
     jobs = every_job(storage) if job_id is None else [ids.check_job_id(job_id)]
-    found = (check.diagnose(storage, job, reader.vault, deep=deep) for job in jobs)
+    found = (repairer.diagnose(job, deep=deep) for job in jobs)
     return [each for each in found if each.exists]
 
 
@@ -112,7 +112,7 @@ def _count_keys(reader: Reader, view: JobView) -> Counter[str]:
     saves = [entry.seq for entry in (*reader.store.live(view), *trashed)]
     return Counter(
         reader.header(view, seq)[0].key_id
-        for seq in (*saves, *view.places.others())
+        for seq in (*saves, *view.sizes.others())
         if view.faults.get(seq) != STATE_MISSING
     )
 

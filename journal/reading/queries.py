@@ -269,7 +269,7 @@ def _job_info(view: JobView) -> JobInfo:
         _stamped_if(view.last_at),
         None if view.current is None else view.current.checkpoint_id,
         None if view.latest is None else view.latest.checkpoint_id,
-        view.end,
+        view.stored_bytes,
         completed_at=_stamped_if(end and end.at),
         failed=end is not None and end.failed,
         reason=end and end.reason,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.json_states import Limits
     from milepost.journal.states.line_codec import Header
     from milepost.journal.states.state_digest import DecodedState
+    from milepost.journal.storage.contract import JobStorage
     from milepost.journal.store.store import Store
 
 _T = TypeVar("_T")
@@ -88,6 +89,10 @@ class Reader:
         if self.root is None:
             return []
         return checkpoint_folder.jobs_beside(self.root, {*stored})
+
+    def stored(self, view: JobView) -> JobStorage:
+        """Return the job of `view` in the storage."""
+        return self.store.storage.job(view.job_id)
 
     def view(self, job_id: str) -> JobView:
         """Return a job's view, of which every event is known."""
@@ -139,7 +144,7 @@ class Reader:
 
     def event_of(self, view: JobView, entry: Entry) -> CheckpointSaved:
         """Return the event that saved `entry`, from the journal."""
-        _, line = self.store.read_pair(view, entry.seq)
+        _, line = self.stored(view).lines(entry.seq)
         event = peek(line)
         if (
             event is None
@@ -148,7 +153,7 @@ class Reader:
         ):
             raise UnreadableState(
                 f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r}: its event "
-                f"at byte {view.places[entry.seq].offset} does not exist any more"
+                f"{entry.seq} does not exist any more"
             )
         return event
 
@@ -177,7 +182,7 @@ class Reader:
 
     def read(self, view: JobView, seq: int) -> Member:
         """Return the decrypted state of event `seq`; see `delta_chain.member`."""
-        lines = self.store.read_pair(view, seq)
+        lines = self.stored(view).lines(seq)
         return delta_chain.member(lines, view.address_of(seq), self.vault)
 
     def is_saved_as(self, view: JobView, entry: Entry, content: Content) -> bool:
@@ -232,8 +237,7 @@ class Reader:
         except NewerFormat:
             return {}  # a restore reports the problem
         if header.end > len(raw):
-            offset, _ = view.places[entry.seq]
-            raw = self.store.storage.read(view.job_id, offset, header.end)
+            raw = self.stored(view).first_bytes(entry.seq, header.end)
         text = raw[header.start : header.end]
         try:
             text = self.vault.metadata(header, text, view.address_of(entry.seq))
@@ -246,9 +250,7 @@ class Reader:
 
     def header(self, view: JobView, seq: int) -> tuple[Header, bytes]:
         """Return the header of a state line, and its bytes."""
-        offset, size = view.places[seq]
-        want = min(size, 2 * line_codec.HEADER_BYTES)
-        raw = self.store.storage.read(view.job_id, offset, want)
+        raw = self.stored(view).first_bytes(seq, 2 * line_codec.HEADER_BYTES)
         return line_codec.read_header(raw, seq=seq), raw
 
 
@@ -266,7 +268,7 @@ def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointIn
         job_view.parent_of(view, entry),
         labels.tags,
         entry.checkpoint_id in view.pinned,
-        view.places[entry.seq].size,
+        view.sizes[entry.seq],
         _hold(view, entry),
         failed=labels.is_failed,
     )
@@ -306,7 +308,7 @@ def unreadable(view: JobView, entry: Entry, fault: UnreadableState) -> Unreadabl
     """Return the error for a checkpoint whose state cannot be read."""
     text = (
         f"checkpoint {entry.checkpoint_id!r} of job {view.job_id!r} cannot be "
-        f"read, at byte {view.places[entry.seq].offset}: {fault}"
+        f"read, event {entry.seq}: {fault}"
     )
     match fault:
         case MissingKey():

@@ -36,7 +36,7 @@ def candidates(
         policy: metadata is read only if it ranks by a metric.
         read: returns a checkpoint's metadata.
     """
-    numbered = view.places.numbered()
+    numbered = view.sizes.numbered()
     current, held, pinned = view.current, view.held, view.pinned
     best = policy.keep_best
     found = []

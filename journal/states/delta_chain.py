@@ -160,7 +160,7 @@ def damaged_others(
         read: returns a state, as `member` does.
         deep: verify digests, not only the checksums of the lines.
     """
-    for seq in view.places.others():
+    for seq in view.sizes.others():
         fault = view.faults.get(seq)
         if fault is None and deep:
             problem = problem_of(seq, read, prove)

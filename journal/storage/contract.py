@@ -1,21 +1,32 @@
-"""The storage contract: journals as bytes, and the lock of each job."""
+"""The storage contract: jobs as sequences of events, and the lock of each job.
+
+Every implementation addresses events by seq.  Where and how their lines are stored is
+its own matter.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from milepost.journal.recovery.head import Extent
-from milepost.journal.recovery.snapshot import Evidence
+from milepost.journal.events.codec import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from datetime import datetime
 
+    from milepost.journal.errors import DamagedJournal
+    from milepost.journal.events.codec import Stored
     from milepost.journal.events.vocabulary import JobRepairedData
-    from milepost.journal.recovery.salvage import Data
+    from milepost.journal.recovery.diagnosis import Diagnosis
+    from milepost.journal.recovery.steps import Repair
+    from milepost.journal.states.access import Vault
     from milepost.journal.storage.changes import Changes
     from milepost.journal.storage.leases import Lease
     from milepost.journal.storage.records import Record
+
+    # Called with the bytes read since the last call; its exceptions end the reading.
+    OnPiece = Callable[[int], object]
 
 # Large enough that most stores fit one page, since a folder has no order to start from.
 PAGE_JOBS = 10_000
@@ -25,36 +36,81 @@ _H = TypeVar("_H")
 _H_co = TypeVar("_H_co", covariant=True)
 
 
-class Stamp(NamedTuple):
-    """A value that changes with every change of a journal; cheap to get."""
+class Version(NamedTuple):
+    """The version of a job: it changes with every change of the job.
 
-    inode: int
+    Attributes:
+        generation: changes when stored lines are replaced or removed; a write that
+            only appends keeps it.
+        size: of the stored lines.
+    """
+
+    generation: int
     size: int
 
 
-class LockedJob(Protocol):
+class Position(NamedTuple):
+    """The acknowledged events of a job.
+
+    Attributes:
+        last: the last of them; seq 0 for an unknown job.
+        version: the version of the job that ends there; None for an unknown job.
+        is_settled: nothing follows them; otherwise `hold` recovers what follows.
+    """
+
+    last: Mark = Mark()
+    version: Version | None = None
+    is_settled: bool = True
+
+
+class Rewrite(Protocol):
+    """A copy of a job's lines that will replace them."""
+
+    def copy(
+        self,
+        until_seq: int,
+        lines_of: Callable[[int, bytes], bytes],
+        on_piece: OnPiece | None = None,
+    ) -> None:
+        """Copy the events up to `until_seq`, verified; the lock is not needed.
+
+        Args:
+            until_seq: an acknowledged event.
+            lines_of: returns the new lines of an event with a state, from its seq and
+                its lines; the event line must stay the same.
+            on_piece: called with the bytes read since the last call.
+
+        Raises:
+            DamagedJournal: the lines differ from what was written.
+            NoSpace, StorageFailed: they cannot be copied.
+        """
+
+    def follow(self) -> None:
+        """Copy later events as they are, until few are left; sync the copy.
+
+        Raises:
+            Busy: the job was replaced meanwhile.
+            NoSpace, StorageFailed: they cannot be copied.
+        """
+
+
+class HeldJob(Protocol):
     """A job whose lock excludes every other writer, as long as its scope lasts."""
 
     @property
-    def extent(self) -> Extent:
-        """The acknowledged extent."""
+    def position(self) -> Position:
+        """The acknowledged events."""
 
-    @property
-    def stamp(self) -> Stamp | None:
-        """As `Storage.stamp`; no other writer can change it meanwhile."""
-
-    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Append `data` durably after event `after`; return the acknowledged extent.
-
-        The append is atomic.
+    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Position:
+        """Append events durably and atomically; return the new position.
 
         Args:
-            data: whole lines.
-            after: seq of the journal's last event.
-            last: seq and hash of the last event in `data`; its size is ignored.
+            expected: the last acknowledged event.
+            lines: per event its state line, if it has one, and its event line.
+            last: the last event of `lines`.
 
         Raises:
-            Conflict: `after` is not the last seq; nothing was written.
+            Conflict: `expected` is not the last event; nothing was written.
             NoSpace, ReadOnlyStore: nothing was written.
             StorageFailed: the outcome is unknown; the job refuses writes until it has
                 been rewritten from the medium.
@@ -67,68 +123,37 @@ class LockedJob(Protocol):
         salvage file is in the journal.
         """
 
-    def replace(self, copy: Copy, last: Extent) -> Extent:
-        """Replace the journal by `copy` durably; return the acknowledged extent.
+    def recall(self, seen: Mark) -> None:
+        """Acknowledge again an event that was seen before and is now missing.
 
-        Readers see either the old journal or the new one.
-
-        Args:
-            copy: from `Storage.copying`, with the same events.
-            last: seq and hash of its last event.
-
-        Raises:
-            StorageFailed: the outcome is unknown; either way nothing is lost.
+        Older data was restored.  Every process then detects the missing events.
         """
 
-    def recall(self, seen: Extent) -> None:
-        """Acknowledge again an extent that was seen before and is now missing.
+    def finish(self, rewrite: Rewrite) -> tuple[int, int]:
+        """Copy the last events; return the stored bytes of the job and of its copy.
 
-        Older files were restored.  Every process then detects the missing events.
+        Raises:
+            Busy: the job was replaced meanwhile.
+            NoSpace, StorageFailed: they cannot be copied.
+        """
+
+    def replace(self, rewrite: Rewrite, lines: Sequence[bytes], last: Mark) -> None:
+        """Replace the job's lines by a finished copy and `lines` after it, durably.
+
+        Readers see either the old lines or the new ones.
+
+        Args:
+            rewrite: from `JobStorage.rewriting`, after `finish`.
+            lines: later events, as for `append`.
+            last: the last event of `lines`.
+
+        Raises:
+            NoSpace: nothing was replaced.
+            StorageFailed: the outcome is unknown; either way nothing is lost.
         """
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
         """Remove salvage files of this job; missing ones are ignored."""
-
-
-class Unsettled(Protocol):
-    """A locked job on which no crash recovery was done."""
-
-    def evidence(self) -> AbstractContextManager[Evidence]:
-        """As `Storage.evidence`, read from the medium under the lock."""
-
-    def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
-        """Write bytes that will be given up to a salvage file; return its name.
-
-        Args:
-            data: the bytes, or a function that returns them in pieces.
-            offset: their offset in the journal.
-            lost_events: number of acknowledged events that are lost with them.
-        """
-
-    def replace(self, copy: Copy, last: Extent) -> Extent:
-        """As `LockedJob.replace`; the job is then recovered."""
-
-
-class Copy(Protocol):
-    """A new journal that will replace another one."""
-
-    @property
-    def size(self) -> int:
-        """Its size in bytes."""
-
-    def write(self, data: bytes) -> None:
-        """Append whole lines.
-
-        Raises:
-            NoSpace: the disk is full.
-        """
-
-    def sync(self) -> None:
-        """Make what was added durable ahead of time; `LockedJob.replace` does too.
-
-        Raises:
-            StorageFailed: the sync failed.
-        """
 
 
 class LockScope(Protocol[_H_co]):
@@ -170,13 +195,124 @@ def every_job(storage: Storage, *, page_jobs: int = PAGE_JOBS) -> Iterator[str]:
         yield from page
 
 
+class JobStorage(Protocol):
+    """The events of one job, and its lock.
+
+    Once `append` has returned, its events survive a crash and are visible to every
+    other process.
+    """
+
+    @property
+    def job_id(self) -> str:
+        """The job."""
+
+    def version(self) -> Version | None:
+        """Return the version of the job, None if there is none; cheap.
+
+        Raises:
+            StorageFailed: it cannot be read.
+        """
+
+    def position(self) -> Position:
+        """Return the acknowledged events.
+
+        Raises:
+            DamagedJournal: acknowledged events are missing.
+            StorageFailed: they cannot be read.
+        """
+
+    def events(
+        self,
+        after: Mark,
+        until_seq: int,
+        on_piece: OnPiece | None = None,
+    ) -> Iterator[Stored]:
+        """Read the events after `after` up to `until_seq`, verified, oldest first.
+
+        Args:
+            after: an event; without a hash, the stored one counts.
+            until_seq: an acknowledged event.
+            on_piece: called with the bytes read since the last call.
+
+        Raises:
+            DamagedJournal: the events differ from what was written.
+            StorageFailed: they cannot be read.
+        """
+
+    def lines(self, seq: int) -> tuple[bytes, bytes]:
+        """Return the state line and the event line of event `seq`, unverified.
+
+        The state line is empty if there is none.
+
+        Raises:
+            UnreadableState: there is no such event.
+            StorageFailed: it cannot be read.
+        """
+
+    def first_bytes(self, seq: int, most: int) -> bytes:
+        """Return the first bytes of the lines of event `seq`, at most `most`.
+
+        Raises:
+            UnreadableState, StorageFailed: as `lines`.
+        """
+
+    def damage(self, after_seq: int, expected: str, found: str) -> DamagedJournal:
+        """Return the error for damage after event `after_seq`, with its place."""
+
+    def hold(self, *, wait: bool = True) -> LockScope[HeldJob]:
+        """Lock the job against every other writer, in this process and in others.
+
+        Crash recovery of the job is done first.
+
+        Raises:
+            Busy: it is locked, and `wait` is false.
+            LockTimeout: it stayed locked for too long.
+            NestedCall: this thread has it locked.
+            DamagedJournal: it cannot be recovered without loss.
+        """
+
+    def rewriting(self) -> AbstractContextManager[Rewrite]:
+        """Begin a copy of the job; removed unless it replaces the job.
+
+        The lock is not taken: other processes read and write meanwhile.
+
+        Raises:
+            Busy: another rewrite is in progress.
+            NoSpace, StorageFailed: it cannot be written.
+        """
+
+    def sweep(self) -> None:
+        """Remove the copy of a `rewriting` that crashed; keep one in progress.
+
+        Raises:
+            StorageFailed: it cannot be removed.
+        """
+
+    def repairs(self) -> list[JobRepairedData]:
+        """Return the recovery actions of this job that left salvage files."""
+
+
+class Repairer(Protocol):
+    """Diagnoses and repairs the jobs of a store."""
+
+    def diagnose(self, job_id: str, *, deep: bool) -> Diagnosis:
+        """Diagnose a job without a change; an unknown one is sound, at seq 0.
+
+        Problems are reported, not raised.
+
+        Args:
+            job_id: the job.
+            deep: read every live state, not only the checksums of their lines.
+        """
+
+    def repair(self, job_id: str, *, accept_loss: bool, dry_run: bool) -> Repair:
+        """Repair a job; see `CheckpointManager.repair`."""
+
+
 class Storage(Protocol):
-    """Journals as bytes, and the records and leases of a store.
+    """The jobs, records and leases of a store.
 
     tests/storage/test_storage_contract.py is this text made executable.
-
-    A journal is a sequence of whole lines up to an `Extent`.  Once `append` has
-    returned, its lines survive a crash and are visible to every other process.
     """
 
     @property
@@ -240,69 +376,22 @@ class Storage(Protocol):
             StorageFailed: as `jobs`.
         """
 
-    def stamp(self, job_id: str) -> Stamp | None:
-        """Return the stamp of the job's journal; None if there is no journal."""
+    def job(self, job_id: str) -> JobStorage:
+        """Return the storage of one job; the job need not exist."""
 
-    def extent(self, job_id: str) -> Extent:
-        """Return the acknowledged extent, with seq 0 for an unknown job.
+    def repairer(
+        self, vault: Vault, clock: Callable[[], datetime], actor: str
+    ) -> Repairer:
+        """Return what diagnoses and repairs the jobs.
 
-        Raises:
-            DamagedJournal: acknowledged events are missing from the journal.
+        Args:
+            vault: the available keys.
+            clock: the source of event times.
+            actor: the actor who accepts a loss, for the journal.
         """
-
-    def read(self, job_id: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset`, fewer at the end of the journal."""
-
-    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
-        """Lock the job against every other writer, in this process and in others.
-
-        Crash recovery of the job is done first.
-
-        Raises:
-            Busy: it is locked, and `wait` is false.
-            LockTimeout: it stayed locked for too long.
-            NestedCall: this thread has it locked.
-            DamagedJournal: it cannot be recovered without loss.
-        """
-
-    def evidence(self, job_id: str) -> AbstractContextManager[Evidence]:
-        """Take a read-only snapshot of a job's files, without recovery.
-
-        Raises:
-            StorageFailed: they cannot be read.
-        """
-
-    def unsettled(self, job_id: str) -> LockScope[Unsettled]:
-        """Lock the job as `exclusive` does, but without recovery: for a repair.
-
-        Raises:
-            LockTimeout: it stayed locked for too long.
-            NewerFormat: a newer version wrote its head.
-            ReadOnlyStore, StorageFailed: it cannot be locked.
-        """
-
-    def copying(self, job_id: str) -> AbstractContextManager[Copy]:
-        """Begin a new journal for the job; removed unless it replaces the old one.
-
-        The lock is not taken: other processes read and write meanwhile.
-
-        Raises:
-            Busy: another rewrite is in progress.
-            NoSpace, StorageFailed: it cannot be written.
-        """
-
-    def sweep(self, job_id: str) -> None:
-        """Remove the file of a `copying` that crashed; keep one that is in progress.
-
-        Raises:
-            StorageFailed: it cannot be removed.
-        """
-
-    def repairs(self, job_id: str) -> list[JobRepairedData]:
-        """Return the recovery actions of this job that left salvage files."""
 
     def flush(self) -> None:
         """Make every acknowledged write durable, in any durability mode."""
 
     def close(self) -> None:
-        """Flush, and release all files and locks."""
+        """Flush, and release all resources and locks."""

@@ -64,7 +64,7 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
 
 def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
     """Estimate the journal bytes that `drop` occupies, events included."""
-    return sum(view.places[seq].size for seq in drop)
+    return sum(view.sizes[seq] for seq in drop)
 
 
 class Threshold(NamedTuple):
@@ -95,7 +95,7 @@ class Threshold(NamedTuple):
             for trashed in view.trash.values()
             if trashed.entry.seq in drop
         )
-        least = max(self.min_bytes, self.min_fraction * view.end)
+        least = max(self.min_bytes, self.min_fraction * view.stored_bytes)
         return is_late or dead_bytes(view, drop) >= least
 
 

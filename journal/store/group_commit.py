@@ -17,12 +17,12 @@ from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from milepost.journal.batch import Batch
 from milepost.journal.errors import LockTimeout
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.store.batch import Batch
 
 if TYPE_CHECKING:
-    from milepost.journal.recovery.head import Extent
+    from milepost.journal.events.codec import Mark
 
 _MAX_SHARED = 256
 # A waiter polls at this interval.  Normally it is woken when its turn comes, but the
@@ -64,7 +64,7 @@ class Waiter:
         self.since = time.monotonic()
         self.answer: object = None
         self.error: Exception | None = None
-        self.landing: Extent | None = None
+        self.landing: Mark | None = None
         self.is_done = self.is_gone = False
         self._turn = Lock()
         self._turn.acquire()

@@ -1,50 +1,46 @@
-"""The imperative shell: reads the clock, calls the storage, folds events.
+"""The jobs of a store, for one process: views, writes, compaction.
 
 A write is durable first, then visible, then acknowledged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
+from milepost.journal.batch import Batch
 from milepost.journal.crypto import key_record
 from milepost.journal.disk.disk import Busy
-from milepost.journal.errors import (
-    DamagedJournal,
-    DroppedKey,
-    KeyNeeded,
-    MilepostError,
-    NestedCall,
-    StorageFailed,
-)
-from milepost.journal.events import codec
-from milepost.journal.events.codec import STATE_MISSING, CorruptLine
-from milepost.journal.index.job_view import InvalidEvent, JobView, erased_runs
-from milepost.journal.recovery.head import Extent
-from milepost.journal.storage.contract import during
-from milepost.journal.store.batch import Batch
+from milepost.journal.errors import DroppedKey, KeyNeeded
+from milepost.journal.events.codec import STATE_MISSING
+from milepost.journal.index.job_view import Entry, JobView, erased_runs
+from milepost.journal.process import forks
+from milepost.journal.process.calls import Calls
+from milepost.journal.storage.contract import during, every_job
 from milepost.journal.store.compaction import Compaction, Compactor
 from milepost.journal.store.dropped_keys import DroppedKeys
-from milepost.journal.store.group_commit import Request, Waiter
-from milepost.journal.store.replica import Cursor, KnownJob
-from milepost.journal.store.views import READ_BYTES, OnPiece, Views, refuse_newer
+from milepost.journal.store.job import Job, refuse_newer
 
 if TYPE_CHECKING:
-    from collections import deque
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
+    from milepost.journal.events.vocabulary import Event
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import Copy, LockedJob, Storage
+    from milepost.journal.storage.contract import HeldJob, OnPiece, Rewrite, Storage
+    from milepost.journal.store.group_commit import Request
 
-_MAX_BATCH_BYTES = 8 * 1024 * 1024
+# Events that are read at once when they are read from the newest to the oldest.
+_PAGE_EVENTS = 512
 
 
-class Store(Views):
-    """Writes and compacts the journals of a store.
+class Store:
+    """The jobs of a storage.
+
+    Args:
+        storage: the storage of the jobs.
+        clock: the source of event times.
 
     Attributes:
         key_id: the key that encrypts new states; empty if they are not encrypted.
@@ -54,8 +50,118 @@ class Store(Views):
     key_id = ""
 
     def __init__(self, storage: Storage, clock: Callable[[], datetime]) -> None:
-        super().__init__(storage, clock)
+        self.storage = storage
+        self._clock = clock
         self.dropped_keys = DroppedKeys(storage)
+        self._jobs: dict[str, Job] = {}
+        self._calls = Calls()
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """Discard, in a forked child, views and queues that may be half changed."""
+        self._jobs = {}
+        self._calls = Calls()
+
+    def _job(self, job_id: str) -> Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            made = Job(self.storage, job_id, self._clock, self._check_key)
+            job = self._jobs.setdefault(job_id, made)
+        return job
+
+    # -- reads -------------------------------------------------------------------------
+
+    def view(self, job_id: str) -> JobView:
+        """Return the job's view, refreshed to the last acknowledged write.
+
+        An unknown job has a view at seq 0.
+
+        Raises:
+            DamagedJournal: the journal differs from what was written.
+            StorageFailed: it cannot be read.
+            NestedCall: another call of this thread uses the job.
+        """
+        self._calls.check()
+        job = self._jobs.get(job_id)
+        if job is None:
+            stored = self.storage.job(job_id)
+            if stored.version() is None and stored.position().last.seq == 0:
+                return JobView(job_id, None)  # reads of unknown jobs leave no replica
+            job = self._job(job_id)
+        elif job.is_current:
+            return job.view
+        return self._calls.alone(partial(job.folding.hold, job.catch_up))
+
+    def glance(self, job_id: str) -> JobView:
+        """Return the last view of this process without a refresh, or `view` if none.
+
+        For uses that tolerate a stale view.
+        """
+        job = self._jobs.get(job_id)
+        return self.view(job_id) if job is None or job.view.seq == 0 else job.view
+
+    def live(self, view: JobView) -> list[Entry]:
+        """Return the live checkpoints, oldest first, as a consistent snapshot.
+
+        A view is folded in place, and one event may remove many checkpoints.
+        """
+        job = self._jobs.get(view.job_id)
+        if job is None:
+            return [*view.checkpoints.values()]
+        return job.folding.hold(lambda: [*view.checkpoints.values()])
+
+    def readable(self, job_id: str) -> JobView:
+        """Return `view` if this version can fold all of it.
+
+        Raises:
+            NewerFormat: only the history can be read.
+            DamagedJournal, StorageFailed, NestedCall: as `view`.
+        """
+        view = self.view(job_id)
+        refuse_newer(view, "this version can only show its history")
+        return view
+
+    def history(
+        self, view: JobView, after_seq: int, *, until_seq: int | None = None
+    ) -> Iterator[Event]:
+        """Read the events after `after_seq`, verified, oldest first."""
+        last = view.seq if until_seq is None else min(until_seq, view.seq)
+        return self._job(view.job_id).history(after_seq, last)
+
+    def newest_first(self, view: JobView, after_seq: int) -> Iterator[Event]:
+        """Read the events after `after_seq`, verified, newest first."""
+        bound = view.seq
+        while bound > after_seq:  # in parts, so that the newest few are cheap
+            start = max(bound - _PAGE_EVENTS, after_seq)
+            yield from reversed([*self.history(view, start, until_seq=bound)])
+            bound = start
+
+    def known_then_all(self) -> Iterator[str]:
+        """Yield the jobs known to this process, then the others."""
+        known = list(self._jobs)
+        yield from known
+        yield from set(every_job(self.storage)) - set(known)
+
+    def is_confirmed(self, policy_hash: str) -> bool:
+        """Return whether a plan of this policy was confirmed in a job known here."""
+        jobs = list(self._jobs.values())
+        return any(policy_hash in job.view.confirmed for job in jobs)
+
+    def folded_seq(self, job_id: str) -> int:
+        """Return how far this process has read a job, without a refresh."""
+        job = self._jobs.get(job_id)
+        return 0 if job is None else job.view.seq
+
+    def replay(
+        self, job_id: str, *, until_seq: int, on_piece: OnPiece | None = None
+    ) -> JobView:
+        """Return a separate view, folded from the start up to `until_seq`."""
+        known = self.view(job_id)
+        view = JobView(job_id, self.storage.store_id)
+        self._job(job_id).fold(view, min(until_seq, known.seq), on_piece)
+        return view
+
+    # -- writes ------------------------------------------------------------------------
 
     def write(self, job_id: str, request: Request, *, is_shared: bool = False) -> Any:
         """Run `request` under the job's lock to add events; return its answer.
@@ -80,99 +186,9 @@ class Store(Views):
                 job.queue.submit,
                 request,
                 is_shared=is_shared,
-                commit=partial(self._commit, job),
+                commit=job.commit,
             )
         )
-
-    def _commit(self, job: KnownJob, waiters: deque[Waiter]) -> None:
-        """Serve `waiters` from the left, and finish each."""
-        if job.view.seq == 0:
-            self.storage.create()
-        commit = partial(self._commit_some, job, waiters[0], waiters)
-        while waiters:
-            for _ in range(during(self.storage.exclusive(job.view.job_id), commit)):
-                waiters.popleft().finish()
-            if waiters and not waiters[0].is_shared:
-                return  # the storage failed; each remaining waiter retries alone
-
-    def _prepare(self, job: KnownJob, held: LockedJob) -> None:
-        """Catch up under the lock; refuse jobs that must not be written to."""
-        stamp = held.stamp
-        try:
-            if stamp is None or stamp != job.stamp:
-                self._fold_to(job, held.extent, stamp, held)
-        except DamagedJournal as exc:
-            self._quarantine(job, exc)
-            raise
-        job.error = None
-        view = job.view
-        refuse_newer(view, "nothing was written")
-        if view.faults:
-            self._refuse_faults(view)
-
-    def _refuse_faults(self, view: JobView) -> None:
-        """Quarantine a job in which the state of a live checkpoint rotted."""
-        for entry in view.checkpoints.values():
-            if entry.seq in view.faults:
-                raise self._damage(
-                    view.job_id,
-                    CorruptLine(
-                        view.places[entry.seq].offset,
-                        f"the intact state of checkpoint {entry.checkpoint_id!r}",
-                        view.faults[entry.seq],
-                    ),
-                )
-
-    def _commit_some(
-        self, job: KnownJob, leader: Waiter, waiters: Iterable[Waiter], held: LockedJob
-    ) -> int:
-        """Write the events of the first waiters; return how many were served.
-
-        A refusal belongs to its waiter.  Any other exception may come from a signal
-        handler, so it stays in this thread and the waiters retry; those whose write is
-        in the journal get their answer.  A storage failure cannot be distinguished from
-        a handler's `OSError`, so waiters that it hits retry alone.
-        """
-        job.folding.hold(partial(self._prepare, job, held))
-        view = job.view
-        batch = Batch(view, self._clock(), self._check_key)
-        if view.seq == 0:
-            self._open(batch)
-        is_owed = batch.add_repairs(held.repairs())
-        batch.begin()
-        opened = batch.seq
-        served, decided = 0, list[Waiter]()
-        for waiter in waiters:
-            served += 1
-            landing = waiter.landing
-            if landing is not None and self._has(view, landing, is_same=False):
-                continue
-            decided.append(waiter)
-            mark, waiter.error = batch.mark(), None
-            try:
-                waiter.answer = waiter.request(batch)
-            except NestedCall:
-                raise  # from a signal handler
-            except (MilepostError, InvalidEvent) as exc:
-                batch.rewind(mark)
-                if isinstance(exc, StorageFailed) and waiter is not leader:
-                    waiter.is_shared = False
-                    served -= 1
-                    decided.pop()
-                    break
-                waiter.error = exc
-            if batch.size_bytes > _MAX_BATCH_BYTES:
-                break
-        if batch.seq > opened or (is_owed and view.seq):
-            written = batch.encode()
-            for waiter in decided:
-                waiter.landing = written.last
-            self._append(job, view, written, held)
-        return served
-
-    def _open(self, batch: Batch) -> None:
-        ids.check_new_job_id(batch.view.job_id)
-        batch.open(self.storage.create())
 
     def _check_key(self) -> None:
         """Refuse to write a state without a key, or with a dropped one.
@@ -198,7 +214,7 @@ class Store(Views):
         if self.key_id in record.dropped:
             raise DroppedKey(self.key_id)
 
-    # -- compaction --------------------------------------------------------------
+    # -- compaction --------------------------------------------------------------------
 
     def compact(
         self,
@@ -232,87 +248,41 @@ class Store(Views):
         """
         view = self.readable(job_id)
         drop = due(view)
+        job = self._job(job_id)
         if not is_worth(view, drop) and not expired(view):
             # Otherwise an idle job would keep its leftover file for ever.
-            self.storage.sweep(job_id)
+            job.stored.sweep()
             return None
-        job = self._job(job_id)
-        with self.storage.copying(job_id) as copy:
-            at = Cursor(job_id, view.marks[0])
-            compactor = Compactor(
-                drop,
-                {entry.seq for entry in self.live(view)},
-                partial(self.read_pair, view),
-                vault,
-                view.address_of,
-            )
-            self._copy_states(view, at, compactor, copy, on_piece)
-            # Syncing a long file takes long; only the rest is synced under the lock.
-            copy.sync()
-            while (end := self.view(job_id).end) - at.end > READ_BYTES:
-                self._copy_lines(at, end, copy)
+        with job.stored.rewriting() as rewrite:
+            live = {entry.seq for entry in self.live(view)}
+            compactor = Compactor(drop, live, job.stored.lines, vault, view.address_of)
+            rewrite.copy(view.seq, compactor.lines_of, on_piece)
+            rewrite.follow()
 
-            def place(held: LockedJob) -> Compaction:
-                job.folding.hold(partial(self._prepare, job, held))
+            def place(held: HeldJob) -> Compaction:
+                job.folding.hold(partial(job.prepare, held))
                 if job.view is not view or not drop <= due(view):
                     raise Busy  # rewritten by a recovery, or a state was undeleted
-                self._copy_lines(at, held.extent.size, copy)
                 missing = {s for s, f in view.faults.items() if f == STATE_MISSING}
                 erased = erased_runs(view, drop | missing)
                 return self._place(
-                    job, compactor, copy, held, expired(view), actor, erased
+                    job, compactor, rewrite, held, expired(view), actor, erased
                 )
 
-            return self._calls.alone(partial(self._exclusively, job_id, place))
-
-    def _copy_states(
-        self,
-        view: JobView,
-        at: Cursor,
-        compactor: Compactor,
-        copy: Copy,
-        on_piece: OnPiece | None,
-    ) -> None:
-        """Copy everything up to `view`'s end, without the states to drop."""
-        extent = Extent(view.seq, view.hash or "", view.end)
-        for data in self._parts(at, extent, on_piece):
-            begin, parts = at.end, []
-            try:
-                for event, offset, size, _ in codec.scan(
-                    data, seq=at.seq, prev=at.hash, offset=at.end
-                ):
-                    lines = data[offset - begin : offset - begin + size]
-                    if codec.has_state(event):
-                        lines = compactor.lines_of(event["seq"], lines)
-                    parts.append(lines)
-                    at.seq, at.hash = event["seq"], event["hash"]
-                    at.end = offset + size
-            except CorruptLine as exc:
-                raise self._damage(view.job_id, exc) from exc
-            copy.write(b"".join(parts))
-
-    def _copy_lines(self, at: Cursor, end: int, copy: Copy) -> None:
-        """Copy later writes: none of their states is a delta to a dropped one."""
-        while at.end < end:
-            want = min(READ_BYTES, end - at.end)
-            data = self.storage.read(at.job_id, at.end, want)
-            if not data:
-                raise Busy  # the journal was replaced meanwhile
-            copy.write(data)
-            at.end += len(data)
+            return self._calls.alone(partial(during, job.stored.hold(), place))
 
     def _place(
         self,
-        job: KnownJob,
+        job: Job,
         compactor: Compactor,
-        copy: Copy,
-        held: LockedJob,
+        rewrite: Rewrite,
+        held: HeldJob,
         salvage_files: list[str],
         actor: str,
         erased: list[list[int]],
     ) -> Compaction:
         view = job.view
-        before, after = held.extent.size, copy.size
+        before, after = held.finish(rewrite)
         data: dict[str, object] = {
             "dropped": compactor.dropped,
             "reencoded": compactor.reencoded,
@@ -326,11 +296,10 @@ class Store(Views):
         batch = Batch(view, self._clock())
         batch.add("job.compacted", actor, data)
         written = batch.encode()
-        copy.write(written.data)
         if self.key_id:
             self._check_key()  # it wraps the data keys
-        job.stamp = None  # the journal is a new file from here on
-        held.replace(copy, written.last)
+        job.forget_version()
+        held.replace(rewrite, written.lines, written.last)
         held.remove_salvage_files(salvage_files)
         return Compaction(
             view.job_id, compactor.dropped, compactor.reencoded, before, after

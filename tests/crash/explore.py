@@ -314,7 +314,7 @@ class Explorer:
                 continue  # docs/recovery.md: it can't settle what a power cut took
             except Exception as exc:
                 raise self._explained(crash, session, exc) from exc
-            content = events_of(session.content(job)[: view.end])
+            content = events_of(session.content(job)[: view.stored_bytes])
             if view.faults and recording.durability != "always":
                 # Likewise: of an event that was shown, the state may be junk.
                 lines = [line for line in content.split(b"\n") if peek(line)]

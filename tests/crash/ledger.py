@@ -213,7 +213,7 @@ class Ledger:
                 raise Violation(f"{job}: {report.problem}")
             if damaged := [note for note in report.notes if "is damaged" in note]:
                 raise Violation(f"{job}: {damaged}")
-        if lost := view.faults.keys() & view.places.others():
+        if lost := view.faults.keys() & view.sizes.others():
             raise Violation(f"{job}: the states of events {lost} are not there")
 
     def crashed(self, world: World, *, is_power_cut: bool) -> None:

@@ -9,14 +9,15 @@ from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.events import codec
 from milepost.journal.index import job_view
 from milepost.journal.reading import queries
-from milepost.journal.recovery import head, recovery
-from milepost.journal.recovery.salvage import SalvageFiles
-from milepost.journal.repair.repair import Repairer
 from milepost.journal.storage.files.head_file import HeadFile
 from milepost.journal.storage.files.job_files import JournalFile
 from milepost.journal.storage.files.recovering import SettledJournal
+from milepost.journal.storage.files.recovery import facts, head
+from milepost.journal.storage.files.recovery.salvage import SalvageFiles
+from milepost.journal.storage.files.repair.repair import FileRepairer
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.compaction import Compactor
+from milepost.journal.store.job import Job
 from milepost.journal.store.store import Store
 from tests.crash.explore import Budget, Explorer
 from tests.crash.ledger import Violation
@@ -144,7 +145,7 @@ MUTANTS: dict[str, Mutant] = {
     "write span ignored": Mutant(
         (
             Rewrite(
-                recovery._Writes.follow,
+                facts._Writes.follow,
                 "span_of(event)",
                 '(event["seq"], event["seq"])',
             ),
@@ -231,7 +232,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(codec.scan, "if crc != found:", "if False:"),
             Rewrite(
-                recovery.check_pair,
+                facts.check_pair,
                 "if not has_state(event):",
                 "if True:",
             ),
@@ -241,11 +242,11 @@ MUTANTS: dict[str, Mutant] = {
     "shows before it syncs": Mutant(
         (
             Rewrite(
-                Store._append,
+                Job._append,
                 "    seq = view.seq\n",
                 "    seq = view.seq\n"
-                "    for located in written.events:\n"
-                "        index.apply(view, *located)\n",
+                "    for stored in written.events:\n"
+                "        job_view.apply(view, *stored)\n",
             ),
         ),
         "save",
@@ -253,7 +254,7 @@ MUTANTS: dict[str, Mutant] = {
     "event accepted without its state line": Mutant(
         (
             Rewrite(
-                recovery.check_pair,
+                facts.check_pair,
                 "if fault is not None:",
                 "if fault is not None:\n        return\n    if False:",
             ),
@@ -305,7 +306,7 @@ MUTANTS: dict[str, Mutant] = {
     "head ignored": Mutant(
         (
             Rewrite(
-                recovery.look,
+                facts.look,
                 'head = head_codec.decode(raw or b"")',
                 "head = Head()",
             ),
@@ -356,11 +357,13 @@ MUTANTS: dict[str, Mutant] = {
     "reader shows beyond the head": Mutant(
         (
             Rewrite(
-                Store._catch_up,
-                "        self._fold_to(job, extent, stamp)\n",
-                "        self._fold_to(job, extent, stamp)\n"
-                "        if stamp is not None:\n"
-                "            self._fold(job.view, Extent(_ALL, '', stamp.size))\n",
+                Job.catch_up,
+                "        self._fold_to(at)\n",
+                "        self._fold_to(at)\n"
+                "        if before is not None:\n"
+                "            shown = type(self.stored._shown)(10**9, '', before.size)\n"
+                "            self.stored._shown = shown\n"
+                "            self.fold(self.view, 10**9)\n",
             ),
         ),
         "save",
@@ -419,7 +422,7 @@ MUTANTS: dict[str, Mutant] = {
     "the states of other events are not proved": Mutant(
         (
             Rewrite(
-                recovery.check_pair,
+                facts.check_pair,
                 "if fault is not None:",
                 'if event["type"] != "checkpoint.saved":\n'
                 "        return\n"
@@ -503,9 +506,9 @@ MUTANTS: dict[str, Mutant] = {
     "stale head answered with an older checkpoint": Mutant(
         (
             Rewrite(
-                Store._catch_up,
-                "if is_torn or (stamp is not None and stamp.size > extent.size):",
-                "if is_torn:",
+                Job.catch_up,
+                "if self._has_rotted(known) or not at.is_settled:",
+                "if self._has_rotted(known):",
             ),
         ),
         "save",
@@ -513,11 +516,11 @@ MUTANTS: dict[str, Mutant] = {
     # -- a repair that gives up what was acknowledged
     "a repair cuts before the salvage file": Mutant(
         (
-            Rewrite(Repairer._rebuild, "if found.cut_bytes:", "if False:"),
+            Rewrite(FileRepairer._rebuild, "if found.cut_bytes:", "if False:"),
             Rewrite(
-                Repairer._rebuild,
-                "held.replace(copy, last)",
-                "held.replace(copy, last); "
+                FileRepairer._rebuild,
+                "held.replace_by(copy, last)",
+                "held.replace_by(copy, last); "
                 "rest = text.read(found.proven_bytes, found.cut_bytes); "
                 "held.keep_aside(rest, found.proven_bytes, found.lost_events)",
             ),
@@ -525,11 +528,11 @@ MUTANTS: dict[str, Mutant] = {
         "damaged, then repaired",
     ),
     "a repair keeps nothing": Mutant(
-        (Rewrite(Repairer._rebuild, "if found.cut_bytes:", "if False:"),),
+        (Rewrite(FileRepairer._rebuild, "if found.cut_bytes:", "if False:"),),
         "damaged, then repaired",
     ),
     "a repair that is not journaled": Mutant(
-        (Rewrite(Repairer._rebuild, "if found.is_journaled:", "if False:"),),
+        (Rewrite(FileRepairer._rebuild, "if found.is_journaled:", "if False:"),),
         "damaged, then repaired",
     ),
     "a repaired journal is not synced": Mutant(
@@ -564,8 +567,8 @@ MUTANTS: dict[str, Mutant] = {
     "a head older than a repair looks like damage": Mutant(
         (
             Rewrite(
-                recovery._Writes._take,
-                "if gives_up(event, self._shown):",
+                facts._Writes._take,
+                "if gives_up(event, self._shown.hash):",
                 "if False:",
             ),
         ),

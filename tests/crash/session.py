@@ -141,9 +141,9 @@ class Session:
         is_durable = self.durability == "always"
         for manager in self._managers:  # another thread of the same process
             for job, known in list(manager._store._jobs.items()):
-                if known.inode != self.world.find(journal_path(job)):
+                if known.generation != self.world.find(journal_path(job)):
                     continue  # it has yet to notice that the journal was replaced
-                content = events_of(self.content(job)[: known.view.end])
+                content = events_of(self.content(job)[: known.view.stored_bytes])
                 self.promise = self.promise.with_(job, content, is_durable=is_durable)
         for job in {*self.promise.live, *self._managed_jobs()}:
             world = self.world.copy(keep_locks=True)
@@ -157,7 +157,7 @@ class Session:
                     continue
                 raise
             if not changed:  # else it recovered, in a life of its own
-                content = events_of(self.content(job)[: view.end])
+                content = events_of(self.content(job)[: view.stored_bytes])
                 if self.promise.lags(job, content):
                     continue  # docs/recovery.md: a first look beside a recovery
                 self.ledger.check_content(job, content, self.promise)
@@ -177,7 +177,7 @@ class Session:
         """Promise what a manager has just answered."""
         view = manager._store._jobs[job].view
         content = events_of(self.content(job))
-        is_whole = len(self.content(job)) == view.end
+        is_whole = len(self.content(job)) == view.stored_bytes
         if content not in self.ledger.listings or not is_whole:
             raise Violation(f"{job}: answered, but its journal is not whole")
         self.ledger.expect(content, listing_of(view))
@@ -209,7 +209,7 @@ class Session:
     def look(self, manager: CheckpointManager, job: str) -> None:
         """Read a job and check all that it shows."""
         view, content = self.glance(manager, job)
-        self.ledger.check_states(manager, view, self.content(job)[: view.end])
+        self.ledger.check_states(manager, view, self.content(job)[: view.stored_bytes])
         self.promise = self.promise.with_(
             job, content, is_durable=self.durability == "always"
         )
@@ -236,7 +236,7 @@ class Session:
     def glance(self, manager: CheckpointManager, job: str) -> tuple[JobView, bytes]:
         """Read a job and check only how far it goes."""
         view = manager._store.view(job)
-        content = self.content(job)[: view.end]
+        content = self.content(job)[: view.stored_bytes]
         if view.seq and not content.endswith(b'"%b"}\n' % str(view.hash).encode()):
             raise Violation(f"{job}: its index is not what is in its journal")
         content = events_of(content)

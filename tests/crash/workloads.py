@@ -9,9 +9,9 @@ from random import Random
 from threading import Thread
 from typing import TYPE_CHECKING, NamedTuple
 
+from milepost.journal.batch import Batch
 from milepost.journal.errors import Conflict, NoSpace, StorageFailed
 from milepost.journal.states import line_codec
-from milepost.journal.store.batch import Batch
 from tests.crash.ledger import NO_PROMISE, STORE, Ledger, Violation
 from tests.crash.session import ROOT, Moment, Session
 from tests.crash.simdisk import Content, Fault, SimDisk, World

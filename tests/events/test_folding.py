@@ -24,7 +24,7 @@ from milepost.journal.errors import (
 )
 from milepost.journal.events import codec
 from milepost.journal.recovery.diagnosis import Condition
-from milepost.journal.recovery.head import Extent
+from milepost.journal.storage.files.recovery.head import Extent
 from tests.support.clock import Clock
 from tests.support.faults import journal_of, put, read_head, replace, write_head
 from tests.support.lines import Draft, append_as_newer

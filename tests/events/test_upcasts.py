@@ -13,8 +13,8 @@ from milepost.journal import errors
 from milepost.journal.events import codec, upcasts
 from milepost.journal.events.upcasts import Fact, unchanged
 from milepost.journal.events.vocabulary import EVENT_TYPES, SCHEMA_VERSION
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.head import Extent, Head
 from tests.support.faults import journal_of
 from tests.support.lines import SUFFIX_BYTES, Draft, append_as_newer, chain, genesis
 

@@ -15,29 +15,46 @@ from milepost import CheckpointManager, MemoryStorage
 from milepost.api import create_app
 from milepost.api.http.failures import ADVICE, STATUS_OF
 from milepost.journal import errors
+from milepost.journal.storage.memory import MemoryJob
 from tests.support.client import client_of, saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.journal.storage.contract import LockedJob, LockScope
+    from milepost.journal.storage.contract import LockScope
+    from milepost.journal.storage.memory import HeldMemoryJob
     from tests.support.client import TestClient
 
 SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
 
 
-class FailingOnce(MemoryStorage):
-    """A storage whose next write fails."""
+class Storage(MemoryStorage):
+    """A storage that calls `before`, once, before the next write."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.error: Exception | None = None
+    before: Callable[[], object] | None = None
 
-    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
-        error, self.error = self.error, None
-        if error is not None:
+    def job(self, job_id: str) -> MemoryJob:
+        return self._jobs.setdefault(job_id, Job(job_id, self))
+
+    def fail(self, error: Exception) -> None:
+        def failing() -> None:
             raise error
-        return super().exclusive(job_id, wait=wait)
+
+        self.before = failing
+
+
+class Job(MemoryJob):
+    """A job of such a storage."""
+
+    def __init__(self, job_id: str, storage: Storage) -> None:
+        super().__init__(job_id)
+        self._storage = storage
+
+    def hold(self, *, wait: bool = True) -> LockScope[HeldMemoryJob]:
+        before, self._storage.before = self._storage.before, None
+        if before is not None:
+            before()
+        return super().hold(wait=wait)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +73,7 @@ class FailingOnce(MemoryStorage):
 def test_each_failure_of_a_write_has_its_status_and_the_next_write_its_chance(
     error: Exception, status: int, code: str
 ) -> None:
-    storage = FailingOnce()
+    storage = Storage()
     client = client_of(create_app(CheckpointManager(storage=storage)))
     checkpoint_id, *_ = saved(CheckpointManager(storage=storage), 3)
     calls = [
@@ -66,7 +83,7 @@ def test_each_failure_of_a_write_has_its_status_and_the_next_write_its_chance(
         ("POST", "/cleanup", {"job_id": "etl", "keep_last": 1}, 200),
     ]
     for method, path, body, good in calls:
-        storage.error = error
+        storage.fail(error)
         key = {"Idempotency-Key": "k"} if method == "POST" else {}
         failed = client.request(
             method, f"/api/checkpoints{path}", json=body, headers=key
@@ -79,19 +96,19 @@ def test_each_failure_of_a_write_has_its_status_and_the_next_write_its_chance(
 
 
 def test_only_what_passes_by_itself_says_when_to_try_again() -> None:
-    storage = FailingOnce()
+    storage = Storage()
     client = client_of(create_app(CheckpointManager(storage=storage)))
-    storage.error = errors.LockTimeout("locked")
+    storage.fail(errors.LockTimeout("locked"))
     assert client.post("/api/checkpoints", json=SAVE).headers["retry-after"] == "1"
-    storage.error = errors.ReadOnlyStore("not writable")
+    storage.fail(errors.ReadOnlyStore("not writable"))
     answer = client.post("/api/checkpoints", json=SAVE)
     assert "retry-after" not in answer.headers
 
 
 def test_a_hint_stands_behind_the_text() -> None:
-    storage = FailingOnce()
+    storage = Storage()
     client = client_of(create_app(CheckpointManager(storage=storage)))
-    storage.error = errors.NewerFormat("event of v9", hint="upgrade")
+    storage.fail(errors.NewerFormat("event of v9", hint="upgrade"))
     answer = client.post("/api/checkpoints", json=SAVE)
     assert answer.json() == {"detail": "event of v9 (upgrade)", "code": "newer_format"}
 
@@ -181,27 +198,13 @@ def test_what_was_deleted_is_not_found_whatever_else_is_damaged(
     assert fresh.get(f"/api/checkpoints/{fine}").status_code == 404
 
 
-class Raced(MemoryStorage):
-    """A storage where somebody else is always a moment faster, once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rival: Callable[[], object] | None = None
-
-    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
-        rival, self.rival = self.rival, None
-        if rival is not None:
-            rival()
-        return super().exclusive(job_id, wait=wait)
-
-
 @pytest.mark.parametrize("method", ["DELETE", "POST"])
 def test_a_checkpoint_that_goes_in_between_is_not_found(method: str) -> None:
-    storage = Raced()
+    storage = Storage()
     manager, rival = (CheckpointManager(storage=storage) for _ in range(2))
     client = client_of(create_app(manager))
     (checkpoint_id,) = saved(manager)
-    storage.rival = lambda: rival.delete("etl", checkpoint_id)
+    storage.before = lambda: rival.delete("etl", checkpoint_id)
     path = "/restore" if method == "POST" else ""
     answer = client.request(method, f"/api/checkpoints/{checkpoint_id}{path}")
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

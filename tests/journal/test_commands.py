@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from milepost.journal.batch import Batch
 from milepost.journal.commands import completion, erasure, marks, removal, saving
 from milepost.journal.errors import (
     Conflict,
@@ -21,7 +22,6 @@ from milepost.journal.index import job_view
 from milepost.journal.index.job_view import JobView
 from milepost.journal.states import json_states, line_codec
 from milepost.journal.states.packer import Packer
-from milepost.journal.store.batch import Batch
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:

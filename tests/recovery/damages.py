@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from milepost import CheckpointManager
-from milepost.journal.recovery.head import FILE_BYTES, Extent
+from milepost.journal.storage.files.recovery.head import FILE_BYTES, Extent
 from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import (
     forged,

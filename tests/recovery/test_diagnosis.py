@@ -10,16 +10,11 @@ import pytest
 
 from milepost import CheckpointManager, Diagnosis, Key, KeyRing, MemoryStorage
 from milepost.journal.events.codec import CorruptLine
-from milepost.journal.recovery.diagnosis import (
-    TREATMENTS,
-    Condition,
-    Facts,
-    Remedy,
-    judge,
-)
-from milepost.journal.recovery.head import Extent, Head
-from milepost.journal.recovery.recovery import Action
-from milepost.journal.repair.steps import steps_of
+from milepost.journal.recovery.diagnosis import TREATMENTS, Condition, Remedy
+from milepost.journal.recovery.steps import steps_of
+from milepost.journal.storage.files.recovery.facts import Action
+from milepost.journal.storage.files.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery.judgement import Facts, judge
 from tests.recovery.spoiling import JOB, begin, change, cut, look, unheaded
 from tests.support.faults import (
     forged,
@@ -278,7 +273,7 @@ def test_a_write_on_its_way_is_not_taken_for_a_torn_tail(root: Path) -> None:
     begin(root)
     unheaded(root)
     with CheckpointManager(root) as writer:
-        held = writer._store.storage.unsettled(JOB)
+        held = writer._store.storage.job(JOB).unsettled()
         with held:
             assert look(root).verdict is Condition.BUSY
     assert look(root).verdict is Condition.UNSETTLED

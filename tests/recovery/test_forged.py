@@ -13,9 +13,9 @@ import pytest
 
 from milepost import CheckpointManager, MemoryStorage
 from milepost.journal.errors import MilepostError, UnreadableState
-from milepost.journal.recovery.head import Extent
 from milepost.journal.states import zstd
 from milepost.journal.states.state_digest import digest
+from milepost.journal.storage.files.recovery.head import Extent
 from tests.support.faults import (
     forged,
     head_of,

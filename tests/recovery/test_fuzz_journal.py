@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from milepost import CheckpointManager
 from milepost.journal.errors import DamagedJournal, MilepostError
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.head import Extent, Head
 from milepost.journal.storage.files.storage import FileStorage
 from tests.support.clock import Clock
 from tests.support.faults import FaultyDisk, forged, head_of, journal_of, last_hash, put

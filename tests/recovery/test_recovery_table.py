@@ -23,7 +23,7 @@ from milepost.journal.errors import (
     StorageFailed,
     UnreadableState,
 )
-from milepost.journal.recovery.head import (
+from milepost.journal.storage.files.recovery.head import (
     FILE_BYTES,
     SLOT_BYTES,
     SLOTS,

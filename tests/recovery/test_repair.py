@@ -367,7 +367,9 @@ def test_a_repair_that_is_under_way_is_not_shown(root: Path) -> None:
         with pytest.raises(StorageFailed):
             manager.repair(JOB, accept_loss=True)
         with (
-            manager._store.storage.unsettled(JOB),  # its writer lives, and holds on
+            manager._store.storage.job(
+                JOB
+            ).unsettled(),  # its writer lives, and holds on
             pytest.raises(DamagedJournal),
         ):
             again(root).list(JOB)  # I4

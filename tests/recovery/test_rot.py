@@ -13,7 +13,7 @@ import pytest
 
 from milepost import CheckpointManager
 from milepost.journal.errors import DamagedJournal, MilepostError
-from milepost.journal.recovery.head import SLOT_BYTES
+from milepost.journal.storage.files.recovery.head import SLOT_BYTES
 from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import FaultyDisk, forged, head_of, journal_of, put
 

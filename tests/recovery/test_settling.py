@@ -11,7 +11,7 @@ import pytest
 
 from milepost import CheckpointManager
 from milepost.journal.errors import DamagedJournal
-from milepost.journal.recovery.head import SLOT_BYTES
+from milepost.journal.storage.files.recovery.head import SLOT_BYTES
 from milepost.journal.storage.files.storage import FileStorage
 from tests.recovery.damages import DAMAGES, JOB, begin
 from tests.support.faults import FaultyDisk, head_of, journal_of, put

@@ -168,11 +168,11 @@ def test_a_hold_ends_with_the_state_that_a_version_without_holds_deleted(
     view = JobView("job", None)
     for event in manager.history("job"):
         is_gone = event["seq"] == 3
-        job_view.apply(view, event, 0, 0, STATE_MISSING if is_gone else None)
+        job_view.apply(view, event, 0, STATE_MISSING if is_gone else None)
     assert [*view.held] == [ids[1]]
     compacted: Any = {"v": 1, "seq": view.seq + 1, "at": "", "hash": ""}
     data = {"erased": [[3, 3]]}
-    job_view.apply(view, {**compacted, "type": "job.compacted", "data": data}, 0, 0)
+    job_view.apply(view, {**compacted, "type": "job.compacted", "data": data}, 0)
     assert view.held == {}
 
 

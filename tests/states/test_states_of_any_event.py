@@ -13,7 +13,7 @@ from milepost.journal.states import line_codec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from milepost.journal.store.batch import Batch
+    from milepost.journal.batch import Batch
 
 JOB = "etl"
 RAW = b'["a result",1]'  # no object, as a checkpoint's state is
@@ -92,5 +92,5 @@ def test_a_state_of_an_unknown_event_counts_as_no_save_for_keep_rules(
         manager.save(JOB, "a", {"n": 1})
         note(manager)
         manager.save(JOB, "b", {"n": 2})
-        numbered = manager._reader.view(JOB).places.numbered()
+        numbered = manager._reader.view(JOB).sizes.numbered()
         assert [number for number, _ in numbered.values()] == [1, 2]

@@ -45,7 +45,7 @@ def raw_of(manager: CheckpointManager, seq: int) -> bytes:
     view = manager._store.readable("job")
 
     def read(wanted: int) -> delta_chain.Member:
-        lines = manager._store.read_pair(view, wanted)
+        lines = manager._reader.stored(view).lines(wanted)
         return delta_chain.member(lines, view.address_of(wanted), Vault())
 
     return delta_chain.unpack(seq, read).raw

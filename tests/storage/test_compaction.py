@@ -329,7 +329,7 @@ def test_a_second_compaction_at_the_same_time_is_told_so(
     clock.turn(days=8)
     rival = CheckpointManager(root, clock=clock)
     with (
-        rival._store.storage.copying(JOB),
+        rival._store.storage.job(JOB).copying(),
         pytest.raises(Conflict, match="another compaction"),
     ):
         manager.compact(JOB)
@@ -370,7 +370,7 @@ def test_a_purge_waits_for_a_compaction_that_began_before_it(
 ) -> None:
     ids = fill(manager, 4)
     copying = ExitStack()
-    copying.enter_context(manager._store.storage.copying(JOB))
+    copying.enter_context(manager._store.storage.job(JOB).copying())
     disk = FaultyDisk(root)  # the rival ends when the purge has met it twice
     disk.set(Fault("lock", 3, on="etl.copy", action=copying.close))
     with CheckpointManager(storage=FileStorage(root, disk=disk), clock=clock) as other:
@@ -385,7 +385,7 @@ def test_a_purge_that_waited_in_vain_says_what_became_of_it(
     ids = fill(manager, 2)
     monkeypatch.setattr(erasure, "_PAUSES_SECONDS", (0.0, 0.0))
     with (
-        manager._store.storage.copying(JOB),
+        manager._store.storage.job(JOB).copying(),
         pytest.raises(
             Conflict, match="deleted, but their states are still on the disk"
         ),

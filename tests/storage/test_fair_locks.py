@@ -70,7 +70,7 @@ def test_those_that_wait_are_served_in_the_order_in_which_they_came(
     holder = manager_on(root)
     holder.save(JOB, "first", {})
     line, names = Line(root), [f"{n}" for n in range(8)]
-    with holder._store.storage.exclusive(JOB):
+    with holder._store.storage.job(JOB).hold():
         for name in names:
             line.join(name)
     line.end()
@@ -83,7 +83,7 @@ def test_who_comes_back_stands_behind_those_that_wait(root: Path) -> None:
     holder = manager_on(root)
     holder.save(JOB, "first", {})
     line = Line(root)
-    with holder._store.storage.exclusive(JOB):
+    with holder._store.storage.job(JOB).hold():
         line.join("waiting")
     holder.save(JOB, "again", {})
     line.end()
@@ -125,7 +125,7 @@ def test_a_killed_waiter_blocks_nobody(root: Path) -> None:
         disk.set(Fault("queue", on=f"heads/{JOB}", action=lambda: tell("waits")))
         manager_on(root, disk).save(JOB, "killed", {})
 
-    with holder._store.storage.exclusive(JOB):
+    with holder._store.storage.job(JOB).hold():
         waiter = Child(wait)
         assert waiter.hear() == "waits"
         line.join("behind")
@@ -144,7 +144,7 @@ def stopped_waiter(root: Path, holder: CheckpointManager) -> Child:
         disk.set(Fault("queue", on=f"heads/{JOB}", action=stop))
         tell(manager_on(root, disk).save(JOB, "stopped", {}))
 
-    with holder._store.storage.exclusive(JOB):
+    with holder._store.storage.job(JOB).hold():
         waiter = Child(wait)
         os.waitpid(waiter.pid, os.WUNTRACED)
     return waiter
@@ -177,7 +177,7 @@ def test_a_stopped_waiter_changes_nothing_for_those_behind_it(
     holder.save(JOB, "second", {})  # from now on, this one waits for it no longer
     monkeypatch.setattr("milepost.journal.storage.files.head_file._GRACE_SECONDS", 30)
     holder.save(JOB, "third", {})
-    with holder._store.storage.exclusive(JOB):
+    with holder._store.storage.job(JOB).hold():
         for name in names:
             line.join(name)
         monkeypatch.setattr(
@@ -202,12 +202,12 @@ def test_who_gives_up_leaves_the_line(root: Path) -> None:
         except LockTimeout as exc:
             refused.append(exc)
 
-    with holder._store.storage.exclusive(JOB):
+    with holder._store.storage.job(JOB).hold():
         thread = threading.Thread(target=save)
         thread.start()
         thread.join(30)
     assert len(refused) == 1
-    found = holder._store.storage.file(JOB)._head._opened  # type: ignore[attr-defined]
+    found = holder._store.storage.job(JOB)._head._opened  # type: ignore[attr-defined]
     assert found.file.queued(0) is None
     impatient.save(JOB, "patient", {})
     assert steps(root) == ["first", "patient"]

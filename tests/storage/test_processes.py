@@ -485,7 +485,7 @@ def kill_writers(root: Path, durability: Durability, dice: random.Random) -> Non
 
 def test_a_killed_holder_leaves_a_lock_that_can_be_taken(root: Path) -> None:
     def hold(tell: Tell) -> None:
-        with FileStorage(root).exclusive(JOB):
+        with FileStorage(root).job(JOB).hold():
             tell("held")
             signal.pause()
 
@@ -664,7 +664,7 @@ def test_a_child_that_outlives_a_killed_parent_does_not_keep_its_lock(
     def parent(tell: Tell) -> None:
         manager = CheckpointManager(root)
         manager.save(JOB, "one", {})
-        with manager._store.storage.exclusive(JOB):
+        with manager._store.storage.job(JOB).hold():
             child = Child(lambda _: signal.pause())
             tell(child.pid)
             signal.pause()

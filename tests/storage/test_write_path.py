@@ -29,7 +29,7 @@ from milepost.journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
-from milepost.journal.recovery.head import Extent
+from milepost.journal.storage.files.recovery.head import Extent
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.group_commit import Waiter
 from tests.support.faults import (
@@ -939,6 +939,6 @@ def together(manager: CheckpointManager, *calls: Callable[[], Any]) -> list[Any]
             refused[before + len(refused)] = exc
     store.write = write  # type: ignore[method-assign]
     waiters = [Waiter(request, is_shared=True) for request in requests]
-    store._commit(store._job(JOB), deque(waiters))
+    store._job(JOB).commit(deque(waiters))
     answers = iter([waiter.error or waiter.answer[0] for waiter in waiters])
     return [refused.get(n) or next(answers) for n in range(len(calls))]

@@ -18,12 +18,12 @@ import orjson
 
 from milepost.journal import ids
 from milepost.journal.disk.disk import PRIVATE_FOLDER, Mode, PosixDisk, PosixFile, Stat
-from milepost.journal.recovery import head as head_codec
+from milepost.journal.storage.files.recovery import head as head_codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.journal.recovery.head import Head
+    from milepost.journal.storage.files.recovery.head import Head
 
     Tell = Callable[[Any], None]
     Work = Callable[[Tell], object]

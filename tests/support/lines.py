@@ -7,8 +7,8 @@ import json
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.head import Extent, Head
 
 if TYPE_CHECKING:
     from pathlib import Path

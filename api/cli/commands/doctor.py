@@ -14,16 +14,16 @@ from milepost.api.cli.context import Frame, command
 from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.results import Answer, Report
 from milepost.api.cli.targets import complete_job
-from milepost.journal.repair import store_check
-from milepost.journal.repair.steps import checkpoints_of, counted, lost_events_of
+from milepost.journal.reading import store_check
+from milepost.journal.recovery.steps import checkpoints_of, counted, lost_events_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from milepost.journal.manager import CheckpointManager
+    from milepost.journal.reading.store_check import Finding
     from milepost.journal.recovery.diagnosis import Diagnosis
-    from milepost.journal.repair.store_check import Finding
 
 _MAX_SHOWN = 50
 _LONG_HEX = re.compile(r"\b[0-9a-f]{32,}\b")

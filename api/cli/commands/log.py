@@ -14,7 +14,7 @@ from milepost.api.cli.results import Answer, Table, json_cell, or_nothing, short
 from milepost.api.cli.selectors import parse_instant
 from milepost.api.cli.targets import Target, job_argument, require_job
 from milepost.journal.events.vocabulary import EVENT_TYPES
-from milepost.journal.repair.steps import in_words
+from milepost.journal.recovery.steps import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

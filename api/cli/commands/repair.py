@@ -15,7 +15,7 @@ from milepost.api.cli.targets import job_argument
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from milepost.journal.repair.steps import Repair
+    from milepost.journal.recovery.steps import Repair
 
 
 @command(

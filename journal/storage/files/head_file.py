@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import LockTimeout, NestedCall
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery.head import Head
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.head import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ import logging
 import threading
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from milepost.journal.disk import copy_file
@@ -22,33 +23,36 @@ from milepost.journal.errors import (
     NoSpace,
     StorageFailed,
 )
+from milepost.journal.events.codec import Mark, has_state
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery import snapshot
-from milepost.journal.recovery.diagnosis import judge
-from milepost.journal.recovery.head import Extent
-from milepost.journal.storage.contract import Stamp, during
+from milepost.journal.storage.contract import Position, Version, during
 from milepost.journal.storage.files.head_file import OpenFile
+from milepost.journal.storage.files.places import Places
 from milepost.journal.storage.files.reading import fail, failure
 from milepost.journal.storage.files.recovering import SettledJournal
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery import snapshot
+from milepost.journal.storage.files.recovery.head import Extent
+from milepost.journal.storage.files.recovery.judgement import judge
+from milepost.journal.storage.files.recovery.passage import PIECE_BYTES, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from milepost.journal.disk.disk import File
     from milepost.journal.events.vocabulary import JobRepairedData
-    from milepost.journal.recovery.salvage import Data
-    from milepost.journal.recovery.snapshot import Evidence
-    from milepost.journal.storage.contract import Copy, LockScope
+    from milepost.journal.storage.contract import LockScope, OnPiece, Rewrite
     from milepost.journal.storage.files.reading import Place
+    from milepost.journal.storage.files.recovery.salvage import Data
+    from milepost.journal.storage.files.recovery.snapshot import Evidence
 
 _log = logging.getLogger("milepost.journal")
 
 
 class LockedJournal:
-    """One job's files while their lock is held; see `LockedJob`."""
+    """One job's files while their lock is held; see `HeldJob`."""
 
     __slots__ = ("_file", "extent")
 
@@ -57,41 +61,117 @@ class LockedJournal:
         self.extent = extent
 
     @property
-    def stamp(self) -> Stamp | None:
-        """See `LockedJob.stamp`."""
-        size = self.extent.size
-        return Stamp(self._file.inode, size) if size else None
+    def position(self) -> Position:
+        """See `HeldJob.position`."""
+        seq, hash_, size = self.extent
+        version = Version(self._file.inode, size) if size else None
+        return Position(Mark(seq, hash_), version)
 
-    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """See `LockedJob.append`."""
-        self.extent = self._file.append(data, after=after, last=last)
-        return self.extent
+    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Position:
+        """See `HeldJob.append`."""
+        self.extent = self._file.append(expected, lines, last)
+        return self.position
 
     def repairs(self) -> list[JobRepairedData]:
-        """See `LockedJob.repairs`."""
+        """See `HeldJob.repairs`."""
         return self._file.repairs()
 
-    def replace(self, copy: Copy, last: Extent) -> Extent:
-        """See `LockedJob.replace`."""
-        assert isinstance(copy, JournalCopy)
-        self.extent = self._file.replace(copy, last)
-        return self.extent
+    def recall(self, seen: Mark) -> None:
+        """See `HeldJob.recall`."""
+        self._file.recall(seen)
+
+    def finish(self, rewrite: Rewrite) -> tuple[int, int]:
+        """See `HeldJob.finish`."""
+        assert isinstance(rewrite, JournalRewrite)
+        rewrite.copy_up_to(self.extent.size)
+        return self.extent.size, rewrite.new.size
+
+    def replace(self, rewrite: Rewrite, lines: Sequence[bytes], last: Mark) -> None:
+        """See `HeldJob.replace`."""
+        assert isinstance(rewrite, JournalRewrite)
+        rewrite.new.write(b"".join(lines))
+        self.extent = self._file.replace(rewrite.new, last)
+
+    def remove_salvage_files(self, names: Iterable[str]) -> None:
+        """See `HeldJob.remove_salvage_files`."""
+        self._file.remove_salvage_files(names)
+
+    # -- for a repair, without recovery ------------------------------------------
 
     def evidence(self) -> AbstractContextManager[Evidence]:
-        """See `Unsettled.evidence`."""
+        """Return a snapshot of the job's files, read from the medium."""
         return self._file.evidence()
 
     def keep_aside(self, data: Data, offset: int, lost_events: int) -> str:
-        """See `Unsettled.keep_aside`."""
+        """Write bytes that will be given up to a salvage file; return its name.
+
+        Args:
+            data: the bytes, or a function that returns them in pieces.
+            offset: their offset in the journal.
+            lost_events: number of acknowledged events that are lost with them.
+        """
         return self._file.give_up(data, offset, lost_events)
 
-    def recall(self, seen: Extent) -> None:
-        """See `LockedJob.recall`."""
-        self._file.recall(seen)
+    def replace_by(self, copy: JournalCopy, last: Mark) -> None:
+        """Replace the journal by a copy with other events; the job is then recovered.
 
-    def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """See `LockedJob.remove_salvage_files`."""
-        self._file.remove_salvage_files(names)
+        Raises:
+            StorageFailed: the outcome is unknown; either way nothing is lost.
+        """
+        self.extent = self._file.replace(copy, last)
+
+
+class JournalRewrite:
+    """A copy of a journal that will replace it; see `Rewrite`.
+
+    Attributes:
+        new: the new file.
+    """
+
+    def __init__(self, file: JournalFile, new: JournalCopy) -> None:
+        self._file = file
+        self._end = 0  # how far the old journal is copied
+        self.new = new
+
+    def copy(
+        self,
+        until_seq: int,
+        lines_of: Callable[[int, bytes], bytes],
+        on_piece: OnPiece | None = None,
+    ) -> None:
+        """See `Rewrite.copy`."""
+        parts, size_bytes = list[bytes](), 0
+        for located, data, begin in self._file.walk(Mark(), until_seq, on_piece):
+            event, offset, size, _ = located
+            lines = data[offset - begin : offset - begin + size]
+            if has_state(event):
+                lines = lines_of(event["seq"], lines)
+            parts.append(lines)
+            size_bytes += len(lines)
+            if size_bytes >= PIECE_BYTES:
+                self.new.write(b"".join(parts))
+                parts, size_bytes = [], 0
+            self._end = offset + size
+        self.new.write(b"".join(parts))
+
+    def follow(self) -> None:
+        """See `Rewrite.follow`."""
+        # Syncing a long file takes long; only the rest is synced under the lock.
+        self.new.sync()
+        while (end := self._file.extent().size) - self._end > PIECE_BYTES:
+            self.copy_up_to(end)
+
+    def copy_up_to(self, end: int) -> None:
+        """Copy later lines as they are: none of their states needs a dropped one.
+
+        Raises:
+            Busy: the journal was replaced meanwhile.
+        """
+        for data in pieces(self._file.read, self._end, end):
+            self.new.write(data)
+            self._end += len(data)
+        if self._end < end:
+            raise Busy
 
 
 class _LockScope:
@@ -145,6 +225,7 @@ class JournalFile(SettledJournal):
         self._lock_timeout_seconds = min(
             place.lock_timeout_seconds, threading.TIMEOUT_MAX
         )
+        self._writes = place.writes
         self._is_repaired = False  # locked for a repair, without recovery
         self._owes_sync = False  # a write was acknowledged before its sync
 
@@ -153,12 +234,19 @@ class JournalFile(SettledJournal):
         """The path of the journal."""
         return self._path
 
-    def exclusive(self, *, wait: bool) -> LockScope[LockedJournal]:
-        """Lock the job against all other writers; see `Storage.exclusive`."""
+    def hold(self, *, wait: bool = True) -> LockScope[LockedJournal]:
+        """See `JobStorage.hold`."""
+        self._writes()
         return _LockScope(self, partial(self._settled, wait), "cannot write")
 
     def unsettled(self) -> LockScope[LockedJournal]:
-        """Lock the job without recovery, for a repair; see `Storage.unsettled`."""
+        """Lock the job as `hold` does, but without recovery: for a repair.
+
+        Raises:
+            LockTimeout: it stayed locked for too long.
+            NewerFormat: a newer version wrote its head.
+            ReadOnlyStore, StorageFailed: it cannot be locked.
+        """
         return _LockScope(self, self._as_it_is, "cannot repair")
 
     def _settled(self, wait: bool) -> LockedJournal:
@@ -183,6 +271,7 @@ class JournalFile(SettledJournal):
         """
         if not self._mutex.acquire(self._lock_timeout_seconds if wait else 0):
             raise self._head.late() if wait else Busy
+        self._list()
 
     def refuse_nested(self) -> None:
         """Refuse to wait for a lock that this thread has taken.
@@ -215,7 +304,7 @@ class JournalFile(SettledJournal):
             yield found._replace(head=None) if self._head.is_new else found
 
     def give_up(self, data: Data, offset: int, lost_events: int) -> str:
-        """Keep the bytes that a repair removes; see `Unsettled.keep_aside`."""
+        """Keep the bytes that a repair removes; see `LockedJournal.keep_aside`."""
         return self._salvage_files.keep(data, offset, lost_events, is_damage=True)
 
     def _may_make_head(self, *, wait: bool) -> bool:
@@ -234,11 +323,14 @@ class JournalFile(SettledJournal):
         self._refuse(facts, judge(facts))
         return True
 
-    def append(self, data: bytes, *, after: int, last: Extent) -> Extent:
-        """Append `data` durably after event `after`; see `LockedJob.append`."""
+    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Extent:
+        """Append events durably; see `HeldJob.append`."""
         shown = self._head.head.shown
-        if shown.seq != after:
-            raise Conflict(f"job {self._job_id!r} is at {shown.seq}, not {after}")
+        if (shown.seq, shown.hash) != expected:
+            raise Conflict(
+                f"job {self._job_id!r} is at {shown.seq}, not {expected.seq}"
+            )
+        data = b"".join(lines)
         is_first = shown.size == 0
         try:
             file = self._create_journal() if is_first else self._private_journal()
@@ -270,11 +362,28 @@ class JournalFile(SettledJournal):
         self._pending.clear()
         self._may_owe_repairs = False
         self._is_settled = True
+        if self._places.inode != self.inode:
+            self._places = Places(self.inode)
+        sizes = map(len, lines)
+        ends = accumulate(sizes, initial=shown.size)
+        self._places.learn(expected.seq, [*ends])
+        self._shown = extent
         return extent
 
     @contextmanager
+    def rewriting(self) -> Iterator[JournalRewrite]:
+        """See `JobStorage.rewriting`."""
+        with self.copying() as copy:
+            yield JournalRewrite(self, copy)
+
+    @contextmanager
     def copying(self) -> Iterator[JournalCopy]:
-        """Begin a replacement of this journal; see `Storage.copying`."""
+        """Begin a new journal; removed unless it replaces the old one.
+
+        Raises:
+            Busy: another one is in progress.
+            NoSpace, StorageFailed: it cannot be written.
+        """
         try:
             copy = JournalCopy(self._disk, self._copy_path, self._path)
             try:
@@ -285,15 +394,15 @@ class JournalFile(SettledJournal):
             fail(exc, f"cannot rewrite {self._path}")
 
     def sweep(self) -> None:
-        """Remove the file of a crashed rewrite; see `Storage.sweep`."""
+        """See `JobStorage.sweep`."""
         try:
             with suppress(Busy):
                 copy_file.remove_leftover(self._disk, self._copy_path)
         except OSError as exc:
             raise failure(exc, f"cannot remove {self._copy_path}") from exc
 
-    def replace(self, copy: JournalCopy, last: Extent) -> Extent:
-        """Replace the journal by `copy`; see `LockedJob.replace`."""
+    def replace(self, copy: JournalCopy, last: Mark) -> Extent:
+        """Replace the journal by `copy` durably; return the acknowledged extent."""
         self._is_settled = False
         if not self._head.head.shown.seq:
             self._disk.sync_folder(self._folders.heads)  # as `_create_journal` does
@@ -318,17 +427,20 @@ class JournalFile(SettledJournal):
         self._is_settled = True
         return extent
 
-    def recall(self, seen: Extent) -> None:
-        """Acknowledge an event again that was seen before; see `LockedJob.recall`."""
+    def recall(self, seen: Mark) -> None:
+        """Acknowledge an event again that was seen before; see `HeldJob.recall`."""
         self._is_settled = False
         if self._head.is_writable:
             # Inode 0 matches no file, so every process searches the journal for it.
-            head = self._next_head(seen, seen)._replace(inode=0)
+            places = self._places
+            size = places.ends[min(seen.seq, places.last)]
+            shown = Extent(seen.seq, seen.hash, size)
+            head = self._next_head(shown, shown)._replace(inode=0)
             self._head.write(head)
             self._head.sync()
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
-        """Remove salvage files; see `LockedJob.remove_salvage_files`."""
+        """Remove salvage files; see `HeldJob.remove_salvage_files`."""
         self._salvage_files.remove(names)
 
     def _create_journal(self) -> File:
@@ -402,7 +514,7 @@ class JournalFile(SettledJournal):
         """Sync the writes that this process acknowledged before their sync."""
         if not self._owes_sync:
             return
-        during(self.exclusive(wait=True), self._flush)
+        during(self.hold(), self._flush)
 
     def _flush(self, held: LockedJournal) -> None:
         if self._head.head.synced != held.extent and self._opened is not None:
@@ -447,7 +559,7 @@ class JournalFile(SettledJournal):
     def _forget(self) -> None:
         self._head.close()
         self._opened = None
-        self._is_settled = False
+        self._is_settled = self.is_listed = False
 
     def after_fork(self) -> None:
         """Close descriptors without a sync or an unlock; the object is not reused."""

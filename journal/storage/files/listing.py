@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from milepost.journal import ids
 from milepost.journal.errors import NewerFormat
 from milepost.journal.events.codec import peek
-from milepost.journal.recovery import head as head_codec
 from milepost.journal.storage.files.reading import failure
+from milepost.journal.storage.files.recovery import head as head_codec
 
 if TYPE_CHECKING:
     from pathlib import Path

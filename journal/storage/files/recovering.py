@@ -1,6 +1,6 @@
 """Crash recovery of a job's journal and head file, under the job's lock.
 
-`milepost.journal.recovery.recovery` finds the facts,
+`milepost.journal.storage.files.recovery.facts` finds the facts,
 `milepost.journal.recovery.diagnosis` decides, and this module acts.
 """
 
@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING
 from milepost.journal.disk import copy_file, whole_file
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import ReadOnlyStore, StorageFailed
-from milepost.journal.recovery.diagnosis import Action, Condition, judge
-from milepost.journal.recovery.head import Extent, Head
-from milepost.journal.recovery.passage import pieces
-from milepost.journal.recovery.salvage import SalvageFiles
+from milepost.journal.recovery.diagnosis import Condition
 from milepost.journal.storage.files.reading import ReadableJournal
+from milepost.journal.storage.files.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery.judgement import Action, judge
+from milepost.journal.storage.files.recovery.passage import pieces
+from milepost.journal.storage.files.recovery.salvage import SalvageFiles
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.disk.disk import File, Stat
     from milepost.journal.events.vocabulary import JobRepairedData
-    from milepost.journal.recovery.diagnosis import Facts
     from milepost.journal.storage.files.reading import Durability, Place
+    from milepost.journal.storage.files.recovery.judgement import Facts
 
 _log = logging.getLogger("milepost.journal")
 
@@ -208,7 +209,7 @@ class SettledJournal(ReadableJournal):
         return keep
 
     def repairs(self) -> list[JobRepairedData]:
-        """Return what recovery did here; see `LockedJob.repairs`."""
+        """Return what recovery did here; see `HeldJob.repairs`."""
         if not self._may_owe_repairs:
             return []
         found = [*self._pending, *self._salvage_files.repairs()]

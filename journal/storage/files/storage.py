@@ -6,7 +6,6 @@ import logging
 import resource
 import threading
 import weakref
-from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,8 +31,6 @@ from milepost.journal.errors import (
 )
 from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.recovery import snapshot
-from milepost.journal.recovery.salvage import SalvageFolder
 from milepost.journal.storage import changes
 from milepost.journal.storage.contract import PAGE_JOBS
 from milepost.journal.storage.files.job_files import JournalFile
@@ -47,23 +44,18 @@ from milepost.journal.storage.files.reading import (
     failure,
 )
 from milepost.journal.storage.files.record_file import RecordFile
+from milepost.journal.storage.files.recovery import snapshot
+from milepost.journal.storage.files.recovery.salvage import SalvageFolder
 from milepost.journal.storage.records import check_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
 
-    from milepost.journal.events.vocabulary import JobRepairedData
-    from milepost.journal.recovery.head import Extent
-    from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.states.access import Vault
     from milepost.journal.storage.changes import Changes
-    from milepost.journal.storage.contract import (
-        Copy,
-        LockedJob,
-        LockScope,
-        Stamp,
-        Unsettled,
-    )
+    from milepost.journal.storage.files.recovery.snapshot import Evidence
+    from milepost.journal.storage.files.repair.repair import FileRepairer
 
 _log = logging.getLogger("milepost.journal")
 
@@ -110,7 +102,8 @@ class FileStorage:
         self._salvage = SalvageFolder(self._disk, self._folders.salvage)
         self._listing = Listing(self._disk, self._folders)
         self._records: weakref.WeakSet[RecordFile] = weakref.WeakSet()
-        self._files: OrderedDict[str, JournalFile] = OrderedDict()
+        # Those with open files, the longest open first; dicts keep their order.
+        self._files: dict[str, JournalFile] = {}
         self._guard = Mutex()
         self._durable_id: str | None = None  # of the store whose folders are synced
         self._flusher: threading.Thread | None = None
@@ -256,14 +249,10 @@ class FileStorage:
 
     # -- one job -----------------------------------------------------------------
 
-    def file(self, job_id: str) -> JournalFile:
-        """Return the files of one job; the number of open ones is bounded."""
+    def job(self, job_id: str) -> JournalFile:
+        """See `Storage.job`."""
         found = self._files.get(job_id)
         if found is not None:
-            try:  # noqa: SIM105 - on the path of each save; `suppress` is three calls
-                self._files.move_to_end(job_id)
-            except KeyError:  # another thread is evicting it: still usable
-                pass
             return found
         place = Place(
             self._disk,
@@ -274,41 +263,46 @@ class FileStorage:
             self._known_id,
             self._durability,
             self._lock_timeout_seconds,
+            self._has_files_open,
+            self._writes,
         )
-        found = self._files.setdefault(job_id, JournalFile(place))
-        self._make_room()
-        return found
+        return self._listed(JournalFile(place))
 
-    def _make_room(self) -> None:
-        """Close the least recently used journals beyond the bound."""
+    def _has_files_open(self, file: JournalFile) -> None:
+        file.is_listed = self._listed(file) is file
+
+    def _listed(self, file: JournalFile) -> JournalFile:
+        """Return the listed files of a job; the number of open ones is bounded."""
+        found = self._files.setdefault(file.job_id, file)
         surplus = len(self._files) - _most_open()
         for job_id in list(self._files)[: max(surplus, 0)]:
-            file = self._files.get(job_id)
+            oldest = self._files.get(job_id)
             # `retire` may sync, and wait for another process's write.
-            if file is not None and file.retire():
+            if oldest is not None and oldest is not file and oldest.retire():
                 self._files.pop(job_id, None)
+        return found
 
-    def stamp(self, job_id: str) -> Stamp | None:
-        """See `Storage.stamp`."""
-        return self.file(job_id).stamp()
-
-    def extent(self, job_id: str) -> Extent:
-        """See `Storage.extent`."""
-        return self.file(job_id).extent()
-
-    def read(self, job_id: str, offset: int, size: int) -> bytes:
-        """See `Storage.read`."""
-        return self.file(job_id).read(offset, size)
-
-    def exclusive(self, job_id: str, *, wait: bool = True) -> LockScope[LockedJob]:
-        """See `Storage.exclusive`."""
+    def _writes(self) -> None:
         if self._durability == "interval" and self._flusher is None:
             self._start_flusher()
-        return self.file(job_id).exclusive(wait=wait)
+
+    def repairer(
+        self, vault: Vault, clock: Callable[[], datetime], actor: str
+    ) -> FileRepairer:
+        """See `Storage.repairer`."""
+        from milepost.journal.storage.files.repair.repair import (
+            FileRepairer,  # imported late: rarely needed
+        )
+
+        return FileRepairer(self, vault, clock, actor)
 
     @contextmanager
     def evidence(self, job_id: str) -> Iterator[Evidence]:
-        """See `Storage.evidence`."""
+        """Take a read-only snapshot of a job's files, without recovery.
+
+        Raises:
+            StorageFailed: they cannot be read.
+        """
         try:
             with snapshot.of_files(
                 self._disk, self._salvage, self._listing.name_of(job_id)
@@ -316,22 +310,6 @@ class FileStorage:
                 yield found
         except OSError as exc:
             fail(exc, f"cannot read the files of job {job_id!r}")
-
-    def unsettled(self, job_id: str) -> LockScope[Unsettled]:
-        """See `Storage.unsettled`."""
-        return self.file(job_id).unsettled()
-
-    def copying(self, job_id: str) -> AbstractContextManager[Copy]:
-        """See `Storage.copying`."""
-        return self.file(job_id).copying()
-
-    def sweep(self, job_id: str) -> None:
-        """See `Storage.sweep`."""
-        self.file(job_id).sweep()
-
-    def repairs(self, job_id: str) -> list[JobRepairedData]:
-        """See `Storage.repairs`."""
-        return self.file(job_id).repairs()
 
     # -- durability = interval ---------------------------------------------------
 
@@ -388,7 +366,7 @@ class FileStorage:
         """
         files = list(self._files.values())
         self._guard = Mutex()
-        self._files = OrderedDict()
+        self._files = {}
         self._flusher = None
         self._stop_flusher = threading.Event()
         for file in files:

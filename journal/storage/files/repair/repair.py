@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from milepost.journal import ids
+from milepost.journal.batch import Batch
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import (
     CannotRepair,
@@ -19,12 +20,10 @@ from milepost.journal.errors import (
     LossNotAccepted,
 )
 from milepost.journal.recovery.diagnosis import Remedy
-from milepost.journal.recovery.head import Extent
-from milepost.journal.recovery.passage import pieces
-from milepost.journal.repair import check
-from milepost.journal.repair.steps import REASONS, Repair, steps_of
+from milepost.journal.recovery.steps import REASONS, Repair, steps_of
 from milepost.journal.storage.contract import during
-from milepost.journal.store.batch import Batch
+from milepost.journal.storage.files.recovery.passage import pieces
+from milepost.journal.storage.files.repair import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +32,12 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.index.job_view import JobView
     from milepost.journal.recovery.diagnosis import Diagnosis
-    from milepost.journal.recovery.snapshot import Evidence
-    from milepost.journal.repair.steps import RepairAction
+    from milepost.journal.recovery.steps import RepairAction
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import LockedJob, Storage, Unsettled
+    from milepost.journal.storage.contract import HeldJob
+    from milepost.journal.storage.files.job_files import LockedJournal
+    from milepost.journal.storage.files.recovery.snapshot import Evidence
+    from milepost.journal.storage.files.storage import FileStorage
 
 # Recover a tail, cut damage, drop states, and one round in reserve.
 _MAX_ROUNDS = 4
@@ -49,8 +50,8 @@ _WHY_NOT = {
 }
 
 
-class Repairer:
-    """Repairs the jobs of a storage.
+class FileRepairer:
+    """Diagnoses and repairs the jobs of a folder; see `Repairer`.
 
     Args:
         storage: the storage of the jobs.
@@ -61,7 +62,7 @@ class Repairer:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: FileStorage,
         vault: Vault,
         clock: Callable[[], datetime],
         actor: str,
@@ -71,13 +72,13 @@ class Repairer:
         self._clock = clock
         self._actor = actor
 
-    def diagnose(self, job_id: str) -> Diagnosis:
-        """Diagnose a job, reading every live state."""
-        return check.diagnose(self._storage, job_id, self._vault, deep=True)
+    def diagnose(self, job_id: str, *, deep: bool) -> Diagnosis:
+        """See `Repairer.diagnose`."""
+        return check.diagnose(self._storage, job_id, self._vault, deep=deep)
 
     def repair(self, job_id: str, *, accept_loss: bool, dry_run: bool) -> Repair:
-        """Repair a job; see `CheckpointManager.repair`."""
-        before = found = self.diagnose(job_id)
+        """See `Repairer.repair`."""
+        before = found = self.diagnose(job_id, deep=True)
         if not found.exists:
             raise InvalidArgument(f"there is no job {job_id!r}")
         done: list[RepairAction] = []
@@ -93,7 +94,7 @@ class Repairer:
             else:
                 self._settle(job_id, may_drop=accept_loss)
                 done += [step for step in steps if accept_loss or not step.is_lossy]
-            found = self.diagnose(job_id)
+            found = self.diagnose(job_id, deep=True)
         return Repair(job_id, before, tuple(dict.fromkeys(done)), found)
 
     @staticmethod
@@ -116,7 +117,7 @@ class Repairer:
     def _settle(self, job_id: str, *, may_drop: bool) -> None:
         """Recover the job as the next write would, and drop unreadable states."""
 
-        def settle(held: LockedJob) -> None:
+        def settle(held: HeldJob) -> None:
             with self._storage.evidence(job_id) as evidence:
                 found, view, _ = self._examined(evidence, job_id)
             batch = Batch(view, self._clock())
@@ -126,9 +127,9 @@ class Repairer:
                 self._drop(batch, found.unreadable)
             if len(batch):
                 written = batch.encode()
-                held.append(written.data, after=view.seq, last=written.last)
+                held.append(view.mark, written.lines, written.last)
 
-        during(self._storage.exclusive(job_id), settle)
+        during(self._storage.job(job_id).hold(), settle)
 
     def _drop(self, batch: Batch, unreadable: tuple[str, ...]) -> None:
         """Delete unreadable checkpoints; their lines stay for the trash period."""
@@ -147,9 +148,10 @@ class Repairer:
             The steps taken; none if another process was faster.
         """
         self._storage.create()
+        job = self._storage.job(job_id)
 
-        def rebuild(held: Unsettled) -> tuple[RepairAction, ...]:
-            with held.evidence() as evidence, self._storage.copying(job_id) as copy:
+        def rebuild(held: LockedJournal) -> tuple[RepairAction, ...]:
+            with held.evidence() as evidence, job.copying() as copy:
                 found, view, text = self._examined(evidence, job_id)
                 if found.treatment.remedy not in _REBUILDS:
                     return ()
@@ -159,16 +161,16 @@ class Repairer:
                     held.keep_aside(rest, found.proven_bytes, found.lost_events)
                 for piece in pieces(text.read, 0, found.proven_bytes):
                     copy.write(piece)
-                last = Extent(view.seq, view.hash or "")
+                last = view.mark
                 if found.is_journaled:
                     written = self._telling(found, view, evidence).encode()
-                    copy.write(written.data)
+                    copy.write(b"".join(written.lines))
                     last = written.last
-                held.replace(copy, last)
+                held.replace_by(copy, last)
                 return steps_of(found._replace(unreadable=()))
 
         try:
-            return during(self._storage.unsettled(job_id), rebuild)
+            return during(job.unsettled(), rebuild)
         except Busy:
             raise LockTimeout(
                 f"another compaction of job {job_id!r} is running", hint="try again"

@@ -1,6 +1,6 @@
 """Determine what a job's files prove, and what the bytes behind that are.  Read-only.
 
-`milepost.journal.recovery.diagnosis` decides on these facts.  Rows are those of the
+`judgement` decides on these facts.  Rows are those of the
 recovery table in docs/recovery.md.
 """
 
@@ -18,18 +18,19 @@ from milepost.journal.events.codec import (
     span_of,
 )
 from milepost.journal.events.vocabulary import SCHEMA_VERSION
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery.canonical import Canonical
-from milepost.journal.recovery.diagnosis import Action, Facts, required
-from milepost.journal.recovery.head import Extent, Head
-from milepost.journal.recovery.passage import claims, walk
+from milepost.journal.recovery.diagnosis import gives_up
 from milepost.journal.states import line_codec, state_digest
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.canonical import Canonical
+from milepost.journal.storage.files.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery.judgement import Action, Facts, required
+from milepost.journal.storage.files.recovery.passage import claims, walk
 
 if TYPE_CHECKING:
     from milepost.journal.events.codec import Located
     from milepost.journal.events.vocabulary import Event, StatefulData
-    from milepost.journal.recovery.passage import Read
-    from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.storage.files.recovery.passage import Read
+    from milepost.journal.storage.files.recovery.snapshot import Evidence
 
 _FIRST_LINE_BYTES = 8192
 # A larger state behind the head is verified by the checksum of its line alone.
@@ -157,10 +158,12 @@ class _Writes:
         self.problem = None
         write: list[Located] = []
         try:
-            for located, lines in walk(read, self.keep, size):
+            for located, data, begin in walk(read, self.keep, size):
                 write.append(located)
-                event, offset, _, fault = located
+                event, offset, length, fault = located
                 if self.base is not None:
+                    at = offset - begin
+                    lines = data[at : at + length]
                     self._check_state(event, lines, offset, fault)
                 start = self.keep.seq + 1
                 first, last = span_of(event)
@@ -181,7 +184,7 @@ class _Writes:
                 self.newer_seq = self.newer_seq or at.seq
             if at[:2] == self._shown[:2]:
                 self.shown = at
-            if gives_up(event, self._shown):
+            if gives_up(event, self._shown.hash):
                 self.base, self.is_given_up = at, True
             elif self.base is None and at[:2] == self._must[:2]:
                 self.base = at
@@ -205,17 +208,6 @@ class _Writes:
         if proves and _has_later_write(read, self.keep, size):
             return Action.QUARANTINE
         return Action.CUT
-
-
-def gives_up(event: Event, acknowledged: Extent) -> bool:
-    """Return whether `event` is a repair by which a person gave up `acknowledged`.
-
-    A head that still acknowledges it is older than that repair (R21).
-    """
-    data: object = event["data"]
-    if event["type"] != "job.repaired" or not isinstance(data, dict):
-        return False
-    return data.get("lost_hash") == acknowledged.hash
 
 
 def check_pair(event: Event, lines: bytes, offset: int, fault: str | None) -> None:

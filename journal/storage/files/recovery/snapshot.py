@@ -6,15 +6,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from milepost.journal.recovery import head as head_codec
-from milepost.journal.recovery.elsewhere import Neighbour
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.elsewhere import Neighbour
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk, File
-    from milepost.journal.recovery.salvage import SalvageFolder
+    from milepost.journal.storage.files.recovery.salvage import SalvageFolder
 
 
 class Evidence(NamedTuple):

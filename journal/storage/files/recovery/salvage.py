@@ -3,8 +3,8 @@
 They are durable before anything is cut.  The name of a torn tail's file,
 ``<job>.<offset>.<lost events>.<digest>``, describes the cut, so that a crash before its
 ``job.repaired`` event loses nothing.  The suffix ``.damaged`` marks bytes that a person
-gave up.  There cut and event are one rename (`milepost.journal.repair.repair`), so an
-event names the file, or nothing was cut.
+gave up.  There cut and event are one rename (see `Repairer`), so an event names the
+file, or nothing was cut.
 """
 
 from __future__ import annotations

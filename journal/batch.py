@@ -8,15 +8,15 @@ from milepost.journal import ids
 from milepost.journal.clock import stamp
 from milepost.journal.errors import Conflict
 from milepost.journal.events import codec
+from milepost.journal.events.codec import Mark
 from milepost.journal.index import job_view
-from milepost.journal.recovery.head import Extent
 from milepost.journal.states import line_codec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from milepost.journal.events.codec import Located
+    from milepost.journal.events.codec import Stored
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.index.content import Content
     from milepost.journal.index.job_view import JobView
@@ -174,12 +174,12 @@ class Batch:
         return len(self._drafts)
 
     def encode(self) -> Written:
-        """Return the bytes of the write, and its events as a scan would return them."""
+        """Return the lines of the write, and its events."""
         first = self.view.seq + 1
         span = (first, self.seq) if len(self._drafts) > 1 else None
-        prev, offset, at = self.view.hash, self.view.end, stamp(self.now)
-        parts: list[bytes] = []
-        events: list[Located] = []
+        prev, at = self.view.hash, stamp(self.now)
+        lines: list[bytes] = []
+        events: list[Stored] = []
         for seq, (type_, actor, data, encoded) in enumerate(self._drafts, first):
             if prev is None:
                 opened = cast("dict[str, str]", data)
@@ -193,20 +193,19 @@ class Batch:
                 data=data,
                 span=span,
             )
-            size = len(line)
             if encoded is not None:
-                parts.append(line_codec.state_line(encoded, self.view.address_of(seq)))
-                size += len(parts[-1])
-            parts.append(line)
-            events.append((event, offset, size, None))
-            prev, offset = event["hash"], offset + size
+                state = line_codec.state_line(encoded, self.view.address_of(seq))
+                line = state + line
+            lines.append(line)
+            events.append((event, len(line), None))
+            prev = event["hash"]
         assert prev is not None
-        return Written(b"".join(parts), Extent(self.seq, prev), events)
+        return Written(lines, Mark(self.seq, prev), events)
 
 
 class Written(NamedTuple):
-    """A write: its bytes, its last seq and hash, its events with byte ranges."""
+    """A write: the lines of each event, its last event, its events as a scan yields."""
 
-    data: bytes
-    last: Extent
-    events: list[Located]
+    lines: list[bytes]
+    last: Mark
+    events: list[Stored]

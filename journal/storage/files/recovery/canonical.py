@@ -11,12 +11,12 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.events.codec import WHITE
-from milepost.journal.recovery.passage import PIECE_BYTES
+from milepost.journal.storage.files.recovery.passage import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from milepost.journal.recovery.passage import Read
+    from milepost.journal.storage.files.recovery.passage import Read
 
 
 class _Part(NamedTuple):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from milepost.journal.events.codec import Located
     from milepost.journal.events.vocabulary import Event
-    from milepost.journal.recovery.head import Extent
+    from milepost.journal.storage.files.recovery.head import Extent
 
     Read = Callable[[int, int], bytes]
 
@@ -33,8 +33,22 @@ def pieces(read: Read, start: int, end: int) -> Iterator[bytes]:
         start += len(data)
 
 
-def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]]:
-    """Yield each event after `after`, verified, with its lines.
+def walk(
+    read: Read,
+    after: Extent,
+    size: int,
+    on_piece: Callable[[int], object] | None = None,
+) -> Iterator[tuple[Located, bytes, int]]:
+    """Yield each event after `after`, verified, and the bytes that it was read from.
+
+    Args:
+        read: returns bytes of the journal, by offset and size.
+        after: an event, and the offset after it.
+        size: where the journal ends.
+        on_piece: called with the bytes read since the last call.
+
+    Yields:
+        The event, some bytes of the journal, and their offset in it.
 
     Raises:
         CorruptLine: a line is not next in the chain, or the last one has no end.
@@ -46,7 +60,9 @@ def walk(read: Read, after: Extent, size: int) -> Iterator[tuple[Located, bytes]
         for located in scan(data, seq=seq, prev=prev, offset=before):
             event, offset, length, _ = located
             seq, prev, end = event["seq"], event["hash"], offset + length
-            yield located, data[offset - before : end - before]
+            yield located, data, before
+        if on_piece is not None:
+            on_piece(end - before)
         if end > before:
             continue
         # An event with its state is longer than a piece, or no line follows.

@@ -15,31 +15,36 @@ from milepost.journal.events import codec
 from milepost.journal.events.codec import STATE_MISSING, CorruptLine
 from milepost.journal.index import job_view
 from milepost.journal.index.job_view import MALFORMED, JobView
-from milepost.journal.recovery import recovery
-from milepost.journal.recovery.diagnosis import (
+from milepost.journal.recovery.diagnosis import Condition, Diagnosis
+from milepost.journal.recovery.steps import counted
+from milepost.journal.states import delta_chain, line_codec
+from milepost.journal.storage.files.places import Places
+from milepost.journal.storage.files.recovery.elsewhere import ways_back
+from milepost.journal.storage.files.recovery.facts import look
+from milepost.journal.storage.files.recovery.head import Extent, Head
+from milepost.journal.storage.files.recovery.judgement import (
     Action,
-    Condition,
-    Diagnosis,
     Judgement,
     judge,
     problem_of,
     required,
 )
-from milepost.journal.recovery.elsewhere import ways_back
-from milepost.journal.recovery.head import Extent, Head
-from milepost.journal.recovery.passage import claims, line_number, pieces, walk
-from milepost.journal.recovery.salvage import name_of
-from milepost.journal.repair.steps import counted
-from milepost.journal.states import delta_chain, line_codec
+from milepost.journal.storage.files.recovery.passage import (
+    claims,
+    line_number,
+    pieces,
+    walk,
+)
+from milepost.journal.storage.files.recovery.salvage import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from milepost.journal.events.vocabulary import Event
-    from milepost.journal.recovery.diagnosis import Facts
-    from milepost.journal.recovery.snapshot import Evidence
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import Storage
+    from milepost.journal.storage.files.recovery.judgement import Facts
+    from milepost.journal.storage.files.recovery.snapshot import Evidence
+    from milepost.journal.storage.files.storage import FileStorage
 
 
 class Found(NamedTuple):
@@ -56,7 +61,9 @@ class Found(NamedTuple):
     text: Evidence
 
 
-def diagnose(storage: Storage, job_id: str, vault: Vault, *, deep: bool) -> Diagnosis:
+def diagnose(
+    storage: FileStorage, job_id: str, vault: Vault, *, deep: bool
+) -> Diagnosis:
     """Diagnose a job without changing its files.
 
     Args:
@@ -101,8 +108,9 @@ class _Examination:
         self._job_id = job_id
         self._store_id = store_id
         self._vault = vault
-        self._facts = recovery.look(evidence, job_id, store_id)
+        self._facts = look(evidence, job_id, store_id)
         self._text = self._facts.text or evidence
+        self._places = Places(evidence.inode)
         self._view = self._folded()
         self._keys: Counter[str] = Counter()
         self._others: tuple[str, ...] = ()  # notes about states without a checkpoint
@@ -130,8 +138,9 @@ class _Examination:
         view = JobView(self._job_id, self._store_id)
         proven = walk(self._text.read, Extent(), self._facts.proven.size)
         try:
-            for (event, offset, size, fault), _ in proven:
-                job_view.apply(view, event, offset, size, fault)
+            for (event, offset, size, fault), _, _ in proven:
+                job_view.apply(view, event, size, fault)
+                self._places.ends.append(offset + size)
         except MALFORMED as exc:  # the first event opens no job, so nothing is usable
             self._facts = self._facts._replace(
                 proven=Extent(),
@@ -173,10 +182,10 @@ class _Examination:
         if view.newer_seq:
             return
         entries = [*view.checkpoints.values(), *(t.entry for t in view.trash.values())]
-        for seq in (*(entry.seq for entry in entries), *view.places.others()):
+        for seq in (*(entry.seq for entry in entries), *view.sizes.others()):
             if seq in view.faults:
                 continue
-            offset, size = view.places[seq]
+            offset, size = self._places.of(seq)
             start = self._text.read(offset, min(size, line_codec.HEADER_BYTES))
             with suppress(UnreadableState, NewerFormat):
                 key_id = line_codec.read_header(start, seq=seq).key_id
@@ -184,10 +193,9 @@ class _Examination:
         del self._keys[""]
 
     def _member(self, seq: int) -> delta_chain.Member:
-        try:
-            lines = self._text.read(*self._view.places[seq])
-        except KeyError:  # a base that does not exist
-            raise UnreadableState(f"event {seq} has no state") from None
+        if not 0 < seq <= self._places.last:  # a base that does not exist
+            raise UnreadableState(f"event {seq} does not exist")
+        lines = self._text.read(*self._places.of(seq))
         state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
         return delta_chain.member(
             (state_line, event_line), self._view.address_of(seq), self._vault

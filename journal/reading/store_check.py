@@ -1,6 +1,6 @@
 """Checks of the store directory: permissions, free space, stray files.
 
-Changes nothing.  Damage inside journals is found by `milepost.journal.repair.check`.
+Changes nothing.  Damage inside journals is found by `CheckpointManager.diagnose`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from milepost.journal.disk.disk import (
 from milepost.journal.errors import MilepostError, NotImported
 from milepost.journal.events.codec import peek
 from milepost.journal.importing import checkpoint_folder
-from milepost.journal.recovery.salvage import job_name
+from milepost.journal.storage.files.recovery.salvage import job_name
 from milepost.journal.storage.files.storage import FORMAT, FileStorage
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from milepost.journal.recovery.passage import Read
-    from milepost.journal.recovery.snapshot import Evidence
+    from milepost.journal.storage.files.recovery.passage import Read
+    from milepost.journal.storage.files.recovery.snapshot import Evidence
 
 _MAGIC_BYTES = 6
 # The first bytes of a file, its format, and the command that unpacks it.

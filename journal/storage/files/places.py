@@ -1,0 +1,43 @@
+"""Byte ranges of a journal's events, by seq."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Places:
+    """Where the events of one journal file end, as far as they were read.
+
+    A range that several threads find at once is stored twice with the same values.
+
+    Args:
+        inode: of the journal file.
+    """
+
+    __slots__ = ("ends", "inode")
+
+    def __init__(self, inode: int) -> None:
+        self.inode = inode
+        self.ends = array("Q", [0])  # by seq; 0 for the start of the journal
+
+    @property
+    def last(self) -> int:
+        """The seq of the last event whose place is known."""
+        return len(self.ends) - 1
+
+    def learn(self, first: int, ends: Sequence[int]) -> None:
+        """Record where the events from `first` on end, unless some before are missing.
+
+        One call of C code, so that an exception leaves no part of it.
+        """
+        if first <= len(self.ends):
+            self.ends[first : first + len(ends)] = array("Q", ends)
+
+    def of(self, seq: int) -> tuple[int, int]:
+        """Return the offset and the size of event `seq`, whose place must be known."""
+        start = self.ends[seq - 1]
+        return start, self.ends[seq] - start
