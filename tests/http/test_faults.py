@@ -84,7 +84,7 @@ def test_each_failure_of_a_write_has_its_status_and_the_next_write_its_chance(
     ]
     for method, path, body, good in calls:
         storage.fail(error)
-        key = {"Idempotency-Key": "k"} if method == "POST" else {}
+        key = {"Idempotency-Key": f"k{path}"} if method == "POST" else {}
         failed = client.request(
             method, f"/api/checkpoints{path}", json=body, headers=key
         )
