@@ -134,6 +134,17 @@ def test_a_repeat_adds_the_removals_of_all_events_of_a_large_cleanup(
     assert manager.history(JOB, idempotency_key="other") == []
 
 
+def test_a_key_that_is_used_again_after_its_time_stands_for_the_new_event(
+    manager: CheckpointManager, clock: Clock
+) -> None:
+    manager.save(JOB, "s", {})
+    for _ in range(2):
+        manager.complete(JOB, idempotency_key=KEY)
+        (event,) = manager.history(JOB, idempotency_key=KEY)
+        assert event["seq"] == manager.seq(JOB)
+        clock.turn(days=1)
+
+
 def test_a_repeated_apply_returns_what_the_first_removed(
     manager: CheckpointManager,
 ) -> None:
