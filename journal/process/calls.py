@@ -38,8 +38,8 @@ class Calls:
         if frame is not None and _is_running(frame):
             raise NestedCall.inside()
 
-    def alone(self, work: Callable[[], _T]) -> _T:
-        """Run `work` and return its result; nested calls are refused.
+    def enter(self) -> None:
+        """Begin a call that lasts as long as the calling function runs, or to `leave`.
 
         Raises:
             NestedCall: this call is inside another.
@@ -47,11 +47,23 @@ class Calls:
         self.check()
         # The stack decides whether the call still runs: an exception before the mark
         # is cleared leaves a mark that matches no running frame.
-        self._inside.frame = sys._getframe()  # noqa: SLF001 - the one way to name a call
+        self._inside.frame = sys._getframe(1)  # noqa: SLF001 - to name a call
+
+    def leave(self) -> None:
+        """End the call."""
+        self._inside.frame = None
+
+    def alone(self, work: Callable[[], _T]) -> _T:
+        """Run `work` and return its result; nested calls are refused.
+
+        Raises:
+            NestedCall: this call is inside another.
+        """
+        self.enter()
         try:
             return work()
         finally:
-            self._inside.frame = None
+            self.leave()
 
 
 def _is_running(frame: FrameType) -> bool:

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -118,7 +117,18 @@ class WriteQueue:
         try:
             self._waiting.append(me)
             while not me.is_done:
-                if self._lead.try_hold(partial(self._serve, me, commit)):
+                began, leads = time.monotonic(), False
+                try:
+                    leads = self._lead.acquire(0)
+                    if leads and self._is_first(me):
+                        commit(self._next())
+                        self._clear()
+                except LockTimeout as exc:
+                    self._time_out(exc, began, me)
+                    raise
+                finally:
+                    self.leave()
+                if leads:
                     self._wake_front()
                 if not me.is_done:
                     me.sleep()
@@ -129,21 +139,20 @@ class WriteQueue:
             raise me.error
         return me.answer
 
-    def _serve(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> None:
-        """Commit the waiting writes if `me` is first.  Only called by the leader."""
+    def leave(self) -> None:
+        """Give up the lead if this thread has it; idempotent."""
+        self._lead.release()
+
+    def _is_first(self, me: Waiter) -> bool:
         self._clear()
-        if not self._waiting or self._waiting[0] is not me:
-            return
-        began = time.monotonic()
-        try:
-            commit(self._next())
-        except LockTimeout as exc:
-            for waiter in self._waiting.copy():
-                if waiter.since <= began and waiter is not me:  # it waited as long
-                    waiter.error = LockTimeout(exc.message, hint=exc.hint)
-                    waiter.finish()
-            raise
-        self._clear()
+        return bool(self._waiting) and self._waiting[0] is me
+
+    def _time_out(self, exc: LockTimeout, began: float, me: Waiter) -> None:
+        """End the others that have waited for the lock as long as the leader."""
+        for waiter in self._waiting.copy():
+            if waiter.since <= began and waiter is not me:
+                waiter.error = LockTimeout(exc.message, hint=exc.hint)
+                waiter.finish()
 
     def _next(self) -> deque[Waiter]:
         """Return the first waiter, and the next ones that may share its batch."""

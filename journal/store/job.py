@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from milepost.journal import ids
 from milepost.journal.batch import Batch
@@ -170,7 +170,10 @@ class Job:
         self._fold_to(held.position, held)
         batch = Batch(self.view, self._clock())
         if self.view.seq and batch.add_repairs(held.repairs()):
-            self._append(self.view, batch.encode(), held)
+            written = batch.encode()
+            self.version = None  # refresh before the next answer, should this fail
+            at = held.append(self.view.mark, written.lines, written.last)
+            self._add(self.view, written, at)
 
     def _fold_to(self, at: Position, held: HeldJob | None = None) -> None:
         view = self.view
@@ -296,9 +299,23 @@ class Job:
         """Serve `waiters` from the left, and finish each."""
         if self.view.seq == 0:
             self._storage.create()
-        commit = partial(self._commit_some, waiters[0], waiters)
+        leader = waiters[0]
         while waiters:
-            for _ in range(during(self.stored.hold(), commit)):
+            scope = self.stored.hold()
+            try:
+                with scope as held:
+                    served, written = self._decide(leader, waiters, held)
+                    if written is not None:
+                        view = self.view
+                        try:
+                            at = held.append(view.mark, written.lines, written.last)
+                        except BaseException:
+                            self.version = None  # refresh before the next answer
+                            raise
+                        self.folding.hold(partial(self._add, view, written, at))
+            finally:
+                scope.release()  # an exception may have interrupted the first release
+            for _ in range(served):
                 waiters.popleft().finish()
             if waiters and not waiters[0].is_shared:
                 return  # the storage failed; each remaining waiter retries alone
@@ -328,10 +345,10 @@ class Job:
                     view.faults[entry.seq],
                 )
 
-    def _commit_some(
+    def _decide(
         self, leader: Waiter, waiters: Iterable[Waiter], held: HeldJob
-    ) -> int:
-        """Write the events of the first waiters; return how many were served.
+    ) -> tuple[int, Written | None]:
+        """Decide the first waiters; return how many, and what is to be written.
 
         A refusal belongs to its waiter.  Any other exception may come from a signal
         handler, so it stays in this thread and the waiters retry; those whose write is
@@ -347,7 +364,8 @@ class Job:
         is_owed = batch.add_repairs(held.repairs())
         batch.begin()
         opened = batch.seq
-        served, decided = 0, list[Any]()
+        served = 0
+        decided: list[Waiter] = []
         for waiter in waiters:
             served += 1
             landing = waiter.landing
@@ -369,35 +387,26 @@ class Job:
                 waiter.error = exc
             if batch.size_bytes > _MAX_BATCH_BYTES:
                 break
-        if batch.seq > opened or (is_owed and view.seq):
-            written = batch.encode()
-            for waiter in decided:
-                waiter.landing = written.last
-            self._append(view, written, held)
-        return served
+        if batch.seq == opened and not (is_owed and view.seq):
+            return served, None
+        written = batch.encode()
+        for waiter in decided:
+            waiter.landing = written.last
+        return served, written
 
-    def _append(self, view: JobView, written: Written, held: HeldJob) -> None:
-        seq = view.seq
-        try:
-            at = held.append(view.mark, written.lines, written.last)
-        except BaseException:
-            self.version = None  # refresh before the next answer
-            raise
-
-        def fold() -> None:
-            # A concurrent reader may have folded the write once it was acknowledged.
-            if view.seq == seq:
-                self.generation = None
-                for stored in written.events:
-                    job_view.apply(view, *stored)
-            self.view = view  # a reader may have replaced the view of a new job
-            self._seen, self._created_at = written.last, view.created_at
-            if view.misfit:
-                return  # as in `_fold_to`: the next refresh folds from the start
-            self.version = at.version
-            self.generation = None if at.version is None else at.version.generation
-
-        self.folding.hold(fold)
+    def _add(self, view: JobView, written: Written, at: Position) -> None:
+        """Fold a write that was appended."""
+        # A concurrent reader may have folded it once it was acknowledged.
+        if view.seq == written.events[0][0]["seq"] - 1:
+            self.generation = None
+            for stored in written.events:
+                job_view.apply(view, *stored)
+        self.view = view  # a reader may have replaced the view of a new job
+        self._seen, self._created_at = written.last, view.created_at
+        if view.misfit:
+            return  # as in `_fold_to`: the next refresh folds from the start
+        self.version = at.version
+        self.generation = None if at.version is None else at.version.generation
 
     def forget_version(self) -> None:
         """Fold from the start before the next answer: the job was rewritten."""

@@ -181,14 +181,12 @@ class Store:
             if self.view(job_id).seq == 0:
                 ids.check_new_job_id(job_id)
             job = self._job(job_id)
-        return self._calls.alone(
-            partial(
-                job.queue.submit,
-                request,
-                is_shared=is_shared,
-                commit=job.commit,
-            )
-        )
+        self._calls.enter()
+        try:
+            return job.queue.submit(request, is_shared=is_shared, commit=job.commit)
+        finally:
+            job.queue.leave()  # an exception may have interrupted its own release
+            self._calls.leave()
 
     def _check_key(self) -> None:
         """Refuse to write a state without a key, or with a dropped one.

@@ -504,7 +504,7 @@ def test_a_stores_own_files_are_not_called_skipped(tmp_path: Path, below: str) -
         manager.save("a_1_abcdefgh.json", "step", {})
     assert [*(store / "salvage").iterdir()]
     assert call("worker", "--once", "--store", str(store)).code == 0
-    assert [*(store / "worker").iterdir()]
+    assert [*(store / "records").iterdir()]
     (store / "heads" / "more").mkdir()
     (store / "heads" / "more" / "file").touch()
     (store / "journals" / "link").symlink_to(tmp_path)
