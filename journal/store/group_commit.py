@@ -95,53 +95,46 @@ class WriteQueue:
         self._waiting: deque[Waiter] = deque()
         self._lead = Mutex()
 
-    def submit(
-        self,
-        request: Request,
-        *,
-        is_shared: bool,
-        commit: Callable[[deque[Waiter]], None],
-    ) -> object:
-        """Commit `request`, with others or alone; return its answer.
+    def submit(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> object:
+        """Commit the request of `me`, with others or alone; return its answer.
+
+        The caller calls `leave` in a `finally`: CPython 3.11 does not count an inner
+        `try` as part of an outer one, so an exception between them would skip both.
 
         Args:
-            request: the caller's write.
-            is_shared: it may share a batch with its neighbours in the queue.
+            me: the caller's request.
             commit: serves waiters from the left, and finishes each.  Its exceptions are
                 raised here; waiters that it leaves retry by themselves.
 
         Raises:
             Exception: raised by the request or by its commit.
         """
-        me = Waiter(request, is_shared=is_shared)
-        try:
-            self._waiting.append(me)
-            while not me.is_done:
-                began, leads = time.monotonic(), False
-                try:
-                    leads = self._lead.acquire(0)
-                    if leads and self._is_first(me):
-                        commit(self._next())
-                        self._clear()
-                except LockTimeout as exc:
-                    self._time_out(exc, began, me)
-                    raise
-                finally:
-                    self.leave()
-                if leads:
-                    self._wake_front()
-                if not me.is_done:
-                    me.sleep()
-        finally:
-            me.is_gone = True
-            self._wake_front()
+        self._waiting.append(me)
+        while not me.is_done:
+            began, leads = time.monotonic(), False
+            try:
+                leads = self._lead.acquire(0)
+                if leads and self._is_first(me):
+                    commit(self._next())
+                    self._clear()
+            except LockTimeout as exc:
+                self._time_out(exc, began, me)
+                raise
+            finally:
+                self._lead.release()
+            if leads:
+                self._wake_front()
+            if not me.is_done:
+                me.sleep()
         if me.error is not None:
             raise me.error
         return me.answer
 
-    def leave(self) -> None:
-        """Give up the lead if this thread has it; idempotent."""
+    def leave(self, me: Waiter) -> None:
+        """End the wait of `me`, and its lead if an exception left it; idempotent."""
+        me.is_gone = True
         self._lead.release()
+        self._wake_front()
 
     def _is_first(self, me: Waiter) -> bool:
         self._clear()

@@ -307,11 +307,9 @@ class Job:
                     served, written = self._decide(leader, waiters, held)
                     if written is not None:
                         view = self.view
-                        try:
-                            at = held.append(view.mark, written.lines, written.last)
-                        except BaseException:
-                            self.version = None  # refresh before the next answer
-                            raise
+                        # Refresh before the next answer, should the append fail.
+                        self.version = None
+                        at = held.append(view.mark, written.lines, written.last)
                         self.folding.hold(partial(self._add, view, written, at))
             finally:
                 scope.release()  # an exception may have interrupted the first release

@@ -20,6 +20,7 @@ from milepost.journal.process.calls import Calls
 from milepost.journal.storage.contract import during, every_job
 from milepost.journal.store.compaction import Compaction, Compactor
 from milepost.journal.store.dropped_keys import DroppedKeys
+from milepost.journal.store.group_commit import Waiter
 from milepost.journal.store.job import Job, refuse_newer
 
 if TYPE_CHECKING:
@@ -181,11 +182,12 @@ class Store:
             if self.view(job_id).seq == 0:
                 ids.check_new_job_id(job_id)
             job = self._job(job_id)
+        waiter = Waiter(request, is_shared=is_shared)
         self._calls.enter()
         try:
-            return job.queue.submit(request, is_shared=is_shared, commit=job.commit)
+            return job.queue.submit(waiter, job.commit)
         finally:
-            job.queue.leave()  # an exception may have interrupted its own release
+            job.queue.leave(waiter)
             self._calls.leave()
 
     def _check_key(self) -> None:
