@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.diff import Change
     from milepost.journal.states.migrations import Migrate
     from milepost.journal.storage.contract import OnPiece, Storage
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
     from milepost.journal.storage.files.storage import Sharing
     from milepost.journal.store.clock_guard import ClockGuard
     from milepost.journal.store.clock_watch import ClockJump

@@ -9,9 +9,11 @@ from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.events import codec
 from milepost.journal.index import job_view
 from milepost.journal.reading import queries
+from milepost.journal.storage.files import recovering
+from milepost.journal.storage.files.file_job import FileJob
 from milepost.journal.storage.files.head_file import HeadFile
-from milepost.journal.storage.files.job_files import JournalFile
-from milepost.journal.storage.files.recovering import SettledJournal
+from milepost.journal.storage.files.held_job import HeldFileJob
+from milepost.journal.storage.files.job_files import JobFiles
 from milepost.journal.storage.files.recovery import facts, head
 from milepost.journal.storage.files.recovery.salvage import SalvageFiles
 from milepost.journal.storage.files.repair.repair import FileRepairer
@@ -74,13 +76,13 @@ _NOTHING = "pass"
 MUTANTS: dict[str, Mutant] = {
     # -- sync
     "no fdatasync": Mutant(
-        (Rewrite(JournalFile._sync, "file.sync(metadata=is_first)", _NOTHING),), "save"
+        (Rewrite(HeldFileJob._sync, "file.sync(metadata=is_first)", _NOTHING),), "save"
     ),
     "no folder sync": Mutant(
         (
             Rewrite(
-                JournalFile._sync,
-                "self._disk.sync_folder(self._folders.journals)",
+                HeldFileJob._sync,
+                "self._files.disk.sync_folder(self._files.folders.journals)",
                 _NOTHING,
             ),
         ),
@@ -104,7 +106,7 @@ MUTANTS: dict[str, Mutant] = {
     "sync retried": Mutant(
         (
             Rewrite(
-                JournalFile._sync,
+                HeldFileJob._sync,
                 'raise self._poison(exc, "cannot sync") from exc',
                 "file.sync(metadata=is_first)",
             ),
@@ -114,32 +116,32 @@ MUTANTS: dict[str, Mutant] = {
     "head moved before the sync": Mutant(
         (
             Rewrite(
-                JournalFile.append,
-                "self._write(file, data, shown.size)",
-                "self._write(file, data, shown.size); self._head.put(head, slot)",
+                HeldFileJob.append,
+                "self._sync(file, is_first=is_first)",
+                "files.head.put(head, slot); self._sync(file, is_first=is_first)",
             ),
         ),
         "save",
     ),
     "takeover without sync": Mutant(
-        (Rewrite(JournalFile._carry_out, "file.sync(metadata=True)", _NOTHING),),
+        (Rewrite(recovering._carry_out, "file.sync(metadata=True)", _NOTHING),),
         "take over",
     ),
     "poison known to one process only": Mutant(
-        (Rewrite(JournalFile._poison, "self._head.write(head)", _NOTHING),),
+        (Rewrite(HeldFileJob._poison, "files.head.write(head)", _NOTHING),),
         "failed sync, the cache sticks",
     ),
     "prefix taken from the page cache": Mutant(
-        (Rewrite(JournalFile._carry_out, "file.drop_cache()", _NOTHING),),
+        (Rewrite(recovering._carry_out, "file.drop_cache()", _NOTHING),),
         "failed sync, nothing arrived",
     ),
     # -- write
     "short count ignored": Mutant(
-        (Rewrite(JournalFile._write, "if taken != len(data):", "if False:"),),
+        (Rewrite(HeldFileJob.append, "if taken != len(data):", "if False:"),),
         "short write",
     ),
     "rollback skipped": Mutant(
-        (Rewrite(JournalFile._roll_back, "file.truncate(size)", _NOTHING),),
+        (Rewrite(HeldFileJob._roll_back, "file.truncate(size)", _NOTHING),),
         "short write, all but the newline",
     ),
     "write span ignored": Mutant(
@@ -154,11 +156,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     # -- files with other names
     "a shared journal is written in place": Mutant(
-        (
-            Rewrite(
-                SettledJournal._private_journal, "if not self._is_shared:", "if True:"
-            ),
-        ),
+        (Rewrite(recovering.private_journal, "if not memory.is_shared:", "if True:"),),
         "hard linked",
     ),
     "a shared head is written in place": Mutant(
@@ -176,9 +174,9 @@ MUTANTS: dict[str, Mutant] = {
     "another's rename not synced": Mutant(
         (
             Rewrite(
-                SettledJournal._settle_as,
-                "if head.inode != self.inode or (",
-                "if not self._is_settled and (",
+                recovering._settle_as,
+                "if head.inode != files.inode or (",
+                "if not memory.is_settled and (",
             ),
         ),
         "take over a rewrite",
@@ -206,17 +204,17 @@ MUTANTS: dict[str, Mutant] = {
     "cut before the salvage file": Mutant(
         (
             Rewrite(
-                JournalFile._carry_out,
-                "self._keep_aside(keep.size, facts)",
+                recovering._carry_out,
+                "_keep_aside(files, memory, keep.size, facts)",
                 "rest = file.read(keep.size, facts.size); "
                 "file.truncate(keep.size); file.sync(); "
-                "self._salvage_files.keep(rest, keep.size, facts.lost_events)",
+                "files.salvage_files.keep(rest, keep.size, facts.lost_events)",
             ),
         ),
         "repair",
     ),
     "unterminated line not finished": Mutant(
-        (Rewrite(JournalFile._carry_out, r'file.append(b"\n")', _NOTHING),), "save"
+        (Rewrite(recovering._carry_out, r'file.append(b"\n")', _NOTHING),), "save"
     ),
     "it parses, so the event is valid": Mutant(
         (
@@ -242,12 +240,14 @@ MUTANTS: dict[str, Mutant] = {
     "shows before it syncs": Mutant(
         (
             Rewrite(
-                Job._append,
-                "    seq = view.seq\n",
-                "    seq = view.seq\n"
-                "    for stored in written.events:\n"
-                "        job_view.apply(view, *stored)\n",
+                Job.commit,
+                "                    view = self.view\n",
+                "                    view = self.view\n"
+                "                    mark = view.mark\n"
+                "                    for stored in written.events:\n"
+                "                        job_view.apply(view, *stored)\n",
             ),
+            Rewrite(Job.commit, "held.append(view.mark,", "held.append(mark,"),
         ),
         "save",
     ),
@@ -294,11 +294,11 @@ MUTANTS: dict[str, Mutant] = {
     "repair event missing after a nested cut": Mutant(
         (
             Rewrite(
-                SettledJournal.__init__,
-                "self._may_owe_repairs = True",
-                "self._may_owe_repairs = False",
+                recovering.Memory.__init__,
+                "self.may_owe_repairs = True",
+                "self.may_owe_repairs = False",
             ),
-            Rewrite(JournalFile._settle, "self._may_owe_repairs = True", _NOTHING),
+            Rewrite(recovering.settle, "memory.may_owe_repairs = True", _NOTHING),
         ),
         "repair",
     ),
@@ -311,7 +311,7 @@ MUTANTS: dict[str, Mutant] = {
                 "head = Head()",
             ),
             Rewrite(
-                JournalFile.extent,
+                FileJob.extent,
                 "head = head_codec.decode(raw)",
                 "head = None",
             ),
@@ -332,12 +332,12 @@ MUTANTS: dict[str, Mutant] = {
     "watermark compared by bytes": Mutant(
         (
             Rewrite(
-                JournalFile._current_extent,
+                FileJob._current_extent,
                 "found is not None and head.inode == found.inode",
                 "found is not None",
             ),
             Rewrite(
-                JournalFile._trusted,
+                recovering._trusted,
                 "found is not None and head.inode == found.inode",
                 "found is not None",
             ),
@@ -347,8 +347,8 @@ MUTANTS: dict[str, Mutant] = {
     "head's folder not synced": Mutant(
         (
             Rewrite(
-                JournalFile._create_journal,
-                "self._disk.sync_folder(self._folders.heads)",
+                JobFiles.create_journal,
+                "self.disk.sync_folder(self.folders.heads)",
                 _NOTHING,
             ),
         ),
@@ -361,8 +361,8 @@ MUTANTS: dict[str, Mutant] = {
                 "        self._fold_to(at)\n",
                 "        self._fold_to(at)\n"
                 "        if before is not None:\n"
-                "            shown = type(self.stored._shown)(10**9, '', before.size)\n"
-                "            self.stored._shown = shown\n"
+                "            known = self.stored._known\n"
+                "            known.shown = type(known.shown)(10**9, '', before.size)\n"
                 "            self.fold(self.view, 10**9)\n",
             ),
         ),
@@ -376,8 +376,8 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction without folder sync": Mutant(
         (
             Rewrite(
-                JournalFile.replace,
-                "self._disk.sync_folder(self._folders.journals)",
+                HeldFileJob.replace_by,
+                "files.disk.sync_folder(files.folders.journals)",
                 _NOTHING,
             ),
         ),
@@ -466,8 +466,8 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction that died leaves its file": Mutant(
         (
             Rewrite(
-                JournalFile._remove_leftovers,
-                "copy_file.remove_leftover(self._disk, self._copy_path)",
+                recovering._remove_leftovers,
+                "copy_file.remove_leftover(files.disk, files.copy_path)",
                 _NOTHING,
             ),
         ),
@@ -477,8 +477,8 @@ MUTANTS: dict[str, Mutant] = {
     "a poison mark that came back cuts what followed": Mutant(
         (
             Rewrite(
-                JournalFile._heal,
-                "if facts.head.inode == self.inode:",
+                recovering._heal,
+                "if facts.head.inode == files.inode:",
                 "if True:",
             ),
         ),
@@ -497,9 +497,7 @@ MUTANTS: dict[str, Mutant] = {
     "a store that was found is taken for durable": Mutant(
         (
             Rewrite(FileStorage.create, "self._disk.sync_folder(folder)", _NOTHING),
-            Rewrite(
-                JournalFile._sync_names, "self._disk.sync_folder(folder)", _NOTHING
-            ),
+            Rewrite(recovering._sync_names, "files.disk.sync_folder(folder)", _NOTHING),
         ),
         "take over a creation",
     ),
@@ -542,7 +540,7 @@ MUTANTS: dict[str, Mutant] = {
     "a repair is shown before its name is durable": Mutant(
         (
             Rewrite(
-                JournalFile._current_extent,
+                FileJob._current_extent,
                 "if facts.shown is None or facts.is_foreign or facts.is_altered:",
                 "facts = facts._replace(shown=facts.shown or facts.base)\n"
                 "    if facts.shown is None:",
@@ -551,13 +549,13 @@ MUTANTS: dict[str, Mutant] = {
         "damaged, then repaired",
     ),
     "a slot is overwritten that may be the only durable one": Mutant(
-        (Rewrite(SettledJournal._settle, "self._head.secure()", _NOTHING),),
+        (Rewrite(recovering.settle, "files.head.secure()", _NOTHING),),
         "damaged, then repaired",
     ),
     "a head that moves on to a repair is not synced": Mutant(
         (
             Rewrite(
-                JournalFile._carry_out,
+                recovering._carry_out,
                 "if facts.head is None or facts.is_given_up:",
                 "if facts.head is None:",
             ),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.index.job_view import JobView
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
 
 ROOT = cast("Path", SimPath(STORE))
 _START = datetime(2026, 11, 23, 5, tzinfo=UTC)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost import CheckpointManager
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
 
 JOB = "job"
 _PATIENCE_TURNS = 10_000_000

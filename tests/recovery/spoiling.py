@@ -15,7 +15,7 @@ from tests.support.stores import files
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
 
 JOB = "etl"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.disk.disk import Mode, Stat
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
 
 MIB = 1024 * 1024
 BY_NAME = {each.name: each for each in DAMAGES}

@@ -18,7 +18,7 @@ from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import Child, Fault, FaultyDisk, children, in_child
 
 if TYPE_CHECKING:
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
     from tests.support.faults import Tell
 
 JOB = "etl"
@@ -207,7 +207,7 @@ def test_who_gives_up_leaves_the_line(root: Path) -> None:
         thread.start()
         thread.join(30)
     assert len(refused) == 1
-    found = holder._store.storage.job(JOB)._head._opened  # type: ignore[attr-defined]
+    found = holder._store.storage.job(JOB).files.head._opened  # type: ignore[attr-defined]
     assert found.file.queued(0) is None
     impatient.save(JOB, "patient", {})
     assert steps(root) == ["first", "patient"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import gc
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,6 @@ from milepost.journal.storage.files.recovery import head as head_codec
 from milepost.journal.storage.files.storage import FileStorage
 from tests.support.appending import JOB, append, lines, run
 from tests.support.faults import head_of, last_hash
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_another_handle_sees_every_append_at_once(root: Path) -> None:
@@ -118,3 +116,25 @@ def test_what_takes_an_unsettled_journals_place_is_acknowledged(root: Path) -> N
     assert job.extent() == (1, last_hash(first), len(first))
     assert job.repairs() == []  # an event tells of it, or nothing was cut
     append(storage)
+
+
+def test_a_dropped_handle_closes_its_files_without_a_garbage_collection(
+    root: Path,
+) -> None:
+    def opened() -> int:
+        files = [link.resolve() for link in Path("/proc/self/fd").iterdir()]
+        return sum(file.is_relative_to(root) for file in files)
+
+    storage = FileStorage(root)
+    append(storage)
+    job = storage.job(JOB)
+    storage.close()
+    assert storage.job(JOB) is not job  # this one is listed now, and not opened
+    gc.disable()
+    try:
+        job.position()
+        assert opened() == 2
+        del job
+        assert opened() == 0
+    finally:
+        gc.enable()

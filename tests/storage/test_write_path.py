@@ -51,7 +51,7 @@ from tests.support.namespaces import namespace, needs_namespaces
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from milepost.journal.storage.files.reading import Durability
+    from milepost.journal.storage.files.folders import Durability
     from tests.support.tally import Tally
 
 JOB = "etl"

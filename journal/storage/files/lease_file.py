@@ -10,14 +10,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from milepost.journal.process import forks
-from milepost.journal.storage.files.reading import fail
+from milepost.journal.storage.files.failures import fail
 from milepost.journal.storage.files.record_file import RecordFile, make_records
 from milepost.journal.storage.leases import Holder, decode, encode
 from milepost.journal.storage.records import change
 
 if TYPE_CHECKING:
     from milepost.journal.disk.disk import Disk, File
-    from milepost.journal.storage.files.reading import Folders
+    from milepost.journal.storage.files.folders import Folders
 
 
 class LeaseFile:

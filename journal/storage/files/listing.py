@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from milepost.journal import ids
 from milepost.journal.errors import NewerFormat
 from milepost.journal.events.codec import peek
-from milepost.journal.storage.files.reading import failure
+from milepost.journal.storage.files.failures import failure
 from milepost.journal.storage.files.recovery import head as head_codec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk, Stat
-    from milepost.journal.storage.files.reading import Folders
+    from milepost.journal.storage.files.folders import Folders
 
 SUFFIX = ".jsonl"
 SMALL_BYTES = 8192  # enough for store.json, a head, and a first line

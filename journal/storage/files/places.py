@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from milepost.journal.storage.files.recovery.head import Extent
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,3 +43,24 @@ class Places:
         """Return the offset and the size of event `seq`, whose place must be known."""
         start = self.ends[seq - 1]
         return start, self.ends[seq] - start
+
+
+class Known:
+    """What this process knows of a job's journal from reading and writing it.
+
+    Attributes:
+        places: of the events, as far as they were read.
+        shown: the acknowledged extent, when it was last looked up.
+    """
+
+    __slots__ = ("places", "shown")
+
+    def __init__(self) -> None:
+        self.places = Places(0)
+        self.shown = Extent()
+
+    def places_of(self, inode: int) -> Places:
+        """Return the places in the file `inode`, which is the journal now."""
+        if self.places.inode != inode:
+            self.places = Places(inode)
+        return self.places

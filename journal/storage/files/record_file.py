@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from milepost.journal.disk import whole_file
 from milepost.journal.disk.disk import make_folder_like, within
 from milepost.journal.errors import LockTimeout, StorageFailed
-from milepost.journal.storage.files.reading import fail
+from milepost.journal.storage.files.failures import fail
 from milepost.journal.storage.records import (
     MAX_VALUE_BYTES,
     Stored,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk, File, Stat
-    from milepost.journal.storage.files.reading import Folders
+    from milepost.journal.storage.files.folders import Folders
 
 # The random first line makes each file unique, so that the digest of a file is a
 # version.  A file written by hand needs none.

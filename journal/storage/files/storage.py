@@ -33,16 +33,11 @@ from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.storage import changes
 from milepost.journal.storage.contract import PAGE_JOBS
-from milepost.journal.storage.files.job_files import JournalFile
+from milepost.journal.storage.files.failures import fail, failure
+from milepost.journal.storage.files.file_job import FileJob
+from milepost.journal.storage.files.folders import Durability, Folders, Place
 from milepost.journal.storage.files.lease_file import LeaseFile
 from milepost.journal.storage.files.listing import Listing, read_small
-from milepost.journal.storage.files.reading import (
-    Durability,
-    Folders,
-    Place,
-    fail,
-    failure,
-)
 from milepost.journal.storage.files.record_file import RecordFile
 from milepost.journal.storage.files.recovery import snapshot
 from milepost.journal.storage.files.recovery.salvage import SalvageFolder
@@ -103,7 +98,7 @@ class FileStorage:
         self._listing = Listing(self._disk, self._folders)
         self._records: weakref.WeakSet[RecordFile] = weakref.WeakSet()
         # Those with open files, the longest open first; dicts keep their order.
-        self._files: dict[str, JournalFile] = {}
+        self._files: dict[str, FileJob] = {}
         self._guard = Mutex()
         self._durable_id: str | None = None  # of the store whose folders are synced
         self._flusher: threading.Thread | None = None
@@ -249,7 +244,7 @@ class FileStorage:
 
     # -- one job -----------------------------------------------------------------
 
-    def job(self, job_id: str) -> JournalFile:
+    def job(self, job_id: str) -> FileJob:
         """See `Storage.job`."""
         found = self._files.get(job_id)
         if found is not None:
@@ -266,12 +261,12 @@ class FileStorage:
             self._has_files_open,
             self._writes,
         )
-        return self._listed(JournalFile(place))
+        return self._listed(FileJob(place))
 
-    def _has_files_open(self, file: JournalFile) -> None:
-        file.is_listed = self._listed(file) is file
+    def _has_files_open(self, file: FileJob) -> bool:
+        return self._listed(file) is file
 
-    def _listed(self, file: JournalFile) -> JournalFile:
+    def _listed(self, file: FileJob) -> FileJob:
         """Return the listed files of a job; the number of open ones is bounded."""
         found = self._files.setdefault(file.job_id, file)
         surplus = len(self._files) - _most_open()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from milepost.journal.recovery.steps import RepairAction
     from milepost.journal.states.access import Vault
     from milepost.journal.storage.contract import HeldJob
-    from milepost.journal.storage.files.job_files import LockedJournal
+    from milepost.journal.storage.files.held_job import HeldFileJob
     from milepost.journal.storage.files.recovery.snapshot import Evidence
     from milepost.journal.storage.files.storage import FileStorage
 
@@ -150,7 +150,7 @@ class FileRepairer:
         self._storage.create()
         job = self._storage.job(job_id)
 
-        def rebuild(held: LockedJournal) -> tuple[RepairAction, ...]:
+        def rebuild(held: HeldFileJob) -> tuple[RepairAction, ...]:
             with held.evidence() as evidence, job.copying() as copy:
                 found, view, text = self._examined(evidence, job_id)
                 if found.treatment.remedy not in _REBUILDS:

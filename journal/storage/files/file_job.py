@@ -1,0 +1,355 @@
+"""One job in a folder: reading, which takes no lock, and the scopes of its lock.
+
+Reading changes nothing.  Readers show acknowledged events only; other events in the
+journal are first recovered under the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from milepost.journal.disk import copy_file
+from milepost.journal.disk.copy_file import JournalCopy
+from milepost.journal.disk.disk import Busy
+from milepost.journal.errors import MilepostError, UnreadableState
+from milepost.journal.events.codec import CorruptLine, Mark
+from milepost.journal.storage.contract import Position, Version, during
+from milepost.journal.storage.files import recovering
+from milepost.journal.storage.files.failures import fail, failure
+from milepost.journal.storage.files.held_job import HeldFileJob
+from milepost.journal.storage.files.job_files import JobFiles
+from milepost.journal.storage.files.job_lock import JobLock, JobLockScope
+from milepost.journal.storage.files.places import Known
+from milepost.journal.storage.files.recovering import Memory
+from milepost.journal.storage.files.recovery import head as head_codec
+from milepost.journal.storage.files.recovery.head import Extent
+from milepost.journal.storage.files.recovery.judgement import judge, problem_of
+from milepost.journal.storage.files.recovery.passage import walk
+from milepost.journal.storage.files.rewriting import JournalRewrite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from milepost.journal.disk.disk import Stat
+    from milepost.journal.errors import DamagedJournal
+    from milepost.journal.events.codec import Located, Stored
+    from milepost.journal.events.vocabulary import Event, JobRepairedData
+    from milepost.journal.storage.contract import LockScope, OnPiece
+    from milepost.journal.storage.files.folders import Place
+    from milepost.journal.storage.files.places import Places
+    from milepost.journal.storage.files.recovery.head import Head
+    from milepost.journal.storage.files.recovery.judgement import Facts
+
+_log = logging.getLogger("milepost.journal")
+
+# An event line ends in `<64 hex>"}\n`.
+HASH_BYTES, HASH_END_BYTES = 64, 67
+# Places are recorded in portions of this many events.
+_MOST_UNLEARNED = 4096
+
+
+class FileJob:
+    """One job, for one writer and any number of readers; see `JobStorage`.
+
+    Safe for threads.
+
+    Attributes:
+        files: the job's two files.
+    """
+
+    def __init__(self, place: Place) -> None:
+        # A weak reference: a cycle would keep files open until a garbage collection.
+        lists = partial(_list, weakref.ref(self), place.has_files_open)
+        self.files = JobFiles(place, lists)
+        self._lock = JobLock(self.files, place.lock_timeout_seconds)
+        self._memory = Memory()
+        self._known = Known()
+        self._writes = place.writes
+
+    @property
+    def job_id(self) -> str:
+        """The job."""
+        return self.files.job_id
+
+    def version(self) -> Version | None:
+        """See `JobStorage.version`."""
+        try:
+            found = self.files.stat()
+        except OSError as exc:
+            raise failure(exc, f"cannot read {self.files.path}") from exc
+        return None if found is None else Version(found.inode, found.size)
+
+    def position(self) -> Position:
+        """See `JobStorage.position`."""
+        found = self.version()
+        shown = self.extent()
+        if found is None:
+            return Position(Mark(shown.seq, shown.hash))
+        version = found._replace(size=shown.size)
+        is_settled = found.size <= shown.size
+        return Position(Mark(shown.seq, shown.hash), version, is_settled)
+
+    def extent(self) -> Extent:
+        """Return the acknowledged extent, without the lock and without any change.
+
+        Raises:
+            DamagedJournal: acknowledged events are missing.
+        """
+        try:
+            raw = self.files.head.peek()
+            head = head_codec.decode(raw)
+            found = self.files.stat()
+            if head is None or head.shown.seq == 0:
+                return Extent()
+            return self._current_extent(head, raw, found)
+        except OSError as exc:
+            fail(exc, f"cannot read {self.files.path}")
+
+    def _current_extent(self, head: Head, raw: bytes, found: Stat | None) -> Extent:
+        is_known = found is not None and head.inode == found.inode
+        if is_known and found and found.size >= head.shown.size:
+            self.files.open_journal()
+            self._known.shown = head.shown
+            return head.shown
+        # The journal was rewritten, copied or truncated.
+        facts = self.files.look(raw, found)
+        ruling = judge(facts)
+        # Without `shown`, a repair that gives up acknowledged events is unfinished and
+        # perhaps not durable, or a power cut took unsynced events: both are refused.
+        if facts.shown is None or facts.is_foreign or facts.is_altered:
+            raise self.files.damaged(
+                problem_of(facts, ruling) or _mismatch(facts, head.shown)
+            )
+        self._known.shown = facts.shown
+        return facts.shown
+
+    # -- events by seq -------------------------------------------------------------
+
+    def events(
+        self, after: Mark, until_seq: int, on_piece: OnPiece | None = None
+    ) -> Iterator[Stored]:
+        """See `JobStorage.events`."""
+        if until_seq <= after.seq:
+            return
+        for located, _, _ in self.walk(after, until_seq, on_piece):
+            event, _, size, fault = located
+            if event["seq"] > after.seq:
+                yield event, size, fault
+
+    def walk(
+        self, after: Mark, until_seq: int, on_piece: OnPiece | None = None
+    ) -> Iterator[tuple[Located, bytes, int]]:
+        """Yield events from the last known place before `after` on, as `passage.walk`.
+
+        Raises:
+            DamagedJournal, StorageFailed: as `events`.
+        """
+        places = self._places_now()
+        seq = min(after.seq, places.last)
+        end = places.ends[seq]
+        prev = after.hash if seq == after.seq else ""
+        start = Extent(seq, prev or self._hash_before(end), end)
+        size = self._end_of(until_seq, places)
+        first, ends = seq + 1, list[int]()
+        try:
+            for found in walk(self.files.read, start, size, on_piece):
+                event, offset, length, _ = found[0]
+                ends.append(offset + length)
+                seq = event["seq"]
+                if seq == after.seq and after.hash not in ("", event["hash"]):
+                    raise _other(after, event, offset)
+                yield found
+                if seq >= until_seq and ends[-1] < size:
+                    break
+                if len(ends) >= _MOST_UNLEARNED:
+                    places.learn(first, ends)
+                    first, ends = seq + 1, []
+        except CorruptLine as exc:
+            raise self.files.damaged(exc) from exc
+        finally:
+            places.learn(first, ends)
+
+    def _places_now(self) -> Places:
+        """Return the places of the file that is the journal now."""
+        try:
+            return self._known.places_of(self.files.open_journal().inode)
+        except OSError as exc:
+            raise failure(exc, f"cannot read {self.files.path}") from exc
+
+    def _hash_before(self, end: int) -> str:
+        """Return the hash of the event that ends at `end`; empty at the start."""
+        return self.files.read(end - HASH_END_BYTES, HASH_BYTES).decode() if end else ""
+
+    def _end_of(self, seq: int, places: Places) -> int:
+        """Return a place behind event `seq` up to which the journal can be read."""
+        if seq <= places.last:
+            return places.ends[seq]
+        shown = self._known.shown if seq <= self._known.shown.seq else self.extent()
+        return shown.size
+
+    def _place_of(self, seq: int) -> tuple[int, int]:
+        places = self._places_now()
+        if seq > places.last:
+            for _ in self.walk(Mark(places.last), seq):
+                pass
+        if not 0 < seq <= places.last:
+            raise UnreadableState(f"event {seq} does not exist")
+        return places.of(seq)
+
+    def lines(self, seq: int) -> tuple[bytes, bytes]:
+        """See `JobStorage.lines`."""
+        lines = self.files.read(*self._place_of(seq))
+        state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
+        return state_line, event_line
+
+    def first_bytes(self, seq: int, most: int) -> bytes:
+        """See `JobStorage.first_bytes`."""
+        offset, size = self._place_of(seq)
+        return self.files.read(offset, min(size, most))
+
+    def damage(self, after_seq: int, expected: str, found: str) -> DamagedJournal:
+        """See `JobStorage.damage`."""
+        places = self._known.places
+        offset = places.ends[min(after_seq, places.last)]
+        return self.files.damaged(CorruptLine(offset, expected, found))
+
+    # -- the lock ------------------------------------------------------------------
+
+    def hold(self, *, wait: bool = True) -> LockScope[HeldFileJob]:
+        """See `JobStorage.hold`."""
+        self._writes()
+        return JobLockScope(self._lock, partial(self._settled, wait), "cannot write")
+
+    def unsettled(self) -> LockScope[HeldFileJob]:
+        """Lock the job as `hold` does, but without recovery: for a repair.
+
+        Raises:
+            LockTimeout: it stayed locked for too long.
+            NewerFormat: a newer version wrote its head.
+            ReadOnlyStore, StorageFailed: it cannot be locked.
+        """
+        return JobLockScope(self._lock, self._as_it_is, "cannot repair")
+
+    def _settled(self, wait: bool) -> HeldFileJob:
+        may_create = partial(recovering.may_make_head, self.files)
+        self._lock.take(wait=wait, may_create=may_create)
+        return self._held(recovering.settle(self.files, self._memory))
+
+    def _as_it_is(self) -> HeldFileJob:
+        self._lock.take(wait=True, may_create=lambda **_: True)
+        self._memory.is_settled = False
+        self._lock.is_repair = True
+        self.files.head.take_over(self.files.head.read())
+        return self._held(Extent())
+
+    def _held(self, extent: Extent) -> HeldFileJob:
+        return HeldFileJob(self.files, self._memory, self._known, extent)
+
+    def repairs(self) -> list[JobRepairedData]:
+        """See `JobStorage.repairs`."""
+        return recovering.repairs(self.files, self._memory)
+
+    # -- rewrites ------------------------------------------------------------------
+
+    @contextmanager
+    def rewriting(self) -> Iterator[JournalRewrite]:
+        """See `JobStorage.rewriting`."""
+        with self.copying() as copy:
+            yield JournalRewrite(self, copy)
+
+    @contextmanager
+    def copying(self) -> Iterator[JournalCopy]:
+        """Begin a new journal; removed unless it replaces the old one.
+
+        Raises:
+            Busy: another one is in progress.
+            NoSpace, StorageFailed: it cannot be written.
+        """
+        files = self.files
+        try:
+            copy = JournalCopy(files.disk, files.copy_path, files.path)
+            try:
+                yield copy
+            finally:
+                copy.discard()
+        except OSError as exc:
+            fail(exc, f"cannot rewrite {files.path}")
+
+    def sweep(self) -> None:
+        """See `JobStorage.sweep`."""
+        files = self.files
+        try:
+            with suppress(Busy):
+                copy_file.remove_leftover(files.disk, files.copy_path)
+        except OSError as exc:
+            raise failure(exc, f"cannot remove {files.copy_path}") from exc
+
+    # -- for the store: open files and syncs ---------------------------------------
+
+    def flush(self) -> None:
+        """Sync the writes that this process acknowledged before their sync."""
+        if self._memory.owes_sync:
+            during(self.hold(), HeldFileJob.flush)
+
+    def close(self) -> None:
+        """Sync the head, so that it is not stale after a power cut; close both files.
+
+        Waits for a write in progress.
+        """
+        self._lock.mutex.hold(self._sync_and_forget)
+
+    def _sync_and_forget(self) -> None:
+        if self._memory.is_settled:
+            try:
+                self.files.head.sync()
+            except OSError:  # the journal itself is synced; a stale head is legal
+                _log.warning("job %r: cannot sync its head", self.job_id)
+        self._forget()
+
+    def retire(self) -> bool:
+        """Close both files to save descriptors; sync the journal first if needed.
+
+        The head is not synced: a stale one is legal, and a process that visits
+        thousands of jobs would sync twice for each.  A reader that still has this
+        object opens the files again.
+
+        Returns:
+            Whether they were closed; False while another thread writes.
+        """
+        if self._lock.mutex.is_mine:
+            return False
+        try:
+            if self.files.durability == "interval":
+                self.flush()
+        except MilepostError as exc:  # must not fail the job that needs a descriptor
+            _log.warning("job %r: not synced: %s", self.job_id, exc)
+        return self._lock.mutex.try_hold(self._forget)
+
+    def _forget(self) -> None:
+        self._memory.is_settled = False
+        self.files.close()
+
+    def after_fork(self) -> None:
+        """Close descriptors without a sync or an unlock; the object is not reused."""
+        self.files.after_fork()
+
+
+def _list(job: weakref.ref[FileJob], has_files_open: Callable[[FileJob], bool]) -> bool:
+    alive = job()
+    return alive is not None and has_files_open(alive)
+
+
+def _other(after: Mark, event: Event, offset: int) -> CorruptLine:
+    """Return the problem of an event that is not the one which the caller knows."""
+    expected = f"event {after.seq} with hash {after.hash}"
+    return CorruptLine(offset, expected, f"one with hash {event['hash']}")
+
+
+def _mismatch(facts: Facts, shown: Extent) -> CorruptLine:
+    what = f"event {shown.seq} with hash {shown.hash}"
+    found = f"event {facts.proven.seq} with hash {facts.proven.hash} as the last"
+    return CorruptLine(facts.proven.size, what, found)
