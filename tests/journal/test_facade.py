@@ -21,9 +21,7 @@ SAVE = [
     "Store.write",
     "WriteQueue.submit",
     "Job.commit",
-    "LockedJournal.append",
-    "JournalFile.append",
-    "JournalFile._write",
+    "HeldFileJob.append",
     "PosixFile.append",
 ]
 
