@@ -7,6 +7,7 @@ journal are first recovered under the lock.
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import Event, JobRepairedData
     from milepost.journal.storage.contract import LockScope, OnPiece
     from milepost.journal.storage.files.folders import Place
+    from milepost.journal.storage.files.head_file import OpenFile
     from milepost.journal.storage.files.places import Places
     from milepost.journal.storage.files.recovery.head import Head
     from milepost.journal.storage.files.recovery.judgement import Facts
@@ -148,7 +150,7 @@ class FileJob:
         Raises:
             DamagedJournal, StorageFailed: as `events`.
         """
-        places = self._places_now()
+        _, places = self._opened()
         seq = min(after.seq, places.last)
         end = places.ends[seq]
         prev = after.hash if seq == after.seq else ""
@@ -173,12 +175,13 @@ class FileJob:
         finally:
             places.learn(first, ends)
 
-    def _places_now(self) -> Places:
-        """Return the places of the file that is the journal now."""
+    def _opened(self) -> tuple[OpenFile, Places]:
+        """Return the file that is the journal now, and the places in it."""
         try:
-            return self._known.places_of(self.files.open_journal().inode)
+            opened = self.files.open_journal()
         except OSError as exc:
             raise failure(exc, f"cannot read {self.files.path}") from exc
+        return opened, self._known.places_of(opened.inode)
 
     def _hash_before(self, end: int) -> str:
         """Return the hash of the event that ends at `end`; empty at the start."""
@@ -191,25 +194,26 @@ class FileJob:
         shown = self._known.shown if seq <= self._known.shown.seq else self.extent()
         return shown.size
 
-    def _place_of(self, seq: int) -> tuple[int, int]:
-        places = self._places_now()
-        if seq > places.last:
-            for _ in self.walk(Mark(places.last), seq):
-                pass
-        if not 0 < seq <= places.last:
-            raise UnreadableState(f"event {seq} does not exist")
-        return places.of(seq)
-
     def lines(self, seq: int) -> tuple[bytes, bytes]:
         """See `JobStorage.lines`."""
-        lines = self.files.read(*self._place_of(seq))
+        lines = self.first_bytes(seq, sys.maxsize)
         state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
         return state_line, event_line
 
     def first_bytes(self, seq: int, most: int) -> bytes:
         """See `JobStorage.first_bytes`."""
-        offset, size = self._place_of(seq)
-        return self.files.read(offset, min(size, most))
+        opened, places = self._opened()
+        if seq > places.last:
+            for _ in self.walk(Mark(places.last), seq):
+                pass
+            opened, places = self._opened()
+        if not 0 < seq <= places.last:
+            raise UnreadableState(f"event {seq} does not exist")
+        offset, size = places.of(seq)
+        try:
+            return opened.file.read(offset, min(size, most))
+        except OSError as exc:
+            raise failure(exc, f"cannot read {self.files.path}") from exc
 
     def damage(self, after_seq: int, expected: str, found: str) -> DamagedJournal:
         """See `JobStorage.damage`."""
