@@ -6,11 +6,7 @@ import hashlib
 import signal
 from typing import Any
 
-COLUMNS = ("#", "when (UTC)", "who", "what", "why")
-
 Event = dict[str, Any]
-
-
 # Whether it holds, and a line with the promise and the compared values.
 Check = tuple[bool, str]
 
@@ -20,12 +16,10 @@ def removals(events: list[Event]) -> list[tuple[list[str], str]]:
     found = []
     for event in events:
         if (event["type"], event["actor"]) == ("checkpoints.cleaned", "worker:cleanup"):
-            removed = event["data"]["removed"]
-            # Each checkpoint has its own reason; the common prefix is left out.
-            why = [text.removeprefix("no rule keeps it; ") for text in removed.values()]
-            more = " (and so on)" if len({*why}) > 1 else ""
-            policy = event["data"]["policy"]["name"]
-            found.append(([*removed], f"{policy}: {why[0]}{more}"))
+            ids, whys = zip(*event["data"]["removed"].items(), strict=True)
+            why = whys[0].removeprefix("no rule keeps it; ")
+            more = " (and so on)" if len({*whys}) > 1 else ""
+            found.append(([*ids], f"{event['data']['policy']['name']}: {why}{more}"))
     return found
 
 
@@ -35,49 +29,33 @@ def saved_ids(events: list[Event]) -> dict[str, int]:
     return {event["data"]["checkpoint_id"]: event["seq"] for event in saves}
 
 
-def rows(events: list[Event]) -> list[tuple[str, ...]]:
-    """Return one row per event, in the order of `COLUMNS`."""
-    seqs = saved_ids(events)
-    return [
-        (
-            *(str(event["seq"]), event["at"][11:19], event["actor"]),
-            *_what_and_why(event, seqs),
-        )
-        for event in events
-    ]
-
-
-def _what_and_why(event: Event, seqs: dict[str, int]) -> tuple[str, str]:
+def row(event: Event, seqs: dict[str, int]) -> tuple[str, ...]:
+    """Return the seq, time and actor of an event, and what it did and why."""
     data = event["data"]
     named = f"#{seqs[data['checkpoint_id']]}" if "checkpoint_id" in data else ""
     match event["type"]:
-        case "job.opened":
-            return "opened the journal", "the job's first save"
         case "checkpoint.saved":
             parent = data["parent"]
+            what = f"saved {data['step_name']}"
             why = f"goes on from #{parent}" if parent else "starts from nothing"
-            return f"saved {data['step_name']}", why
         case "checkpoint.restored":
-            return f"restored {named}", "to resume the job from there"
+            what, why = f"restored {named}", "to resume the job from there"
         case "checkpoints.cleaned":
             ((ids, why),) = removals([event])
-            gone = ", ".join(f"#{seq}" for seq in sorted(seqs[each] for each in ids))
-            return f"removed {gone}", why
+            gone = sorted(seqs[each] for each in ids)
+            what = f"removed {', '.join(f'#{seq}' for seq in gone)}"
         case other:
-            verb = other.removeprefix("checkpoint.")
-            return f"{verb} {named}".rstrip(), data.get("reason", "")
-
-
-def ending(status: int) -> str:
-    """Return the name of the signal that ended a process, or its exit status."""
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
+            what = f"{other.removeprefix('checkpoint.')} {named}".rstrip()
+            why = data.get("reason", "")
+    return str(event["seq"]), event["at"][11:19], event["actor"], what, why
 
 
 def killed_half_way(status: int, done: int, total: int) -> Check:
     """Check that SIGKILL ended the job, with a part of its work saved."""
     holds = f"its last checkpoint holds {done:,} of {total:,} files"
-    is_ok = status == -signal.SIGKILL and 0 < done < total
-    return is_ok, f"the job was killed half way: {ending(status)}; {holds}"
+    how = "SIGKILL" if status == -signal.SIGKILL else f"status {status}"
+    is_ok = how == "SIGKILL" and 0 < done < total
+    return is_ok, f"the job was killed half way: {how}; {holds}"
 
 
 def only_the_rest(counted: int, left: int) -> Check:
@@ -89,9 +67,9 @@ def only_the_rest(counted: int, left: int) -> Check:
 def resumed(events: list[Event], restored_id: str, job_status: str) -> Check:
     """Check that the resumed job continued from the restored checkpoint."""
     seq = saved_ids(events)[restored_id]
-    (at,) = (e["seq"] for e in events if e["type"] == "checkpoint.restored")
-    saves = (e for e in events if e["type"] == "checkpoint.saved" and e["seq"] > at)
-    parents = [save["data"]["parent"] for save in saves]
+    types = [event["type"] for event in events]
+    after = events[types.index("checkpoint.restored") :]
+    parents = [e["data"]["parent"] for e in after if e["type"] == "checkpoint.saved"]
     child = f"goes on from #{parents[0]}" if parents else "does not exist"
     compared = f"restored #{seq}, answer {job_status!r}; the next checkpoint {child}"
     promise = "the executor started it again from the restored checkpoint"
@@ -110,32 +88,26 @@ def same(what: str, got: bytes, expected: bytes) -> Check:
     return False, f"{what}: {sizes}, different from byte {at:,} on"
 
 
-def retained(
-    events: list[Event], live: list[str], policy: str, keep_last: int
-) -> Check:
+def retained(events: list[Event], live: list[str], policy: str, keep: int) -> Check:
     """Check that scheduled runs removed exactly what the policy does not keep."""
     saved, runs = [*saved_ids(events)], removals(events)
     removed = [checkpoint_id for ids, _ in runs for checkpoint_id in ids]
-    compared = (
-        f"{policy} removed {len(removed)} of {len(saved)} checkpoints, "
-        f"{len(live)} are left; runs that found some: {len(runs)}"
-    )
     is_ok = (
-        len(removed) > 0
-        and all(why.startswith(f"{policy}: ") for _, why in runs)
-        and live == saved[-keep_last:]
-        and sorted(removed) == sorted(saved[:-keep_last])
+        all(why.startswith(f"{policy}: ") for _, why in runs)
+        and sorted(removed) == sorted(saved[:-keep]) != []
+        and live == saved[-keep:]
     )
-    return is_ok, f"scheduled retention deleted by policy: {compared}"
+    gone = f"{policy} removed {len(removed)} of {len(saved)} checkpoints"
+    left = f"{len(live)} are left; runs that found some: {len(runs)}"
+    return is_ok, f"scheduled retention deleted by policy: {gone}, {left}"
 
 
 def verified(status: int, answer: dict[str, Any]) -> Check:
     """Check the result of `milepost verify --deep --json`."""
-    jobs = (answer["data"] or {"jobs": []})["jobs"]
-    problems = [job["problem"] for job in jobs if not job["ok"]]
-    problems += [answer["error"]] if answer["error"] else []
+    jobs = answer["data"]["jobs"] if answer["data"] else []
+    problems = [job["problem"] for job in jobs if not job["ok"]] or answer["error"]
     events = sum(job["events"] for job in jobs)
-    found = "; ".join(problem["detail"] for problem in problems)
-    sound = f"{events} events chained, every state as it was saved"
     is_ok = status == 0 and len(jobs) > 0 and not problems
-    return is_ok, f"milepost verify finds the journal sound: {found or sound}"
+    sound = f"{events} events chained, every state as it was saved"
+    found = sound if is_ok else f"status {status}, {problems}"
+    return is_ok, f"milepost verify finds the journal sound: {found}"
