@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
+from array import array
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -156,7 +157,7 @@ class FileJob:
         prev = after.hash if seq == after.seq else ""
         start = Extent(seq, prev or self._hash_before(end), end)
         size = self._end_of(until_seq, places)
-        first, ends = seq + 1, list[int]()
+        first, ends = seq + 1, array("Q")
         try:
             for found in walk(self.files.read, start, size, on_piece):
                 event, offset, length, _ = found[0]
@@ -169,7 +170,7 @@ class FileJob:
                     break
                 if len(ends) >= _MOST_UNLEARNED:
                     places.learn(first, ends)
-                    first, ends = seq + 1, []
+                    first, ends = seq + 1, array("Q")
         except CorruptLine as exc:
             raise self.files.damaged(exc) from exc
         finally:

@@ -6,6 +6,7 @@ The order is essential: durable, then acknowledged.
 from __future__ import annotations
 
 import logging
+from array import array
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -102,7 +103,8 @@ class HeldFileJob:
         self._acknowledge(head, slot, is_first=is_first)
         self._memory.has_written()
         ends = accumulate(map(len, lines), initial=shown.size)
-        self._known.places_of(files.inode).learn(expected.seq, [*ends])
+        places = self._known.places_of(files.inode)
+        places.learn(expected.seq, array("Q", ends))
         self._known.shown = self.extent = extent
         return self.position
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
 
 from milepost.journal.storage.files.recovery.head import Extent
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class Places:
@@ -31,13 +27,13 @@ class Places:
         """The seq of the last event whose place is known."""
         return len(self.ends) - 1
 
-    def learn(self, first: int, ends: Sequence[int]) -> None:
+    def learn(self, first: int, ends: array[int]) -> None:
         """Record where the events from `first` on end, unless some before are missing.
 
         One call of C code, so that an exception leaves no part of it.
         """
         if first <= len(self.ends):
-            self.ends[first : first + len(ends)] = array("Q", ends)
+            self.ends[first : first + len(ends)] = ends
 
     def of(self, seq: int) -> tuple[int, int]:
         """Return the offset and the size of event `seq`, whose place must be known."""
