@@ -147,7 +147,7 @@ MUTANTS: dict[str, Mutant] = {
     "write span ignored": Mutant(
         (
             Rewrite(
-                facts._Writes.follow,
+                facts._Writes._ends_write,
                 "span_of(event)",
                 '(event["seq"], event["seq"])',
             ),

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from milepost.journal.disk.disk import Stat
     from milepost.journal.errors import DamagedJournal
     from milepost.journal.events.codec import Located, Stored
-    from milepost.journal.events.vocabulary import Event, JobRepairedData
+    from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.storage.contract import LockScope, OnPiece
     from milepost.journal.storage.files.folders import Place
     from milepost.journal.storage.files.head_file import OpenFile
@@ -51,8 +51,6 @@ _log = logging.getLogger("milepost.journal")
 
 # An event line ends in `<64 hex>"}\n`.
 HASH_BYTES, HASH_END_BYTES = 64, 67
-# Places are recorded in portions of this many events.
-_MOST_UNLEARNED = 4096
 
 
 class FileJob:
@@ -138,15 +136,14 @@ class FileJob:
         """See `JobStorage.events`."""
         if until_seq <= after.seq:
             return
-        for located, _, _ in self.walk(after, until_seq, on_piece):
-            event, _, size, fault = located
-            if event["seq"] > after.seq:
+        for found, _, _ in self.walk(after, until_seq, on_piece):
+            for event, _, size, fault in found:
                 yield event, size, fault
 
     def walk(
         self, after: Mark, until_seq: int, on_piece: OnPiece | None = None
-    ) -> Iterator[tuple[Located, bytes, int]]:
-        """Yield events from the last known place before `after` on, as `passage.walk`.
+    ) -> Iterator[tuple[list[Located], bytes, int]]:
+        """Yield the same events in pieces, as `passage.walk`; learn their places.
 
         Raises:
             DamagedJournal, StorageFailed: as `events`.
@@ -157,24 +154,32 @@ class FileJob:
         prev = after.hash if seq == after.seq else ""
         start = Extent(seq, prev or self._hash_before(end), end)
         size = self._end_of(until_seq, places)
-        first, ends = seq + 1, array("Q")
         try:
-            for found in walk(self.files.read, start, size, on_piece):
-                event, offset, length, _ = found[0]
-                ends.append(offset + length)
-                seq = event["seq"]
-                if seq == after.seq and after.hash not in ("", event["hash"]):
-                    raise _other(after, event, offset)
-                yield found
-                if seq >= until_seq and ends[-1] < size:
+            for found, data, begin in walk(self.files.read, start, size, on_piece):
+                ends = array("Q", [offset + length for _, offset, length, _ in found])
+                places.learn(found[0][0]["seq"], ends)
+                wanted = self._wanted(found, after, until_seq)
+                if wanted:
+                    yield wanted, data, begin
+                if found[-1][0]["seq"] >= until_seq and ends[-1] < size:
                     break
-                if len(ends) >= _MOST_UNLEARNED:
-                    places.learn(first, ends)
-                    first, ends = seq + 1, array("Q")
         except CorruptLine as exc:
             raise self.files.damaged(exc) from exc
-        finally:
-            places.learn(first, ends)
+
+    @staticmethod
+    def _wanted(found: list[Located], after: Mark, until_seq: int) -> list[Located]:
+        """Return the events after `after` up to `until_seq`.
+
+        Raises:
+            CorruptLine: the event that the caller knows is another one.
+        """
+        skip = max(after.seq + 1 - found[0][0]["seq"], 0)
+        if 0 < skip <= len(found):
+            event, offset, *_ = found[skip - 1]
+            if after.hash not in ("", event["hash"]):
+                expected = f"event {after.seq} with hash {after.hash}"
+                raise CorruptLine(offset, expected, f"one with hash {event['hash']}")
+        return found[skip : max(until_seq + 1 - found[0][0]["seq"], 0)]
 
     def _opened(self) -> tuple[OpenFile, Places]:
         """Return the file that is the journal now, and the places in it."""
@@ -346,12 +351,6 @@ class FileJob:
 def _list(job: weakref.ref[FileJob], has_files_open: Callable[[FileJob], bool]) -> bool:
     alive = job()
     return alive is not None and has_files_open(alive)
-
-
-def _other(after: Mark, event: Event, offset: int) -> CorruptLine:
-    """Return the problem of an event that is not the one which the caller knows."""
-    expected = f"event {after.seq} with hash {after.hash}"
-    return CorruptLine(offset, expected, f"one with hash {event['hash']}")
 
 
 def _mismatch(facts: Facts, shown: Extent) -> CorruptLine:

@@ -35,19 +35,15 @@ class JournalRewrite:
         on_piece: OnPiece | None = None,
     ) -> None:
         """See `Rewrite.copy`."""
-        parts, size_bytes = list[bytes](), 0
-        for located, data, begin in self._job.walk(Mark(), until_seq, on_piece):
-            event, offset, size, _ = located
-            lines = data[offset - begin : offset - begin + size]
-            if has_state(event):
-                lines = lines_of(event["seq"], lines)
-            parts.append(lines)
-            size_bytes += len(lines)
-            if size_bytes >= PIECE_BYTES:
-                self.new.write(b"".join(parts))
-                parts, size_bytes = [], 0
-            self._end = offset + size
-        self.new.write(b"".join(parts))
+        for found, data, begin in self._job.walk(Mark(), until_seq, on_piece):
+            parts: list[bytes] = []
+            for event, offset, size, _ in found:
+                lines = data[offset - begin : offset - begin + size]
+                if has_state(event):
+                    lines = lines_of(event["seq"], lines)
+                parts.append(lines)
+                self._end = offset + size
+            self.new.write(b"".join(parts))
 
     def follow(self) -> None:
         """See `Rewrite.follow`."""

@@ -158,23 +158,32 @@ class _Writes:
         self.problem = None
         write: list[Located] = []
         try:
-            for located, data, begin in walk(read, self.keep, size):
-                write.append(located)
-                event, offset, length, fault = located
-                if self.base is not None:
-                    at = offset - begin
-                    lines = data[at : at + length]
-                    self._check_state(event, lines, offset, fault)
-                start = self.keep.seq + 1
-                first, last = span_of(event)
-                if first != start or not first <= event["seq"] <= last:
-                    what = f"a write that begins at {start}"
-                    raise CorruptLine(offset, what, f"one at {first}")  # noqa: TRY301
-                if event["seq"] == last:
-                    self._take(write)
-                    write = []
+            for found, data, begin in walk(read, self.keep, size):
+                for located in found:
+                    write.append(located)
+                    event, offset, length, fault = located
+                    if self.base is not None:
+                        at = offset - begin
+                        lines = data[at : at + length]
+                        self._check_state(event, lines, offset, fault)
+                    if self._ends_write(event, offset):
+                        self._take(write)
+                        write = []
         except CorruptLine as exc:
             self.problem = exc
+
+    def _ends_write(self, event: Event, offset: int) -> bool:
+        """Return whether `event` is the last of its write.
+
+        Raises:
+            CorruptLine: it does not belong to the next write.
+        """
+        start = self.keep.seq + 1
+        first, last = span_of(event)
+        if first != start or not first <= event["seq"] <= last:
+            what = f"a write that begins at {start}"
+            raise CorruptLine(offset, what, f"one at {first}")
+        return event["seq"] == last
 
     def _take(self, write: list[Located]) -> None:
         """Add a whole write."""

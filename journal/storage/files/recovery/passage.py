@@ -38,8 +38,8 @@ def walk(
     after: Extent,
     size: int,
     on_piece: Callable[[int], object] | None = None,
-) -> Iterator[tuple[Located, bytes, int]]:
-    """Yield each event after `after`, verified, and the bytes that it was read from.
+) -> Iterator[tuple[list[Located], bytes, int]]:
+    """Yield the events after `after` in pieces, verified.
 
     Args:
         read: returns bytes of the journal, by offset and size.
@@ -48,7 +48,7 @@ def walk(
         on_piece: called with the bytes read since the last call.
 
     Yields:
-        The event, some bytes of the journal, and their offset in it.
+        Events, the bytes that they were read from, and the offset of these.
 
     Raises:
         CorruptLine: a line is not next in the chain, or the last one has no end.
@@ -57,10 +57,18 @@ def walk(
     while end < size:
         before = end
         data = read(before, min(want, size - before))
-        for located in scan(data, seq=seq, prev=prev, offset=before):
-            event, offset, length, _ = located
+        problem = None
+        found: list[Located] = []
+        try:
+            found.extend(scan(data, seq=seq, prev=prev, offset=before))
+        except CorruptLine as exc:
+            problem = exc  # raised after the events before it
+        if found:
+            event, offset, length, _ = found[-1]
             seq, prev, end = event["seq"], event["hash"], offset + length
-            yield located, data, before
+            yield found, data, before
+        if problem is not None:
+            raise problem
         if on_piece is not None:
             on_piece(end - before)
         if end > before:

@@ -138,9 +138,10 @@ class _Examination:
         view = JobView(self._job_id, self._store_id)
         proven = walk(self._text.read, Extent(), self._facts.proven.size)
         try:
-            for (event, offset, size, fault), _, _ in proven:
-                job_view.apply(view, event, size, fault)
-                self._places.ends.append(offset + size)
+            for found, _, _ in proven:
+                for event, offset, size, fault in found:
+                    job_view.apply(view, event, size, fault)
+                    self._places.ends.append(offset + size)
         except MALFORMED as exc:  # the first event opens no job, so nothing is usable
             self._facts = self._facts._replace(
                 proven=Extent(),
