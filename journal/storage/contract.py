@@ -101,8 +101,12 @@ class HeldJob(Protocol):
     def position(self) -> Position:
         """The acknowledged events."""
 
-    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Position:
-        """Append events durably and atomically; return the new position.
+    @property
+    def version(self) -> Version | None:
+        """The version of `position`."""
+
+    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Version:
+        """Append events durably and atomically; return the new version.
 
         Args:
             expected: the last acknowledged event.

@@ -135,8 +135,8 @@ class MemoryJob:
 
     # -- under the lock ----------------------------------------------------------------
 
-    def add(self, lines: Sequence[bytes], last: Mark) -> Position:
-        """Acknowledge `lines` after the last event; return the new position."""
+    def add(self, lines: Sequence[bytes], last: Mark) -> Version:
+        """Acknowledge `lines` after the last event; return the new version."""
         now = self._now
         kept = now.lines if now.end else []
         del kept[now.end :]  # left by an interrupted append
@@ -144,7 +144,7 @@ class MemoryJob:
         size = now.version.size + sum(map(len, lines))
         version = now.version._replace(size=size)
         self._now = _Acknowledged(kept, len(kept), last, version)
-        return self.known
+        return version
 
     def put(self, lines: list[bytes], last: Mark) -> None:
         """Replace all lines."""
@@ -167,7 +167,12 @@ class HeldMemoryJob:
         """See `HeldJob.position`."""
         return self._job.known
 
-    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Position:
+    @property
+    def version(self) -> Version | None:
+        """See `HeldJob.version`."""
+        return self._job.version()
+
+    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Version:
         """See `HeldJob.append`."""
         at = self._job.known.last
         if at != expected:

@@ -172,8 +172,8 @@ class Job:
         if self.view.seq and batch.add_repairs(held.repairs()):
             written = batch.encode()
             self.version = None  # refresh before the next answer, should this fail
-            at = held.append(self.view.mark, written.lines, written.last)
-            self._add(self.view, written, at)
+            new = held.append(self.view.mark, written.lines, written.last)
+            self._add(self.view, written, new)
 
     def _fold_to(self, at: Position, held: HeldJob | None = None) -> None:
         view = self.view
@@ -309,8 +309,8 @@ class Job:
                         view = self.view
                         # Refresh before the next answer, should the append fail.
                         self.version = None
-                        at = held.append(view.mark, written.lines, written.last)
-                        self.folding.hold(partial(self._add, view, written, at))
+                        new = held.append(view.mark, written.lines, written.last)
+                        self.folding.hold(partial(self._add, view, written, new))
             finally:
                 scope.release()  # an exception may have interrupted the first release
             for _ in range(served):
@@ -320,10 +320,10 @@ class Job:
 
     def prepare(self, held: HeldJob) -> None:
         """Catch up under the lock; refuse a job that must not be written to."""
-        at = held.position
+        version = held.version
         try:
-            if at.version is None or at.version != self.version:
-                self._fold_to(at, held)
+            if version is None or version != self.version:
+                self._fold_to(held.position, held)
         except DamagedJournal as exc:
             self._quarantine(exc)
             raise
@@ -392,7 +392,7 @@ class Job:
             waiter.landing = written.last
         return served, written
 
-    def _add(self, view: JobView, written: Written, at: Position) -> None:
+    def _add(self, view: JobView, written: Written, version: Version) -> None:
         """Fold a write that was appended."""
         # A concurrent reader may have folded it once it was acknowledged.
         if view.seq == written.events[0][0]["seq"] - 1:
@@ -403,8 +403,8 @@ class Job:
         self._seen, self._created_at = written.last, view.created_at
         if view.misfit:
             return  # as in `_fold_to`: the next refresh folds from the start
-        self.version = at.version
-        self.generation = None if at.version is None else at.version.generation
+        self.version = version
+        self.generation = version.generation
 
     def forget_version(self) -> None:
         """Fold from the start before the next answer: the job was rewritten."""

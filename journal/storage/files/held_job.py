@@ -62,11 +62,16 @@ class HeldFileJob:
     @property
     def position(self) -> Position:
         """See `HeldJob.position`."""
-        seq, hash_, size = self.extent
-        version = Version(self._files.inode, size) if size else None
-        return Position(Mark(seq, hash_), version)
+        seq, hash_, _ = self.extent
+        return Position(Mark(seq, hash_), self.version)
 
-    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Position:
+    @property
+    def version(self) -> Version | None:
+        """See `HeldJob.version`."""
+        size = self.extent.size
+        return Version(self._files.inode, size) if size else None
+
+    def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Version:
         """See `HeldJob.append`."""
         files = self._files
         shown = files.head.head.shown
@@ -106,7 +111,7 @@ class HeldFileJob:
         places = self._known.places_of(files.inode)
         places.learn(expected.seq, array("Q", ends))
         self._known.shown = self.extent = extent
-        return self.position
+        return Version(files.inode, extent.size)
 
     def _file_for_append(self, *, is_first: bool) -> File:
         files = self._files
