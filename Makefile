@@ -13,6 +13,8 @@ WITH := python3.14 python3.13 python3.12 python3.11 python3
 CRASH_SEED := $(shell date -u +%Y%m%d)
 # Two, because that is what the slowest machine has on which the suite is run.
 WORKERS := 2
+# Tests start hundreds of processes; without bytecode each would compile Milepost anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 # What is in .venv names this folder by its full path: copied or moved along with it, it
 # would run the code of the place where it came from.
