@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from benchmarks.running import Run
     from milepost.journal.disk.disk import Mode
-    from milepost.journal.store.group_commit import Request
 
 _THREADS = 32
 _PROCESSES = 8
@@ -55,15 +54,8 @@ class _Contender(NamedTuple):
 class _NoQueue(WriteQueue):
     """A queue that never shares a write."""
 
-    def submit(
-        self,
-        request: Request,
-        *,
-        is_shared: bool,
-        commit: Callable[[deque[Waiter]], None],
-    ) -> object:
+    def submit(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> object:
         """See `WriteQueue.submit`."""
-        me = Waiter(request, is_shared=is_shared)
         commit(deque([me]))
         if me.error is not None:
             raise me.error
