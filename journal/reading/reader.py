@@ -92,7 +92,7 @@ class Reader:
 
     def stored(self, view: JobView) -> JobStorage:
         """Return the job of `view` in the storage."""
-        return self.store.storage.job(view.job_id)
+        return self.store.stored(view.job_id)
 
     def view(self, job_id: str) -> JobView:
         """Return a job's view, of which every event is known."""

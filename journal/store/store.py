@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 
     from milepost.journal.events.vocabulary import Event
     from milepost.journal.states.access import Vault
-    from milepost.journal.storage.contract import HeldJob, OnPiece, Rewrite, Storage
+    from milepost.journal.storage.contract import (
+        HeldJob,
+        JobStorage,
+        OnPiece,
+        Rewrite,
+        Storage,
+    )
     from milepost.journal.store.group_commit import Request
 
 # Events that are read at once when they are read from the newest to the oldest.
@@ -69,6 +75,14 @@ class Store:
             made = Job(self.storage, job_id, self._clock, self._check_key)
             job = self._jobs.setdefault(job_id, made)
         return job
+
+    def stored(self, job_id: str) -> JobStorage:
+        """Return the job in the storage: the replica's own handle, if there is one.
+
+        Another handle would have to find every event again.
+        """
+        job = self._jobs.get(job_id)
+        return self.storage.job(job_id) if job is None else job.stored
 
     # -- reads -------------------------------------------------------------------------
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
+import resource
 from pathlib import Path
 
 import pytest
 
+from milepost import CheckpointManager
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import LockTimeout, NestedCall
 from milepost.journal.events.codec import Mark
 from milepost.journal.storage.files.recovery import head as head_codec
 from milepost.journal.storage.files.storage import FileStorage
 from tests.support.appending import JOB, append, lines, run
-from tests.support.faults import head_of, last_hash
+from tests.support.faults import FaultyDisk, head_of, in_child, last_hash
 
 
 def test_another_handle_sees_every_append_at_once(root: Path) -> None:
@@ -138,3 +140,21 @@ def test_a_dropped_handle_closes_its_files_without_a_garbage_collection(
         assert opened() == 0
     finally:
         gc.enable()
+
+
+def test_a_job_whose_files_were_closed_is_not_read_again_from_its_start(
+    root: Path,
+) -> None:
+    def read() -> list[str]:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        disk = FaultyDisk(root, syncs=False)
+        manager = CheckpointManager(storage=FileStorage(root, disk=disk))
+        first, *_ = [manager.save(JOB, "step", {"n": n}) for n in range(3)]
+        for number in range(60):  # more than are kept open
+            manager.save(f"other-{number}", "step", {})
+        before = len(disk.of("read"))
+        manager.get(JOB, first)
+        return [call.path for call in disk.of("read")[before:]]
+
+    assert in_child(read) == [f"journals/{JOB}.jsonl"]
