@@ -483,11 +483,14 @@ class CheckpointManager:
                 request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        request = Request.of(
-            idempotency_key, "pin", id_of(checkpoint_id), reason, expected_seq
-        )
         return self._mark(
-            "pin", job_id, checkpoint_id, actor, reason, expected_seq, request
+            "pin",
+            job_id,
+            checkpoint_id,
+            actor,
+            reason,
+            expected_seq,
+            idempotency_key,
         )
 
     def unpin(
@@ -510,11 +513,14 @@ class CheckpointManager:
                 request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        request = Request.of(
-            idempotency_key, "unpin", id_of(checkpoint_id), reason, expected_seq
-        )
         return self._mark(
-            "unpin", job_id, checkpoint_id, actor, reason, expected_seq, request
+            "unpin",
+            job_id,
+            checkpoint_id,
+            actor,
+            reason,
+            expected_seq,
+            idempotency_key,
         )
 
     def hold(
@@ -541,11 +547,14 @@ class CheckpointManager:
                 request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        request = Request.of(
-            idempotency_key, "hold", id_of(checkpoint_id), reason, expected_seq
-        )
         return self._mark(
-            "hold", job_id, checkpoint_id, actor, reason, expected_seq, request
+            "hold",
+            job_id,
+            checkpoint_id,
+            actor,
+            reason,
+            expected_seq,
+            idempotency_key,
         )
 
     def release(
@@ -568,11 +577,14 @@ class CheckpointManager:
                 request.
             DamagedJournal, StorageFailed: as `save`.
         """
-        request = Request.of(
-            idempotency_key, "release", id_of(checkpoint_id), reason, expected_seq
-        )
         return self._mark(
-            "release", job_id, checkpoint_id, actor, reason, expected_seq, request
+            "release",
+            job_id,
+            checkpoint_id,
+            actor,
+            reason,
+            expected_seq,
+            idempotency_key,
         )
 
     def delete(
@@ -1325,9 +1337,11 @@ class CheckpointManager:
         actor: str | None,
         reason: str | None,
         expected_seq: int | None,
-        request: Request,
+        key: str | None,
     ) -> bool:
-        marked, view = id_of(checkpoint_id), self._reader.view(job_id)
+        marked = id_of(checkpoint_id)
+        request = Request.of(key, verb, marked, reason, expected_seq)
+        view = self._reader.view(job_id)
         if request.key not in view.answered:
             marks.refuse_unknown(view, verb, marked)
         decide = partial(
