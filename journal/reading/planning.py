@@ -94,8 +94,8 @@ def plan(
         raise InvalidArgument(f"max_bytes must not be negative, got {max_bytes}")
 
     def look() -> tuple[list[tuple[str, _Decided]], list[tuple[str, ErrorInfo]]]:
-        if reader.view(jobs).seq:
-            return [(jobs, _decided(reader, jobs, rules, now))], []
+        if (view := reader.view(jobs)).seq:
+            return [(jobs, _decided(reader, view, rules.of(view), now))], []
         return _decide_all(
             reader, jobs, rules, now, on_progress, wants_all=max_bytes is not None
         )
@@ -198,7 +198,7 @@ def _decide_all(
             view = reader.view(job)
             own = rules.of(view)
             if wants_all or decisions.may_let_go(own, len(view.checkpoints)):
-                decided = _decided(reader, job, rules._replace(given=own), now)
+                decided = _decided(reader, view, own, now)
                 if wants_all or decided.decision.remove:
                     found.append((job, decided))
         except MilepostError as exc:
@@ -206,9 +206,7 @@ def _decide_all(
     return found, problems
 
 
-def _decided(reader: Reader, job_id: str, rules: Rules, now: datetime) -> _Decided:
-    view = reader.view(job_id)
-    policy = rules.of(view)
+def _decided(reader: Reader, view: JobView, policy: Policy, now: datetime) -> _Decided:
     from milepost.journal.retention import decisions, idle_rules
 
     found = _candidates(reader, view, policy)
