@@ -53,15 +53,10 @@ class MemoryJob:
         """See `JobStorage.version`."""
         return self._now.version if self._now.end else None
 
-    @property
-    def known(self) -> Position:
-        """The acknowledged events."""
-        now = self._now
-        return Position(now.last, now.version) if now.end else Position()
-
     def position(self) -> Position:
         """See `JobStorage.position`."""
-        return self.known
+        now = self._now
+        return Position(now.last, now.version) if now.end else Position()
 
     def events(
         self, after: Mark, until_seq: int, on_piece: OnPiece | None = None
@@ -165,7 +160,7 @@ class HeldMemoryJob:
     @property
     def position(self) -> Position:
         """See `HeldJob.position`."""
-        return self._job.known
+        return self._job.position()
 
     @property
     def version(self) -> Version | None:
@@ -174,7 +169,7 @@ class HeldMemoryJob:
 
     def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Version:
         """See `HeldJob.append`."""
-        at = self._job.known.last
+        at = self._job.position().last
         if at != expected:
             raise Conflict(f"job {self._job.job_id!r} is at {at.seq}, not {expected}")
         return self._job.add(lines, last)
@@ -190,7 +185,7 @@ class HeldMemoryJob:
         """See `HeldJob.finish`."""
         assert isinstance(rewrite, MemoryRewrite)
         rewrite.new += self._job.lines_after(len(rewrite.new))
-        at = self._job.known.version
+        at = self._job.version()
         return 0 if at is None else at.size, sum(map(len, rewrite.new))
 
     def replace(self, rewrite: Rewrite, lines: Sequence[bytes], last: Mark) -> None:

@@ -22,7 +22,7 @@ from milepost.journal.index.job_view import MALFORMED, InvalidEvent, JobView
 from milepost.journal.process import gc_pause
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.recovery.diagnosis import gives_up
-from milepost.journal.storage.contract import during
+from milepost.journal.storage.contract import Position, during
 from milepost.journal.store.group_commit import WriteQueue
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from milepost.journal.storage.contract import (
         HeldJob,
         OnPiece,
-        Position,
         Storage,
         Version,
     )
@@ -109,7 +108,7 @@ class Job:
         known = set(self.view.faults)
         try:
             at = self.stored.position()
-            if at == (Mark(), None, True) and self.version is None:
+            if at == Position() and self.version is None:
                 return self.view
             self._fold_to(at)
             if self._has_rotted(known) or not at.is_settled:

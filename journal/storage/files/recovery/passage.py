@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from milepost.journal.events.codec import Located
     from milepost.journal.events.vocabulary import Event
+    from milepost.journal.storage.contract import OnPiece
     from milepost.journal.storage.files.recovery.head import Extent
 
     Read = Callable[[int, int], bytes]
@@ -37,7 +38,7 @@ def walk(
     read: Read,
     after: Extent,
     size: int,
-    on_piece: Callable[[int], object] | None = None,
+    on_piece: OnPiece | None = None,
 ) -> Iterator[tuple[list[Located], bytes, int]]:
     """Yield the events after `after` in pieces, verified.
 
