@@ -22,7 +22,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test slow crash quick lint bench clean
+.PHONY: help setup demo test slow crash quick lint bytecode bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -32,7 +32,8 @@ setup: $(STAMP) ## make .venv and install Milepost and its tools
 demo: $(STAMP) ## kill a real job half way, resume it, compare (DEMO_ARGS=--help)
 	@$(PYTHON) -m demo $(DEMO_ARGS)
 
-test: lint ## lint, types, imports, and all tests but the slow ones
+test: $(STAMP) ## lint, types, imports, and all tests but the slow ones
+	@$(MAKE) -j 2 lint bytecode
 	@echo "== pytest"
 	@$(PYTHON) -m pytest -m "not slow" -n $(WORKERS) $(TEST_ARGS)
 
@@ -55,6 +56,11 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 	@$(PYTHON) -m mypy
 	@echo "== import contracts"
 	@$(VENV)/bin/lint-imports
+
+# The linters leave a processor idle, and workers that start without bytecode would each
+# compile all tests.  What is wrong with a test, the run of the tests tells.
+bytecode: $(STAMP)
+	@$(PYTHON) -m pytest --collect-only -qq >/dev/null 2>&1 || true
 
 bench: $(STAMP) ## measure side by side with the peers
 	@$(PYTHON) -m benchmarks $(BENCH_ARGS)

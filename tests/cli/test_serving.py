@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+SERVE = ("serve", "--port", "0")
+
 
 def test_the_example_of_serve_serves_until_it_is_told_to_stop(store: Path) -> None:
     example = call("serve", "--help").out.splitlines()[-1].split()
@@ -42,9 +44,14 @@ def test_the_example_of_serve_serves_until_it_is_told_to_stop(store: Path) -> No
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)]
+    ("words", "number", "code"),
+    [
+        (SERVE, signal.SIGTERM, 0),
+        (("worker",), signal.SIGINT, 130),
+        pytest.param(SERVE, signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(("worker",), signal.SIGTERM, 0, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("worker",)], ids=str)
 def test_sigterm_is_obeyed_and_ctrl_c_is_an_interruption(
     words: tuple[str, ...], number: signal.Signals, code: int
 ) -> None:

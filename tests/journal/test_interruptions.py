@@ -34,6 +34,7 @@ PACKAGE = str(Path(journal.__file__).parent) + os.sep
 # No call takes as long; one that does hangs.
 HANG_SECONDS = 30
 _LAP = 50
+SLOW = pytest.mark.slow
 LARGE = {"rows": [{"id": n, "name": f"row {n}"} for n in range(200)]}
 
 
@@ -175,9 +176,9 @@ CALLS: dict[str, Callable[[Scene, int], object]] = {
 
 
 def swept(
-    root: Path, call: Callable[[Scene, int], object], *, opcodes: bool
+    root: Path, call: Callable[[Scene, int], object], *, every: int, opcodes: bool
 ) -> tuple[dict[str, object], int]:
-    """Interrupt `call` at each event in turn; return what was wrong, and how many."""
+    """Interrupt `call` at each nth event; return what was wrong, and the events."""
     problems: dict[str, object] = {}
     Scene(root / "first").close()
     before = descriptors()
@@ -185,7 +186,7 @@ def swept(
         # What failed syncs leave aside makes a store slower: take another now and then.
         scene = Scene(root / str(lap))
         call(scene, 0)
-        for nth in range(lap * _LAP + 1, (lap + 1) * _LAP + 1):
+        for nth in range(lap * _LAP + 1, (lap + 1) * _LAP + 1, every):
             injector = Injector(nth, opcodes=opcodes)
             injector.run(partial(call, scene, nth))
             wrong = scene.wrong()
@@ -201,29 +202,30 @@ def swept(
     return problems, nth
 
 
-def in_quick(name: str) -> object:
-    """Return the parameter for a call; all but one are slow."""
-    marks = () if name == "save with a key" else (pytest.mark.slow,)
-    return pytest.param(name, marks=marks)
+SWEEPS = [
+    pytest.param("save with a key", 10, False, id="save with a key-tenth line"),
+    *(
+        pytest.param(name, 1, unit == "code", id=f"{name}-{unit}", marks=SLOW)
+        for name in CALLS
+        for unit in ("line", "code")
+    ),
+]
 
 
 # An exception that strikes a generator while it is closed goes nowhere; Python says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "opcodes", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["line", "code"]
-)
-@pytest.mark.parametrize("name", [in_quick(name) for name in CALLS])
+@pytest.mark.parametrize(("name", "every", "opcodes"), SWEEPS)
 def test_a_call_that_is_interrupted_anywhere_stops_no_other(
-    tmp_path: Path, name: str, tally: Tally, *, opcodes: bool
+    tmp_path: Path, name: str, every: int, tally: Tally, *, opcodes: bool
 ) -> None:
-    problems, points = swept(tmp_path, CALLS[name], opcodes=opcodes)
+    problems, points = swept(tmp_path, CALLS[name], every=every, opcodes=opcodes)
     assert problems == {}
     assert points > 50
-    tally("interruptions", points)
+    tally("interruptions", points // every)
 
 
-@pytest.mark.slow
+@SLOW
 def test_the_first_save_of_a_job_may_be_interrupted_anywhere(
     tmp_path: Path, tally: Tally
 ) -> None:
@@ -303,7 +305,7 @@ class Crowd(NamedTuple):
             self.answers[name] = exc
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("is_first", [True, False], ids=["leading", "following"])
 def test_a_caller_that_is_interrupted_among_others_hurts_none_of_them(
     tmp_path: Path, tally: Tally, *, is_first: bool

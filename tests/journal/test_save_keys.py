@@ -194,7 +194,13 @@ def test_a_key_stands_for_its_save_while_it_is_live_and_led_to_current(
     assert store.manager.get(JOB, store.first).state == STATE
 
 
-@pytest.mark.parametrize("content", [STATE, OTHER], ids=["the same", "other"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(STATE, id="the same"),
+        pytest.param(OTHER, id="other", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("after", IS_FREE)
 def test_otherwise_the_next_save_is_new_and_takes_the_key_over(
     store: Store, after: str, content: dict[str, Any]

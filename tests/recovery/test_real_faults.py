@@ -144,15 +144,15 @@ def wrong(root: Path, answers: dict[str, str]) -> Iterator[str]:
 RENAMES = "?rename,?renameat,?renameat2"
 UNLINKS = "?unlink,?unlinkat"
 FAULTS = [
-    ("write", "error=ENOSPC"),
     ("fdatasync", "error=EIO"),
-    ("fdatasync", "signal=SIGKILL"),
+    pytest.param("write", "error=ENOSPC", marks=SLOW),
     pytest.param("write", "signal=SIGKILL", marks=SLOW),
     pytest.param("write", "error=EIO", marks=SLOW),
     pytest.param("pwrite64", "error=ENOSPC", marks=SLOW),
     pytest.param("pwrite64", "error=EIO", marks=SLOW),
     pytest.param("pwrite64", "signal=SIGKILL", marks=SLOW),
     pytest.param("fdatasync", "error=ENOSPC", marks=SLOW),
+    pytest.param("fdatasync", "signal=SIGKILL", marks=SLOW),
     pytest.param("fsync", "error=EIO", marks=SLOW),
     pytest.param("fsync", "signal=SIGKILL", marks=SLOW),
     pytest.param(RENAMES, "error=EIO", marks=SLOW),

@@ -419,7 +419,9 @@ def test_other_jobs_are_not_disturbed(root: Path) -> None:
         manager.save("other", "s", {})
 
 
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(
+    "error", [errno.EIO, pytest.param(errno.ENOSPC, marks=pytest.mark.slow)]
+)
 def test_whichever_call_fails_a_second_try_mends_it(root: Path, error: int) -> None:
     ids = begin(root)
     flip(root)

@@ -146,7 +146,10 @@ ERASURES: dict[str, Callable[[CheckpointManager, Clock, str], object]] = {
 
 @pytest.mark.parametrize("erase", ERASURES.values(), ids=ERASURES)
 @pytest.mark.parametrize("keys", [None, KeyRing([Key.new("k")])], ids=["plain", "keys"])
-@pytest.mark.parametrize("codec", ["auto", "json", "zstd"])
+@pytest.mark.parametrize(
+    "codec",
+    ["auto", *(pytest.param(c, marks=pytest.mark.slow) for c in ("json", "zstd"))],
+)
 def test_no_byte_of_an_erased_state_stays_in_any_file(
     root: Path, clock: Clock, codec: Any, keys: KeyRing | None, erase: Any
 ) -> None:

@@ -452,8 +452,13 @@ def save_for_ever(root: Path, durability: Durability, tell: Tell) -> None:
         tell(manager.save(JOB, "step", {"n": number, "text": "x" * 3000}))
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
-@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("durability", "kills"),
+    [
+        ("always", 5),
+        *(pytest.param(each, 100, marks=pytest.mark.slow) for each in DURABILITIES),
+    ],
+)
 def test_killed_writers_lose_nothing_that_they_were_answered(
     root: Path, durability: Durability, kills: int, tally: Tally
 ) -> None:

@@ -477,12 +477,15 @@ ERRORS = {
     "read": (errno.EIO,),
     "lock": (errno.ENOLCK,),
 }
+FAILURES = [
+    pytest.param(operation, error, marks=[pytest.mark.slow] if nth else [])
+    for operation, errors in ERRORS.items()
+    for nth, error in enumerate(errors)
+]
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize(
-    ("operation", "error"), [(op, error) for op in ERRORS for error in ERRORS[op]]
-)
+@pytest.mark.parametrize(("operation", "error"), FAILURES)
 def test_whichever_call_fails_nothing_acknowledged_is_lost_and_the_job_goes_on(
     tmp_path: Path,
     operation: str,

@@ -211,6 +211,7 @@ def test_a_client_that_sends_too_little_is_dropped_even_if_bytes_trickle_in(
         running.is_well()
 
 
+@pytest.mark.slow
 def test_a_client_that_takes_no_answer_is_dropped(folder: Path) -> None:
     with serving(folder, max_body="12MiB", send_timeout="300ms") as running:
         before = running.sockets
@@ -266,6 +267,7 @@ def test_a_job_whose_lock_is_held_stops_no_other(
         assert {status for status, _, _ in answers} > {503}
 
 
+@pytest.mark.slow
 def test_many_jobs_whose_locks_are_held_stop_no_other(folder: Path) -> None:
     jobs = [f"stuck{number}" for number in range(25)]
     with serving(folder) as running:
