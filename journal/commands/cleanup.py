@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 from milepost.journal.clock import stamp
 from milepost.journal.commands.marks import refuse_held
-from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.errors import InvalidArgument, StalePlan
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Shown(NamedTuple):
 _MAX_REMOVED_PER_EVENT = 10_000
 
 
+@answers_repeats(None)
 def cleanup(
     batch: Batch,
     plan_of: Callable[[JobView], JobPlan],
@@ -79,8 +80,6 @@ def cleanup(
             too old.
         InvalidArgument: the `shown` plan is of the future.
     """
-    if request.earlier(batch.view, batch.now):
-        return None
     batch.check_seq(expected_seq)
     plan = plan_of(batch.view)
     if shown is not None:
@@ -90,6 +89,7 @@ def cleanup(
     return len(plan.remove)
 
 
+@answers_repeats(None)
 def apply(
     batch: Batch,
     job: JobPlan,
@@ -109,8 +109,6 @@ def apply(
         OnHold: the plan would remove a held checkpoint.
         InvalidArgument: it would remove another protected one, or an unknown one.
     """
-    if request.earlier(batch.view, batch.now):
-        return None
     if (batch.view.seq, batch.view.hash or "") != (job.head_seq, job.head_hash):
         job = _renewed(batch, job, plan_id, decide)
     _refuse_shielded(batch.view, job, plan_id)

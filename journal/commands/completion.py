@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost.journal.commands.reason import with_reason
-from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 
 if TYPE_CHECKING:
     from milepost.journal.batch import Batch
 
 
+@answers_repeats(True)
 def complete(
     batch: Batch,
     *,
@@ -26,8 +27,6 @@ def complete(
         Conflict: `expected_seq` is stale.
         InvalidArgument: the reason is out of bounds.
     """
-    if request.earlier(batch.view, batch.now):
-        return True
     batch.check_seq(expected_seq)
     data: dict[str, object] = {"failed": True} if failed else {}
     batch.add("job.completed", actor, request.recorded(with_reason(data, reason)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from milepost.journal.clock import stamp
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
-from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import Conflict, NoSpace, ReadOnlyStore, StorageFailed
 from milepost.journal.store import compaction
@@ -51,6 +51,7 @@ class Due(NamedTuple):
 PURGED = Due(datetime.min.replace(tzinfo=UTC), 0.0)
 
 
+@answers_repeats(True)
 def erase(
     batch: Batch, *, actor: str, reason: str | None, request: Request = NO_KEY
 ) -> bool:
@@ -62,8 +63,6 @@ def erase(
         OnHold: one of them is held.
         InvalidArgument: the reason is out of bounds.
     """
-    if request.earlier(batch.view, batch.now):
-        return True
     for checkpoint_id in batch.view.held:
         refuse_held(batch.view, checkpoint_id)
     batch.add("job.erased", actor, request.recorded(with_reason({}, reason)))

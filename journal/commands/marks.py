@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from milepost.journal.clock import stamped
 from milepost.journal.commands.reason import with_reason
-from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.errors import OnHold
 from milepost.journal.reading.reader import entry_of
 
@@ -33,6 +33,7 @@ _MARKS: dict[Verb, _Mark] = {
 }
 
 
+@answers_repeats(True)
 def mark(
     batch: Batch,
     verb: Verb,
@@ -52,8 +53,6 @@ def mark(
         Conflict: `expected_seq` is stale.
         InvalidArgument: the reason is out of bounds.
     """
-    if request.earlier(batch.view, batch.now):
-        return True
     event, marked, adds = _MARKS[verb]
     refuse_unknown(batch.view, verb, checkpoint_id)
     batch.check_seq(expected_seq)

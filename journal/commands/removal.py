@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from milepost.journal.clock import stamp, stamped
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
-from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.errors import Conflict, Protected, UnreadableState
 from milepost.journal.events.codec import STATE_MISSING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     ProblemOf = Callable[[JobView, Entry], UnreadableState | None]
 
 
+@answers_repeats(True)
 def delete(
     batch: Batch,
     checkpoint_id: str,
@@ -43,8 +44,6 @@ def delete(
         InvalidArgument: the reason is out of bounds.
     """
     view = batch.view
-    if request.earlier(view, batch.now):
-        return True
     in_trash = purge and checkpoint_id in view.trash
     if checkpoint_id not in view.checkpoints and not in_trash:
         return False
@@ -61,6 +60,7 @@ def delete(
     return True
 
 
+@answers_repeats(True)
 def undelete(
     batch: Batch,
     checkpoint_id: str,
@@ -81,8 +81,6 @@ def undelete(
             `expected_seq` is stale.
         UnreadableState: its state is damaged.
     """
-    if request.earlier(batch.view, batch.now):
-        return True
     trashed = batch.view.trash.get(checkpoint_id)
     if trashed is None:
         return False

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, NamedTuple, Self
+from functools import wraps
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, cast
 
 from milepost.journal import ids
 from milepost.journal.errors import Conflict
 from milepost.journal.index.answers import LIFETIME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
+    from milepost.journal.batch import Batch
     from milepost.journal.index.answers import Answered
     from milepost.journal.index.job_view import JobView
 
 _DIGEST_DIGITS = 32
+
+_D = TypeVar("_D", bound="Callable[..., object]")
 
 
 class KeyInUse(Conflict):
@@ -67,3 +72,20 @@ class Request(NamedTuple):
 
 
 NO_KEY = Request()
+
+
+def answers_repeats(repeat: object) -> Callable[[_D], _D]:
+    """Decorate a decision: a repeat of its request adds nothing, returns `repeat`."""
+
+    def decorate(decide: _D) -> _D:
+        @wraps(decide)
+        def decide_once(
+            batch: Batch, *args: object, request: Request = NO_KEY, **more: object
+        ) -> object:
+            if request.earlier(batch.view, batch.now):
+                return repeat
+            return decide(batch, *args, request=request, **more)
+
+        return cast("_D", decide_once)
+
+    return decorate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.reading.reader import entry_of
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.migrations import Migrated
 
 
+@answers_repeats(False)
 def restore(
     batch: Batch,
     checkpoint_id: str,
@@ -29,9 +30,6 @@ def restore(
         Conflict: `expected_seq` is stale.
         UnknownCheckpoint: it was deleted meanwhile.
     """
-    if request.earlier(batch.view, batch.now):
-        entry_of(batch.view, checkpoint_id)
-        return False
     batch.check_seq(expected_seq)
     entry_of(batch.view, checkpoint_id)
     data: dict[str, object] = {"checkpoint_id": checkpoint_id}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
@@ -129,7 +131,8 @@ def make_records(disk: Disk, folders: Folders) -> Path:
         OSError: it cannot be created, or the store does not exist.  A store whose disk
             was unmounted is not created again on the disk below.
     """
-    folders.root.stat()
+    if disk.stat(folders.root) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folders.root)
     make_folder_like(disk, folders.records, folders.journals)
     disk.sync_folder(folders.root)  # its creator may have crashed before
     return folders.records
