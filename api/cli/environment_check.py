@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from milepost.journal.errors import MilepostError
 from milepost.journal.reading.store_check import Finding
-from milepost.journal.recovery.steps import counted
+from milepost.journal.wording import needing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ class Surroundings:
         for each in found:
             needed.update(dict(each.keys))
         for key_id, count in sorted(needed.items()):
-            states = f"{counted(count, 'state')} need{'s' if count == 1 else ''} it"
+            states = f"{needing(count)} it"
             if self._keys is not None and self._keys.get(key_id) is not None:
                 yield Finding("key", True, f"key {key_id!r} is available, and {states}")
             else:

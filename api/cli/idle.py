@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from milepost.journal.errors import MilepostError
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
@@ -34,7 +35,7 @@ def shown_idle(lines: list[str], most: int) -> list[str]:
     """Return at most `most` of the lines, and a hint if one applies."""
     shown = lines[:most]
     if more := len(lines) - len(shown):
-        shown.append(f"and {more} more rules that match nothing")
+        shown.append(f"and {counted(more, 'more rule')} without a match")
     if any("keep_best: " in line and " is text in " in line for line in lines):
         shown.append("to save a number: `milepost save --meta KEY:=NUMBER`")
     return shown
@@ -55,8 +56,8 @@ def _unreached(jobs: list[JobInfo], settings: RetentionSettings) -> list[str]:
             why = f"comes after match = {covering!r}, which matches all of its jobs"
             lines.append(f"{name} {why}: the first rule that matches decides")
         elif jobs and not matching:
-            lines.append(f"{name} matches none of {len(jobs)} jobs")
+            lines.append(f"{name} matches none of {counted(len(jobs), 'job')}")
         elif matching and not left:
-            why = f"earlier rules match all of its {len(matching)} jobs"
+            why = f"earlier rules match all of its {counted(len(matching), 'job')}"
             lines.append(f"{name} is never used: {why}")
     return lines

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.api.cli.output import visible
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from logging import LogRecord
@@ -125,7 +126,8 @@ class Lines(logging.Handler):
                 continue
             del self._windows[kind]
             if window.left_out:
-                text = f"{window.left_out} more lines like this one: {window.example}"
+                more = counted(window.left_out, "more line")
+                text = f"{more} like this one: {window.example}"
                 record = logging.LogRecord(
                     kind.logger, kind.level, "", 0, text, None, None
                 )
@@ -142,7 +144,9 @@ class Lines(logging.Handler):
             if isinstance(line, threading.Event):
                 line.set()
                 continue
-            lost = f"{self._lost} lines of the log were lost\n" if self._lost else ""
+            lost = (
+                f"lost {counted(self._lost, 'line')} of the log\n" if self._lost else ""
+            )
             try:
                 _put(f"{lost}{line}\n")
             except OSError:  # a full disk, or a closed pipe

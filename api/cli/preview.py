@@ -18,6 +18,7 @@ from milepost.journal.errors import StalePlan
 from milepost.journal.quantities import size_text
 from milepost.journal.retention.duration import how_long
 from milepost.journal.retention.plans import glob_only
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
@@ -133,9 +134,9 @@ def _summary(asked: Asked, plan: Plan) -> str:
     if asked.job is not None:
         where = f"of job {asked.job}"
     else:
-        where = f"of {len(plan.jobs)} jobs"
+        where = f"of {counted(len(plan.jobs), 'job')}"
     return (
-        f"would delete {gone} checkpoints ({size}) {where}, keep {kept}; "
+        f"would delete {counted(gone, 'checkpoint')} ({size}) {where}, keep {kept}; "
         f"plan {plan.plan_id}"
     )
 
@@ -165,7 +166,8 @@ def idle_lines(plan: Plan) -> tuple[str, ...]:
 def _next_step(asked: Asked, plan: Plan) -> tuple[str, ...]:
     waits = [f"requires confirmation: {why}" for why in plan.waits[:_SHOWN_WAITS]]
     if len(plan.waits) > _SHOWN_WAITS:
-        waits.append(f"and {len(plan.waits) - _SHOWN_WAITS} more jobs require it")
+        more = counted(len(plan.waits) - _SHOWN_WAITS, "more job")
+        waits.append(f"requires confirmation: {more}")
     if not plan.remove:
         return tuple(waits)
     confirm = " --confirm" if plan.waits else ""

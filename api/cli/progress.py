@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Self, TextIO
 
 from milepost.api.cli.output import visible
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ class Progress:
         self._draw_at = steady() + SHOW_AFTER_SECONDS
         self._is_drawn = False
         self._task = ""
-        self._unit = "jobs"
+        self._unit = "job"
         self._jobs = self._total = self._bytes = 0
 
     def __enter__(self) -> Self:
@@ -46,7 +47,7 @@ class Progress:
         if self._is_drawn:
             self._write(_CLEAR)
 
-    def begin(self, task: str, jobs: int = 0, *, unit: str = "jobs") -> None:
+    def begin(self, task: str, jobs: int = 0, *, unit: str = "job") -> None:
         """Start a task over a number of jobs."""
         self._task, self._total, self._unit = task, jobs, unit
         self._jobs = self._bytes = 0
@@ -72,7 +73,7 @@ class Progress:
         self._draw_at = now + REDRAW_SECONDS
         self._is_drawn = True
         part = f" ({self._jobs / self._total:.0%})" if self._total else ""
-        text = f"{self._task}: {self._jobs} of {self._total} {self._unit}{part}"
+        text = f"{self._task}: {self._jobs} of {counted(self._total, self._unit)}{part}"
         if self._bytes:
             text += f", {self._bytes / (1 << 20):.1f} MiB read"
         # Return to the line start, so that a log line overwrites it.

@@ -21,6 +21,7 @@ import anyio
 import anyio.to_thread
 
 from milepost.journal.errors import MilepostError
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -97,7 +98,7 @@ class Turns:
         most = max(1, self._queue_free // QUEUE_SHARE)
         if self._queue_free == 0 or self._queued[key] >= most:
             waiting = self._queued[key]
-            raise Busy(f"{waiting} requests{_about(key)} are already waiting")
+            raise Busy(f"already waiting: {counted(waiting, 'request')}{_about(key)}")
         self._queue_free -= 1
         self._queued[key] += 1
         came: Future[None] = Future()

@@ -17,9 +17,9 @@ from milepost.journal.errors import (
 )
 from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.models import ErrorInfo, JobReport
-from milepost.journal.recovery.steps import counted
 from milepost.journal.states import delta_chain
 from milepost.journal.storage.contract import every_job
+from milepost.journal.wording import counted, needing
 
 if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
@@ -145,7 +145,7 @@ def drop_key(reader: Reader, key_id: str, *, force: bool) -> None:
 def _refuse_needed(reader: Reader, key_id: str) -> None:
     if states := keys_in_use(reader).get(key_id, 0):
         raise Protected(
-            f"{states} states need key {key_id!r}",
+            f"{needing(states)} key {key_id!r}",
             hint="`milepost compact --rewrap` first; --force gives these states up",
         )
 

@@ -122,7 +122,7 @@ def _file_system(root: Path) -> Finding:
         PosixDisk().check_supported(root)
     except MilepostError as exc:
         return Finding(exc.code, False, str(exc), exc.hint)
-    return Finding("file_system", True, f"{kind}, a local one")
+    return Finding("file_system", True, f"a local file system: {kind}")
 
 
 def _room(root: Path) -> Finding:

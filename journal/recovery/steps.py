@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from milepost.journal.recovery.diagnosis import Condition, Diagnosis, Remedy
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,11 +180,6 @@ def checkpoints_of(ids: tuple[str, ...]) -> str:
     more = len(ids) - _MAX_NAMED
     named = ", ".join(ids[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
     return f"{counted(len(ids), 'checkpoint')} ({named})"
-
-
-def counted(count: int, noun: str) -> str:
-    """Return `3 events`, or `1 event`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 _REASONS = {

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from milepost.journal.retention.keep_rules import tag_text
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,19 +28,16 @@ def idle_rules(candidates: Sequence[Candidate], policy: Policy) -> tuple[str, ..
 def _best(candidates: Sequence[Candidate], policy: Policy) -> Iterator[str]:
     if policy.keep_best is None:
         return
-    metric, count = policy.keep_best.metric, len(candidates)
+    metric, count = policy.keep_best.metric, counted(len(candidates), "checkpoint")
     kinds = Counter(c.not_a_number for c in candidates if c.not_a_number is not None)
     for what, times in kinds.items():
-        yield (
-            f"keep_best: {metric} is {what} in {times} of {count} checkpoints, "
-            "not a number"
-        )
+        yield (f"keep_best: {metric} is {what} in {times} of {count}, not a number")
     if not kinds and all(c.metric is None for c in candidates):
-        yield f"keep_best: none of {count} checkpoints has {metric} in its metadata"
+        yield f"keep_best: none of {count} has {metric} in its metadata"
 
 
 def _tags(candidates: Sequence[Candidate], policy: Policy) -> Iterator[str]:
     for tags in map(frozenset, policy.keep_tags or ()):
         if not any(tags.issubset(c.tags) for c in candidates):
-            count = len(candidates)
-            yield f"keep_tags: none of {count} checkpoints has {tag_text(tags)}"
+            count = counted(len(candidates), "checkpoint")
+            yield f"keep_tags: none of {count} has {tag_text(tags)}"

@@ -263,13 +263,13 @@ def test_the_real_command_says_what_to_type_for_odd_names(store: Path) -> None:
 def test_doctor_says_how_each_task_last_ran(
     store: Path, outcome: Outcome, is_fine: bool
 ) -> None:
-    last = LastRun(START, outcome, line="3 removed, 1 jobs", error="no space")
+    last = LastRun(START, outcome, line="3 removed, 1 job", error="no space")
     LastRuns(FileStorage(store)).write("cleanup", TaskRecord(START, last))
     done = call("doctor", "--json")
     (found,) = [f for f in done.json["data"]["worker"] if f["code"] == "last_run"]
     assert found["ok"] is is_fine
     assert found["message"] == (
-        f"cleanup ran at 2026-11-20 10:00:00Z: {outcome}, 3 removed, 1 jobs, no space"
+        f"cleanup ran at 2026-11-20 10:00:00Z: {outcome}, 3 removed, 1 job, no space"
     )
 
 

@@ -49,7 +49,7 @@ class Watched:
 
 def test_whoever_counts_himself_is_believed() -> None:
     seen = Watched(Screen())
-    seen.progress.begin("simulating", unit="runs")
+    seen.progress.begin("simulating", unit="run")
     seen.seconds = 1.0
     seen.progress.reach(3, 12)
     assert seen.screen.getvalue().endswith("simulating: 3 of 12 runs (25%)\r")
@@ -118,7 +118,7 @@ def test_at_a_terminal_the_pass_is_seen_and_the_answer_is_the_same(
     os.close(theirs)
     seen = os.read(ours, 65536).decode()
     os.close(ours)
-    assert " of 1 jobs (" in seen
+    assert " of 1 job (" in seen
     assert done.stdout
     assert store.is_dir()
     assert progress.SHOW_AFTER_SECONDS == 0.5

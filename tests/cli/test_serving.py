@@ -214,7 +214,7 @@ def test_one_pass_removes_by_policy_and_reports_what(store: Path, folder: Path) 
         ["cleanup", "ok"],
         ["compact", "ok"],
     ]
-    assert first.rows[0][3] == "2 removed, 1 jobs"
+    assert first.rows[0][3] == "2 removed, 1 job"
     assert again.json["data"]["runs"][0]["counts"]["removed"] == 0
     assert len(ids_of(store)) == 1
 

@@ -177,7 +177,7 @@ def test_a_compaction_wraps_nothing_under_a_dropped_key(root: Path) -> None:
 def test_a_key_that_states_need_is_kept_and_still_written_with(root: Path) -> None:
     saved(root, OLD)
     with opened(root, NEW, OLD) as manager:
-        with pytest.raises(Protected, match="1 states"):
+        with pytest.raises(Protected, match="1 state needs"):
             manager.drop_key("old")
         assert manager.keys_in_use() == {"old": 1}
     assert saved(root, OLD)

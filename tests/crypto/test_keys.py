@@ -157,7 +157,7 @@ def test_the_command_line_reads_and_writes_an_encrypted_store(encrypted: Path) -
     done = call("list", "etl", "--json")
     (listed,) = done.json["data"]["checkpoints"]
     assert listed["metadata_problem"]["code"] == "missing_key"
-    assert "metadata of 1 checkpoints is not shown" in call("list", "etl").err
+    assert "metadata of 1 checkpoint is not shown" in call("list", "etl").err
     assert "1 state not checked" in call("verify", "--deep").err
 
 
@@ -177,7 +177,7 @@ def test_drop_refuses_the_current_key_and_one_that_states_need(encrypted: Path) 
     call("keys", "rotate")
     done = call("keys", "drop", old)
     assert done.code == 6
-    assert "1 states need key" in done.err
+    assert "1 state needs key" in done.err
     assert old in key_ids(encrypted)
     assert call("keys", "drop", old, "--force").code == 0
     assert old not in key_ids(encrypted)

@@ -32,7 +32,7 @@ BEST = Best("loss", "min", 1)
         ([{"loss": [1]}], ["keep_best: loss is a list in 1 of 1"]),
         ([{"loss": {}}, {"loss": ""}], ["loss is an object in", "loss is text in"]),
         ([{"lost": 1}, {}], ["keep_best: none of 2 checkpoints has loss"]),
-        ([{"loss": None}], ["keep_best: none of 1 checkpoints has loss"]),
+        ([{"loss": None}], ["keep_best: none of 1 checkpoint has loss"]),
         ([{"loss": 1}, {}, {}], []),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_preview_over_http_and_a_plan_that_was_shown_name_it(
     client = client_of(create_app(manager, clock=lambda: NOW))
     answer = client.get("/api/retention/preview?job_id=a").json()
     (line,) = answer["jobs"][0]["idle_rules"]
-    assert line == "keep_best: loss is text in 1 of 1 checkpoints, not a number"
+    assert line == "keep_best: loss is text in 1 of 1 checkpoint, not a number"
 
 
 def test_a_scheduled_run_names_it_in_its_log(
@@ -144,7 +144,7 @@ def test_a_scheduled_run_names_it_in_its_log(
 @pytest.mark.parametrize(
     ("globs", "said"),
     [
-        (["etl-*"], ["'etl-*' matches none of 1 jobs"]),
+        (["etl-*"], ["'etl-*' matches none of 1 job"]),
         (["train"], []),
         (["*", "train"], ["'train' comes after match = '*'"]),
         (["t*", "tr*"], ["'tr*' comes after match = 't*'"]),

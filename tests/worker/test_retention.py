@@ -302,7 +302,7 @@ def test_the_last_run_is_remembered_in_the_store(
     last = worker(manager, clock, KEEP_TWO).status.task("cleanup").last
     assert last is not None
     assert (last.at, last.outcome, last.counts["removed"]) == (NOW, "ok", 3)
-    assert (last.line, last.error) == ("3 removed, 1 jobs", None)
+    assert (last.line, last.error) == ("3 removed, 1 job", None)
 
 
 def test_a_pass_that_cannot_begin_raises_and_is_remembered(

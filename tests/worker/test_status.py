@@ -156,7 +156,7 @@ def test_the_api_tells_of_each_task(worker: Worker, manager: CheckpointManager) 
     retention = answer["tasks"][0]
     assert [task["task"] for task in answer["tasks"]] == [*TASK_NAMES]
     assert retention["schedule"] == "0 3 * * *"
-    assert retention["last"]["line"] == "3 removed, 1 jobs"
+    assert retention["last"]["line"] == "3 removed, 1 job"
     assert retention["last"]["counts"]["removed"] == 3
     assert retention["last"]["outcome"] == "ok"
     assert retention["next_run"] == "2026-11-24T03:00:00.000000+00:00"
@@ -204,7 +204,7 @@ def test_the_status_needs_no_server_and_has_a_row_per_task(
     assert [row[0] for row in before.rows] == [*TASK_NAMES]
     assert before.err == "no worker is running\n"
     assert (store / "records/last-runs").exists()
-    assert after.rows[0][5:] == ["ok", "2 removed, 1 jobs"]
+    assert after.rows[0][5:] == ["ok", "2 removed, 1 job"]
     assert after.rows[1][5:] == ["", ""]
     data = call("worker", "status", "--json").json["data"]
     assert data["leader_pid"] is None
@@ -255,7 +255,7 @@ def test_the_word_about_the_clock_can_be_given_by_hand(
     done = run("worker", "task", "cleanup", "--trust-clock")
     assert (held.code, held.rows[0][1]) == (3, "waiting")
     assert "the clock jumped forward by 104d 4h" in told.err
-    assert (done.code, done.rows[0][3]) == (0, "2 removed, 1 jobs")
+    assert (done.code, done.rows[0][3]) == (0, "2 removed, 1 job")
     assert "clock" not in call("worker", "status").err
 
 

@@ -12,6 +12,7 @@ from milepost.journal.errors import (
     UnreadableState,
 )
 from milepost.journal.models import ErrorInfo
+from milepost.journal.wording import counted
 
 MAX_PROBLEMS = 100
 _DAMAGE = frozenset(
@@ -74,7 +75,7 @@ class TaskReport(NamedTuple):
         if self.waits_for is not None:
             return self.waits_for
         did = [f"{count} {word.replace('_', ' ')}" for word, count in self._shown()]
-        text = ", ".join([*did, f"{self.jobs} jobs"])
+        text = ", ".join([*did, counted(self.jobs, "job")])
         if self.resume_after is not None:
             text += ", more next time"
         if self.problems:

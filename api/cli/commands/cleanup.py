@@ -36,6 +36,7 @@ from milepost.journal.errors import (
 )
 from milepost.journal.models import ErrorInfo
 from milepost.journal.retention.plans import apply_or_plan_again, plan_of
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +185,7 @@ def _keep_last(
     found = manager.job(job)
     kept = found.checkpoints if found else 0
     data = {"job_id": job, "deleted_count": removed, "kept_count": kept}
-    note = f"deleted {removed} checkpoints of job {job}, kept {kept}"
+    note = f"deleted {counted(removed, 'checkpoint')} of job {job}, kept {kept}"
     return Answer(data, None, (note,)), removed
 
 
@@ -290,10 +291,10 @@ def _clean(
 def _done_note(
     asked: Asked, plan: Plan, jobs: list[dict[str, Any]], removed: int
 ) -> str:
+    deleted = f"deleted {counted(removed, 'checkpoint')}"
     if asked.job is not None:
-        kept = len(plan.keep)
-        return f"deleted {removed} checkpoints of job {asked.job}, kept {kept}"
-    return f"deleted {removed} checkpoints of {len(jobs)} jobs"
+        return f"{deleted} of job {asked.job}, kept {len(plan.keep)}"
+    return f"{deleted} of {counted(len(jobs), 'job')}"
 
 
 def _by_job(jobs: list[dict[str, Any]]) -> Table:

@@ -18,6 +18,7 @@ from milepost.api.cli.results import Answer, Table, or_nothing
 from milepost.api.cli.targets import Target, complete_job, require_job
 from milepost.api.fields.checkpoints import compaction_fields
 from milepost.journal.errors import ClockJumped, MilepostError
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from milepost.journal.store.compaction import Compaction
@@ -72,7 +73,7 @@ def compact_command(
                     done.append(found)
                 progress.job()
     freed = sum(found.bytes_freed for found in done)
-    dropped = sum(found.dropped for found in done)
+    states = counted(sum(found.dropped for found in done), "state")
     answer = Answer(
         {
             "jobs": [compaction_fields(found) for found in done],
@@ -82,7 +83,7 @@ def compact_command(
         Table(_COLUMNS, map(_row, done)),
         (
             *(f"left out job {job}: {exc}" for job, exc in left_out),
-            *[f"dropped {dropped} states, freed {freed} bytes"] * bool(done),
+            *[f"dropped {states}, freed {counted(freed, 'byte')}"] * bool(done),
         ),
     )
     if left_out:

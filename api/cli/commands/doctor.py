@@ -15,7 +15,8 @@ from milepost.api.cli.exits import Failure, Problem
 from milepost.api.cli.results import Answer, Report
 from milepost.api.cli.targets import complete_job
 from milepost.journal.reading import store_check
-from milepost.journal.recovery.steps import checkpoints_of, counted, lost_events_of
+from milepost.journal.recovery.steps import checkpoints_of, lost_events_of
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,6 +9,7 @@ from milepost.api.cli.exits import Failure
 from milepost.api.cli.results import Answer
 from milepost.api.cli.targets import Target, job_argument, require_job
 from milepost.api.fields.checkpoints import compaction_fields
+from milepost.journal.wording import counted
 
 
 @command("erase", example="milepost erase etl-daily --yes --reason 'customer left'")
@@ -23,12 +24,13 @@ def erase_command(frame: Frame, job: str, reason: str | None, *, yes: bool) -> A
     with frame.open_to_write() as manager:
         require_job(manager, Target(job, None))
         if not yes:
-            count = len(manager.list(job))
-            msg = f"would erase {count} checkpoints of job {job!r} for good"
+            live = counted(len(manager.list(job)), "checkpoint")
+            msg = f"would erase {live} of job {job!r} for good"
             raise Failure("usage", msg, "add --yes to confirm")
         found = manager.erase(job, reason=reason)
     if found is None:
         msg = f"no job {job!r} in {manager.root}"
         raise Failure("not_found", msg)
-    note = f"erased job {job}: {found.dropped} states, {found.bytes_freed} bytes"
+    states, size = counted(found.dropped, "state"), counted(found.bytes_freed, "byte")
+    note = f"erased job {job}: {states}, {size}"
     return Answer(compaction_fields(found), None, (note,))

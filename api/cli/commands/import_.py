@@ -9,7 +9,7 @@ import click
 from milepost.api.cli.context import Frame, command, example_text, with_shared_options
 from milepost.api.cli.exits import Problem
 from milepost.api.cli.results import Answer, Report
-from milepost.journal.recovery.steps import counted
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,6 +11,7 @@ from milepost.api.cli.context import Frame, command, example_text, with_shared_o
 from milepost.api.cli.exits import Failure
 from milepost.api.cli.results import Answer, Table
 from milepost.journal.errors import NotImported
+from milepost.journal.wording import counted, needing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,9 +63,10 @@ def list_command(frame: Frame) -> Answer:
     ids = dict.fromkeys([*keys.ids, *sorted(key_id for key_id in used if key_id)])
     rows = [(k, k == keys.current.key_id, used.get(k, 0)) for k in ids]
     missing = [key_id for key_id in ids if keys.get(key_id) is None]
-    notes = [f"key {k!r} is missing: {used[k]} states need it" for k in missing]
+    notes = [f"key {k!r} is missing: {needing(used[k])} it" for k in missing]
     if plain := used.get(""):
-        notes.append(f"{plain} states are not encrypted")
+        states = counted(plain, "state")
+        notes.append(f"{states} {'is' if plain == 1 else 'are'} not encrypted")
     data = {
         "keys": [
             {**dict(zip(_COLUMNS, row, strict=True)), "at_hand": row[0] not in missing}

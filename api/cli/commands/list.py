@@ -19,6 +19,7 @@ from milepost.api.fields.checkpoints import (
     problem_fields,
 )
 from milepost.journal.errors import MilepostError
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
@@ -106,7 +107,9 @@ def _unshown(listed: list[_Listed]) -> tuple[str, ...]:
     found = [problem for problem in problems if problem is not None]
     if not found:
         return ()
-    return (f"metadata of {len(found)} checkpoints is not shown: {found[0]}",)
+    return (
+        f"metadata of {counted(len(found), 'checkpoint')} is not shown: {found[0]}",
+    )
 
 
 def _list_every_job(

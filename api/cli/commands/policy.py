@@ -178,7 +178,7 @@ def simulate_command(
     total = lasts // pace.runs_every + 1 if pace.runs_every else 0
     runs: list[SimulatedCleanup] = []
     with Progress() as progress:
-        progress.begin("simulating", total, unit="runs")
+        progress.begin("simulating", total, unit="run")
         for run in simulate(policy, pace, length=lasts, until=now):
             runs.append(run)
             progress.job()

@@ -12,6 +12,7 @@ from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Table, or_nothing
 from milepost.api.cli.targets import Target, complete_job, require_job
 from milepost.api.fields.checkpoints import problem_fields
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from milepost.journal.models import JobReport
@@ -59,7 +60,7 @@ def verify_command(
 
 
 def _verdict(bad: list[JobReport], total: int) -> Problem:
-    count = f"{len(bad)} of {total} jobs failed verification"
+    count = f"{len(bad)} of {counted(total, 'job')} failed verification"
     first = bad[0].problem
     return Problem("damaged", count, first.hint if first else None)
 

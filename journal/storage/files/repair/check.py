@@ -16,7 +16,6 @@ from milepost.journal.events.codec import STATE_MISSING, CorruptLine
 from milepost.journal.index import job_view
 from milepost.journal.index.job_view import MALFORMED, JobView
 from milepost.journal.recovery.diagnosis import Condition, Diagnosis
-from milepost.journal.recovery.steps import counted
 from milepost.journal.states import delta_chain, line_codec
 from milepost.journal.storage.files.places import Places
 from milepost.journal.storage.files.recovery.elsewhere import ways_back
@@ -36,6 +35,7 @@ from milepost.journal.storage.files.recovery.passage import (
     walk,
 )
 from milepost.journal.storage.files.recovery.salvage import name_of
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -303,7 +303,8 @@ def _message(ruling: Judgement, facts: Facts, view: JobView, cut: int) -> str:
             "were saving"
         )
     texts = {
-        "R3": f"its journal is missing; it had {shown.seq} acknowledged events",
+        "R3": "its journal is missing; it had "
+        f"{counted(shown.seq, 'acknowledged event')}",
         "R4": "a sync failed, so the content of the disk is unknown",
         "R5": "its file is another job's journal, or another store's",
         "R6": "its head is missing: the journal is intact, but an earlier loss at its "
