@@ -29,13 +29,17 @@ class Problems:
         try:
             yield
         except kinds as exc:
-            text = f"{what}: {exc or type(exc).__name__}"
-            if self._texts.get(what) != text:
-                is_expected = isinstance(exc, (MilepostError, OSError))
-                log.warning("%s", text, exc_info=not is_expected)
-            self._texts[what] = text
+            self.note(what, exc)
         else:
             self._texts.pop(what, None)
+
+    def note(self, what: str, exc: Exception) -> None:
+        """Record `exc` as the problem of `what`; log it when its text changes."""
+        text = f"{what}: {exc or type(exc).__name__}"
+        if self._texts.get(what) != text:
+            is_expected = isinstance(exc, (MilepostError, OSError))
+            log.warning("%s", text, exc_info=exc if not is_expected else None)
+        self._texts[what] = text
 
     def settle(self, what: str) -> None:
         """Clear the problem of `what`."""

@@ -4,6 +4,7 @@
     milepost-worker    waits for the lease; as leader: plans, retries, supervises
     APScheduler        starts due tasks, each run in its own thread
     milepost-watcher   refreshes the index; reloads an edited config file
+    milepost-webhook…  send events; see `worker.webhooks`
 
 Every worker watches, because each process has its own index; only the leader runs
 scheduled tasks.
@@ -43,6 +44,7 @@ from milepost.worker.status import (
 )
 from milepost.worker.tasks import TASKS
 from milepost.worker.watcher import ConfigWatch, Watcher, WatchTiming
+from milepost.worker.webhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -109,6 +111,7 @@ class Worker:
             steady=steady,
             stop=self._stop,
         )
+        self._webhooks = Webhooks(manager, self._problems, clock=clock, steady=steady)
         self._scheduler: Scheduler | None = None
         self._planned: WorkerSettings | None = None
         self._is_held = False
@@ -277,10 +280,12 @@ class Worker:
                     log.warning("the lease was lost; no longer leading")
                     return
                 self._tend()
+                self._webhooks.tend(self._settings.webhooks, self._settings.environ)
                 self._problems.settle("leading")
                 self._bell.wait(TEND_SECONDS)
                 self._bell.clear()
         finally:
+            self._webhooks.stop()
             scheduler, self._scheduler = self._scheduler, None
             if scheduler:
                 scheduler.stop()
@@ -333,6 +338,7 @@ class Worker:
     # -- callbacks of the watcher ----------------------------------------------------
 
     def _catch_up(self, job_ids: Collection[str] | None) -> None:
+        self._webhooks.notice(job_ids)
         with self._problems.noting("catching up", MilepostError):
             self._manager.refresh(job_ids)
 

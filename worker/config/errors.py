@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from milepost.worker.config.merge import Layers
 
 SHOWN_CHARACTERS = 60
-SECRET = "tokens"  # noqa: S105 - the name of the table whose values are never shown
+# Keys whose values are never shown: a token or a secret may be pasted there.
+SECRETS = frozenset({"tokens", "url", "secret_file", "secret_env"})
 
 _PREFIX = re.compile(r"^(Input should be|(String|List) should have) ")
 _BARE_KEY = re.compile(r"[\w-]+")
@@ -82,8 +83,7 @@ def _shown(loc: Loc, values: dict[str, Any]) -> str:
             value = value[part]
         except (KeyError, IndexError, TypeError):
             return ""
-    # A token pasted in place of its hash must not appear in a log.
-    if SECRET in loc or isinstance(value, (dict, list)):
+    if not SECRETS.isdisjoint(loc) or isinstance(value, (dict, list)):
         return ""
     text = json.dumps(value, ensure_ascii=False, default=str)
     cut = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

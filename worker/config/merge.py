@@ -98,8 +98,21 @@ def _claim(layers: Layers, known: Mapping[str, FieldInfo], file: Path) -> None:
         if table is None or name not in table:
             continue
         layers.origins[dotted] = str(file)
-        if _is_path(field.annotation) and files.is_path(table[name]):
-            table[name] = str(files.anchored(table[name], file))
+        _anchor(table, name, field, file)
+
+
+def _anchor(values: dict[str, Any], name: str, field: FieldInfo, file: Path) -> None:
+    """Resolve the path that `values` has at `name`, and those of a list of tables."""
+    value = values.get(name)
+    if _is_path(field.annotation) and files.is_path(value):
+        values[name] = str(files.anchored(str(value), file))
+    table = table_of(field)
+    if table is None or not isinstance(value, list):
+        return
+    for item in value:
+        for key in keys(table):
+            if isinstance(item, dict):
+                _anchor(item, key.dotted, key.field, file)
 
 
 def _setting_of(variable: str, known: Mapping[str, FieldInfo]) -> str:
@@ -156,10 +169,13 @@ def _is_path(kind: Any) -> bool:
 
 
 def _unshared(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _unshared(value) if isinstance(value, dict) else value
-        for key, value in values.items()
-    }
+    return {key: _copied(value) for key, value in values.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
+    return _unshared(value) if isinstance(value, dict) else value
 
 
 def _holder(values: dict[str, Any], dotted: str) -> tuple[dict[str, Any] | None, str]:

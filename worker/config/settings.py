@@ -28,6 +28,7 @@ from milepost.worker.config.errors import refusal
 from milepost.worker.config.files import ConfigError
 from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
 from milepost.worker.config.tables import AS_WRITTEN, Table, Zone, quantity
+from milepost.worker.config.webhooks import MAX_WEBHOOKS, WebhookSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "TokenSettings",
+    "WebhookSettings",
     "WorkerSettings",
     "load",
     "load_keys",
@@ -186,11 +188,14 @@ class ApiSettings(Table):
     @field_validator("tokens")
     @classmethod
     def _are_distinct(cls, tokens: list[TokenSettings]) -> list[TokenSettings]:
-        names = [token.name for token in tokens]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"expected distinct names, {name!r} is used twice")
+        _check_names([token.name for token in tokens])
         return tokens
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected distinct names, {name!r} is used twice")
 
 
 class ExecutorSettings(Table):
@@ -225,10 +230,19 @@ class Settings(Table):
     api: ApiSettings = ApiSettings()
     retention: RetentionSettings = RetentionSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    webhooks: list[WebhookSettings] = Field(
+        default_factory=list, max_length=MAX_WEBHOOKS
+    )
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _config: files.ConfigFile | None = PrivateAttr(default=None)
     _environ: Mapping[str, str] = PrivateAttr(default_factory=lambda: os.environ)
+
+    @field_validator("webhooks")
+    @classmethod
+    def _are_distinct(cls, webhooks: list[WebhookSettings]) -> list[WebhookSettings]:
+        _check_names([webhook.name for webhook in webhooks])
+        return webhooks
 
     @property
     def origins(self) -> Mapping[str, str]:

@@ -1,0 +1,1 @@
+"""Webhooks: events of the journals, sent to configured URLs by the leading worker."""
