@@ -1,7 +1,8 @@
-"""The only reader of the wall clock, and the text form of a time."""
+"""The only reader of the wall clock, the clock since boot, and a time as text."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 from milepost.journal.errors import UnreadableState
@@ -12,6 +13,15 @@ _STAMP = "2026-11-23T05:00:00.123456+00:00"
 def utc_now() -> datetime:
     """Return the current time, with its time zone, in UTC."""
     return datetime.now(UTC)  # noqa: TID251 - the only reader of the clock
+
+
+def boot_seconds() -> float:
+    """Return the seconds since boot, including sleep; this clock cannot be set.
+
+    It is the same for all processes of a machine, in containers too.
+    """
+    # Not `time.monotonic`, which stops while the machine sleeps.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def stamp(moment: datetime) -> str:

@@ -337,11 +337,17 @@ class Storage(Protocol):
             InvalidArgument: not a name: 1 to 100 of ``a-z 0-9 _ -``.
         """
 
-    def lease(self, name: str) -> Lease:
+    def lease(self, name: str, ttl_seconds: float | None = None) -> Lease:
         """Return another contender for the lease `name` of the store.
 
+        Args:
+            name: as of a record.
+            ttl_seconds: a tenure that is not renewed for so long expires; None: it
+                lasts as long as its process.  All contenders of one lease give a ttl,
+                or none does.
+
         Raises:
-            InvalidArgument: as `record`.
+            InvalidArgument: as `record`, or the ttl is not positive and finite.
         """
 
     def wait_for_writers(self) -> None:

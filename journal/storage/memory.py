@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from milepost.journal import ids
+from milepost.journal.clock import boot_seconds
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.recovery.diagnosis import Condition, Diagnosis
 from milepost.journal.recovery.steps import Repair
 from milepost.journal.storage import changes
 from milepost.journal.storage.contract import PAGE_JOBS
-from milepost.journal.storage.leases import Holder
+from milepost.journal.storage.leases import Holder, Tenure, check_ttl
 from milepost.journal.storage.memory_job import MemoryJob
 from milepost.journal.storage.records import (
     Stored,
@@ -52,67 +54,117 @@ class _MemoryRecord:
         return self._stored.version
 
 
-class _Tenure:
-    """The state of one lease, shared by its contenders."""
+class _Seat:
+    """The state of one lease, shared by its contenders.
+
+    Attributes:
+        owner: the contender that took it last, until it releases it.
+        tenure: the last one, until it is forgotten.
+    """
 
     def __init__(self) -> None:
         self.owner: _MemoryLease | None = None
-        self.holder: Holder | None = None
+        self.tenure: Tenure | None = None
 
 
 class _MemoryLease:
     """A lease in memory; ends with the process."""
 
-    def __init__(self, tenure: _Tenure, guard: Mutex) -> None:
-        self._tenure = tenure
+    def __init__(
+        self,
+        seat: _Seat,
+        ttl_seconds: float | None,
+        guard: Mutex,
+        steady: Callable[[], float],
+    ) -> None:
+        self._seat = seat
+        self._ttl_seconds = math.inf if ttl_seconds is None else ttl_seconds
         self._guard = guard
+        self._steady = steady
 
     @property
     def fence(self) -> int | None:
         """See `Lease.fence`."""
-        holder = self.holder()
-        return holder.fence if holder is not None and self.is_held() else None
+        tenure = self._mine()
+        return None if tenure is None else tenure.holder.fence
 
     def acquire(self, who: str) -> bool:
         """See `Lease.acquire`."""
         return self._guard.hold(partial(self._acquire, who))
 
     def _acquire(self, who: str) -> bool:
-        tenure = self._tenure
-        if tenure.owner is None:
-            tenure.holder = Holder.here(tenure.holder, who)
-            tenure.owner = self
+        seat = self._seat
+        if not self.is_live():
+            before = None if seat.tenure is None else seat.tenure.holder
+            seat.tenure = self._until(Holder.here(before, who))
+            seat.owner = self
         return self.is_held()
+
+    def _until(self, holder: Holder) -> Tenure:
+        return Tenure(holder, "", self._steady() + self._ttl_seconds)
 
     def renew(self) -> bool:
         """See `Lease.renew`."""
-        return self.is_held()
+        return self._guard.hold(self._renew)
+
+    def _renew(self) -> bool:
+        tenure = self._mine()
+        if tenure is not None:
+            self._seat.tenure = self._until(tenure.holder)
+        return tenure is not None
 
     def is_held(self) -> bool:
-        """See `Lease.is_held`: a forked child has a copy, but not the lease."""
-        holder = self._tenure.holder
-        is_mine = self._tenure.owner is self
-        return is_mine and holder is not None and holder.pid == os.getpid()
+        """See `Lease.is_held`."""
+        return self._mine() is not None
+
+    def _mine(self) -> Tenure | None:
+        tenure = self._seat.tenure
+        if tenure is None or not self._is_last(tenure):
+            return None
+        return tenure if tenure.is_live("", self._steady()) else None
+
+    def _is_last(self, tenure: Tenure) -> bool:
+        """Return whether no other took it since; a forked child has only a copy."""
+        return self._seat.owner is self and tenure.holder.pid == os.getpid()
 
     def holder(self) -> Holder | None:
         """See `Lease.holder`."""
-        return None if self._tenure.owner is None else self._tenure.holder
+        owner, tenure = self._seat.owner, self._seat.tenure
+        if owner is None or tenure is None:
+            return None
+        return tenure.seen("", self._steady())
 
-    def release(self) -> None:
+    def is_live(self) -> bool:
+        """See `Lease.is_live`."""
+        found = self.holder()
+        return found is not None and not found.is_expired
+
+    def release(self, *, forget: bool = False) -> None:
         """See `Lease.release`."""
-        if self.is_held():
-            self._tenure.owner = None
+        self._guard.hold(partial(self._release, forget=forget))
+
+    def _release(self, *, forget: bool) -> None:
+        tenure = self._seat.tenure
+        if tenure is not None and self._is_last(tenure):
+            self._seat.owner = None
+            if forget:
+                self._seat.tenure = None
 
 
 class MemoryStorage:
-    """A `Storage` in memory that ends with the process."""
+    """A `Storage` in memory that ends with the process.
 
-    def __init__(self) -> None:
+    Args:
+        steady: the clock of the deadlines of leases; tests replace it.
+    """
+
+    def __init__(self, *, steady: Callable[[], float] = boot_seconds) -> None:
+        self._steady = steady
         self._jobs: dict[str, MemoryJob] = {}
         self._guard = Mutex()
         self._store_id: str | None = None
         self._records: dict[str, _MemoryRecord] = {}
-        self._tenures: dict[str, _Tenure] = {}
+        self._seats: dict[str, _Seat] = {}
 
     @property
     def store_id(self) -> str | None:
@@ -130,10 +182,11 @@ class MemoryStorage:
         made = _MemoryRecord(check_name(name), self._guard)
         return self._records.setdefault(name, made)
 
-    def lease(self, name: str) -> _MemoryLease:
+    def lease(self, name: str, ttl_seconds: float | None = None) -> _MemoryLease:
         """See `Storage.lease`."""
-        tenure = self._tenures.setdefault(check_name(name), _Tenure())
-        return _MemoryLease(tenure, self._guard)
+        check_ttl(ttl_seconds)
+        seat = self._seats.setdefault(check_name(name), _Seat())
+        return _MemoryLease(seat, ttl_seconds, self._guard, self._steady)
 
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""

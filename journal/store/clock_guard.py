@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from milepost.journal.clock import stamp, utc_now
+from milepost.journal.disk.boot import boot_id
 from milepost.journal.errors import ClockJumped
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.retention.duration import how_long
@@ -32,7 +33,6 @@ from milepost.journal.store.clock_watch import (
     ClockJump,
     ClockWatch,
     Seen,
-    boot_id,
     jump_after,
 )
 

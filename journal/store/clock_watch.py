@@ -7,13 +7,13 @@ between the two clocks means that the wall clock was set.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from milepost.journal.clock import boot_seconds
 from milepost.journal.disk.disk import read_whole
 from milepost.journal.process.mutex import Mutex
 
@@ -39,23 +39,13 @@ class Seen(NamedTuple):
     boot_id: str
 
 
-def boot_id() -> str:
-    """Return an id that changes with every boot, empty if unknown."""
-    try:
-        return read_whole(Path("/proc/sys/kernel/random/boot_id")).decode().strip()
-    except (OSError, ValueError):
-        return ""
-
-
 def steady_seconds() -> float:
     """Return the seconds since boot, including sleep."""
     try:
         # From the kernel: tools that fake a process's clocks do not change it.
         return float(read_whole(Path("/proc/uptime")).split()[0])
     except (OSError, ValueError, IndexError):
-        # Not `time.monotonic`, which stops while the machine sleeps.
-        clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-        return time.clock_gettime(clock)
+        return boot_seconds()
 
 
 class ClockWatch:

@@ -10,9 +10,10 @@ import pytest
 from milepost import CheckpointManager, MemoryStorage, Policy
 from milepost.journal import errors
 from milepost.journal.clock import utc_now
+from milepost.journal.disk.boot import boot_id
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.clock_memory import ClockMemory
-from milepost.journal.store.clock_watch import Seen, boot_id, steady_seconds
+from milepost.journal.store.clock_watch import Seen, steady_seconds
 from tests.support.cli import call
 
 if TYPE_CHECKING:

@@ -14,25 +14,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.storage.contract import Storage
+    from tests.support.clock import Clock
 
 
-def _in_memory(root: Path) -> Callable[[], Storage]:
+def _in_memory(root: Path, clock: Clock) -> Callable[[], Storage]:
     del root
-    made = MemoryStorage()
+    made = MemoryStorage(steady=clock.steady)
     return lambda: made
 
 
-def _in_files(root: Path) -> Callable[[], Storage]:
-    return lambda: FileStorage(root)
+def _in_files(root: Path, clock: Clock) -> Callable[[], Storage]:
+    return lambda: FileStorage(root, steady=clock.steady)
 
 
 BACKENDS = {"memory": _in_memory, "file": _in_files}
 
 
 @pytest.fixture(params=BACKENDS)
-def opened(request: pytest.FixtureRequest, root: Path) -> Callable[[], Storage]:
+def opened(
+    request: pytest.FixtureRequest, root: Path, clock: Clock
+) -> Callable[[], Storage]:
     """Opens one store of the backend, each time as another process would."""
-    return BACKENDS[request.param](root)
+    return BACKENDS[request.param](root, clock)
 
 
 @pytest.fixture

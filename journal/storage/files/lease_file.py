@@ -1,17 +1,13 @@
-"""The files of leases: a locked file, and a record of the holder.
-
-The kernel releases the lock when its process ends, so another process takes over
-without a timeout.  Nothing is written to the locked file.
-"""
+"""A lease without a ttl: a locked file, and a record of the holder beside it."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from milepost.journal.process import forks
 from milepost.journal.storage.files.failures import fail
-from milepost.journal.storage.files.record_file import RecordFile, make_records
+from milepost.journal.storage.files.lease_lock import LeaseLock
+from milepost.journal.storage.files.record_file import RecordFile
 from milepost.journal.storage.leases import Holder, decode, encode
 from milepost.journal.storage.records import change
 
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LeaseFile:
-    """A `Lease` in the folder `records` of a store.
+    """A `Lease` without a ttl.
 
     Args:
         disk: the file operations.
@@ -33,11 +29,10 @@ class LeaseFile:
     def __init__(
         self, disk: Disk, folders: Folders, name: str, lock_timeout_seconds: float
     ) -> None:
-        self._disk = disk
-        self._folders = folders
         self._name = name
-        self._path = folders.records / f"{name}.lock"
+        self._lock = LeaseLock(disk, folders, name)
         self._facts = RecordFile(disk, folders, f"{name}.lease", lock_timeout_seconds)
+        self._facts_path = folders.records / f"{name}.lease"
         self._file: File | None = None
         self._fence = 0
         forks.watch(self)
@@ -55,37 +50,19 @@ class LeaseFile:
         try:
             return self._acquire(who)
         except OSError as exc:
-            fail(exc, f"cannot take {self._path}")
+            fail(exc, f"cannot take {self._lock.path}")
 
     def _acquire(self, who: str) -> bool:
-        make_records(self._disk, self._folders)
-        file = self._open()
+        file = self._lock.take()
+        if file is None:
+            return False
         try:
-            if not file.try_lock():
-                file.close()
-                return False
-            if file.stat().links > 1:
-                # A copy of the store made of hard links shares this file, and with it
-                # the lock.
-                self._disk.unlink(self._path)
-                file.close()
-                return self._acquire(who)
-            if not self._is_named(file):  # replaced since it was opened
-                file.close()
-                return False
             self._fence = self._write(who)
         except BaseException:
             file.close()
             raise
         self._file = file
         return True
-
-    def _open(self) -> File:
-        with suppress(FileNotFoundError):
-            return self._disk.open(self._path, "update")
-        with suppress(FileExistsError):
-            return self._disk.open(self._path, "update", create=True)
-        return self._disk.open(self._path, "update")
 
     def _write(self, who: str) -> int:
         def next_holder(raw: bytes | None) -> bytes:
@@ -99,47 +76,26 @@ class LeaseFile:
         return self.is_held()
 
     def is_held(self) -> bool:
-        """See `Lease.is_held`.
-
-        If the store's folder was removed and created again, a lock on the old file
-        excludes no other process.
-        """
-        return self._file is not None and self._is_named(self._file)
-
-    def _is_named(self, file: File) -> bool:
-        ours = file.stat()
-        try:
-            found = self._disk.stat(self._path)
-        except OSError:
-            return False
-        if found is None:
-            return False
-        return (found.device, found.inode) == (ours.device, ours.inode)
+        """See `Lease.is_held`."""
+        return self._file is not None and self._lock.is_named(self._file)
 
     def holder(self) -> Holder | None:
-        """See `Lease.holder`.
-
-        Tests the lock, not the process table: process ids are reused, and differ
-        between containers.
-        """
-        try:
-            file = self._disk.open(self._path, "read")
-        except OSError:
-            return None  # it was never held
-        try:
-            # Takes the lock for a moment; a contender that fails to get it retries.
-            if file.try_lock(shared=True):
-                return None
-        finally:
-            file.close()
-        found = self._facts.get()
+        """See `Lease.holder`."""
+        found = self._facts.get() if self.is_live() else None
         return None if found is None else decode(found.value, self._name)
 
-    def release(self) -> None:
+    def is_live(self) -> bool:
+        """See `Lease.is_live`."""
+        file = self._lock.look()
+        if file is not None:
+            file.close()
+        return file is not None
+
+    def release(self, *, forget: bool = False) -> None:
         """See `Lease.release`."""
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            self._lock.release(file, self._facts_path, forget=forget)
 
     def after_fork(self) -> None:
         """Leave the lease to the parent: a child's copy would outlive it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from milepost.journal import ids
-from milepost.journal.clock import utc_now
+from milepost.journal.clock import boot_seconds, utc_now
 from milepost.journal.disk.disk import (
     PRIVATE_FOLDER,
     SHARED_FOLDER,
@@ -33,6 +33,7 @@ from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.storage import changes
 from milepost.journal.storage.contract import PAGE_JOBS
+from milepost.journal.storage.files.expiring_lease_file import ExpiringLeaseFile
 from milepost.journal.storage.files.failures import fail, failure
 from milepost.journal.storage.files.file_job import FileJob
 from milepost.journal.storage.files.folders import Durability, Folders, Place
@@ -41,6 +42,7 @@ from milepost.journal.storage.files.listing import Listing, read_small
 from milepost.journal.storage.files.record_file import RecordFile
 from milepost.journal.storage.files.recovery import snapshot
 from milepost.journal.storage.files.recovery.salvage import SalvageFolder
+from milepost.journal.storage.leases import check_ttl
 from milepost.journal.storage.records import check_name
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from milepost.journal.storage.changes import Changes
     from milepost.journal.storage.files.recovery.snapshot import Evidence
     from milepost.journal.storage.files.repair.repair import FileRepairer
+    from milepost.journal.storage.leases import Lease
 
 _log = logging.getLogger("milepost.journal")
 
@@ -75,6 +78,7 @@ class FileStorage:
         shared: access to a store that is created here: ``private`` for its owner,
             ``group`` for the group of its folder too.  Existing stores are unchanged.
         disk: the file operations; tests replace it.
+        steady: the clock of the deadlines of leases; tests replace it.
     """
 
     def __init__(
@@ -86,8 +90,10 @@ class FileStorage:
         lock_timeout_seconds: float = 30.0,
         shared: Sharing = "private",
         disk: Disk | None = None,
+        steady: Callable[[], float] = boot_seconds,
     ) -> None:
         self.root = root
+        self._steady = steady
         self._folder_mode = SHARED_FOLDER if shared == "group" else PRIVATE_FOLDER
         self._folders = Folders.of(root)
         self._durability: Durability = durability
@@ -200,10 +206,13 @@ class FileStorage:
         self._records.add(made)
         return made
 
-    def lease(self, name: str) -> LeaseFile:
+    def lease(self, name: str, ttl_seconds: float | None = None) -> Lease:
         """See `Storage.lease`."""
         check_name(name)
-        return LeaseFile(self._disk, self._folders, name, self._lock_timeout_seconds)
+        disk, folders, ttl = self._disk, self._folders, check_ttl(ttl_seconds)
+        if ttl is None:
+            return LeaseFile(disk, folders, name, self._lock_timeout_seconds)
+        return ExpiringLeaseFile(disk, folders, name, ttl, self._steady)
 
     def wait_for_writers(self) -> None:
         """See `Storage.wait_for_writers`."""
