@@ -70,6 +70,16 @@ def genesis(store_id: str, job_id: str, nonce: str) -> str:
     return digest.hexdigest()
 
 
+def origin_of(event: Event) -> str:
+    """Return the previous hash of a ``job.opened``, which tells jobs of one id apart.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is malformed.
+    """
+    data = cast("dict[str, str]", event["data"])
+    return genesis(data["store"], data["job"], data["nonce"])
+
+
 def encode(
     prev: str,
     *,
@@ -265,8 +275,7 @@ def _genesis_of(lines: bytes, offset: int) -> bytes:
     if event["type"] != "job.opened":
         raise CorruptLine(offset, "a job.opened event", _excerpt(line))
     try:
-        data = event["data"]
-        return genesis(data["store"], data["job"], data["nonce"]).encode()
+        return origin_of(event).encode()
     except (KeyError, TypeError, AttributeError) as exc:
         raise CorruptLine(offset, "a job.opened event", _excerpt(line)) from exc
 

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from milepost.journal.crypto.envelope import StateAddress
-from milepost.journal.events.codec import STATE_MISSING, Mark, has_state
+from milepost.journal.events.codec import STATE_MISSING, Mark, has_state, origin_of
 from milepost.journal.events.vocabulary import (
     DEFAULT_WORKFLOW_VERSION,
     EVENT_TYPES,
@@ -159,6 +159,7 @@ class JobView:
         "losses",
         "misfit",
         "newer_seq",
+        "origin",
         "pinned",
         "restored",
         "salvage_files",
@@ -174,6 +175,7 @@ class JobView:
     def __init__(self, job_id: str, store_id: str | None) -> None:
         self.job_id = job_id
         self.store_id = store_id
+        self.origin = ""  # tells jobs of one id apart; see `codec.origin_of`
         self.seq = 0
         self.hash: str | None = None
         self.stored_bytes = 0  # of all events
@@ -431,6 +433,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
         case "job.opened":
             view.created_at = event["at"]
             view.store_id = event["data"]["store"]
+            view.origin = origin_of(event)
         case "job.repaired":
             if (name := event["data"].get("salvage_file")) is not None:
                 view.salvage_files[name] = event["at"]

@@ -24,6 +24,8 @@ from milepost.journal.events.codec import peek
 from milepost.journal.importing import checkpoint_folder
 from milepost.journal.storage.files.recovery.salvage import job_name
 from milepost.journal.storage.files.storage import FORMAT, FileStorage
+from milepost.journal.storage.removals import PREFIX
+from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +66,7 @@ def inspect(root: Path) -> list[Finding]:
         _room(root),
         *_access(root),
         *_not_imported(root),
+        *_removed(root),
         *_strays(root),
     ]
 
@@ -82,6 +85,14 @@ def _not_imported(root: Path) -> Iterator[Finding]:
     if jobs := jobs_to_import(root):
         error = NotImported(jobs, root)
         yield Finding(error.code, False, str(error), error.hint)
+
+
+def _removed(root: Path) -> Iterator[Finding]:
+    count = sum(name.startswith(PREFIX) for name in _names(root / "records"))
+    if count:
+        were = "was" if count == 1 else "were"
+        text = f"{counted(count, 'job')} {were} removed, as records say"
+        yield Finding("removed_jobs", True, text)
 
 
 def _identity(root: Path) -> Finding:

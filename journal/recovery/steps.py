@@ -92,6 +92,8 @@ def _settle(found: Diagnosis) -> Iterator[RepairAction]:
             yield _journaled("torn_tail")
         case "R21":
             yield RepairAction("move", "moved", f"the head to event {found.proven_seq}")
+        case "R23":
+            yield RepairAction("complete", "completed", "the removal of the job")
         case "R15":
             yield RepairAction(
                 "remove", "removed", "files left over from a crashed process"

@@ -35,16 +35,16 @@ def since(
             counts as None.
         store_id: of the store.
         jobs: the fingerprint of each job, by id.  None: the fingerprint could stay the
-            same at the next change, so the next call names the job again.
+            same at the next change, so the next call names the job again, also if it
+            was removed.
     """
     before = {} if cursor is None else _fingerprints(cursor, store_id)
-    known = {job: now for job, now in jobs.items() if now is not None}
-    same = {job for job, now in known.items() if now == before.get(job)}
-    text = json.dumps({"store": store_id, "jobs": known})
+    same = {job for job, now in jobs.items() if now and now == before.get(job)}
+    text = json.dumps({"store": store_id, "jobs": dict(jobs)})
     return Changes(sorted({*jobs, *before} - same), text)
 
 
-def _fingerprints(cursor: str, store_id: str | None) -> dict[str, str]:
+def _fingerprints(cursor: str, store_id: str | None) -> dict[str, str | None]:
     try:
         values = json.loads(cursor)
         jobs = values["jobs"] if values["store"] == store_id else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from milepost.journal.errors import Conflict
 from milepost.journal.events.codec import Mark
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from milepost.journal.storage.changes import Changes
     from milepost.journal.storage.leases import Lease
     from milepost.journal.storage.records import Record
+    from milepost.journal.storage.removals import Removal
 
     # Called with the bytes read since the last call; its exceptions end the reading.
     OnPiece = Callable[[int], object]
@@ -61,6 +63,16 @@ class Position(NamedTuple):
     last: Mark = Mark()
     version: Version | None = None
     is_settled: bool = True
+
+
+def refuse_other(job_id: str, last: Mark, expected: Mark) -> None:
+    """Refuse a change of a job that is not at the expected event.
+
+    Raises:
+        Conflict: its last event is another one.
+    """
+    if last != expected:
+        raise Conflict(f"job {job_id!r} is at {last.seq}, not {expected.seq}")
 
 
 class Rewrite(Protocol):
@@ -158,6 +170,19 @@ class HeldJob(Protocol):
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
         """Remove salvage files of this job; missing ones are ignored."""
+
+    def remove(self, removal: Removal) -> None:
+        """Remove the job durably: its lines, and all else that is stored of it.
+
+        A tombstone stays, a record of the store (`removals.find`).  Afterwards the job
+        is unknown, here and to every process, and the next `append` makes a new one.
+        After a crash the job is whole, or the next lock of it completes the removal.
+
+        Raises:
+            Conflict: `removal.last` is not the last event; nothing was removed.
+            Busy: a rewrite is in progress; nothing was removed.
+            StorageFailed: the outcome is unknown, as after a crash.
+        """
 
 
 class LockScope(Protocol[_H_co]):

@@ -207,7 +207,7 @@ class MemoryStorage:
 
     def job(self, job_id: str) -> MemoryJob:
         """See `Storage.job`."""
-        return self._jobs.setdefault(job_id, MemoryJob(job_id))
+        return self._jobs.setdefault(job_id, MemoryJob(job_id, self))
 
     def repairer(
         self, vault: Vault, clock: Callable[[], datetime], actor: str

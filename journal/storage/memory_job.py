@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import (
-    Conflict,
     DamagedJournal,
     NestedCall,
     UnreadableState,
@@ -16,7 +15,8 @@ from milepost.journal.errors import (
 from milepost.journal.events import codec
 from milepost.journal.events.codec import CorruptLine, Mark
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.storage.contract import Position, Version
+from milepost.journal.storage import removals
+from milepost.journal.storage.contract import Position, Version, refuse_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from milepost.journal.events.codec import Stored
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.storage.contract import LockScope, OnPiece, Rewrite
+    from milepost.journal.storage.removals import Records, Removal
 
 
 class _Acknowledged(NamedTuple):
@@ -43,8 +44,9 @@ class _Acknowledged(NamedTuple):
 class MemoryJob:
     """One job, and the interface of its lock holder."""
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, store: Records) -> None:
         self.job_id = job_id
+        self.store = store
         self.lock = Mutex()
         self._now = _Acknowledged()
         self._rewrite: MemoryRewrite | None = None
@@ -146,6 +148,10 @@ class MemoryJob:
         version = Version(self._now.version.generation + 1, sum(map(len, lines)))
         self._now = _Acknowledged(lines, len(lines), last, version)
 
+    def is_being_rewritten(self) -> bool:
+        """Return whether a rewrite is in progress."""
+        return self._rewrite is not None
+
     def lines_after(self, seq: int) -> list[bytes]:
         """Return the acknowledged lines of the events after `seq`."""
         return self._now.lines[seq : self._now.end]
@@ -169,9 +175,7 @@ class HeldMemoryJob:
 
     def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Version:
         """See `HeldJob.append`."""
-        at = self._job.position().last
-        if at != expected:
-            raise Conflict(f"job {self._job.job_id!r} is at {at.seq}, not {expected}")
+        refuse_other(self._job.job_id, self._job.position().last, expected)
         return self._job.add(lines, last)
 
     def repairs(self) -> list[JobRepairedData]:
@@ -195,6 +199,17 @@ class HeldMemoryJob:
 
     def remove_salvage_files(self, names: Iterable[str]) -> None:
         """See `HeldJob.remove_salvage_files`: there are none."""
+
+    def remove(self, removal: Removal) -> None:
+        """See `HeldJob.remove`."""
+        job = self._job
+        refuse_other(job.job_id, job.position().last, removal.last)
+        if job.is_being_rewritten():
+            raise Busy
+        opened = codec.peek(job.lines(1)[1])
+        assert opened is not None, "the first line opens the job"
+        removals.bury(job.store, codec.origin_of(opened), removal)
+        job.put([], Mark())
 
 
 class MemoryRewrite:

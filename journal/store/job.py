@@ -22,6 +22,7 @@ from milepost.journal.index.job_view import MALFORMED, InvalidEvent, JobView
 from milepost.journal.process import gc_pause
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.recovery.diagnosis import gives_up
+from milepost.journal.storage import removals
 from milepost.journal.storage.contract import Position, during
 from milepost.journal.store.group_commit import WriteQueue
 
@@ -83,6 +84,7 @@ class Job:
         self.generation: int | None = None
         self._seen = Mark()  # the last event that this process has returned
         self._created_at: str | None = None  # creation time of the job of `_seen`
+        self._origin = ""  # of the job of `_seen`
         self._store_id: str | None = None  # store of `_seen`
         self.error: MilepostError | None = None
         self.folding = Mutex()
@@ -108,14 +110,14 @@ class Job:
         known = set(self.view.faults)
         try:
             at = self.stored.position()
-            if at == Position() and self.version is None:
+            if at == Position() and not self._seen.seq:
                 return self.view
             self._fold_to(at)
             if self._has_rotted(known) or not at.is_settled:
                 self._settle(is_unknown=at.last.seq == 0)
         except DamagedJournal as exc:
             if self._is_replaced(before):
-                return self.catch_up()  # compacted during the read
+                return self.catch_up()  # compacted or removed during the read
             # Only the lock gives certainty: without it, a power cut that took unsynced
             # events, or a rewrite in progress, looks the same.
             self._quarantine(exc)
@@ -137,11 +139,9 @@ class Job:
 
     def _is_replaced(self, before: Version | None) -> bool:
         now = self.stored.version()
-        return (
-            before is not None
-            and now is not None
-            and now.generation != before.generation
-        )
+        if before is None or now is None:
+            return before is not now
+        return now.generation != before.generation
 
     def _settle_again(self) -> bool:
         try:
@@ -222,7 +222,8 @@ class Job:
             self._store_id, self._seen = view.store_id, Mark()
         seen = self._seen
         is_there = self._has(view, seen, is_same=view is self.view)
-        if not is_there and not self._is_owned_up_to(view, seen):
+        is_known = is_there or self._is_removed(view, seen)
+        if not is_known and not self._is_owned_up_to(view, seen):
             if held is not None and view.created_at == self._created_at:
                 held.recall(seen)
             raise self.stored.damage(
@@ -230,8 +231,10 @@ class Job:
                 f"{_named(seen)}, seen before",
                 f"{_named(view.mark)} as the last: it went back to an older journal",
             )
-        self._seen = view.mark
-        self._created_at = view.created_at
+        self._see(view, view.mark)
+
+    def _see(self, view: JobView, last: Mark) -> None:
+        self._seen, self._created_at, self._origin = last, view.created_at, view.origin
 
     def _has(self, view: JobView, seen: Mark, *, is_same: bool) -> bool:
         """Return whether an event that was returned is still part of a job."""
@@ -240,6 +243,13 @@ class Job:
         if is_same or not seen.seq:
             return True  # the view was extended from that event
         return self._event(seen.seq)["hash"] == seen.hash
+
+    def _is_removed(self, view: JobView, seen: Mark) -> bool:
+        """Return whether the job of `seen` was removed, and `view` is none or later."""
+        if view.origin == self._origin:
+            return False
+        removal = removals.find(self._storage, self._origin)
+        return removal is not None and removal.covers(seen)
 
     def _event(self, seq: int) -> Event:
         ((event, _, _),) = self.stored.events(Mark(seq - 1), seq)
@@ -399,7 +409,7 @@ class Job:
             for stored in written.events:
                 job_view.apply(view, *stored)
         self.view = view  # a reader may have replaced the view of a new job
-        self._seen, self._created_at = written.last, view.created_at
+        self._see(view, written.last)
         if view.misfit:
             return  # as in `_fold_to`: the next refresh folds from the start
         self.version = version

@@ -49,7 +49,8 @@ class Promise(NamedTuple):
     Attributes:
         durable: must survive a power cut.
         live: must survive the death of every process.
-        refused: contents whose last write was answered with "nothing was written".
+        refused: contents whose last write was answered with "nothing was written", and
+            first events of jobs that were removed.
     """
 
     durable: dict[str, bytes]
@@ -64,6 +65,12 @@ class Promise(NamedTuple):
         live = self.live
         if len(content) > len(live.get(job, b"")):
             live = {**live, job: content}
+        return Promise(durable, live, self.refused)
+
+    def without(self, job: str) -> Promise:
+        """Return this promise, but for a job."""
+        durable = {j: content for j, content in self.durable.items() if j != job}
+        live = {j: content for j, content in self.live.items() if j != job}
         return Promise(durable, live, self.refused)
 
     def lags(self, job: str, content: bytes) -> bool:

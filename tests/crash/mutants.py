@@ -294,7 +294,7 @@ MUTANTS: dict[str, Mutant] = {
     "repair event missing after a nested cut": Mutant(
         (
             Rewrite(
-                recovering.Memory.__init__,
+                recovering.Memory.forget,
                 "self.may_owe_repairs = True",
                 "self.may_owe_repairs = False",
             ),
@@ -571,5 +571,54 @@ MUTANTS: dict[str, Mutant] = {
             ),
         ),
         "damaged, then repaired",
+    ),
+    # -- removals
+    "a removed journal is not gone for good": Mutant(
+        (
+            Rewrite(
+                recovering.remove,
+                "files.disk.sync_folder(files.folders.journals)",
+                _NOTHING,
+            ),
+        ),
+        "remove",
+    ),
+    "a removal leaves the head as it was": Mutant(
+        (Rewrite(recovering.remove, "files.head.clear()", _NOTHING),), "remove"
+    ),
+    "a removal leaves one slot of the head": Mutant(
+        (
+            Rewrite(
+                HeadFile.clear,
+                "for _ in range(head_codec.SLOTS):",
+                "for _ in range(1):",
+            ),
+        ),
+        "remove",
+    ),
+    "a removal leaves no tombstone": Mutant(
+        (Rewrite(HeldFileJob.remove, "recovering.bury(files, removal)", _NOTHING),),
+        "remove",
+    ),
+    "a tombstone is not durable before the head is cleared": Mutant(
+        (
+            Rewrite(
+                HeldFileJob.remove,
+                "recovering.bury(files, removal)\n"
+                "        recovering.remove(files, self._memory)",
+                "bury = recovering.origin_of_journal(files.read)\n"
+                "        recovering.remove(files, self._memory)\n"
+                "        recovering.removals.bury(files.store, bury, removal)",
+            ),
+        ),
+        "take over a removal",
+    ),
+    "nobody looks for a tombstone": Mutant(
+        (Rewrite(Job._is_removed, "if view.origin == self._origin:", "if True:"),),
+        "remove",
+    ),
+    "a removal that was begun is not completed": Mutant(
+        (Rewrite(recovering._settle_as, "if facts.is_removed:", "if False:"),),
+        "take over a removal",
     ),
 }

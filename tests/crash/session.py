@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from milepost import CheckpointManager
 from milepost.journal.errors import DamagedJournal, StorageFailed
+from milepost.journal.storage.contract import during
 from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.storage.removals import Removal
 from tests.crash.ledger import (
     STORE,
     Ledger,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.index.job_view import JobView
+    from milepost.journal.storage.contract import HeldJob
     from milepost.journal.storage.files.folders import Durability
 
 ROOT = cast("Path", SimPath(STORE))
@@ -73,6 +76,7 @@ class Session:
     Attributes:
         trace: the machine after each operation that changed anything.
         is_damaged: something rotted, and a person may have yet to repair it.
+        leaving: a job that is being removed: nothing is promised of it.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Session:
         self.trace: list[Moment] = []
         self.meanwhile: Callable[[str, str], None] | None = None
         self.is_damaged = False
+        self.leaving = ""
         self._is_recovery = is_recovery
         self._ticks = 0
         self._managers: list[CheckpointManager] = []
@@ -143,6 +148,8 @@ class Session:
             for job, known in list(manager._store._jobs.items()):
                 if known.generation != self.world.find(journal_path(job)):
                     continue  # it has yet to notice that the journal was replaced
+                if job == self.leaving:
+                    continue
                 content = events_of(self.content(job)[: known.view.stored_bytes])
                 self.promise = self.promise.with_(job, content, is_durable=is_durable)
         for job in {*self.promise.live, *self._managed_jobs()}:
@@ -161,6 +168,8 @@ class Session:
                 if self.promise.lags(job, content):
                     continue  # docs/recovery.md: a first look beside a recovery
                 self.ledger.check_content(job, content, self.promise)
+                if job == self.leaving:
+                    continue
                 self.promise = self.promise.with_(job, content, is_durable=is_durable)
 
     def _managed_jobs(self) -> set[str]:
@@ -213,6 +222,19 @@ class Session:
         self.promise = self.promise.with_(
             job, content, is_durable=self.durability == "always"
         )
+
+    def remove(self, manager: CheckpointManager, job: str) -> None:
+        """Remove a job, and promise that it does not come back."""
+        opening = events_of(self.content(job)).splitlines(keepends=True)[0]
+        self.leaving, self.promise = job, self.promise.without(job)
+
+        def remove(held: HeldJob) -> None:
+            held.remove(Removal(held.position.last, "now", "a"))
+
+        during(manager._store.storage.job(job).hold(), remove)
+        self.leaving = ""
+        refused = (*self.promise.refused, opening)
+        self.promise = self.promise._replace(refused=refused)
 
     def mend(self, manager: CheckpointManager, job: str) -> None:
         """Repair a job that is damaged, as a person does who was interrupted."""

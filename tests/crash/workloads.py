@@ -517,6 +517,40 @@ def come_back_during_a_compaction(session: Session) -> None:
     session.save(manager, JOB, {"rows": 3})
 
 
+def remove(session: Session) -> None:
+    """A job is removed that another process has seen; both go on with a new one."""
+    manager, other = _begun(session), session.open()
+    session.look(other, JOB)
+    session.remove(manager, JOB)
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 3})
+    session.save(manager, JOB, {"rows": 4})
+
+
+def take_over_a_removal(session: Session) -> None:
+    """A process dies when its removal is decided; another one that has seen the job."""
+    manager, other = _begun(session), session.open()
+    session.look(other, JOB)
+    session.quiet()
+
+    def meanwhile(done: str, path: str) -> None:
+        if done == "pwrite" and path.endswith(f"/heads/{JOB}"):
+            raise _Killed
+
+    session.meanwhile = meanwhile
+    with suppress(_Killed):
+        session.remove(manager, JOB)
+    session.meanwhile = None
+    session._managers.remove(manager)
+    session.world.locks.clear()
+    session.look(session.open(), JOB)
+    session.leaving = ""
+    if session.content(JOB):
+        raise Violation("the removal was not completed")
+    session.look(other, JOB)
+    session.save(other, JOB, {"rows": 3})
+
+
 WORKLOADS: dict[str, Workload] = {
     "create": Workload(create),
     "save": Workload(save),
@@ -548,4 +582,6 @@ WORKLOADS: dict[str, Workload] = {
     "take over a rewrite": Workload(take_over_a_rewrite),
     "come and go": Workload(come_and_go),
     "come back during a compaction": Workload(come_back_during_a_compaction),
+    "remove": Workload(remove),
+    "take over a removal": Workload(take_over_a_removal),
 }

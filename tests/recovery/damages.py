@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from milepost import CheckpointManager
+from milepost.journal.errors import StorageFailed
 from milepost.journal.storage.files.recovery.head import FILE_BYTES, Extent
 from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.storage.removals import Removal
 from tests.support.faults import (
+    FaultyDisk,
     forged,
     head_of,
     journal_of,
@@ -219,6 +223,15 @@ def _leftover(root: Path) -> None:
     (root / "journals" / "etl.tmp").write_bytes(b"half of it")
 
 
+def _half_removed(root: Path) -> None:
+    """Begin to remove the job, and fail before its journal is removed."""
+    disk = FaultyDisk(root, syncs=False)
+    disk.fail("unlink", on=f"journals/{JOB}.jsonl")
+    with suppress(StorageFailed), FileStorage(root, disk=disk).job(JOB).hold() as held:
+        held.remove(Removal(held.position.last, "now", "me"))
+    assert journal_of(root, JOB).exists()
+
+
 def _torn(root: Path) -> None:
     _unheaded(root)
     _edit(lambda data: data[:-30])(root)
@@ -257,6 +270,7 @@ DAMAGES = [
     Damage("a nested line behind it", "unsettled", _edit(_deeply)),
     Damage("an absurd line behind it", "unsettled", _edit(_absurd)),
     Damage("a creation that was cut", "unsettled", _torn_creation, kept=0),
+    Damage("a removal that was cut", "unsettled", _half_removed, kept=0),
     Damage("a head older than a repair", "unsettled", _repaired_once, kept=4),
     Damage("copied", "sound", _edit(lambda data: data, new_file=True)),
     Damage("poisoned", "poisoned", _poison),

@@ -89,6 +89,11 @@ TABLE: list[tuple[Facts, Condition, str]] = [
     ),
     (FINE._replace(newer_seq=7), Condition.NEWER, "R20"),
     (
+        Facts(Head(), size=900, proven=BEYOND, is_removed=True),
+        Condition.UNSETTLED,
+        "R23",
+    ),
+    (
         Facts(HEAD, size=600, proven=BEFORE, base=BEFORE, is_given_up=True),
         Condition.UNSETTLED,
         "R21",

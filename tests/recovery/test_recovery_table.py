@@ -7,7 +7,7 @@ would see that opens the folder afterwards.
 from __future__ import annotations
 
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from milepost.journal.storage.files.recovery.head import (
     slot_offset,
 )
 from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.storage.removals import Removal
 from tests.support.faults import (
     Call,
     Child,
@@ -940,6 +941,39 @@ def test_r20_a_newer_schema_is_read_only_and_says_why(
             save(reader, "two")
         assert len(reader.history(JOB)) == 3
     assert journal.read_bytes() == before
+
+
+@pytest.mark.parametrize("is_writer_first", [True, False])
+def test_r23_a_removal_that_is_cut_at_any_call_is_none_or_is_completed(
+    tmp_path: Path, is_writer_first: bool
+) -> None:
+    seen = set()
+    for nth in range(1, 200):
+        root = tmp_path / str(nth)
+        save(again(root), "one", "two")
+        put(journal_of(root, JOB), journal_of(root, JOB).read_bytes() + b"torn")
+        steps(again(root))
+        disk = FaultyDisk(root, syncs=False)
+        job = FileStorage(root, disk=disk).job(JOB)
+        with suppress(MilepostError, OSError), job.hold() as held:
+            fault = disk.fail("", nth)
+            held.remove(Removal(held.position.last, "now", "me"))
+        after = again(root)
+        if not is_writer_first:
+            assert steps(after) in ([], ["one", "two"])
+        save(after, "three")
+        found = steps(after)
+        assert found in (["three"], ["one", "two", "three"]), nth
+        is_removed = found == ["three"]
+        is_clean = not [*(root / "salvage").iterdir()]
+        assert is_clean == is_removed, nth  # I9
+        assert after.verify(JOB, deep=True)[0].ok
+        assert after.diagnose(JOB)[0].verdict.value == "sound"
+        seen.add(is_removed)
+        if not fault.has_fired:
+            break
+    assert is_removed
+    assert seen == {True, False}
 
 
 def test_r20_a_head_of_a_newer_format_is_refused_by_name(

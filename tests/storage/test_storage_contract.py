@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from milepost import CheckpointManager
 from milepost.journal.clock import utc_now
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import (
@@ -14,9 +15,12 @@ from milepost.journal.errors import (
     NestedCall,
     UnreadableState,
 )
+from milepost.journal.events import codec
 from milepost.journal.events.codec import Mark
 from milepost.journal.states.access import Vault
+from milepost.journal.storage import removals
 from milepost.journal.storage.contract import Position, Storage
+from milepost.journal.storage.removals import Removal
 from tests.support.appending import JOB, append, lines, run
 from tests.support.faults import forged, last_hash
 
@@ -356,3 +360,130 @@ def test_a_sound_job_is_diagnosed_as_sound_and_needs_no_repair(
     assert (found.ok, found.proven_seq) == (True, 3)
     assert repairer.diagnose("unknown", deep=False).exists is False
     assert repairer.repair(JOB, accept_loss=True, dry_run=False).steps == ()
+
+
+# -- removing --------------------------------------------------------------------------
+
+
+def origin_of(job: JobStorage) -> str:
+    opened = codec.peek(job.lines(1)[1])
+    assert opened is not None
+    return codec.origin_of(opened)
+
+
+def remove(job: JobStorage) -> Removal:
+    """Remove a job; return what its tombstone has to say."""
+    with job.hold() as held:
+        removal = Removal(held.position.last, "2026-11-27T05:00:00Z", "me", "asked to")
+        held.remove(removal)
+    return removal
+
+
+def test_a_removed_job_is_unknown_and_leaves_a_tombstone(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=3)
+    append(storage, "other")
+    origin, cursor = origin_of(job), storage.changed(None).cursor
+
+    removal = remove(job)
+
+    assert removals.find(storage, origin) == removal
+    assert (job.version(), job.position()) == (None, Position())
+    assert storage.jobs() == ["other"]
+    assert JOB in storage.changed(cursor).job_ids
+    assert not storage.repairer(Vault(), utc_now, "me").diagnose(JOB, deep=True).exists
+
+
+def test_the_job_after_a_removed_one_is_another_of_the_same_id(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=3)
+    before = job.version()
+    remove(job)
+    whole = append(storage, count=2)
+    assert stored(job) == [1, 2]  # I3
+    assert job.version() not in (None, before)
+    assert [job.lines(seq)[1] + b"\n" for seq in (1, 2)] == whole
+    assert storage.jobs() == [JOB]
+    remove(job)
+    assert storage.jobs() == []
+
+
+def test_a_job_may_begin_anew_under_the_lock_that_removed_it(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=3)
+    with job.hold() as held:
+        held.remove(Removal(held.position.last, "now", "me"))
+        assert held.position == Position()
+        made = lines(storage, JOB, Mark())
+        held.append(*made)
+    append(storage)
+    assert stored(job) == [1, 2]
+
+
+def test_a_removal_after_another_event_than_the_last_is_refused(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=2)
+    before = job.position()
+    for last in (Mark(), Mark(1, "1" * 64), Mark(2, "2" * 64), Mark(3, "3" * 64)):
+        with job.hold() as held, pytest.raises(Conflict):
+            held.remove(Removal(last, "now", "me"))
+    assert job.position() == before
+    assert removals.find(storage, origin_of(job)) is None
+
+
+def test_a_job_that_is_being_rewritten_is_not_removed(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=2)
+    with job.rewriting(), job.hold() as held, pytest.raises(Busy):
+        held.remove(Removal(held.position.last, "now", "me"))
+    assert stored(job) == [1, 2]
+    assert removals.find(storage, origin_of(job)) is None
+    remove(job)
+
+
+def test_who_waits_for_a_job_that_is_removed_begins_a_new_one(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=3)
+    with job.hold() as held:
+        waiters = [run(lambda: append(storage)) for _ in range(4)]
+        held.remove(Removal(held.position.last, "now", "me"))
+    for waiter in waiters:
+        waiter.join(60)
+    assert stored(job) == [1, 2, 3, 4]  # I3
+
+
+def test_a_process_that_has_seen_a_removed_job_knows_what_happened(
+    storage: Storage, job: JobStorage
+) -> None:
+    reader, writer = (CheckpointManager(storage=storage) for _ in range(2))
+    writer.save(JOB, "one", {})
+    assert len(reader.list(JOB)) == 1
+    remove(job)
+    assert reader.list(JOB) == []
+    assert reader.jobs() == []
+    assert reader.verify() == []
+    new = writer.save(JOB, "two", {"n": 2})
+    assert [info.checkpoint_id for info in reader.list(JOB)] == [new]
+    assert reader.restore(JOB, new) == {"n": 2}
+    assert reader.verify(JOB, deep=True)[0].ok
+
+
+@pytest.mark.parametrize("saves", [1, 2, 5])
+def test_a_new_job_is_told_from_the_removed_one_however_long_it_is(
+    storage: Storage, job: JobStorage, saves: int
+) -> None:
+    reader, writer = (CheckpointManager(storage=storage) for _ in range(2))
+    for n in range(2):
+        writer.save(JOB, "one", {"n": n})
+    assert len(reader.list(JOB)) == 2
+    remove(job)
+    made = [writer.save(JOB, "two", {"n": n}) for n in range(saves)]
+    assert [info.checkpoint_id for info in reader.list(JOB)] == made
+    made.append(reader.save(JOB, "three", {}))
+    assert [info.checkpoint_id for info in writer.list(JOB)] == made

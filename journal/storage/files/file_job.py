@@ -82,7 +82,7 @@ class FileJob:
             found = self.files.stat()
         except OSError as exc:
             raise failure(exc, f"cannot read {self.files.path}") from exc
-        return None if found is None else Version(found.inode, found.size)
+        return None if found is None else self.files.version(found.inode, found.size)
 
     def position(self) -> Position:
         """See `JobStorage.position`."""

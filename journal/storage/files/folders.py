@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk
     from milepost.journal.storage.files.file_job import FileJob
     from milepost.journal.storage.files.recovery.salvage import SalvageFolder
+    from milepost.journal.storage.removals import Records
 
 Durability = Literal["always", "interval", "never"]
 
@@ -49,6 +51,8 @@ class Place(NamedTuple):
         has_files_open: called before files are opened, unless the job is listed;
             returns whether it is listed now.
         writes: called before a write.
+        store: has the store's records.
+        removed: how often this process has removed a job, by id.
     """
 
     disk: Disk
@@ -61,3 +65,5 @@ class Place(NamedTuple):
     lock_timeout_seconds: float
     has_files_open: Callable[[FileJob], bool]
     writes: Callable[[], None]
+    store: Records
+    removed: Counter[str]

@@ -82,6 +82,7 @@ class HeadFile:
     Attributes:
         head: as last read or written by this process.
         raw: its bytes; equal bytes mean that no other process wrote since.
+        is_spent: its job was removed, so it goes with its lock.
     """
 
     _alive: ClassVar[weakref.WeakSet[HeadFile]] = weakref.WeakSet()
@@ -99,6 +100,7 @@ class HeadFile:
         self._holder = 0  # the thread that has or takes the lock
         self.head = Head()
         self.raw = b""
+        self.is_spent = False
         self._made: OpenFile | None = None  # the file, if this process created it
         self._slots: list[Head] = []  # the valid ones of the last read
         self._alive.add(self)
@@ -407,9 +409,10 @@ class HeadFile:
             opened.file.sync(metadata=True)
 
     def remove(self) -> None:
-        """Remove a file that this process has just created and not written to."""
+        """Remove a file that acknowledges nothing, under its lock."""
         self._disk.unlink(self._path)
         self._opened = None
+        self.head, self.raw, self.is_spent = Head(), b"", False
 
     def after_fork(self) -> None:
         """Close the file in a forked child, even if a parent's thread was using it."""

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from milepost.journal.errors import Conflict, NoSpace, StorageFailed
+from milepost.journal.disk import copy_file
+from milepost.journal.errors import NoSpace, StorageFailed
 from milepost.journal.events.codec import Mark
-from milepost.journal.storage.contract import Position, Version
+from milepost.journal.storage.contract import Position, Version, refuse_other
 from milepost.journal.storage.files import recovering
 from milepost.journal.storage.files.failures import fail, failure
 from milepost.journal.storage.files.head_file import OpenFile
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from milepost.journal.storage.files.recovery.head import Head
     from milepost.journal.storage.files.recovery.salvage import Data
     from milepost.journal.storage.files.recovery.snapshot import Evidence
+    from milepost.journal.storage.removals import Removal
 
 _log = logging.getLogger("milepost.journal")
 
@@ -69,16 +71,13 @@ class HeldFileJob:
     def version(self) -> Version | None:
         """See `HeldJob.version`."""
         size = self.extent.size
-        return Version(self._files.inode, size) if size else None
+        return self._files.version(self._files.inode, size) if size else None
 
     def append(self, expected: Mark, lines: Sequence[bytes], last: Mark) -> Version:
         """See `HeldJob.append`."""
         files = self._files
         shown = files.head.head.shown
-        if (shown.seq, shown.hash) != expected:
-            raise Conflict(
-                f"job {files.job_id!r} is at {shown.seq}, not {expected.seq}"
-            )
+        refuse_other(files.job_id, Mark(shown.seq, shown.hash), expected)
         data = b"".join(lines)
         is_first = shown.size == 0
         file = self._file_for_append(is_first=is_first)
@@ -111,7 +110,7 @@ class HeldFileJob:
         places = self._known.places_of(files.inode)
         places.learn(expected.seq, array("Q", ends))
         self._known.shown = self.extent = extent
-        return Version(files.inode, extent.size)
+        return files.version(files.inode, extent.size)
 
     def _file_for_append(self, *, is_first: bool) -> File:
         files = self._files
@@ -206,6 +205,20 @@ class HeldFileJob:
     def remove_salvage_files(self, names: Iterable[str]) -> None:
         """See `HeldJob.remove_salvage_files`."""
         self._files.salvage_files.remove(names)
+
+    def remove(self, removal: Removal) -> None:
+        """See `HeldJob.remove`."""
+        files = self._files
+        refuse_other(files.job_id, self.position.last, removal.last)
+        self._memory.is_settled = False
+        try:
+            copy_file.remove_leftover(files.disk, files.copy_path)  # or busy
+            recovering.bury(files, removal)
+            recovering.remove(files, self._memory)
+        except OSError as exc:
+            fail(exc, f"cannot remove {files.path}")
+        self._known.forget()
+        self.extent = Extent()
 
     # -- rewrites ----------------------------------------------------------------------
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost.journal.errors import DamagedJournal, ReadOnlyStore, StorageFailed
+from milepost.journal.events.codec import CorruptLine
+from milepost.journal.storage.contract import Version
 from milepost.journal.storage.files.failures import failure
 from milepost.journal.storage.files.head_file import HeadFile, OpenFile
 from milepost.journal.storage.files.recovery.facts import look
 from milepost.journal.storage.files.recovery.head import Head
 from milepost.journal.storage.files.recovery.passage import line_number
 from milepost.journal.storage.files.recovery.salvage import SalvageFiles
-from milepost.journal.storage.files.recovery.snapshot import Evidence
+from milepost.journal.storage.files.recovery.snapshot import Evidence, has_tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from milepost.journal.disk.disk import File, Stat
-    from milepost.journal.events.codec import CorruptLine
     from milepost.journal.storage.files.folders import Durability, Place
     from milepost.journal.storage.files.recovery.head import Extent
     from milepost.journal.storage.files.recovery.judgement import Facts
@@ -42,6 +43,7 @@ class JobFiles:
         salvage: the folder of the salvage files of all jobs.
         salvage_files: those of this job.
         head: the head file, which is also the lock.
+        store: has the store's records.
         opened: the journal, if it is open.
         is_listed: the job counts among those that have files open.
     """
@@ -59,7 +61,9 @@ class JobFiles:
         self.head = HeadFile(place.disk, head, place.lock_timeout_seconds)
         self.opened: OpenFile | None = None
         self.is_listed = False
+        self.store = place.store
         self._store_id = place.store_id
+        self._removed = place.removed
         self._lists = lists
 
     @property
@@ -75,6 +79,17 @@ class JobFiles:
         """
         return self.disk.stat(self.path)
 
+    def version(self, inode: int, size: int) -> Version:
+        """Return the version of the job in a journal of this inode and size.
+
+        The journal of a new job may get the inode of the one that was removed.
+        """
+        return Version(inode + (self._removed[self.job_id] << 64), size)
+
+    def count_removal(self) -> None:
+        """Tell the next journal from the one that was just removed."""
+        self._removed[self.job_id] += 1
+
     def count_as_open(self) -> None:
         """Count among the jobs that have files open."""
         if not self.is_listed:
@@ -86,13 +101,18 @@ class JobFiles:
         """Return the open journal; open it again if a rewrite has replaced it.
 
         Raises:
+            DamagedJournal: there is none: it was lost, or the job is removed just now.
             OSError: it cannot be opened.
         """
         opened = self.opened
         found = self.stat()
         if opened is None or found is None or found.inode != opened.inode:
             self.count_as_open()
-            opened = self.opened = OpenFile.of(self.disk, self.path, "append")
+            try:
+                opened = self.opened = OpenFile.of(self.disk, self.path, "append")
+            except FileNotFoundError:
+                gone = CorruptLine(0, "a journal", "no journal")
+                raise self.damaged(gone, is_gone=True) from None
         return opened
 
     def writable_journal(self) -> File:
@@ -129,6 +149,7 @@ class JobFiles:
             self.disk.unlink(self.path)
             is_left_over = False
         file = self.disk.open(self.path, "append", create=not is_left_over)
+        self.head.is_spent = False
         self.opened = OpenFile(file, file.stat().inode, is_writable=True)
         return file
 
@@ -177,7 +198,9 @@ class JobFiles:
             is_poisoned: see `facts.look`.
         """
         size, inode = (None, 0) if found is None else (found.size, found.inode)
-        evidence = Evidence(self.name, raw, size, inode, self.read)
+        evidence = Evidence(
+            self.name, raw, size, inode, self.read, is_removed=self._is_removed
+        )
         return look(
             evidence,
             self.job_id,
@@ -185,6 +208,21 @@ class JobFiles:
             trusted=trusted,
             is_poisoned=is_poisoned,
         )
+
+    def _is_removed(self, origin: str) -> bool:
+        return has_tombstone(self.disk, self.folders.root, origin)
+
+    def remove_head(self) -> None:
+        """Remove the head under its lock, durably; waiters notice, and make another.
+
+        Raises:
+            StorageFailed: it may still be there, and acknowledges nothing.
+        """
+        try:
+            self.head.remove()
+            self.disk.sync_folder(self.folders.heads)
+        except OSError as exc:
+            raise failure(exc, f"cannot remove the head of {self.path}") from exc
 
     def damaged(self, problem: CorruptLine, *, is_gone: bool = False) -> DamagedJournal:
         """Return the error for a problem in the journal, with its line."""

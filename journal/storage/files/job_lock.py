@@ -72,6 +72,8 @@ class JobLock:
                 self.is_repair = False
                 if self.files.head.is_new:  # it would look like an interrupted creation
                     self.files.head.remove()
+            if self.files.head.is_spent:
+                self.files.remove_head()
         finally:
             self.files.head.unlock()
             self.mutex.release()

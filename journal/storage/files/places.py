@@ -52,8 +52,11 @@ class Known:
     __slots__ = ("places", "shown")
 
     def __init__(self) -> None:
-        self.places = Places(0)
-        self.shown = Extent()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the journal, which was removed: another may get its inode."""
+        self.places, self.shown = Places(0), Extent()
 
     def places_of(self, inode: int) -> Places:
         """Return the places in the file `inode`, which is the journal now."""

@@ -6,9 +6,9 @@ import errno
 import hashlib
 import os
 import re
-import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
+from milepost.journal import ids
 from milepost.journal.disk import whole_file
 from milepost.journal.disk.disk import make_folder_like, within
 from milepost.journal.errors import LockTimeout, StorageFailed
@@ -114,7 +114,7 @@ class RecordFile:
             )
         check_version(self._name, self.get(), expected)
         folder = make_records(self._disk, self._folders)
-        raw = b'{"record":"%s"}\n' % secrets.token_hex(16).encode() + value
+        raw = b'{"record":"%s"}\n' % ids.new_nonce().encode() + value
         draft = folder / f"{self._name}.tmp"  # only the owner of the lock uses it
         whole_file.replace(self._disk, draft, self._path, [raw], like=folder)
         return _version(raw)

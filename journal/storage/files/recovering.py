@@ -16,6 +16,8 @@ from milepost.journal.disk import copy_file, whole_file
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import NewerFormat, StorageFailed
 from milepost.journal.recovery.diagnosis import Condition
+from milepost.journal.storage import removals
+from milepost.journal.storage.files.recovery.facts import origin_of_journal
 from milepost.journal.storage.files.recovery.head import Extent, Head
 from milepost.journal.storage.files.recovery.judgement import Action, judge, problem_of
 from milepost.journal.storage.files.recovery.passage import pieces
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.storage.files.job_files import JobFiles
     from milepost.journal.storage.files.recovery.judgement import Facts, Judgement
+    from milepost.journal.storage.removals import Removal
 
 _log = logging.getLogger("milepost.journal")
 
@@ -55,6 +58,10 @@ class Memory:
     )
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget a job that was removed."""
         self.is_settled = self.is_poisoned = self.is_shared = self.owes_sync = False
         self.pending: list[JobRepairedData] = []
         self.may_owe_repairs = True
@@ -115,6 +122,10 @@ def _settle_as(
         facts = files.look(raw, found)
         ruling = judge(facts)
     refuse(files, facts, ruling)
+    if facts.is_removed:
+        if files.head.is_writable:  # otherwise another process completes it
+            remove(files, memory)
+        return Extent()
     if facts.size == 0:
         if is_poisoned:
             files.head.clear()
@@ -167,6 +178,40 @@ def _sync_names(files: JobFiles) -> None:
         files.folders.root.parent,
     ):
         files.disk.sync_folder(folder)
+
+
+def bury(files: JobFiles, removal: Removal) -> None:
+    """Write the tombstone of a job, under its lock.
+
+    Raises:
+        StorageFailed: it may be there; the job is whole.
+    """
+    origin = origin_of_journal(files.read)
+    assert origin is not None, "its first line is proven"
+    removals.bury(files.store, origin, removal)
+
+
+def remove(files: JobFiles, memory: Memory) -> None:
+    """Remove all files of a job that has a tombstone, durably, under its lock.
+
+    First the head acknowledges nothing any more: the job is unknown.  The journal goes
+    last: as long as it is there, the next recovery does this again (R23).  The head
+    goes when its lock is released.
+
+    Raises:
+        OSError: a file cannot be removed, or a folder not be synced.
+    """
+    files.head.clear()
+    files.salvage_files.remove(files.salvage.names_of(files.name))
+    _remove_leftovers(files)
+    if files.disk.stat(files.folders.salvage) is not None:
+        files.disk.sync_folder(files.folders.salvage)
+    files.disk.unlink(files.path)
+    files.disk.sync_folder(files.folders.journals)
+    files.opened = None
+    files.count_removal()
+    files.head.is_spent = True
+    memory.forget()
 
 
 def _carry_out(files: JobFiles, memory: Memory, facts: Facts) -> Extent:

@@ -6,6 +6,7 @@ import logging
 import resource
 import threading
 import weakref
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -105,6 +106,7 @@ class FileStorage:
         self._records: weakref.WeakSet[RecordFile] = weakref.WeakSet()
         # Those with open files, the longest open first; dicts keep their order.
         self._files: dict[str, FileJob] = {}
+        self._removed = Counter[str]()
         self._guard = Mutex()
         self._durable_id: str | None = None  # of the store whose folders are synced
         self._flusher: threading.Thread | None = None
@@ -269,6 +271,8 @@ class FileStorage:
             self._lock_timeout_seconds,
             self._has_files_open,
             self._writes,
+            self,
+            self._removed,
         )
         return self._listed(FileJob(place))
 

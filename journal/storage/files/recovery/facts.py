@@ -14,6 +14,7 @@ from milepost.journal.events.codec import (
     STATE_MISSING,
     CorruptLine,
     has_state,
+    origin_of,
     peek,
     span_of,
 )
@@ -99,6 +100,10 @@ def look(
         facts = facts._replace(is_altered=True)
         problem = problem or moved
     foreign = None if trusted else _foreign(facts, job_id, store_id)
+    if head is not None and not head.shown.seq:
+        origin = origin_of_journal(evidence.read)
+        is_removed = origin is not None and evidence.is_removed(origin)
+        facts = facts._replace(is_removed=is_removed)
     return facts._replace(
         is_foreign=foreign is not None,
         newer_seq=writes.newer_seq,
@@ -258,12 +263,26 @@ def _has_later_write(read: Read, keep: Extent, size: int) -> bool:
     return any(first > keep.seq + 1 for first in found)
 
 
+def origin_of_journal(read: Read) -> str | None:
+    """Return the origin of the job that a journal opens; None if it opens none."""
+    event = _first_event(read)
+    try:
+        return None if event is None else origin_of(event)
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _first_event(read: Read) -> Event | None:
+    line, _, _ = read(0, _FIRST_LINE_BYTES).partition(b"\n")
+    event = peek(line)
+    return event if event is not None and event["type"] == "job.opened" else None
+
+
 def _foreign(facts: Facts, job_id: str, store_id: str | None) -> CorruptLine | None:
     """Return the evidence that the journal is that of another job, or None."""
     assert facts.text is not None
-    line, _, _ = facts.text.read(0, _FIRST_LINE_BYTES).partition(b"\n")
-    event = peek(line)
-    if event is None or event["type"] != "job.opened":
+    event = _first_event(facts.text.read)
+    if event is None:
         return None
     data: object = event["data"]
     if not isinstance(data, dict):

@@ -47,6 +47,7 @@ class Facts(NamedTuple):
         is_altered: another program changed the file without loss of events: more is
             proven in its canonical text, or events are at other offsets.
         is_short: the head file is shorter than a writer allocates it.
+        is_removed: the head acknowledges nothing, and the job's removal is recorded.
         shown: the last event that the head acknowledges, if it is proven.
         text: the bytes examined: the file, or its canonical text.
     """
@@ -65,6 +66,7 @@ class Facts(NamedTuple):
     owes: bool = False
     is_altered: bool = False
     is_short: bool = False
+    is_removed: bool = False
     shown: Extent | None = None
     text: Evidence | None = None
 
@@ -99,6 +101,8 @@ def judge(facts: Facts) -> Judgement:
 def _refusal(facts: Facts) -> Judgement | None:
     if facts.is_foreign:
         return Judgement(Condition.FOREIGN, "R5")
+    if facts.is_removed:
+        return Judgement(Condition.UNSETTLED, "R23")
     return Judgement(Condition.NEWER, "R20") if facts.newer_seq else None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.storage.files.recovery import head as head_codec
 from milepost.journal.storage.files.recovery.elsewhere import Neighbour
+from milepost.journal.storage.removals import record_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ class Evidence(NamedTuple):
         leftovers: temporary files of crashed processes.
         is_still: no process could write at that moment.
         neighbours: returns files in the journal's folder that are named after it.
+        is_removed: returns whether the removal of a job is recorded, by its origin.
     """
 
     name: str
@@ -41,6 +43,16 @@ class Evidence(NamedTuple):
     leftovers: tuple[str, ...] = ()
     is_still: bool = True
     neighbours: Callable[[], Iterable[Neighbour]] = tuple
+    is_removed: Callable[[str], bool] = bool
+
+
+def has_tombstone(disk: Disk, root: Path, origin: str) -> bool:
+    """Return whether the removal of a job is recorded in the store in `root`.
+
+    Raises:
+        OSError: it cannot be found out.
+    """
+    return disk.stat(root / "records" / record_name(origin)) is not None
 
 
 def _nothing(offset: int, size: int) -> bytes:
@@ -91,6 +103,7 @@ def of_files(
             tuple(_leftovers(disk, root, name)),
             is_still,
             partial(_neighbours, disk, root, name),
+            partial(has_tombstone, disk, root),
         )
     finally:
         for file in (head, journal):

@@ -324,5 +324,6 @@ def _message(ruling: Judgement, facts: Facts, view: JobView, cut: int) -> str:
         "R20": job_view.newer_reason(view),
         "R21": "its head is older than the repair that replaced the journal",
         "R22": "another program wrote into its file; every event is intact",
+        "R23": "its removal is recorded, but not complete",
     }
     return texts.get(ruling.row, "nothing was acknowledged yet")
