@@ -47,7 +47,7 @@ class Job(MemoryJob):
     """A job of such a storage."""
 
     def __init__(self, job_id: str, storage: Storage) -> None:
-        super().__init__(job_id)
+        super().__init__(job_id, storage)
         self._storage = storage
 
     def hold(self, *, wait: bool = True) -> LockScope[HeldMemoryJob]:
