@@ -76,34 +76,51 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
             *("job_id", "new_job_id", "jobs", "step_name", "actor", "reason"),
             *("workflow_name", "workflow_version", "from_version", "to_version"),
             *("idempotency_key", "key_id", "plan_id", "match", "after"),
-            *("durability", "codec"),
+            *("durability", "codec", "correlation_id", "execution_id", "agent_id"),
+            *("checkpoint_name", "approval_id", "subject_digest", "comment", "error"),
+            *("worker", "status", "approver", "decision", "on_timeout", "on_reject"),
+            *("on_step_failure", "state_filter", "name"),
         ),
         _TEXT,
     ),
     **dict.fromkeys(("checkpoint_id", "a", "b"), _CHECKPOINT),
-    **dict.fromkeys(("tags", "types", "job_ids"), _TEXTS),
+    **dict.fromkeys(("tags", "types", "job_ids", "approvers"), _TEXTS),
     **dict.fromkeys(
         (
             *("pinned", "failed", "force", "purge", "deep", "reverse", "dry_run"),
             *("accept_loss", "confirm", "trust_clock", "rewrap", "with_state"),
-            "allow_plaintext",
+            *("allow_plaintext", "approval_required", "auto_start", "success"),
+            *("approved", "pending", "retry", "allow_self"),
         ),
         _FLAG,
     ),
     **dict.fromkeys(
         (
             *("limit", "seq", "after_seq", "expected_seq", "keep_last", "max_bytes"),
-            *("max_state_bytes", "max_depth"),
+            *("max_state_bytes", "max_depth", "required"),
         ),
         _WHOLE,
     ),
     **dict.fromkeys(
-        ("interval_seconds", "lock_timeout_seconds", "trash_seconds"), _REAL
+        (
+            *("interval_seconds", "lock_timeout_seconds", "trash_seconds"),
+            *("max_age_days", "ttl"),
+        ),
+        _REAL,
     ),
     **dict.fromkeys(
-        ("migrate", "on_progress", "on_piece", "on_restored", "clock"), _CALLABLE
+        ("migrate", "on_progress", "on_piece", "on_restored", "clock", "callback"),
+        _CALLABLE,
     ),
-    **dict.fromkeys(("now", "as_of"), ("a datetime with a time zone", _is_time)),
+    **dict.fromkeys(
+        ("now", "as_of", "deadline", "remind_at"),
+        ("a datetime with a time zone", _is_time),
+    ),
+    "approval": ("Terms", _instance_of("milepost.journal.commands.approvals", "Terms")),
+    "lease": (
+        "a LeaseInfo",
+        _instance_of("milepost.journal.execution_models", "LeaseInfo"),
+    ),
     "policy": ("a Policy", _instance_of("milepost.journal.retention.policy", "Policy")),
     "plan": ("a Plan", _instance_of("milepost.journal.retention.plans", "Plan")),
     "threshold": (

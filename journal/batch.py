@@ -10,6 +10,7 @@ from milepost.journal.errors import Conflict
 from milepost.journal.events import codec
 from milepost.journal.events.codec import Mark
 from milepost.journal.index import job_view
+from milepost.journal.index.executions import Workflows
 from milepost.journal.states import line_codec
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from milepost.journal.events.codec import Stored
     from milepost.journal.events.vocabulary import JobRepairedData
     from milepost.journal.index.content import Content
+    from milepost.journal.index.executions import Moved
     from milepost.journal.index.job_view import JobView
+    from milepost.journal.index.transitions import Machine
     from milepost.journal.states.line_codec import EncodedState
 
 
@@ -38,6 +41,7 @@ class Batch:
         current: seq of the current checkpoint after this batch, 0 for none.
         keys: idempotency keys used by this batch: checkpoint id and content.
         ids: checkpoint ids created by this batch.
+        leases: attempts begun by this batch, by execution.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class Batch:
         self.ids: set[str] = set()
         self.size_bytes = 0
         self.opening: dict[str, object] = {}  # data of this batch's job.opened
+        self._moved: Moved = {}  # states of executions after this batch
+        self.leases: dict[str, int] = {}
         self._drafts: list[
             tuple[str, str, Mapping[str, object], EncodedState | None]
         ] = []
@@ -74,7 +80,7 @@ class Batch:
             KeyNeeded, DroppedKey: no state may be written with the configured key.
             InvalidEvent: the journal would not open with it; nothing is added.
         """
-        job_view.check(self.view, type_, data)
+        job_view.check(self.view, type_, data, self._moved)
         if encoded is not None:
             self._may_seal()
         self.seq += 1
@@ -82,6 +88,10 @@ class Batch:
         if encoded is not None:
             self.size_bytes += len(encoded.rest)
         return self.seq
+
+    def state_of(self, machine: Machine, id_: str) -> str:
+        """Return the state of an execution, a step or an approval after this batch."""
+        return (self.view.workflows or Workflows()).state(machine, id_, self._moved)
 
     def remove(
         self,
@@ -169,6 +179,9 @@ class Batch:
         """Remove everything added since `mark`."""
         self.seq, self.current = mark
         del self._drafts[self.seq - self.view.seq :]
+        self._moved = {}
+        for type_, _, data, _ in self._drafts:
+            job_view.check(self.view, type_, data, self._moved)
 
     def __len__(self) -> int:
         return len(self._drafts)

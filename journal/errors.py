@@ -151,6 +151,128 @@ class Conflict(MilepostError, ValueError):
     code = "conflict"
 
 
+class UnknownExecution(MilepostError, ValueError):
+    """There is no such execution; nothing was done."""
+
+    code = "unknown_execution"
+
+    def __init__(self, execution_id: str) -> None:
+        super().__init__(f"execution {execution_id!r:.120} does not exist")
+        self.execution_id = execution_id
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """The execution."""
+        return {"execution_id": self.execution_id}
+
+
+class UnknownApproval(MilepostError, ValueError):
+    """There is no such approval; nothing was done."""
+
+    code = "unknown_approval"
+
+    def __init__(self, approval_id: str) -> None:
+        super().__init__(f"approval {approval_id!r:.120} does not exist")
+        self.approval_id = approval_id
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """The approval."""
+        return {"approval_id": self.approval_id}
+
+
+class IllegalTransition(Conflict):
+    """The call does not fit the state of the execution; nothing was done."""
+
+    code = "illegal_transition"
+
+
+class ExecutionFinal(IllegalTransition):
+    """The execution has ended; nothing was done."""
+
+    code = "execution_final"
+
+
+class ExecutionPaused(IllegalTransition):
+    """The execution is paused; nothing was done."""
+
+    code = "execution_paused"
+
+
+class ApprovalPending(IllegalTransition):
+    """The execution waits for an approval; nothing was done."""
+
+    code = "approval_pending"
+
+
+class ApprovalDecided(Conflict):
+    """The approval was decided otherwise, or has ended; nothing was done."""
+
+    code = "approval_decided"
+
+
+class StaleSubject(Conflict):
+    """The decision names another subject than the one to decide on."""
+
+    code = "stale_subject"
+
+
+class NotAllowed(MilepostError, PermissionError):
+    """This actor may not decide this approval; nothing was done."""
+
+    code = "not_allowed"
+
+
+class LeaseLive(Conflict):
+    """Another process runs the execution; nothing was done.
+
+    Attributes:
+        owner: that process.
+        deadline: when its lease ends unless it is renewed, as ISO 8601 UTC; None if it
+            ends with the process.
+    """
+
+    code = "lease_live"
+
+    def __init__(self, execution_id: str, owner: str, deadline: str | None) -> None:
+        until = "" if deadline is None else f", until {deadline} unless it renews"
+        super().__init__(
+            f"execution {execution_id!r} is run by {_shown(owner)}{until}",
+            hint="wait for it to end, or stop it",
+        )
+        self.execution_id = execution_id
+        self.owner = owner
+        self.deadline = deadline
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """The execution, the owner of its lease, and the deadline."""
+        return {
+            "execution_id": self.execution_id,
+            "owner": self.owner,
+            "deadline": self.deadline,
+        }
+
+
+class LeaseLost(MilepostError, RuntimeError):
+    """This attempt lost its lease: it must end quietly; nothing was written."""
+
+    code = "lease_lost"
+
+    def __init__(self, execution_id: str, attempt: int, now: str) -> None:
+        super().__init__(
+            f"attempt {attempt} of execution {execution_id!r} lost its lease: {now}",
+            hint="end this process; another attempt may run already",
+        )
+        self.execution_id = execution_id
+        self.attempt = attempt
+
+    @property
+    def details(self) -> dict[str, str | None]:
+        """The execution."""
+        return {"execution_id": self.execution_id}
+
+
 class StalePlan(Conflict):
     """A job changed since the plan was made; nothing was removed from it."""
 

@@ -20,6 +20,8 @@ _CUT_NAME_BYTES = 150
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_SLUG = 64
+_RANDOM = re.compile(r"[0-9a-f]{20}")
+EXECUTION, APPROVAL = "exec_", "appr_"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -134,3 +136,18 @@ def _slug(step_name: str) -> str:
 def new_nonce() -> str:
     """Return 32 random hex digits, for a store id or the start of a hash chain."""
     return os.urandom(16).hex()
+
+
+def new_execution_id() -> str:
+    """Return ``exec_<20 hex>``."""
+    return f"{EXECUTION}{os.urandom(10).hex()}"
+
+
+def new_approval_id() -> str:
+    """Return ``appr_<20 hex>``."""
+    return f"{APPROVAL}{os.urandom(10).hex()}"
+
+
+def is_new_form(prefix: str, id_: str) -> bool:
+    """Return whether `id_` has the form that is given to executions or approvals."""
+    return id_.startswith(prefix) and _RANDOM.fullmatch(id_[len(prefix) :]) is not None

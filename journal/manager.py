@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
@@ -27,10 +28,13 @@ from milepost.journal.commands import (
     restoring,
     saving,
 )
+from milepost.journal.commands.approvals import GATE, Ballot, Terms
+from milepost.journal.commands.executions import End, Workflow
 from milepost.journal.commands.requests import Request
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.reading import audit, planning, queries
+from milepost.journal.reading import executions as execution_queries
 from milepost.journal.reading.reader import Reader
 from milepost.journal.states import diff as state_diff
 from milepost.journal.states import json_states
@@ -40,6 +44,9 @@ from milepost.journal.states.packer import Codec, Packer
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.compaction import Compaction, Threshold
 from milepost.journal.store.store import Store
+from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
+from milepost.journal.workflow.calls import Calls
+from milepost.journal.workflow.engine import Engine
 
 if TYPE_CHECKING:
     import builtins
@@ -48,6 +55,13 @@ if TYPE_CHECKING:
 
     from milepost.journal.crypto.keys import KeyRing
     from milepost.journal.events.vocabulary import Event
+    from milepost.journal.execution_models import (
+        ApprovalInfo,
+        CheckpointExecution,
+        CheckpointState,
+        LeaseInfo,
+        WorkflowExecution,
+    )
     from milepost.journal.importing.importing import Imported
     from milepost.journal.models import Checkpoint, CheckpointInfo, JobInfo, JobReport
     from milepost.journal.recovery.diagnosis import Diagnosis
@@ -176,6 +190,9 @@ class CheckpointManager:
             self._store, vault, Limits(max_state_bytes, max_depth), folder
         )
         self._packer = Packer(codec, vault.key_id)
+        attempts = Attempts(storage, self._actor)
+        #: What the worker does for workflows; other callers use the methods here.
+        self.workflows = Calls(Engine(self._reader, self._packer, attempts))
         self._registering = Mutex()
 
     @property
@@ -222,7 +239,8 @@ class CheckpointManager:
         return self._reader.event_times()
 
     def close(self) -> None:
-        """Sync pending writes and close every file.  Idempotent."""
+        """Sync pending writes, give up leases, close every file.  Idempotent."""
+        self.workflows.close()
         self._store.close()
         self._packer.forget()
 
@@ -959,6 +977,580 @@ class CheckpointManager:
         self._registering.hold(
             partial(add, workflow_name, from_version, to_version, migrate)
         )
+
+    # -- workflows ---------------------------------------------------------------------
+
+    def start_workflow_execution(
+        self,
+        correlation_id: str,
+        workflow_name: str,
+        initial_data: Mapping[str, Any] | None = None,
+        *,
+        workflow_version: str | None = None,
+        pending: bool = False,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> WorkflowExecution:
+        """Start an execution of a workflow in a job; this process runs it.
+
+        The returned object shows the execution as it is whenever it is read.  Its id is
+        opaque; ``exec_<correlation_id>`` names the job's newest unfinished execution.
+
+        Args:
+            correlation_id: the job id.
+            workflow_name: recorded.
+            initial_data: a dict of plain JSON values.
+            workflow_version: recorded.
+            pending: no process runs it until one takes its lease.
+            actor: who starts it, instead of the manager's actor.
+            idempotency_key: a repeat starts nothing and returns the first one.
+
+        Raises:
+            LeaseLive: another process runs an execution of this job.
+            InvalidArgument, InvalidState: an argument is out of bounds.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        workflow = Workflow(workflow_name, workflow_version)
+        return self.workflows.start(
+            ids.check_job_id(correlation_id),
+            workflow,
+            initial_data,
+            actor=self._who(actor),
+            is_leased=not pending,
+            request=Request.of(
+                idempotency_key,
+                "start",
+                workflow_name,
+                workflow_version,
+                initial_data,
+            ),
+        )
+
+    def create_checkpoint(
+        self,
+        execution_id: str,
+        checkpoint_name: str,
+        agent_id: str,
+        input_data: Mapping[str, Any] | None,
+        approval_required: bool = False,
+        *,
+        approval: Terms | None = None,
+        auto_start: bool = True,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> CheckpointExecution:
+        """Begin a step of an execution.
+
+        With an approval, the execution waits for it and holds neither a process nor its
+        lease meanwhile; the input is what is decided on.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>`` for the job's newest
+                unfinished one.
+            checkpoint_name: 1 to 512 bytes.
+            agent_id: recorded; not the actor.
+            input_data: a dict of plain JSON values.
+            approval_required: one approval of anybody is required.
+            approval: the terms of an approval, if more is required.
+            auto_start: start an execution if ``exec_<job id>`` names none.
+            actor: the actor of the event, instead of the manager's.
+            idempotency_key: a repeat begins nothing and returns the first step.
+
+        Raises:
+            UnknownExecution: (a ValueError) there is none.
+            ApprovalPending, ExecutionPaused, ExecutionFinal: (ValueErrors) it waits, or
+                has ended.
+            LeaseLive: (a ValueError) another process runs it.
+            LeaseLost: this process ran it, and another one may run it now.
+            InvalidArgument, InvalidState: an argument is out of bounds.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        gate = approval or (GATE if approval_required else None)
+        who = self._who(actor)
+        if auto_start:
+            self.workflows.start_if_none(execution_id, actor=who)
+        return self.workflows.create(
+            execution_id,
+            checkpoint_name,
+            agent_id,
+            input_data,
+            gate=gate,
+            actor=who,
+            request=Request.of(
+                idempotency_key,
+                "create",
+                checkpoint_name,
+                agent_id,
+                input_data,
+            ),
+        )
+
+    def complete_checkpoint(
+        self,
+        execution_id: str,
+        checkpoint_name: str,
+        output_data: Mapping[str, Any] | None,
+        success: bool = True,
+        *,
+        on_step_failure: Literal["fail", "keep"] = "fail",
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        """End the newest open step of a name; return False if there is none.
+
+        On success the output is saved as a checkpoint, which is current from then on.
+        A step whose approval is pending is not ended: False.  A step can be ended while
+        its execution is paused, so that finished work is not lost.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+            checkpoint_name: the name of the step.
+            output_data: a dict of plain JSON values; ``error`` of a failed step says
+                why it failed.
+            success: False: the step failed, and with it the execution.
+            on_step_failure: ``keep``: the execution goes on after a failed step.
+            actor: the actor of the event, instead of the manager's.
+            idempotency_key: a repeat records nothing and returns True.
+
+        Raises:
+            ExecutionFinal, LeaseLive, LeaseLost, InvalidState, DamagedJournal,
+            StorageFailed: as `create_checkpoint`.
+        """
+        if success:
+            return self.workflows.complete(
+                execution_id,
+                checkpoint_name,
+                output_data,
+                actor=self._who(actor),
+                request=Request.of(idempotency_key, "complete_checkpoint"),
+            )
+        return self.workflows.fail_step(
+            execution_id,
+            checkpoint_name,
+            output_data,
+            fails_execution=on_step_failure == "fail",
+            actor=self._who(actor),
+            request=Request.of(idempotency_key, "fail_checkpoint", checkpoint_name),
+        )
+
+    def approve_checkpoint(
+        self,
+        execution_id: str,
+        checkpoint_name: str,
+        approved: bool,
+        *,
+        actor: str | None = None,
+    ) -> bool:
+        """Decide on the newest gate of a step; return False if there is none.
+
+        The same decision again returns True, the opposite one False.
+
+        Raises:
+            NotAllowed: (a PermissionError) the actor may not decide it.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self.workflows.approve(
+            execution_id, checkpoint_name, approved=approved, actor=self._who(actor)
+        )
+
+    def pause_execution(
+        self,
+        execution_id: str,
+        checkpoint_name: str | None = None,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        """Pause an execution; return False if it is unknown, has ended or waits.
+
+        The process that runs it may finish its step; the next one is refused.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+            checkpoint_name: a step of it; refused if there is none of that name.
+            reason: recorded.
+            actor: who pauses it, instead of the manager's actor.
+            idempotency_key: a repeat changes nothing and returns True.
+
+        Raises:
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self.workflows.pause(
+            execution_id,
+            checkpoint_name,
+            actor=self._who(actor),
+            reason=reason,
+            request=Request.of(idempotency_key, "pause", reason),
+        )
+
+    def resume_execution(
+        self,
+        execution_id: str,
+        *,
+        retry: bool = False,
+        reason: str | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        """Let a paused or interrupted execution go on; return False if it is neither.
+
+        The next process that takes its lease continues it.  While an approval is open,
+        only its decision does: False.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+            retry: also resume a failed or cancelled execution.
+            reason: recorded.
+            actor: who resumes it, instead of the manager's actor.
+            idempotency_key: a repeat changes nothing and returns True.
+
+        Raises:
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self.workflows.resume(
+            execution_id,
+            actor=self._who(actor),
+            retry=retry,
+            reason=reason,
+            request=Request.of(idempotency_key, "resume", retry, reason),
+        )
+
+    def complete_execution(
+        self,
+        execution_id: str,
+        result: Mapping[str, Any] | None = None,
+        *,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        """End an execution successfully; return False if it was completed before.
+
+        Open steps are abandoned.
+
+        Raises:
+            UnknownExecution, ApprovalPending, ExecutionPaused, ExecutionFinal,
+            LeaseLive, LeaseLost, InvalidState, DamagedJournal, StorageFailed: as
+                `create_checkpoint`.
+        """
+        payload = None if result is None else self.workflows.payload(result)
+        how = End("execution.completed", "complete", 0, payload=payload)
+        request = Request.of(idempotency_key, "complete_execution", result)
+        return self.workflows.end(
+            execution_id, how, actor=self._who(actor), request=request
+        )
+
+    def fail_execution(
+        self,
+        execution_id: str,
+        error: str,
+        *,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        """End an execution as failed; return False if it failed before.
+
+        Needs no lease.  Open steps are abandoned, an open approval is withdrawn.
+
+        Raises:
+            UnknownExecution: there is none.
+            ExecutionFinal: it has ended otherwise.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        data = {"error": ids.check_label("error", error), "reason": "error"}
+        how = End("execution.failed", "fail", data=data)
+        request = Request.of(idempotency_key, "fail_execution", error)
+        return self.workflows.end(
+            execution_id, how, actor=self._who(actor), request=request
+        )
+
+    def cancel_execution(
+        self,
+        execution_id: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> bool:
+        """Cancel an execution; return False if it was cancelled before.
+
+        Needs no lease.  Open steps are abandoned, an open approval is withdrawn; the
+        process that runs it is refused at its next call.
+
+        Raises:
+            UnknownExecution: there is none.
+            ExecutionFinal: it has ended otherwise.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        data = {} if reason is None else {"reason": ids.check_label("reason", reason)}
+        how = End("execution.cancelled", "cancel", data=data)
+        request = Request.of(idempotency_key, "cancel_execution", reason)
+        return self.workflows.end(
+            execution_id, how, actor=self._who(actor), request=request
+        )
+
+    def get_execution_status(self, execution_id: str) -> dict[str, Any] | None:
+        """Return the status of an execution as plain JSON, None if there is none.
+
+        `state` is a word of older callers (running, paused, completed, failed,
+        cancelled), `status` the exact one.
+        """
+        return self.workflows.status(execution_id)
+
+    def list_executions(
+        self,
+        state_filter: str | CheckpointState | None = None,
+        *,
+        job_id: str | None = None,
+        limit: int | None = None,
+    ) -> builtins.list[dict[str, Any]]:
+        """Return the status of executions, oldest first.
+
+        Args:
+            state_filter: only those with this `state` or `status`.
+            job_id: only those of this job.
+            limit: at most this many.
+
+        Raises:
+            InvalidArgument: there is no such state.
+        """
+        wanted = execution_queries.wanted(state_filter)
+        return self.workflows.listed(wanted, job_id, limit)
+
+    def get_checkpoint_history(
+        self, execution_id: str
+    ) -> builtins.list[dict[str, Any]]:
+        """Return the steps of an execution, oldest first; empty if there is none.
+
+        The payload of a purged state is None, and `problem` says why.
+        """
+        return self.workflows.history(execution_id)
+
+    def register_checkpoint_callback(
+        self, checkpoint_name: str, callback: Callable[[CheckpointExecution], object]
+    ) -> None:
+        """Call `callback` after a step of this name has ended, well or not.
+
+        One per name.  It runs after the event is durable, outside all locks, in this
+        process only; what it raises is logged and changes nothing.
+        """
+        self.workflows.on_checkpoint(checkpoint_name, callback)
+
+    def register_approval_callback(
+        self, callback: Callable[[str, CheckpointExecution], object]
+    ) -> None:
+        """Call ``callback(execution_id, checkpoint)`` when a step wants a decision.
+
+        A notification only: `approvals` lists every request.  It may decide itself.
+        """
+        self.workflows.on_approval(callback)
+
+    def cleanup_old_executions(
+        self, max_age_days: float = 30, *, actor: str | None = None
+    ) -> int:
+        """Remove executions that ended more than `max_age_days` ago; return how many.
+
+        They leave the lists.  Their checkpoints go to the trash, except a job's current
+        and newest one and protected ones; their events stay.
+
+        Raises:
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self.workflows.clear(
+            timedelta(days=max_age_days),
+            timedelta(seconds=self.trash_seconds),
+            actor=self._who(actor),
+        )
+
+    def acquire_lease(
+        self,
+        execution_id: str,
+        worker: str | None = None,
+        *,
+        ttl: float = TTL_SECONDS,
+    ) -> LeaseInfo:
+        """Begin the next attempt of an execution in this process.
+
+        The lease ends with the process, or if `heartbeat` is not called for `ttl`
+        seconds; a thread of this process calls it.
+
+        Raises:
+            UnknownExecution: there is none.
+            LeaseLive: another process has it, or this one.
+            ApprovalPending, ExecutionPaused, ExecutionFinal: it waits, or has ended.
+        """
+        return self.workflows.acquire(
+            execution_id, actor=self._who(worker), ttl_seconds=ttl
+        )
+
+    def heartbeat(self, lease: LeaseInfo) -> None:
+        """Renew a lease.
+
+        Raises:
+            LeaseLost: another attempt may have begun.
+        """
+        self.workflows.heartbeat(lease)
+
+    def release_lease(self, lease: LeaseInfo, *, actor: str | None = None) -> None:
+        """Give a lease back; the execution is interrupted and can be resumed.
+
+        Raises:
+            LeaseLost: another attempt may have begun.
+        """
+        self.workflows.release(lease, actor=self._who(actor))
+
+    def signal(
+        self,
+        execution_id: str,
+        name: str,
+        payload: Mapping[str, Any] | None = None,
+        *,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> int:
+        """Send a named message to an unfinished execution; return its seq.
+
+        It is kept until the execution consumes it, even if it comes early.
+
+        Raises:
+            UnknownExecution: there is none.
+            ExecutionFinal: it has ended.
+            InvalidState, DamagedJournal, StorageFailed: as `save`.
+        """
+        return self.workflows.signal(
+            execution_id,
+            name,
+            payload,
+            actor=self._who(actor),
+            request=Request.of(idempotency_key, "signal", name, payload),
+        )
+
+    def consume_signal(
+        self, execution_id: str, name: str, *, actor: str | None = None
+    ) -> dict[str, Any] | None:
+        """Consume the oldest signal of a name; return its payload, None without one.
+
+        Raises:
+            UnknownExecution, ApprovalPending, ExecutionPaused, ExecutionFinal,
+            LeaseLive, LeaseLost: as `create_checkpoint`.
+        """
+        return self.workflows.consume(execution_id, name, actor=self._who(actor))
+
+    def request_approval(
+        self,
+        execution_id: str,
+        subject: Mapping[str, Any],
+        *,
+        approvers: Sequence[str] = (),
+        required: int = 1,
+        allow_self: bool = False,
+        deadline: datetime | None = None,
+        remind_at: datetime | None = None,
+        on_timeout: Literal["reject", "fail"] = "reject",
+        on_reject: Literal["wait", "fail", "continue"] = "wait",
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ApprovalInfo:
+        """Ask people to decide on `subject`; the execution waits without a process.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+            subject: a dict of plain JSON values: what is shown, and decided on.
+            approvers: the actors who may decide; anybody by default.
+            required: how many distinct actors must approve; one rejection ends it.
+            allow_self: the actor who started the execution, or asks, may decide.
+            deadline: the approval expires then; it is never given by itself.
+            remind_at: a reminder is recorded then.
+            on_timeout: an expired approval counts as rejected, or fails the execution.
+            on_reject: the execution stays paused, fails, or goes on.
+            actor: who asks, instead of the manager's actor.
+            idempotency_key: a repeat asks nothing and returns the first approval.
+
+        Raises:
+            InvalidArgument: these terms cannot be met.
+            UnknownExecution, ApprovalPending, ExecutionPaused, ExecutionFinal,
+            LeaseLive, LeaseLost, InvalidState: as `create_checkpoint`.
+        """
+        terms = Terms(
+            approvers, required, allow_self, deadline, remind_at, on_timeout, on_reject
+        )
+        return self.workflows.request_approval(
+            execution_id,
+            subject,
+            terms,
+            actor=self._who(actor),
+            request=Request.of(idempotency_key, "request_approval", subject),
+        )
+
+    def decide(
+        self,
+        approval_id: str,
+        decision: Literal["approve", "reject"],
+        *,
+        subject_digest: str,
+        comment: str | None = None,
+        actor: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ApprovalInfo:
+        """Approve or reject what `subject_digest` names; return the approval.
+
+        The same decision of the same actor again changes nothing.
+
+        Raises:
+            UnknownApproval: there is none.
+            StaleSubject: the digest is not that of its subject.
+            ApprovalDecided: it has ended otherwise.
+            NotAllowed: (a PermissionError) the actor may not decide it.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        ballot = Ballot(decision, subject_digest, comment)
+        return self.workflows.decide(
+            approval_id,
+            ballot,
+            actor=self._who(actor),
+            request=Request.of(idempotency_key, "decide", approval_id, *ballot),
+        )
+
+    def get_approval(self, approval_id: str) -> ApprovalInfo:
+        """Return an approval with its subject.
+
+        Raises:
+            UnknownApproval: there is none.
+            UnreadableState: its subject differs from what was stored.
+        """
+        return self.workflows.approval(approval_id)
+
+    def approvals(
+        self,
+        status: str = "pending",
+        *,
+        job_id: str | None = None,
+        approver: str | None = None,
+        limit: int = 1000,
+    ) -> builtins.list[ApprovalInfo]:
+        """Return approvals without their subjects, oldest first.
+
+        Args:
+            status: ``pending``, ``approved``, ``rejected``, ``expired``, ``withdrawn``
+                or ``all``.
+            job_id: only those of this job.
+            approver: only those that this actor may decide.
+            limit: at most this many.
+
+        Raises:
+            InvalidArgument: there is no such status.
+        """
+        return execution_queries.approvals(
+            self._reader, status=status, job_id=job_id, approver=approver, limit=limit
+        )
+
+    def get_latest_checkpoint(self, job_id: str) -> CheckpointInfo | None:
+        """Return `latest`; a name that older callers use."""
+        return self.latest(job_id)
+
+    def cleanup_job(self, job_id: str, keep_last: int = 10) -> int:
+        """Return `cleanup`; a name that older callers use."""
+        return self.cleanup(job_id, keep_last)
 
     # -- retention ---------------------------------------------------------------------
 

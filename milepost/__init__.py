@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from milepost.journal import errors
+    from milepost.journal.commands.approvals import Terms
     from milepost.journal.crypto.keys import Key, KeyRing
     from milepost.journal.events.vocabulary import Event
+    from milepost.journal.execution_models import (
+        ApprovalInfo,
+        CheckpointExecution,
+        CheckpointState,
+        LeaseInfo,
+        WorkflowExecution,
+    )
     from milepost.journal.importing.importing import FileNote, Imported, ImportedJob
     from milepost.journal.manager import CheckpointManager
     from milepost.journal.models import (
@@ -44,11 +52,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Applied",
+    "ApprovalInfo",
     "Best",
     "Change",
     "Checkpoint",
+    "CheckpointExecution",
     "CheckpointInfo",
     "CheckpointManager",
+    "CheckpointState",
     "Compaction",
     "Diagnosis",
     "Event",
@@ -61,6 +72,7 @@ __all__ = [
     "JobReport",
     "Key",
     "KeyRing",
+    "LeaseInfo",
     "Match",
     "MemoryStorage",
     "Plan",
@@ -69,15 +81,22 @@ __all__ = [
     "Repair",
     "Ruling",
     "Span",
+    "Terms",
     "Threshold",
     "Verdict",
+    "WorkflowExecution",
     "__version__",
     "errors",
 ]
 
 _NAMES_OF = {
     "journal.crypto.keys": ("Key", "KeyRing"),
+    "journal.commands.approvals": ("Terms",),
     "journal.events.vocabulary": ("Event",),
+    "journal.execution_models": (
+        *("ApprovalInfo", "CheckpointExecution", "CheckpointState", "LeaseInfo"),
+        "WorkflowExecution",
+    ),
     "journal.importing.importing": ("FileNote", "Imported", "ImportedJob"),
     "journal.manager": ("CheckpointManager",),
     "journal.models": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),

@@ -27,7 +27,7 @@ from milepost.journal.errors import MilepostError
 from milepost.journal.ids import check_job_id, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 logger = logging.getLogger("milepost.executors")
 
@@ -35,6 +35,8 @@ PLACEHOLDER = "{job_id}"
 _LOCK_TRIES = 20
 _LOCK_PAUSE_SECONDS = 0.01
 _KILL_GRACE_SECONDS = 5.0
+# How long jobs have to end when the process that started them ends, in 10 s.
+STOP_SECONDS = 2.0
 # Shell scripts reuse descriptors 3 to 9 (`exec 3>file`), which would release a lock on
 # one of them.
 _LOCK_DESCRIPTOR_MIN = 100
@@ -263,6 +265,16 @@ class CommandExecutor:
             os.close(descriptor)
             raise OSError(EINVAL, "is not a regular file", str(path))
         return descriptor
+
+
+@contextlib.contextmanager
+def jobs_stopped(executor: Executor | None, seconds: float) -> Iterator[None]:
+    """Stop, at the end of a block, the jobs that a configured command started."""
+    try:
+        yield
+    finally:
+        if isinstance(executor, CommandExecutor):
+            executor.stop_all(seconds)
 
 
 def load_executor(spec: str) -> Executor:

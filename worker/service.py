@@ -4,6 +4,7 @@
     milepost-worker    waits for the lease; as leader: plans, retries, supervises
     APScheduler        starts due tasks, each run in its own thread
     milepost-watcher   refreshes the index; reloads an edited config file
+    milepost-supervisor  looks after executions; see `worker.supervisor`
     milepost-webhook…  send events; see `worker.webhooks`
 
 Every worker watches, because each process has its own index; only the leader runs
@@ -26,6 +27,7 @@ from milepost.journal.store.clock_memory import ClockMemory
 from milepost.journal.store.clock_watch import ClockWatch, steady_seconds
 from milepost.worker.config.files import ConfigError, signature
 from milepost.worker.config.settings import NEVER, load
+from milepost.worker.config.workflows import rule_of
 from milepost.worker.problems import Problems
 from milepost.worker.runner import Runner, has_store
 from milepost.worker.schedule.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
@@ -42,6 +44,7 @@ from milepost.worker.status import (
     leader_pid,
     task_status,
 )
+from milepost.worker.supervisor import Supervisor
 from milepost.worker.tasks import TASKS
 from milepost.worker.watcher import ConfigWatch, Watcher, WatchTiming
 from milepost.worker.webhooks.webhooks import Webhooks
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from milepost.journal.manager import CheckpointManager
     from milepost.journal.store.clock_watch import ClockJump
     from milepost.worker.config.settings import Settings, WorkerSettings
+    from milepost.worker.executors import Executor
     from milepost.worker.schedule.report import TaskReport
     from milepost.worker.tasks.task import Progress
 
@@ -74,6 +78,7 @@ class Worker:
         manager: CheckpointManager,
         settings: Settings,
         *,
+        executor: Executor | None = None,
         config_path: Path | None = None,
         clock: Callable[[], datetime] = utc_now,
         steady: Callable[[], float] = steady_seconds,
@@ -82,9 +87,11 @@ class Worker:
     ) -> None:
         """Create the worker without starting it.
 
-        `config_path` is watched for edits; by default the file of `settings`.  `steady`
-        returns seconds of a clock that cannot be set, unlike `clock`.  `retry_seconds`
-        is the wait after a failed run, doubled after each further failure.
+        `executor` resumes executions; without one, they wait for a process that takes
+        their lease.  `config_path` is watched for edits; by default the file of
+        `settings`.  `steady` returns seconds of a clock that cannot be set, unlike
+        `clock`.  `retry_seconds` is the wait after a failed run, doubled after each
+        further failure.
         """
         self._manager = manager
         self._settings = settings
@@ -111,6 +118,14 @@ class Worker:
             steady=steady,
             stop=self._stop,
         )
+        self._supervisor = Supervisor(
+            manager,
+            executor,
+            lambda name: rule_of(self._settings.workflows, name),
+            self._problems,
+            clock=clock,
+            may_expire=lambda: self._guard.jump is None,
+        )
         self._webhooks = Webhooks(manager, self._problems, clock=clock, steady=steady)
         self._scheduler: Scheduler | None = None
         self._planned: WorkerSettings | None = None
@@ -135,6 +150,7 @@ class Worker:
             root / "journals" if root else None,
             self._catch_up,
             config=config,
+            on_hint=self._supervisor.hint,
             pace=_pace(self._settings.worker),
         )
 
@@ -274,6 +290,7 @@ class Worker:
 
     def _lead(self) -> None:
         log.info("leading")
+        self._supervisor.start()
         try:
             while not self._stop.is_set():
                 if not self._lease.renew():
@@ -285,6 +302,7 @@ class Worker:
                 self._bell.wait(TEND_SECONDS)
                 self._bell.clear()
         finally:
+            self._supervisor.stop(STOP_SECONDS)
             self._webhooks.stop()
             scheduler, self._scheduler = self._scheduler, None
             if scheduler:
@@ -341,6 +359,7 @@ class Worker:
         self._webhooks.notice(job_ids)
         with self._problems.noting("catching up", MilepostError):
             self._manager.refresh(job_ids)
+        self._supervisor.notice(job_ids)
 
     def _reload(self) -> None:
         try:

@@ -84,9 +84,13 @@ class ConfigWatch(NamedTuple):
 
 
 class Hints:
-    """The changed jobs, passed from watchdog's threads to the watcher's thread."""
+    """The changed jobs, passed from watchdog's threads to the watcher's thread.
 
-    def __init__(self) -> None:
+    `on_hint` gets each at once, None for any job, in a thread of watchdog.
+    """
+
+    def __init__(self, on_hint: Callable[[str | None], object]) -> None:
+        self._on_hint = on_hint
         self.bell = threading.Event()
         self._lock = threading.Lock()
         self._jobs: set[str] | None = set()
@@ -96,6 +100,7 @@ class Hints:
         name = Path(path).name
         if name.endswith(".jsonl"):
             job_id = _job_of(name.removesuffix(".jsonl"))
+            self._on_hint(job_id)
             with self._lock:
                 # None means any job: a name could not be decoded, or too many changed.
                 if job_id is None or self._jobs is None or len(self._jobs) > MAX_HINTS:
@@ -221,7 +226,7 @@ class Eyes:
 
 def kind_to_be_had(folder: Path, mode: Mode) -> Kind:
     """Return the kind that a watcher of `folder` would get, by trying it."""
-    eyes = Eyes([folder], Hints(), mode)
+    eyes = Eyes([folder], Hints(id), mode)
     try:
         eyes.rearm()
         return eyes.kind
@@ -233,7 +238,8 @@ class Watcher:
     """A thread that calls back when journals or the config file have changed.
 
     `on_jobs` gets the ids of possibly changed jobs, or None for all jobs; it must not
-    raise for a single damaged job.  Both callbacks run in the watcher's thread.
+    raise for a single damaged job.  Both callbacks run in the watcher's thread;
+    `on_hint` gets each event at once, before the debounce time, in another thread.
     """
 
     def __init__(
@@ -242,6 +248,7 @@ class Watcher:
         on_jobs: Callable[[set[str] | None], object],
         *,
         config: ConfigWatch | None = None,
+        on_hint: Callable[[str | None], object] = id,
         pace: WatchTiming | None = None,
     ) -> None:
         self._journals = journals
@@ -249,7 +256,7 @@ class Watcher:
         self._config = config
         self._applied = self._seen = config.signature if config else None
         self._pace = pace or WatchTiming()
-        self._hints = Hints()
+        self._hints = Hints(on_hint)
         self._eyes: Eyes | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(

@@ -20,7 +20,8 @@ from milepost.api.http.security.gate import check_bind
 from milepost.api.http.turns import connections_max
 from milepost.journal.errors import NotImported
 from milepost.journal.reading import store_check
-from milepost.worker.config.settings import open_manager
+from milepost.worker.config.settings import open_executor, open_manager
+from milepost.worker.executors import STOP_SECONDS, jobs_stopped
 from milepost.worker.service import Worker
 
 if TYPE_CHECKING:
@@ -64,11 +65,17 @@ def prepared(settings: Settings) -> Iterator[Prepared]:
     if not root.is_dir() and os.path.lexists(root):
         hint = "set [store] root, MILEPOST_STORE_ROOT or --store"
         raise Failure("no_store", f"{root} is not a folder", hint)
-    with open_manager(settings, actor=actor()) as manager:
+    executor = open_executor(settings)
+    with (
+        open_manager(settings, actor=actor()) as manager,
+        jobs_stopped(executor, STOP_SECONDS),
+    ):
         worker = None
         if settings.worker.enabled:
-            worker = Worker(manager, settings, config_path=settings.file)
-        app = create_app(manager, settings=settings, worker=worker)
+            worker = Worker(
+                manager, settings, executor=executor, config_path=settings.file
+            )
+        app = create_app(manager, executor, settings=settings, worker=worker)
         yield Prepared(manager, worker, _config(app, settings.api))
 
 

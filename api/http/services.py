@@ -14,15 +14,11 @@ from milepost.api.http.security.tokens import EVERYONE, Principal
 from milepost.api.http.turns import Sizes, connections_max
 from milepost.journal.clock import stamp
 from milepost.journal.manager import CheckpointManager
-from milepost.worker.config.settings import Settings, open_manager
-from milepost.worker.executors import CommandExecutor, Executor, load_executor
+from milepost.worker.config.settings import Settings, open_executor, open_manager
+from milepost.worker.executors import STOP_SECONDS, CommandExecutor, Executor
 
 if TYPE_CHECKING:
     from milepost.worker.service import Worker
-
-
-# A server has 10 s to stop, and requests are finished first.
-STOP_SECONDS = 2.0
 
 
 class Services:
@@ -52,7 +48,7 @@ class Services:
         self._manager = manager
         self._is_manager_ours = manager is None
         self._lock = threading.Lock()
-        self._own_executor = _make_executor(settings) if executor is None else None
+        self._own_executor = open_executor(settings) if executor is None else None
         self.resumer = Resumer(self._own_executor if executor is None else executor)
 
     @property
@@ -90,14 +86,6 @@ class Services:
             if self._is_manager_ours and self._manager is not None:
                 self._manager.close()
                 self._manager = None
-
-
-def _make_executor(settings: Settings) -> Executor | None:
-    if settings.executor.command is not None:
-        return CommandExecutor(settings.executor.command, log_dir=settings.log_dir)
-    if settings.executor.python is not None:
-        return load_executor(settings.executor.python)
-    return None
 
 
 async def _services(request: Request) -> Services:

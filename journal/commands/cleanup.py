@@ -150,6 +150,8 @@ def _renewed(batch: Batch, job: JobPlan, plan_id: str, decide: Decide) -> JobPla
 def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
     """Refuse to remove shielded checkpoints (I6), but for a caller's cleanup."""
     shielded = {*view.pinned}
+    if view.workflows is not None:
+        shielded |= view.workflows.needed().keys()
     for entry in () if plan.is_callers else (view.current, view.latest):
         if entry is not None:
             shielded.add(entry.checkpoint_id)
@@ -162,7 +164,7 @@ def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
         if verdict.checkpoint_id in shielded:
             raise InvalidArgument(
                 f"plan {plan_id} would remove {verdict.checkpoint_id!r}, "
-                "which is pinned, current or the newest"
+                "which is pinned, needed, current or the newest"
             )
 
 

@@ -11,7 +11,13 @@ from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
 from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.disk.disk import Busy
-from milepost.journal.errors import Conflict, NoSpace, ReadOnlyStore, StorageFailed
+from milepost.journal.errors import (
+    Conflict,
+    IllegalTransition,
+    NoSpace,
+    ReadOnlyStore,
+    StorageFailed,
+)
 from milepost.journal.store import compaction
 from milepost.journal.store.compaction import Compaction, Threshold
 
@@ -61,12 +67,30 @@ def erase(
 
     Raises:
         OnHold: one of them is held.
+        IllegalTransition: an execution of the job is live.
         InvalidArgument: the reason is out of bounds.
     """
     for checkpoint_id in batch.view.held:
         refuse_held(batch.view, checkpoint_id)
+    refuse_live(batch.view)
     batch.add("job.erased", actor, request.recorded(with_reason({}, reason)))
     return True
+
+
+def refuse_live(view: JobView) -> None:
+    """Refuse to erase a job that an execution needs.
+
+    Raises:
+        IllegalTransition: an execution is live.
+    """
+    live = {} if view.workflows is None else view.workflows.live
+    for execution in live.values():
+        if execution.is_live:
+            raise IllegalTransition(
+                f"cannot erase job {view.job_id!r}: execution "
+                f"{execution.execution_id} is {execution.status}",
+                hint="complete, fail or cancel it first",
+            )
 
 
 def compact(

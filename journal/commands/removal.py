@@ -40,7 +40,7 @@ def delete(
     Raises:
         Conflict: `expected_seq` is stale.
         OnHold: it is held.
-        Protected: it is pinned, and `force` was not given.
+        Protected: it is pinned, or an execution needs it, and `force` was not given.
         InvalidArgument: the reason is out of bounds.
     """
     view = batch.view
@@ -49,15 +49,26 @@ def delete(
         return False
     batch.check_seq(expected_seq)
     refuse_held(view, checkpoint_id)
-    if checkpoint_id in view.pinned and not force:
-        raise Protected(
-            f"checkpoint {checkpoint_id!r} is pinned",
-            hint="unpin it, or delete it with force",
-        )
+    if not force:
+        _refuse_protected(view, checkpoint_id)
     data = with_reason({"checkpoint_id": checkpoint_id}, reason)
     event = "checkpoint.purged" if purge else "checkpoint.deleted"
     batch.remove(event, actor, request.recorded(data), [checkpoint_id])
     return True
+
+
+def _refuse_protected(view: JobView, checkpoint_id: str) -> None:
+    if checkpoint_id in view.pinned:
+        raise Protected(
+            f"checkpoint {checkpoint_id!r} is pinned",
+            hint="unpin it, or delete it with force",
+        )
+    needed = {} if view.workflows is None else view.workflows.needed()
+    if checkpoint_id in needed:
+        raise Protected(
+            f"checkpoint {checkpoint_id!r} is {needed[checkpoint_id]}",
+            hint="end that execution, or delete it with force",
+        )
 
 
 @answers_repeats(True)

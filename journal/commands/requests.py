@@ -43,7 +43,10 @@ class Request(NamedTuple):
         """
         if key is None:
             return cls()
-        asked = json.dumps([verb, *arguments])  # in ASCII, whatever the arguments hold
+        try:
+            asked = json.dumps([verb, *arguments])  # in ASCII, whatever they hold
+        except (TypeError, ValueError):
+            asked = ascii([verb, *arguments])  # not JSON: it is refused later
         digest = hashlib.sha256(asked.encode()).hexdigest()[:_DIGEST_DIGITS]
         return cls(ids.check_label("idempotency_key", key), digest)
 

@@ -47,7 +47,7 @@ class Draft(NamedTuple):
     """A checkpoint encoded outside the job's lock.
 
     Attributes:
-        data: of its event; lacks `checkpoint_id` and `parent`.
+        data: of its event; lacks `parent`, and `checkpoint_id` unless it is known.
         raw: the state's JSON.
         packed: the state in the form that it is stored in.
         encoded: the same, with its digest and its metadata.
@@ -97,7 +97,9 @@ def save(
         # The base was deleted meanwhile, and compaction may drop it.
         packed = packer.whole(draft.raw)
         encoded = encoded.stored_as(packed.body)
-    checkpoint_id = _new_id(batch, draft)
+    checkpoint_id = draft.data["checkpoint_id"] or new_id(
+        batch, draft.data["step_name"]
+    )
     data = draft.data | {"checkpoint_id": checkpoint_id, "parent": batch.current}
     batch.current = batch.add("checkpoint.saved", actor, data, encoded)
     batch.ids.add(checkpoint_id)
@@ -116,7 +118,7 @@ def fork(batch: Batch, draft: Draft, origin: ForkOrigin, *, actor: str) -> str:
     if batch.seen_seq != 0:
         raise Conflict(f"job {batch.view.job_id!r} already exists")
     batch.opening["forked_from"] = origin
-    checkpoint_id = _new_id(batch, draft)
+    checkpoint_id = new_id(batch, draft.data["step_name"])
     data = draft.data | {"checkpoint_id": checkpoint_id}
     batch.add("checkpoint.saved", actor, data, draft.encoded)
     return checkpoint_id
@@ -143,10 +145,11 @@ def _known(
     return known
 
 
-def _new_id(batch: Batch, draft: Draft) -> str:
+def new_id(batch: Batch, step_name: str) -> str:
+    """Return a new checkpoint id for a step."""
     view = batch.view
     while True:
-        new = ids.new_checkpoint_id(draft.data["step_name"], batch.now)
+        new = ids.new_checkpoint_id(step_name, batch.now)
         if not (new in view.checkpoints or new in view.trash or new in batch.ids):
             return new
 

@@ -10,6 +10,12 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal, NotRequired
 
+from milepost.journal.events.envelope import Envelope, RequestData, StatefulData
+from milepost.journal.events.workflow_events import (
+    WORKFLOW_EVENT_TYPES,
+    WorkflowEvent,
+)
+
 if sys.version_info >= (3, 12):
     from typing import TypedDict
 else:  # pydantic rejects the standard library's TypedDict before 3.12
@@ -18,21 +24,6 @@ else:  # pydantic rejects the standard library's TypedDict before 3.12
 SCHEMA_VERSION = 1
 # The default of `save`, and the version of an event that records none.
 DEFAULT_WORKFLOW_VERSION = "1.0"
-
-
-class Envelope(TypedDict):
-    """The fields that all events share.
-
-    `seq` is 1..n without gaps per job; `at` is informative, never an order; `span` is
-    the first and last seq of the write, if it contains several events.
-    """
-
-    v: int
-    seq: int
-    at: str
-    actor: str
-    span: NotRequired[list[int]]
-    hash: str
 
 
 class ForkOrigin(TypedDict):
@@ -69,24 +60,12 @@ class JobRepairedData(TypedDict):
     lost_hash: NotRequired[str]
 
 
-class StatefulData(TypedDict):
-    """The fields that describe a state, in an event of any type.
-
-    `state_digest` is the salted digest of metadata and state, `state_bytes` the length
-    of the state (FORMAT.md).  `state_type` is set if the state is not JSON; this
-    version neither writes nor reads such states.
-    """
-
-    state_digest: str
-    state_bytes: int
-    state_type: NotRequired[str]
-
-
 class CheckpointSavedData(StatefulData):
     """A new checkpoint; the state line directly above this event holds its state.
 
     `parent` is the seq of the checkpoint that was current, 0 for a root.  `saved_at` is
     the original time of an imported checkpoint, whose `at` is the time of the import.
+    `execution_id` and `attempt` are set if it completes a step of an execution.
     """
 
     checkpoint_id: str
@@ -100,17 +79,8 @@ class CheckpointSavedData(StatefulData):
     has_metadata: NotRequired[bool]
     failed: NotRequired[bool]
     saved_at: NotRequired[str]
-
-
-class RequestData(TypedDict):
-    """The idempotency key of the request that an event carried out, if it had one.
-
-    `request_digest` is a digest of the call and its arguments: another request with the
-    same key is refused.
-    """
-
-    idempotency_key: NotRequired[str]
-    request_digest: NotRequired[str]
+    execution_id: NotRequired[str]
+    attempt: NotRequired[int]
 
 
 class CheckpointRestoredData(RequestData):
@@ -150,13 +120,14 @@ class CheckpointsCleanedData(RequestData):
 
     `confirmed`: the plan required confirmation, which the actor gave.  `current` is set
     if the current checkpoint was removed: the id of the new one, or null if none is
-    left.
+    left.  `executions`: finished executions that leave the lists with them.
     """
 
     removed: dict[str, str]
     kept: int
     policy: dict[str, Any]
     plan_id: NotRequired[str]
+    executions: NotRequired[list[str]]
     confirmed: NotRequired[bool]
     trash_until: str
     current: NotRequired[str | None]
@@ -297,7 +268,8 @@ class CheckpointsCleaned(Envelope):
 
 
 Event = (
-    CheckpointSaved
+    WorkflowEvent
+    | CheckpointSaved
     | CheckpointRestored
     | CheckpointDeleted
     | CheckpointsCleaned
@@ -313,7 +285,7 @@ Event = (
     | JobErased
     | JobCompacted
 )
-EVENT_TYPES: frozenset[str] = frozenset(
+EVENT_TYPES: frozenset[str] = WORKFLOW_EVENT_TYPES | frozenset(
     {
         "checkpoint.saved",
         "checkpoint.restored",

@@ -16,11 +16,16 @@ from milepost.journal.events.vocabulary import (
     CheckpointSaved,
     Event,
 )
+from milepost.journal.events.workflow_events import is_workflow_event
+from milepost.journal.index import executions
 from milepost.journal.index.answers import Answered, remember
+from milepost.journal.index.executions import Misfit, Workflows
 from milepost.journal.index.lineage import Lineage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+
+    from milepost.journal.index.executions import Moved
 
 
 class InvalidEvent(Exception):
@@ -170,6 +175,7 @@ class JobView:
         "store_id",
         "stored_bytes",
         "trash",
+        "workflows",
     )
 
     def __init__(self, job_id: str, store_id: str | None) -> None:
@@ -208,6 +214,7 @@ class JobView:
         self.last_at: str | None = None
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
+        self.workflows: Workflows | None = None  # None before the first execution
 
     @property
     def mark(self) -> Mark:
@@ -284,8 +291,12 @@ def apply(view: JobView, event: Event, size: int, fault: str | None = None) -> N
 def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
     data = event["data"]
     checkpoint_id = data["checkpoint_id"]
-    if checkpoint_id in view.checkpoints or checkpoint_id in view.trash:
-        check(view, "checkpoint.saved", data)  # raises
+    if (
+        checkpoint_id in view.checkpoints
+        or checkpoint_id in view.trash
+        or "execution_id" in data
+    ):
+        check(view, "checkpoint.saved", data)
     labels, at = NO_LABELS, event["at"]
     version = data.get("workflow_version")
     if len(data) > _PLAIN_FIELDS + (version == DEFAULT_WORKFLOW_VERSION):
@@ -302,6 +313,8 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
         if (key := data.get("idempotency_key")) is not None:
             view.keys[key] = checkpoint_id
         at = data.get("saved_at", at)
+        if "execution_id" in data and view.workflows is not None:
+            executions.save(view.workflows, event)
     seq, parent = event["seq"], data["parent"]
     if parent != view.lineage.tip:
         view.lineage.branch(seq, parent)
@@ -336,15 +349,25 @@ def _id_of(view: JobView, seq: int) -> str | None:
     return None
 
 
-def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
+def check(
+    view: JobView, type_: str, data: Mapping[str, Any], moved: Moved | None = None
+) -> None:
     """Refuse an event that does not follow from those before it.
 
     Writers check before they write, so no journal gets such an event; the fold checks
     again, for journals written by other programs.
 
+    Args:
+        view: the job.
+        type_: the event's type.
+        data: the event's data.
+        moved: what earlier events of the same write moved; extended by this one.
+
     Raises:
         InvalidEvent: the event does not follow.
     """
+    if "execution_id" in data:
+        _check_execution(view, type_, data, {} if moved is None else moved)
     match type_:
         case "checkpoint.saved":
             checkpoint_id = data["checkpoint_id"]
@@ -369,6 +392,15 @@ def check(view: JobView, type_: str, data: Mapping[str, Any]) -> None:
         case _:
             if type_ in _ABOUT_A_LIVE_ONE:
                 _live(view, data["checkpoint_id"])
+
+
+def _check_execution(
+    view: JobView, type_: str, data: Mapping[str, Any], moved: Moved
+) -> None:
+    try:
+        moved |= executions.check(view.workflows or Workflows(), type_, data, moved)
+    except Misfit as exc:
+        raise InvalidEvent(str(exc)) from None
 
 
 _ABOUT_A_LIVE_ONE = frozenset(
@@ -404,6 +436,11 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
     view: JobView, event: Event
 ) -> None:
     check(view, event["type"], event["data"])
+    if is_workflow_event(event):
+        view.workflows = view.workflows or Workflows()
+        executions.apply(view.workflows, event)
+        remember(view.answered, event)
+        return
     match event["type"]:
         case "checkpoint.restored":
             view.current = view.checkpoints[event["data"]["checkpoint_id"]]
@@ -416,6 +453,9 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             _remove(view, reason, event["at"], event["actor"])
         case "checkpoints.cleaned":
             _remove(view, event["data"]["removed"], event["at"], event["actor"])
+            if view.workflows is not None and "executions" in event["data"]:
+                gone = event["data"]["executions"]
+                executions.remove(view.workflows, gone, event["at"])
             if event["data"].get("confirmed"):
                 view.confirmed |= {str(event["data"]["policy"].get("hash"))}
         case "checkpoint.undeleted":
@@ -449,6 +489,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
                 event["at"], end.get("failed", False), end.get("reason")
             )
         case "job.erased":
+            if view.workflows is not None:
+                view.workflows.erased_seq = event["seq"]
             why = event["data"].get("reason", "erased")
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
             _purge(view, reason, event["at"], event["actor"])

@@ -38,6 +38,7 @@ def candidates(
     """
     numbered = view.sizes.numbered()
     current, held, pinned = view.current, view.held, view.pinned
+    needed = {} if view.workflows is None else view.workflows.needed()
     best = policy.keep_best
     found = []
     for entry in entries:
@@ -46,6 +47,8 @@ def candidates(
             shields.append("held")
         if entry.checkpoint_id in pinned:
             shields.append("pinned")
+        if (why := needed.get(entry.checkpoint_id)) is not None:
+            shields.append(why)
         if entry is current:
             shields.append(CURRENT)
         metric = not_a_number = None

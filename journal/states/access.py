@@ -19,7 +19,7 @@ from milepost.journal.states.json_states import Limits
 if TYPE_CHECKING:
     from milepost.journal.crypto.envelope import StateAddress
     from milepost.journal.crypto.keys import Key, KeyRing
-    from milepost.journal.events.vocabulary import StatefulData
+    from milepost.journal.events.envelope import StatefulData
     from milepost.journal.states.line_codec import Header, Parts
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from milepost.journal.crypto.envelope import StateAddress
-    from milepost.journal.events.vocabulary import StatefulData
+    from milepost.journal.events.envelope import StatefulData
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.line_codec import Parts

@@ -17,6 +17,7 @@ from milepost.journal.errors import (
     UnreadableState,
 )
 from milepost.journal.events.codec import STATE_MISSING
+from milepost.journal.index import executions
 from milepost.journal.states import delta, delta_chain, encoding, line_codec
 
 if TYPE_CHECKING:
@@ -47,18 +48,40 @@ class Compaction(NamedTuple):
 
 
 def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
-    """Return the saves whose states are due: purged, or out of the trash period.
+    """Return the events whose states are due: purged, or out of the trash period.
 
-    Excludes states that are dropped already or on hold.  States of other events are
-    kept: this version does not know how long they are needed.
+    Those of executions that were removed go with their checkpoints.  Excludes states
+    that are dropped already or on hold.  States of unknown events are kept: this
+    version does not know how long they are needed.
     """
     latest = now - timedelta(seconds=trash_seconds)
-    return frozenset(
+    payloads = _payloads(view, latest)
+    return payloads | frozenset(
         trashed.entry.seq
         for trashed in view.trash.values()
         if (trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest)
         and view.faults.get(trashed.entry.seq) != STATE_MISSING
         and trashed.entry.checkpoint_id not in view.held
+    )
+
+
+def _payloads(view: JobView, latest: datetime) -> frozenset[int]:
+    """Return the events of executions whose states are due."""
+    if view.workflows is None:
+        return frozenset()
+    known = view.workflows
+    return frozenset(
+        seq
+        for execution in known.executions.values()
+        for seq in executions.payloads(known, execution)
+        if (
+            seq <= known.erased_seq
+            or (
+                execution.removed_at is not None
+                and datetime.fromisoformat(execution.removed_at) <= latest
+            )
+        )
+        and view.faults.get(seq) != STATE_MISSING
     )
 
 

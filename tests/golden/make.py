@@ -24,6 +24,8 @@ import json
 import shutil
 import sys
 import tempfile
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -63,6 +65,7 @@ def write(folder: Path) -> None:
         _tear(folder / "journals" / "torn.jsonl", manager)
         _grow(manager)
         _erase(manager)
+        _work(manager, clock)
 
 
 def _save_everything(manager: CheckpointManager) -> str:
@@ -128,6 +131,50 @@ def _erase(manager: CheckpointManager) -> None:
     manager.save("erased", "step", {"n": 3})
 
 
+def _work(manager: CheckpointManager, clock: Clock) -> None:
+    """Run a workflow through every event that it can have."""
+    run = manager.start_workflow_execution("wf", "ingest", {"url": "https://x.org"})
+    name = run.execution_id
+    manager.create_checkpoint(name, "download", "fetcher", {"rows": None})
+    manager.complete_checkpoint(name, "download", {"rows": 7})
+    manager.create_checkpoint(name, "clean", "cleaner", {"rows": 7})
+    failed = {"error": "no rule"}
+    manager.complete_checkpoint(name, "clean", failed, False, on_step_failure="keep")
+    manager.signal(name, "payment", {"paid": 3})
+    manager.consume_signal(name, "payment")
+    asked = manager.request_approval(
+        name,
+        {"rows": 7},
+        approvers=["token:ann", "token:bob"],
+        required=2,
+        deadline=clock.now + timedelta(hours=2),
+        remind_at=clock.now + timedelta(hours=1),
+        on_reject="continue",
+    )
+    clock.turn(hours=1)
+    manager.workflows.remind(asked.approval_id, actor="worker")
+    for actor in ("token:ann", "token:bob"):
+        decide = partial(manager.decide, subject_digest=asked.subject_digest)
+        decide(asked.approval_id, "approve", comment="ok", actor=actor)
+    manager.create_checkpoint(name, "publish", "writer", {"rows": 7}, True)
+    manager.approve_checkpoint(name, "publish", False, actor="token:ann")
+    manager.resume_execution(name)
+    late = manager.request_approval(name, {}, deadline=clock.now + timedelta(hours=1))
+    clock.turn(hours=1)
+    manager.workflows.expire_approval(late.approval_id, actor="worker")
+    manager.resume_execution(name)
+    manager.create_checkpoint(name, "upload", "writer", {})
+    expire = partial(manager.workflows.expire, actor="worker", reason="it ended")
+    expire(name, manager.list_executions()[0]["attempt"])
+    manager.fail_execution(name, "no space")
+    manager.resume_execution(name, retry=True, reason="space was freed")
+    manager.acquire_lease(name)
+    manager.request_approval(name, {"sure": False})
+    manager.cancel_execution(name, reason="not needed")
+    again = manager.start_workflow_execution("wf", "ingest", workflow_version="2")
+    manager.complete_execution(again.execution_id, {"ok": True})
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """Return all that the store in `folder` amounts to, as JSON values."""
     with CheckpointManager(folder) as manager:
@@ -139,6 +186,15 @@ def describe(folder: Path) -> dict[str, Any]:
                 assert info.pop("metadata_problem") is None
             job["states"] = [manager.get(job_id, i.checkpoint_id).state for i in infos]
             job["history"] = manager.history(job_id)
+            job["executions"] = manager.list_executions(job_id=job_id)
+            job["steps"] = [
+                manager.get_checkpoint_history(execution["execution_id"])
+                for execution in job["executions"]
+            ]
+            asked = manager.approvals("all", job_id=job_id)
+            job["approvals"] = [
+                manager.get_approval(item.approval_id)._asdict() for item in asked
+            ]
         described: dict[str, Any] = json.loads(json.dumps(jobs, default=str))
         return described
 

@@ -14,6 +14,7 @@ import pytest
 
 from milepost import CheckpointManager, MemoryStorage
 from milepost.journal import errors
+from milepost.journal.execution_models import LeaseInfo
 from tests.support.clock import NOW
 
 if TYPE_CHECKING:
@@ -31,7 +32,12 @@ PARAMETERS = [
     if parameter != "self"
 ]
 # States are checked by what they hold, and whatever is a default can be one.
-ELSEWHERE = {("save", "state"), ("save", "metadata"), ("load", "default")}
+ELSEWHERE = {
+    *(("save", "state"), ("save", "metadata"), ("load", "default")),
+    *(("start_workflow_execution", "initial_data"), ("signal", "payload")),
+    *(("create_checkpoint", "input_data"), ("complete_checkpoint", "output_data")),
+    *(("complete_execution", "result"), ("request_approval", "subject")),
+}
 WRONG = [None, 5, 1.5, b"x", Path("x"), object(), [5], {}, True, "3", NOW]
 RIGHT: dict[str, tuple[type, ...]] = {
     "str": (str,),
@@ -40,6 +46,8 @@ RIGHT: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "str | Path": (str, Path),
     "datetime": (datetime,),
+    "float": (int, float),
+    "str | CheckpointState": (str,),
 }
 
 
@@ -67,6 +75,13 @@ def manager_with(method: str) -> tuple[CheckpointManager, dict[str, Any]]:
         "folder": Path("none"),
         "key_id": "k",
         "plan": manager.plan("job"),
+        **dict.fromkeys(("execution_id", "approval_id", "correlation_id"), "job"),
+        **dict.fromkeys(("checkpoint_name", "agent_id", "name", "error"), "n"),
+        **{name: {} for name in ("input_data", "output_data", "subject")},
+        **dict.fromkeys(("subject_digest", "decision"), "d"),
+        "approved": True,
+        "callback": print,
+        "lease": LeaseInfo("exec_1", 1, 30.0),
     }
 
 
@@ -80,7 +95,8 @@ def call(method: str, parameter: str, value: object) -> object:
 def is_right(parameter: inspect.Parameter, value: object) -> bool:
     if value is None:
         return parameter.default is None
-    kinds = RIGHT.get(str(parameter.annotation).removesuffix(" | None"), ())
+    annotation = str(parameter.annotation).removesuffix(" | None")
+    kinds = (str,) if annotation.startswith("Literal") else RIGHT.get(annotation, ())
     return isinstance(value, kinds) and not (
         isinstance(value, bool) and bool not in kinds
     )
@@ -180,6 +196,12 @@ def raised() -> Iterator[errors.MilepostError]:
         "known": ("2",),
         "job_ids": ["j"],
         "root": Path("x"),
+        "execution_id": "exec_1",
+        "approval_id": "appr_1",
+        "owner": "somebody",
+        "deadline": None,
+        "attempt": 1,
+        "now": "it ended",
     }
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, errors.MilepostError):

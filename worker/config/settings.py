@@ -29,12 +29,14 @@ from milepost.worker.config.files import ConfigError
 from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
 from milepost.worker.config.tables import AS_WRITTEN, Table, Zone, quantity
 from milepost.worker.config.webhooks import MAX_WEBHOOKS, WebhookSettings
+from milepost.worker.config.workflows import WorkflowRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from milepost.journal.crypto.keys import KeyRing
     from milepost.journal.manager import CheckpointManager
+    from milepost.worker.executors import Executor
 
 __all__ = [
     "ApiSettings",
@@ -50,6 +52,7 @@ __all__ = [
     "WorkerSettings",
     "load",
     "load_keys",
+    "open_executor",
     "open_manager",
 ]
 
@@ -199,7 +202,7 @@ def _check_names(names: list[str]) -> None:
 
 
 class ExecutorSettings(Table):
-    """`[executor]`: how `milepost serve` resumes a job."""
+    """`[executor]`: how the server and the worker resume a job."""
 
     command: list[str] | None = Field(default=None, min_length=1)
     python: (
@@ -230,6 +233,7 @@ class Settings(Table):
     api: ApiSettings = ApiSettings()
     retention: RetentionSettings = RetentionSettings()
     executor: ExecutorSettings = ExecutorSettings()
+    workflows: list[WorkflowRule] = Field(default_factory=list)
     webhooks: list[WebhookSettings] = Field(
         default_factory=list, max_length=MAX_WEBHOOKS
     )
@@ -363,3 +367,20 @@ def open_manager(
         manager.max_downtime_seconds = settings.worker.max_downtime_seconds
         manager.policies = settings.retention.policies
     return manager
+
+
+def open_executor(settings: Settings) -> Executor | None:
+    """Return the executor that `settings` describe, None if they describe none.
+
+    The caller stops its jobs at the end; see `jobs_stopped`.
+
+    Raises:
+        ExecutorUnusable: it cannot be loaded.
+    """
+    from milepost.worker.executors import CommandExecutor, load_executor
+
+    if settings.executor.command is not None:
+        return CommandExecutor(settings.executor.command, log_dir=settings.log_dir)
+    if settings.executor.python is not None:
+        return load_executor(settings.executor.python)
+    return None

@@ -108,15 +108,23 @@ def _worker(frame: Frame) -> AbstractContextManager[tuple[Worker, Settings]]:
     settings = frame.settings()
     from milepost.api.cli.logs import log_to_stderr
     from milepost.api.cli.stores import actor
-    from milepost.worker.config.settings import open_manager
+    from milepost.worker.config.settings import open_executor, open_manager
+    from milepost.worker.executors import STOP_SECONDS, jobs_stopped
     from milepost.worker.service import Worker
 
     log_to_stderr()
 
     @contextmanager
     def opened() -> Iterator[tuple[Worker, Settings]]:
-        with open_manager(settings, actor=actor()) as manager:
-            yield Worker(manager, settings, config_path=settings.file), settings
+        executor = open_executor(settings)
+        with (
+            open_manager(settings, actor=actor()) as manager,
+            jobs_stopped(executor, STOP_SECONDS),
+        ):
+            worker = Worker(
+                manager, settings, executor=executor, config_path=settings.file
+            )
+            yield worker, settings
 
     return opened()
 

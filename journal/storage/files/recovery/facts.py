@@ -29,7 +29,8 @@ from milepost.journal.storage.files.recovery.passage import claims, walk
 
 if TYPE_CHECKING:
     from milepost.journal.events.codec import Located
-    from milepost.journal.events.vocabulary import Event, StatefulData
+    from milepost.journal.events.envelope import StatefulData
+    from milepost.journal.events.vocabulary import Event
     from milepost.journal.storage.files.recovery.passage import Read
     from milepost.journal.storage.files.recovery.snapshot import Evidence
 

@@ -1,0 +1,260 @@
+"""The events of workflows: executions, leases, steps, signals, approvals.
+
+Initial data, inputs, results, subjects and payloads are states: they stand on the state
+line above their event, so they are salted, encrypted and erasable like other states.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal, NotRequired
+
+from milepost.journal.events.envelope import Envelope, RequestData, StatefulData
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import TypeIs
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:  # pydantic rejects the standard library's TypedDict before 3.12
+    from typing_extensions import TypedDict
+
+
+class BranchOrigin(TypedDict):
+    """The checkpoint, and the execution if it had one, that an execution branches."""
+
+    checkpoint_id: str
+    execution_id: NotRequired[str]
+
+
+class ExecutionStartedData(StatefulData, RequestData):
+    """One run of a workflow begins; its state is the initial data."""
+
+    execution_id: str
+    workflow_name: str
+    workflow_version: NotRequired[str]
+    branched_from: NotRequired[BranchOrigin]
+
+
+class ExecutionChangedData(RequestData):
+    """An execution changed its status.
+
+    `attempt` is set if the attempt itself did it.  `approval_id` is the approval that
+    is waited for, or that was decided.  `is_auto`: the worker resumed it by its policy.
+    A result is the state of ``execution.completed``.
+    """
+
+    execution_id: str
+    attempt: NotRequired[int]
+    approval_id: NotRequired[str]
+    reason: NotRequired[str]
+    error: NotRequired[str]
+    is_auto: NotRequired[bool]
+    state_digest: NotRequired[str]
+    state_bytes: NotRequired[int]
+
+
+class LeaseOwner(TypedDict):
+    """The process that runs an attempt."""
+
+    who: str
+    host: str
+    pid: int
+
+
+class LeaseData(TypedDict):
+    """The right to write to an execution as `attempt`, its fencing token."""
+
+    execution_id: str
+    attempt: int
+    owner: NotRequired[LeaseOwner]
+    reason: NotRequired[str]
+
+
+class CheckpointCreatedData(StatefulData, RequestData):
+    """A step began; its state is the input."""
+
+    execution_id: str
+    attempt: int
+    checkpoint_id: str
+    step_name: str
+    agent_id: str
+
+
+class CheckpointEndedData(TypedDict):
+    """A step failed, was skipped or was abandoned: its checkpoint has no state.
+
+    The state of ``checkpoint.failed``, if there is one, is the output.
+    """
+
+    execution_id: str
+    checkpoint_id: str
+    attempt: NotRequired[int]
+    approval_id: NotRequired[str]
+    error: NotRequired[str]
+    state_digest: NotRequired[str]
+    state_bytes: NotRequired[int]
+
+
+class SignalData(RequestData):
+    """A named message to an execution; the state of ``signal.received`` is its payload.
+
+    `received` is the seq of the signal that was consumed.
+    """
+
+    execution_id: str
+    name: str
+    attempt: NotRequired[int]
+    received: NotRequired[int]
+    state_digest: NotRequired[str]
+    state_bytes: NotRequired[int]
+
+
+class ApprovalRequestedData(RequestData):
+    """A decision is wanted on a subject: the state of this event or of `subject_seq`.
+
+    `subject_digest` is that state's digest, which a decision repeats.  Times are ISO
+    8601 text in UTC.
+    """
+
+    execution_id: str
+    approval_id: str
+    subject_digest: str
+    subject_seq: NotRequired[int]
+    checkpoint_id: NotRequired[str]
+    approvers: NotRequired[list[str]]
+    required: NotRequired[int]
+    allow_self: NotRequired[bool]
+    deadline: NotRequired[str]
+    remind_at: NotRequired[str]
+    on_timeout: NotRequired[Literal["reject", "fail"]]
+    on_reject: NotRequired[Literal["wait", "fail", "continue"]]
+    state_digest: NotRequired[str]
+    state_bytes: NotRequired[int]
+
+
+class ApprovalChangedData(RequestData):
+    """A vote, a reminder or the end of an approval; the actor is that of the event."""
+
+    execution_id: str
+    approval_id: str
+    comment: NotRequired[str]
+    reason: NotRequired[str]
+
+
+class ExecutionStarted(Envelope):
+    """An execution was started."""
+
+    type: Literal["execution.started"]
+    data: ExecutionStartedData
+
+
+class ExecutionChanged(Envelope):
+    """An execution changed its status."""
+
+    type: Literal[
+        "execution.waiting",
+        "execution.ready",
+        "execution.interrupted",
+        "execution.resumed",
+        "execution.completed",
+        "execution.failed",
+        "execution.cancelled",
+    ]
+    data: ExecutionChangedData
+
+
+class LeaseChanged(Envelope):
+    """An attempt took the lease of its execution, gave it back, or lost it."""
+
+    type: Literal["lease.acquired", "lease.released", "lease.expired"]
+    data: LeaseData
+
+
+class CheckpointCreated(Envelope):
+    """A step began."""
+
+    type: Literal["checkpoint.created"]
+    data: CheckpointCreatedData
+
+
+class CheckpointEnded(Envelope):
+    """A step ended without a checkpoint."""
+
+    type: Literal["checkpoint.failed", "checkpoint.skipped", "checkpoint.abandoned"]
+    data: CheckpointEndedData
+
+
+class SignalChanged(Envelope):
+    """A signal arrived, or an attempt consumed it."""
+
+    type: Literal["signal.received", "signal.consumed"]
+    data: SignalData
+
+
+class ApprovalRequested(Envelope):
+    """A decision is wanted."""
+
+    type: Literal["approval.requested"]
+    data: ApprovalRequestedData
+
+
+class ApprovalChanged(Envelope):
+    """An approval got a vote or a reminder, or ended."""
+
+    type: Literal[
+        "approval.voted",
+        "approval.reminded",
+        "approval.approved",
+        "approval.rejected",
+        "approval.expired",
+        "approval.withdrawn",
+    ]
+    data: ApprovalChangedData
+
+
+WorkflowEvent = (
+    ExecutionStarted
+    | ExecutionChanged
+    | LeaseChanged
+    | CheckpointCreated
+    | CheckpointEnded
+    | SignalChanged
+    | ApprovalRequested
+    | ApprovalChanged
+)
+WORKFLOW_EVENT_TYPES: frozenset[str] = frozenset(
+    {
+        "execution.started",
+        "execution.waiting",
+        "execution.ready",
+        "execution.interrupted",
+        "execution.resumed",
+        "execution.completed",
+        "execution.failed",
+        "execution.cancelled",
+        "lease.acquired",
+        "lease.released",
+        "lease.expired",
+        "checkpoint.created",
+        "checkpoint.failed",
+        "checkpoint.skipped",
+        "checkpoint.abandoned",
+        "signal.received",
+        "signal.consumed",
+        "approval.requested",
+        "approval.voted",
+        "approval.reminded",
+        "approval.approved",
+        "approval.rejected",
+        "approval.expired",
+        "approval.withdrawn",
+    }
+)
+
+
+def is_workflow_event(event: Mapping[str, object]) -> TypeIs[WorkflowEvent]:
+    """Return whether an event is about a workflow."""
+    return event["type"] in WORKFLOW_EVENT_TYPES

@@ -1,0 +1,1 @@
+"""Workflows in one process: the leases that it holds, its calls and callbacks."""

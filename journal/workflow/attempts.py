@@ -1,0 +1,199 @@
+"""The executions that this process runs: their leases, and the heartbeat.
+
+A lease proves that its process lives; the journal says which attempt it stands for.
+The table is one per process, so that every manager of a store knows what its process
+runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from milepost.journal.errors import LeaseLive, LeaseLost, StorageFailed
+from milepost.journal.process import forks
+from milepost.journal.process.mutex import Mutex
+
+if TYPE_CHECKING:
+    from milepost.journal.events.workflow_events import LeaseOwner
+    from milepost.journal.storage.contract import Storage
+    from milepost.journal.storage.leases import Holder, Lease
+
+TTL_SECONDS = 30.0
+_BEATS_PER_TTL = 3
+
+_log = logging.getLogger("milepost.workflow")
+
+
+class Held(NamedTuple):
+    """An attempt of this process.  A lost one stays known until the next begins."""
+
+    lease: Lease
+    attempt: int
+    ttl_seconds: float
+
+
+class _Table:
+    """The attempts of this process, by store and execution."""
+
+    def __init__(self) -> None:
+        self.guard = Mutex()
+        self.held: dict[tuple[str, str], Held] = {}
+        self._bell = threading.Event()
+        self._thread: threading.Thread | None = None
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        """Leave the attempts to the parent."""
+        self.__init__()  # type: ignore[misc] # nothing of the parent may stay
+
+    def keep(self, key: tuple[str, str], held: Held) -> None:
+        """Add an attempt, whose lease is renewed from now on."""
+
+        def add() -> None:
+            self.held[key] = held
+            self._bell.set()
+            if self._thread is None:
+                beat = partial(self._beat, self._bell)
+                self._thread = threading.Thread(
+                    target=beat, name="milepost-heartbeat", daemon=True
+                )
+                self._thread.start()
+
+        self.guard.hold(add)
+
+    def _beat(self, bell: threading.Event) -> None:
+        """Renew the leases until none is left."""
+        while (pause := self.guard.hold(self._pause)) is not None:
+            if bell.wait(pause):
+                bell.clear()  # a new one may have a shorter ttl
+                continue
+            for (_, execution_id), held in [*self.held.items()]:
+                try:
+                    held.lease.renew()
+                except StorageFailed as exc:
+                    _log.warning("heartbeat of execution %s: %s", execution_id, exc)
+
+    def _pause(self) -> float | None:
+        if self.held:
+            ttls = (held.ttl_seconds for held in self.held.values())
+            return min(ttls) / _BEATS_PER_TTL
+        self._thread = None
+        return None
+
+
+_table = _Table()
+
+
+class Attempts:
+    """The attempts of this process in one store.
+
+    Args:
+        storage: of the store.
+        who: the actor that runs them.
+    """
+
+    def __init__(self, storage: Storage, who: str) -> None:
+        self._storage = storage
+        self._who = who
+        self._mine: set[tuple[str, str]] = set()  # begun through this object
+
+    def owner(self) -> LeaseOwner:
+        """Return this process, for the journal."""
+        return {"who": self._who, "host": socket.gethostname(), "pid": os.getpid()}
+
+    def of(self, execution_id: str) -> Held | None:
+        """Return this process's attempt of an execution, if it has one.
+
+        Raises:
+            LeaseLost: it had one, and lost it.
+        """
+        held = _table.held.get(self._key(execution_id))
+        if held is not None and self.is_lost(execution_id):
+            raise LeaseLost(execution_id, held.attempt, "it was not renewed in time")
+        return held
+
+    def has(self, execution_id: str) -> bool:
+        """Return whether this process has, or lost, an attempt of an execution."""
+        return self._key(execution_id) in _table.held
+
+    def is_lost(self, execution_id: str) -> bool:
+        """Return whether this process lost its attempt of an execution."""
+        held = _table.held.get(self._key(execution_id))
+        return held is not None and not held.lease.is_held()
+
+    def known(self) -> list[str]:
+        """Return the executions that this process has, or lost, an attempt of."""
+        store_id = self._storage.store_id
+        return [name for store, name in [*_table.held] if store == store_id]
+
+    def take(self, execution_id: str, ttl_seconds: float = TTL_SECONDS) -> Lease:
+        """Take the lease of an execution, for an attempt that the journal begins.
+
+        Raises:
+            LeaseLive: another process has it, or another call of this one.
+        """
+        lease = self._lease(execution_id, ttl_seconds)
+        if not lease.acquire(self._who):
+            raise self.live(execution_id, lease.holder())
+        return lease
+
+    def keep(self, execution_id: str, lease: Lease, attempt: int, ttl: float) -> None:
+        """Keep the lease of an attempt that the journal knows."""
+        key = self._key(execution_id)
+        self._mine.add(key)
+        _table.keep(key, Held(lease, attempt, ttl))
+
+    def drop(self, execution_id: str) -> None:
+        """End this process's attempt of an execution, if it has one."""
+        key = self._key(execution_id)
+        held = _table.held.pop(key, None)
+        self._mine.discard(key)
+        if held is not None:
+            _forget(held.lease)
+
+    def holder(self, execution_id: str) -> Holder | None:
+        """Return the live holder of a lease, in any process; None if there is none."""
+        holder = self._lease(execution_id, TTL_SECONDS).holder()
+        return None if holder is None or holder.is_expired else holder
+
+    def why_dead(self, execution_id: str) -> str | None:
+        """Return why a lease is not held; None if it is."""
+        holder = self._lease(execution_id, TTL_SECONDS).holder()
+        if holder is None:
+            return "its process ended"
+        return "its lease was not renewed in time" if holder.is_expired else None
+
+    def live(self, execution_id: str, holder: Holder | None) -> LeaseLive:
+        """Return the error for a lease that another process holds."""
+        if holder is None:
+            return LeaseLive(execution_id, "another process", None)
+        owner = f"{holder.who}, process {holder.pid} on {holder.host}"
+        at = holder.deadline
+        until = None if at is None else at.isoformat(timespec="seconds")
+        return LeaseLive(execution_id, owner, until)
+
+    def close(self) -> None:
+        """Give every lease up that was taken through this object.
+
+        Its execution reads as interrupted once the worker or another process notices.
+        """
+        for _, execution_id in [*self._mine]:
+            self.drop(execution_id)
+
+    def _lease(self, execution_id: str, ttl_seconds: float) -> Lease:
+        return self._storage.lease(execution_id, ttl_seconds)
+
+    def _key(self, execution_id: str) -> tuple[str, str]:
+        return self._storage.store_id or "", execution_id
+
+
+def _forget(lease: Lease) -> None:
+    try:
+        lease.release(forget=True)
+    except StorageFailed as exc:
+        _log.warning("the files of a lease stay: %s", exc)

@@ -1,0 +1,661 @@
+"""The calls of workflows: each makes one write, then calls back.
+
+Callbacks run after the event is durable, outside every lock, in this process only.
+What they raise is logged and counted, and changes neither the result nor the record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from milepost.journal import ids
+from milepost.journal.commands import approvals, executions, saving, steps
+from milepost.journal.commands.executions import (
+    End,
+    Payload,
+    Workflow,
+    execution_of,
+)
+from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.errors import (
+    ApprovalDecided,
+    LeaseLost,
+    UnknownExecution,
+    UnreadableState,
+)
+from milepost.journal.execution_models import (
+    ApprovalInfo,
+    CheckpointExecution,
+    LeaseInfo,
+    LiveExecution,
+    LiveStep,
+    Unfinished,
+    WorkflowExecution,
+    live,
+)
+from milepost.journal.ids import EXECUTION, is_new_form
+from milepost.journal.reading import executions as queries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from milepost.journal.batch import Batch
+    from milepost.journal.commands.approvals import Ballot, Terms
+    from milepost.journal.index.executions import Execution
+    from milepost.journal.index.job_view import JobView
+    from milepost.journal.workflow.engine import Engine
+
+OnCheckpoint = Callable[[CheckpointExecution], object]
+OnApproval = Callable[[str, CheckpointExecution], object]
+
+_log = logging.getLogger("milepost.workflow")
+_UNKNOWN_ERROR = "Unknown error"
+
+
+class Calls:
+    """What a manager offers for workflows.
+
+    Args:
+        engine: finds jobs, holds leases, writes.
+
+    Attributes:
+        callback_failures: callbacks that raised.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = engine.reader
+        self._find = engine.directory
+        self._on_checkpoint: dict[str, OnCheckpoint] = {}
+        self._on_approval: OnApproval | None = None
+        self.callback_failures = 0
+
+    def close(self) -> None:
+        """Give up the leases that were taken here."""
+        self._engine.attempts.close()
+
+    # -- executions --------------------------------------------------------------------
+
+    def start(
+        self,
+        job_id: str,
+        workflow: Workflow,
+        data: Mapping[str, Any] | None,
+        *,
+        actor: str,
+        is_leased: bool,
+        request: Request,
+    ) -> WorkflowExecution:
+        """Start an execution; see `CheckpointManager.start_workflow_execution`."""
+        payload = self._engine.payload(data)
+
+        def decide(batch: Batch, execution_id: str, is_leased: bool) -> str:
+            return executions.start(
+                batch,
+                execution_id,
+                workflow,
+                payload,
+                actor=actor,
+                owner=self._engine.attempts.owner() if is_leased else None,
+                refuse_live=self._engine.refuse_live,
+                request=request,
+            )
+
+        started = self._engine.start(job_id, decide, is_leased=is_leased)
+        return self.execution(started)
+
+    def payload(self, value: Mapping[str, Any]) -> Payload:
+        """Encode a state of an event that saves no checkpoint."""
+        return self._engine.payload(value)
+
+    def start_if_none(self, execution_id: str, *, actor: str) -> None:
+        """Start an execution if ``exec_<job id>`` names none.
+
+        Its workflow has the name of the job.
+        """
+        try:
+            self._find.execution(execution_id)
+        except UnknownExecution:
+            job_id = execution_id.removeprefix(EXECUTION)
+            if is_new_form(EXECUTION, execution_id) or job_id in ("", execution_id):
+                raise
+            self.start(
+                ids.check_job_id(job_id),
+                Workflow(job_id),
+                None,
+                actor=actor,
+                is_leased=True,
+                request=NO_KEY,
+            )
+
+    def pause(self, execution_id: str, step_name: str | None, **how: Any) -> bool:
+        """Pause an execution; False if there is none, or it has ended or waits."""
+        return self._transition(
+            execution_id, executions.pause, step_name=step_name, **how
+        )
+
+    def resume(self, execution_id: str, **how: Any) -> bool:
+        """Make a paused execution pending; False if there is none, or it is not."""
+        return self._transition(execution_id, executions.resume, **how)
+
+    def _transition(
+        self, execution_id: str, decide: Callable[..., bool], **how: Any
+    ) -> bool:
+        try:
+            job_id, execution_id = self._find.execution(execution_id)
+            return self._engine.change(
+                job_id, partial(decide, execution_id=execution_id, **how)
+            )
+        except UnknownExecution:
+            return False
+
+    def end(self, execution_id: str, how: End, *, actor: str, request: Request) -> bool:
+        """End an execution without its lease, or as this process's attempt."""
+        if how.attempt is None:
+            job_id, execution_id = self._find.execution(execution_id)
+            decide = partial(
+                executions.end,
+                execution_id=execution_id,
+                how=how,
+                actor=actor,
+                request=request,
+            )
+            return self._engine.change(job_id, decide)
+
+        def as_attempt(batch: Batch, execution_id: str, attempt: int) -> bool:
+            mine = how._replace(attempt=attempt)
+            return executions.end(
+                batch, execution_id, mine, actor=actor, request=request
+            )
+
+        return self._engine.as_attempt(execution_id, as_attempt, actor=actor)
+
+    def acquire(
+        self, execution_id: str, *, actor: str, ttl_seconds: float
+    ) -> LeaseInfo:
+        """Begin the next attempt in this process."""
+        _, execution_id = self._find.execution(execution_id)
+        attempts = self._engine.attempts
+        if attempts.is_lost(execution_id):
+            attempts.drop(execution_id)
+        elif attempts.has(execution_id):
+            raise attempts.live(execution_id, attempts.holder(execution_id))
+
+        def begun(batch: Batch, execution_id: str, attempt: int) -> int:
+            executions.leased(batch, execution_id, attempt, "run")
+            return attempt
+
+        attempt = self._engine.as_attempt(
+            execution_id, begun, actor=actor, ttl_seconds=ttl_seconds
+        )
+        return LeaseInfo(execution_id, attempt, ttl_seconds)
+
+    def heartbeat(self, lease: LeaseInfo) -> None:
+        """Renew a lease."""
+        held = self._engine.attempts.of(lease.execution_id)
+        if held is None or held.attempt != lease.attempt or not held.lease.renew():
+            raise LeaseLost(lease.execution_id, lease.attempt, "it has ended")
+
+    def release(self, lease: LeaseInfo, *, actor: str) -> None:
+        """Give a lease back; the execution is interrupted."""
+        job_id, execution_id = self._find.execution(lease.execution_id)
+        decide = partial(
+            executions.hand_back,
+            execution_id=execution_id,
+            attempt=lease.attempt,
+            actor=actor,
+        )
+        self._engine.change(job_id, decide)
+
+    def clear(self, max_age: timedelta, trash: timedelta, *, actor: str) -> int:
+        """Remove executions that ended long ago, in every job; return how many."""
+        removed = 0
+        for view in queries.jobs_with_executions(self._reader, None):
+
+            def decide(batch: Batch) -> int:
+                return executions.clear(
+                    batch,
+                    before=batch.now - max_age,
+                    trash_until=batch.now + trash,
+                    actor=actor,
+                )
+
+            removed += self._engine.change(view.job_id, decide)
+        return removed
+
+    # -- what the worker does ----------------------------------------------------------
+
+    def unfinished(self, job_id: str) -> list[Unfinished]:
+        """Return the unfinished executions of a job, oldest first."""
+        view = self._reader.view(job_id)
+        known = queries.workflows(view)
+        found = []
+        for execution in known.live.values():
+            approval = known.open_approval(execution)
+            found.append(
+                Unfinished(
+                    job_id,
+                    execution.execution_id,
+                    execution.workflow_name,
+                    execution.status,
+                    execution.attempt,
+                    execution.failures,
+                    execution.changed_at,
+                    execution.changed_seq,
+                    None if approval is None else approval.approval_id,
+                    None if approval is None else approval.due_at,
+                )
+            )
+        return found
+
+    def why_dead(self, execution_id: str) -> str | None:
+        """Return why a running execution has no process; None if it has one."""
+        return self._engine.attempts.why_dead(execution_id)
+
+    def park(self, execution_id: str, *, reason: str, actor: str) -> bool:
+        """Pause an interrupted or pending execution that is not resumed any more."""
+        return self._transition(
+            execution_id, executions.park, reason=reason, actor=actor
+        )
+
+    def expire(
+        self, execution_id: str, attempt: int, *, actor: str, reason: str
+    ) -> bool:
+        """Record that an attempt is over; False if the journal knows better."""
+        job_id, execution_id = self._find.execution(execution_id)
+        decide = partial(
+            executions.expire,
+            execution_id=execution_id,
+            attempt=attempt,
+            actor=actor,
+            reason=reason,
+        )
+        return self._engine.change(job_id, decide)
+
+    def fail(self, execution_id: str, *, reason: str, error: str, actor: str) -> bool:
+        """Fail an execution that cannot be resumed."""
+        data = {"reason": reason, "error": error}
+        how = End("execution.failed", "fail", data=data)
+        return self.end(execution_id, how, actor=actor, request=NO_KEY)
+
+    def remind(self, approval_id: str, *, actor: str) -> bool:
+        """Record a reminder that is due; False if it is not."""
+        job_id = self._find.approval(approval_id)
+        decide = partial(approvals.remind, approval_id=approval_id, actor=actor)
+        return self._engine.change(job_id, decide)
+
+    def expire_approval(self, approval_id: str, *, actor: str) -> bool:
+        """Record a deadline that has passed; False if it has not."""
+        job_id = self._find.approval(approval_id)
+        decide = partial(approvals.expire, approval_id=approval_id, actor=actor)
+        return self._engine.change(job_id, decide)
+
+    # -- steps -------------------------------------------------------------------------
+
+    def create(
+        self,
+        execution_id: str,
+        name: str,
+        agent_id: str,
+        data: Mapping[str, Any] | None,
+        *,
+        gate: Terms | None,
+        actor: str,
+        request: Request,
+    ) -> CheckpointExecution:
+        """Begin a step; see `CheckpointManager.create_checkpoint`."""
+        step = steps.NewStep(name, agent_id, self._engine.payload(data), gate)
+
+        def decide(batch: Batch, execution_id: str, attempt: int) -> str:
+            return steps.create(
+                batch, execution_id, attempt, step, actor=actor, request=request
+            )
+
+        # Resolved first: a gate may end the alias of an unfinished execution.
+        job_id, execution_id = self._find.execution(execution_id)
+        made = self._engine.as_attempt(execution_id, decide, actor=actor)
+        shown = self._step(job_id, execution_id, made)
+        if gate is not None:
+            self._call_back(self._on_approval, execution_id, shown)
+        return shown
+
+    def complete(
+        self,
+        execution_id: str,
+        name: str,
+        output: Mapping[str, Any] | None,
+        *,
+        actor: str,
+        request: Request,
+    ) -> bool:
+        """Complete a step with its output; False if there is no such open step."""
+        try:
+            job_id, execution_id = self._find.execution(execution_id)
+        except UnknownExecution:
+            return False
+        known = execution_of(self._reader.view(job_id), execution_id)
+        draft = saving.draft_of(
+            self._reader,
+            self._engine.packer,
+            job_id,
+            saving.Fields(
+                name,
+                workflow_name=known.workflow_name,
+                workflow_version=known.workflow_version,
+            ),
+            {} if output is None else output,
+            None,
+        )
+
+        def decide(
+            batch: Batch, execution_id: str, attempt: int
+        ) -> saving.Saved | None:
+            return steps.complete(
+                batch,
+                execution_id,
+                attempt,
+                name,
+                draft,
+                self._engine.packer,
+                self._reader.is_saved_as,
+                actor=actor,
+                request=request,
+            )
+
+        saved = self._finish(job_id, execution_id, name, decide, actor)
+        if saved is None:
+            return False
+        saving.remember(self._engine.packer, job_id, draft, saved)
+        self._ended(job_id, execution_id, saved.checkpoint_id, name)
+        return True
+
+    def fail_step(
+        self,
+        execution_id: str,
+        name: str,
+        output: Mapping[str, Any] | None,
+        *,
+        fails_execution: bool,
+        actor: str,
+        request: Request,
+    ) -> bool:
+        """Fail a step; False if there is no such open step."""
+        try:
+            job_id, execution_id = self._find.execution(execution_id)
+        except UnknownExecution:
+            return False
+        error = str((output or {}).get("error") or _UNKNOWN_ERROR)
+        failure = steps.Failure(
+            error, self._engine.payload(output), fails_execution=fails_execution
+        )
+
+        def decide(batch: Batch, execution_id: str, attempt: int) -> str | None:
+            return steps.fail(
+                batch,
+                execution_id,
+                attempt,
+                name,
+                failure,
+                actor=actor,
+                request=request,
+            )
+
+        failed = self._finish(job_id, execution_id, name, decide, actor)
+        if failed is None:
+            return False
+        self._ended(job_id, execution_id, failed, name)
+        return True
+
+    def _finish(
+        self,
+        job_id: str,
+        execution_id: str,
+        name: str,
+        decide: Callable[[Batch, str, int], Any],
+        actor: str,
+    ) -> Any:
+        """End an open step as this process's attempt; None if there is none."""
+        view = self._reader.view(job_id)
+        execution = execution_of(view, execution_id)
+        approval = queries.workflows(view).open_approval(execution)
+        if approval is not None:
+            _log.warning(
+                "step %r of execution %s is not completed: it waits for approval %s",
+                name,
+                execution_id,
+                approval.approval_id,
+            )
+            return None
+        if execution.newest(name) is None:
+            return None
+        return self._engine.as_attempt(execution_id, decide, actor=actor)
+
+    def _ended(self, job_id: str, execution_id: str, made: str, name: str) -> None:
+        if name in self._on_checkpoint:
+            shown = self._step(job_id, execution_id, made)
+            self._call_back(self._on_checkpoint[name], shown)
+
+    # -- signals -----------------------------------------------------------------------
+
+    def signal(
+        self,
+        execution_id: str,
+        name: str,
+        data: Mapping[str, Any] | None,
+        *,
+        actor: str,
+        request: Request,
+    ) -> int:
+        """Record a signal; return its seq."""
+        job_id, execution_id = self._find.execution(execution_id)
+        decide = partial(
+            steps.signal,
+            execution_id=execution_id,
+            name=name,
+            payload=self._engine.payload(data),
+            actor=actor,
+            request=request,
+        )
+        return self._engine.change(job_id, decide)
+
+    def consume(
+        self, execution_id: str, name: str, *, actor: str
+    ) -> dict[str, Any] | None:
+        """Consume the oldest signal of a name; None if there is none."""
+        job_id, execution_id = self._find.execution(execution_id)
+        decide = partial(steps.consume, name=name, actor=actor)
+        seq = self._engine.as_attempt(execution_id, decide, actor=actor)
+        if seq is None:
+            return None
+        return self._reader.answer(
+            job_id, lambda view: queries.payload(self._reader, view, seq)
+        )
+
+    # -- approvals ---------------------------------------------------------------------
+
+    def request_approval(
+        self,
+        execution_id: str,
+        subject: Mapping[str, Any],
+        terms: Terms,
+        *,
+        actor: str,
+        request: Request,
+    ) -> ApprovalInfo:
+        """Ask for a decision between two steps; the execution waits."""
+        payload = self._engine.payload(subject)
+
+        def decide(batch: Batch, execution_id: str, attempt: int) -> str:
+            return approvals.request_approval(
+                batch,
+                execution_id,
+                attempt,
+                payload,
+                terms,
+                actor=actor,
+                request=request,
+            )
+
+        return self.approval(self._engine.as_attempt(execution_id, decide, actor=actor))
+
+    def decide(
+        self, approval_id: str, ballot: Ballot, *, actor: str, request: Request
+    ) -> ApprovalInfo:
+        """Record a decision; return the approval."""
+        job_id = self._find.approval(approval_id)
+        decide = partial(
+            approvals.decide,
+            approval_id=approval_id,
+            ballot=ballot,
+            actor=actor,
+            request=request,
+        )
+        self._engine.change(job_id, decide)
+        found = self.approval(approval_id)
+        if found.status == "expired":
+            raise ApprovalDecided(
+                f"approval {approval_id} expired at {found.deadline}",
+                hint="ask for a new one",
+            )
+        return found
+
+    def approve(
+        self, execution_id: str, name: str, *, approved: bool, actor: str
+    ) -> bool:
+        """Decide on the newest gate of a step; False if there is none to decide."""
+        try:
+            job_id, execution_id = self._find.execution(execution_id)
+        except UnknownExecution:
+            return False
+        view = self._reader.view(job_id)
+        found = execution_of(view, execution_id)
+        gated = (s for s in reversed(found.steps) if s.name == name and s.approval_id)
+        step = next(gated, None)
+        if step is None or step.approval_id is None:
+            return False
+        approval = queries.workflows(view).approvals[step.approval_id]
+        decided = "approved" if approved else "rejected"
+        if approval.status != "pending":
+            return approval.status == decided
+        ballot = approvals.Ballot("approve" if approved else "reject", approval.digest)
+        try:
+            self.decide(approval.approval_id, ballot, actor=actor, request=NO_KEY)
+        except ApprovalDecided:
+            return False
+        return True
+
+    def approval(self, approval_id: str) -> ApprovalInfo:
+        """Return an approval with its subject."""
+
+        def ask(view: JobView) -> ApprovalInfo:
+            approval = approvals.approval_of(view, approval_id)
+            subject = None
+            try:
+                subject = queries.payload(self._reader, view, approval.subject_seq)
+            except UnreadableState:
+                if approval.status == "pending":
+                    raise
+            return queries.approval_info(view, approval, subject)
+
+        return self._reader.answer(self._find.approval(approval_id), ask)
+
+    # -- answers -----------------------------------------------------------------------
+
+    def execution(self, execution_id: str) -> WorkflowExecution:
+        """Return an execution whose fields are always up to date."""
+        job_id, execution_id = self._find.execution(execution_id)
+
+        def read() -> dict[str, Any] | None:
+            view = self._reader.view(job_id)
+            execution = queries.workflows(view).executions[execution_id]
+            return queries.execution_fields(
+                self._reader,
+                view,
+                execution,
+                lambda step: self._step(job_id, execution_id, step.checkpoint_id),
+            )
+
+        found: WorkflowExecution = live(LiveExecution, read)
+        return found
+
+    def _step(
+        self, job_id: str, execution_id: str, checkpoint_id: str
+    ) -> CheckpointExecution:
+        def read() -> dict[str, Any]:
+            view = self._reader.view(job_id)
+            found = queries.workflows(view)
+            execution = found.executions[execution_id]
+            step = found.steps[checkpoint_id]
+            fields = queries.step_fields(self._reader, view, execution, step)
+            del fields["problem"]
+            return fields
+
+        shown: CheckpointExecution = live(LiveStep, read)
+        return shown
+
+    def status(self, execution_id: str) -> dict[str, Any] | None:
+        """Return the status of an execution, None if there is none."""
+        try:
+            job_id, execution_id = self._find.execution(execution_id)
+            view = self._reader.view(job_id)
+            return self._status(view, execution_of(view, execution_id))
+        except UnknownExecution:
+            return None
+
+    def _status(self, view: JobView, execution: Execution) -> dict[str, Any]:
+        found = queries.status(view, execution)
+        if found["lease"] is not None:
+            holder = self._engine.attempts.holder(execution.execution_id)
+            deadline = holder and holder.deadline
+            found["lease"] |= {
+                "is_live": holder is not None,
+                "deadline": deadline and deadline.isoformat(timespec="seconds"),
+            }
+        return found
+
+    def listed(
+        self, states: set[str] | None, job_id: str | None, limit: int | None
+    ) -> list[dict[str, Any]]:
+        """Return executions, oldest first."""
+        found = [
+            (execution.started_at, view.job_id, execution.seq, view, execution)
+            for view in queries.jobs_with_executions(self._reader, job_id)
+            for execution in queries.shown(view)
+            if states is None or execution.status in states
+        ]
+        found.sort(key=itemgetter(0, 1, 2))
+        return [self._status(view, item) for *_, view, item in found[:limit]]
+
+    def history(self, execution_id: str) -> list[dict[str, Any]]:
+        """Return the steps of an execution, oldest first; empty if there is none."""
+        try:
+            job_id, execution_id = self._find.execution(execution_id)
+        except UnknownExecution:
+            return []
+        return self._reader.answer(
+            job_id, lambda view: queries.steps(self._reader, view, execution_id)
+        )
+
+    # -- callbacks ---------------------------------------------------------------------
+
+    def on_checkpoint(self, name: str, callback: OnCheckpoint) -> None:
+        """Call `callback` after a step of this name has ended; one per name."""
+        self._on_checkpoint[name] = callback
+
+    def on_approval(self, callback: OnApproval) -> None:
+        """Call `callback` when a decision is wanted; the last one counts."""
+        self._on_approval = callback
+
+    def _call_back(self, callback: Callable[..., object] | None, *args: object) -> None:
+        if callback is None:
+            return
+        try:
+            callback(*args)
+        except Exception:  # noqa: BLE001 - whatever the caller's function raises
+            self.callback_failures += 1
+            _log.exception("a callback raised; its event is recorded")

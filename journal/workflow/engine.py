@@ -1,0 +1,168 @@
+"""What surrounds the decisions of workflows in one process.
+
+Finds the job of an execution, encodes payloads, holds leases, and writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from milepost.journal import ids
+from milepost.journal.commands import executions
+from milepost.journal.commands.executions import Payload, execution_of
+from milepost.journal.reading.executions import Directory, workflows
+from milepost.journal.states import json_states, line_codec
+from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from milepost.journal.batch import Batch
+    from milepost.journal.index.executions import Workflows
+    from milepost.journal.reading.reader import Reader
+    from milepost.journal.states.packer import Packer
+    from milepost.journal.storage.leases import Lease
+
+_T = TypeVar("_T")
+# An execution with one of these statuses can get a process.
+_RUNNABLE = frozenset({"pending", "running", "interrupted"})
+
+
+class Engine:
+    """The executions of a store, for one process.
+
+    Args:
+        reader: of the store.
+        packer: encodes states.
+        attempts: the leases that this process holds.
+
+    Attributes:
+        directory: finds the job of an execution or an approval.
+    """
+
+    def __init__(self, reader: Reader, packer: Packer, attempts: Attempts) -> None:
+        self.reader = reader
+        self.packer = packer
+        self.attempts = attempts
+        self.directory = Directory(reader)
+        self._store = reader.store
+
+    def payload(self, value: Mapping[str, Any] | None) -> Payload:
+        """Encode a state of an event that saves no checkpoint.
+
+        Raises:
+            InvalidState: it would not round-trip; names the path.
+        """
+        raw = json_states.to_json({} if value is None else value, self.reader.limits)
+        body = self.packer.whole(raw).body
+        key = self.reader.vault.key
+        encoded = line_codec.encode_state(raw, None, body, key=key)
+        fields = {"state_digest": encoded.digest, "state_bytes": encoded.raw_bytes}
+        return Payload(fields, encoded)
+
+    def start(
+        self, job_id: str, decide: Callable[[Batch, str, bool], str], *, is_leased: bool
+    ) -> str:
+        """Start an execution; return its id.
+
+        Args:
+            job_id: the job.
+            decide: starts the execution with an id, and whether this process runs it.
+            is_leased: this process runs the first attempt.
+        """
+        execution_id = ids.new_execution_id()
+        lease = None
+        if is_leased:
+            self._store.storage.create()
+            lease = self.attempts.take(execution_id)
+        started = self._write(
+            lease, job_id, lambda batch: decide(batch, execution_id, is_leased)
+        )
+        self.directory.learn(started, job_id)
+        if lease is not None and started == execution_id:
+            self.attempts.keep(execution_id, lease, 1, TTL_SECONDS)
+        elif lease is not None:
+            lease.release(forget=True)  # a repeat of a request
+        return started
+
+    def refuse_live(self, known: Workflows) -> None:
+        """Refuse a second start while another process runs an execution of the job.
+
+        Raises:
+            LeaseLive: another process runs one.
+        """
+        for execution in known.live.values():
+            name = execution.execution_id
+            if not execution.leased or self.attempts.has(name):
+                continue
+            if (holder := self.attempts.holder(name)) is not None:
+                raise self.attempts.live(name, holder)
+
+    def change(self, job_id: str, decide: Callable[[Batch], _T]) -> _T:
+        """Run a decision that needs no lease, and give up the leases that it ended."""
+        answer: _T = self._store.write(job_id, decide)
+        self._give_up(job_id)
+        return answer
+
+    def as_attempt(
+        self,
+        execution_id: str,
+        decide: Callable[[Batch, str, int], _T],
+        *,
+        actor: str,
+        ttl_seconds: float = TTL_SECONDS,
+    ) -> _T:
+        """Run a decision as this process's attempt of an execution.
+
+        Uses the lease that this process has, or takes a free one.  An execution that
+        waits or has ended has none: the decision gets attempt 0, and refuses.
+
+        Raises:
+            UnknownExecution: there is none.
+            LeaseLive: another process runs it.
+            LeaseLost: this process ran it, and another one may run it now.
+        """
+        job_id, execution_id = self.directory.execution(execution_id)
+        held = self.attempts.of(execution_id)
+        lease = None
+        known = execution_of(self.reader.view(job_id), execution_id)
+        if held is None and known.status in _RUNNABLE:
+            lease = self.attempts.take(execution_id, ttl_seconds)
+
+        def request(batch: Batch) -> tuple[int, _T]:
+            attempt = 0 if held is None else held.attempt
+            status = execution_of(batch.view, execution_id).status
+            # Paused and resumed elsewhere, while this process kept its lease.
+            is_resumed = held is not None and status == "pending"
+            if lease is not None or is_resumed:
+                owner = self.attempts.owner()
+                attempt = executions.acquire(batch, execution_id, owner, actor=actor)
+            return attempt, decide(batch, execution_id, attempt)
+
+        attempt, answer = self._write(lease, job_id, request)
+        if lease is not None:
+            self.attempts.keep(execution_id, lease, attempt, ttl_seconds)
+        elif held is not None and attempt != held.attempt:
+            self.attempts.keep(execution_id, held.lease, attempt, held.ttl_seconds)
+        self._give_up(job_id)
+        return answer
+
+    def _write(
+        self, lease: Lease | None, job_id: str, request: Callable[[Batch], _T]
+    ) -> _T:
+        """Write; give a lease up that the journal does not know."""
+        try:
+            written: _T = self._store.write(job_id, request)
+        except BaseException:
+            if lease is not None:
+                lease.release(forget=True)
+            raise
+        return written
+
+    def _give_up(self, job_id: str) -> None:
+        """Give up this process's leases that the journal says have ended."""
+        known = workflows(self._store.glance(job_id)).executions
+        for execution_id in self.attempts.known():
+            execution = known.get(execution_id)
+            if execution is not None and not execution.leased:
+                self.attempts.drop(execution_id)

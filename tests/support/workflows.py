@@ -1,0 +1,3 @@
+"""What the tests of workflows share."""
+
+JOB = "job"
