@@ -163,7 +163,10 @@ class Attempts:
 
     def why_dead(self, execution_id: str) -> str | None:
         """Return why a lease is not held; None if it is."""
-        holder = self._lease(execution_id, TTL_SECONDS).holder()
+        lease = self._lease(execution_id, TTL_SECONDS)
+        if lease.is_live():
+            return None
+        holder = lease.holder()
         if holder is None:
             return "its process ended"
         return "its lease was not renewed in time" if holder.is_expired else None
