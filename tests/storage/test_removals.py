@@ -157,6 +157,19 @@ def test_an_earlier_removal_does_not_explain_a_later_loss(
         manager.list(JOB)
 
 
+def test_a_removed_job_that_is_put_back_older_than_it_was_seen_is_damage(
+    root: Path, manager: CheckpointManager
+) -> None:
+    manager.save(JOB, "one", {})
+    older = journal_of(root, JOB).read_bytes(), head_of(root, JOB).read_bytes()
+    manager.save(JOB, "two", {})
+    remove_elsewhere(root)
+    journal_of(root, JOB).write_bytes(older[0])
+    head_of(root, JOB).write_bytes(older[1])
+    with pytest.raises(DamagedJournal):
+        manager.list(JOB)
+
+
 def test_a_removal_that_came_to_nothing_does_not_explain_the_loss_of_later_events(
     root: Path, manager: CheckpointManager
 ) -> None:

@@ -419,6 +419,9 @@ def test_a_job_may_begin_anew_under_the_lock_that_removed_it(
         assert held.position == Position()
         made = lines(storage, JOB, Mark())
         held.append(*made)
+    with job.hold() as held:
+        assert held.repairs() == []
+        assert held.position.last == made.last
     append(storage)
     assert stored(job) == [1, 2]
 
