@@ -104,7 +104,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     **dict.fromkeys(
         (
             *("interval_seconds", "lock_timeout_seconds", "trash_seconds"),
-            *("max_age_days", "ttl"),
+            *("max_age_days", "ttl", "grace_seconds"),
         ),
         _REAL,
     ),

@@ -561,8 +561,8 @@ class NestedCall(MilepostError, RuntimeError):
         return cls(
             "called inside another call of the same thread, from a signal handler, "
             "a destructor or a callback; nothing was done",
-            hint="set a flag or raise in the handler, and save in the main loop "
-            "(docs/jobs.md)",
+            hint="for signals use `with manager.graceful() as stop:`, and save in the "
+            "main loop once `stop` is set (docs/jobs.md)",
         )
 
 

@@ -32,6 +32,7 @@ from milepost.journal.commands.approvals import GATE, Ballot, Terms
 from milepost.journal.commands.executions import End, Workflow
 from milepost.journal.commands.requests import Request
 from milepost.journal.errors import InvalidArgument
+from milepost.journal.process.graceful import graceful
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.reading import audit, planning, queries
 from milepost.journal.reading import executions as execution_queries
@@ -51,6 +52,7 @@ from milepost.journal.workflow.engine import Engine
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Collection, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from milepost.journal.crypto.keys import KeyRing
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     )
     from milepost.journal.importing.importing import Imported
     from milepost.journal.models import Checkpoint, CheckpointInfo, JobInfo, JobReport
+    from milepost.journal.process.graceful import Stop
     from milepost.journal.recovery.diagnosis import Diagnosis
     from milepost.journal.recovery.steps import Repair
     from milepost.journal.retention.decisions import Ruling
@@ -243,6 +246,32 @@ class CheckpointManager:
         self.workflows.close()
         self._store.close()
         self._packer.forget()
+
+    def graceful(self, *, grace_seconds: float = 10.0) -> AbstractContextManager[Stop]:
+        """Return a block in which SIGTERM and SIGINT ask the job to stop.
+
+            with manager.graceful() as stop:
+                while not stop and more_to_do(state):
+                    state = next_step(state)
+                manager.save(job_id, "end", state)
+            raise SystemExit(stop.exit_code)
+
+        A signal sets `stop`, and the block goes on.  It ends once every acknowledged
+        save is durable, in any durability mode; then the earlier handlers are back.  A
+        second SIGINT raises ``KeyboardInterrupt``.  A signal that was ignored before
+        stays ignored, and a handler of your own is called too.  In nested blocks every
+        `stop` is set.  In a forked child the earlier handlers apply.
+
+        Args:
+            grace_seconds: the time between the signal and SIGKILL, for
+                `stop.seconds_left`.  The default is that of Docker, the shortest of
+                common supervisors.
+
+        Raises:
+            InvalidArgument: it is not the main thread, or the time is not positive.
+            StorageFailed: at the end of the block, saves cannot be made durable.
+        """
+        return graceful(grace_seconds, self.storage.flush)
 
     # -- writes ------------------------------------------------------------------------
 

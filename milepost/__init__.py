@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         JobInfo,
         JobReport,
     )
+    from milepost.journal.process.graceful import Stop
     from milepost.journal.recovery.diagnosis import Diagnosis
     from milepost.journal.recovery.steps import Repair
     from milepost.journal.retention.decisions import Ruling, Verdict
@@ -81,6 +82,7 @@ __all__ = [
     "Repair",
     "Ruling",
     "Span",
+    "Stop",
     "Terms",
     "Threshold",
     "Verdict",
@@ -100,6 +102,7 @@ _NAMES_OF = {
     "journal.importing.importing": ("FileNote", "Imported", "ImportedJob"),
     "journal.manager": ("CheckpointManager",),
     "journal.models": ("Checkpoint", "CheckpointInfo", "Hold", "JobInfo", "JobReport"),
+    "journal.process.graceful": ("Stop",),
     "journal.recovery.diagnosis": ("Diagnosis",),
     "journal.recovery.steps": ("Repair",),
     "journal.retention.decisions": ("Ruling", "Verdict"),

@@ -44,9 +44,9 @@ RIGHT: dict[str, tuple[type, ...]] = {
     "str | CheckpointInfo": (str,),
     "bool": (bool,),
     "int": (int,),
+    "float": (int, float),
     "str | Path": (str, Path),
     "datetime": (datetime,),
-    "float": (int, float),
     "str | CheckpointState": (str,),
 }
 

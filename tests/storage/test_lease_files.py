@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from milepost.journal.clock import boot_seconds
+from milepost.journal.disk.disk import PosixDisk
 from milepost.journal.errors import NewerFormat
 from milepost.journal.storage.files import expiring_lease_file
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.storage.leases import Tenure, encode_tenure
+from tests.support.appending import run
 from tests.support.eventually import eventually
 from tests.support.faults import Child, Fault, FaultyDisk, children
 
@@ -240,6 +243,7 @@ class Meeting:
         assert {name for name, told in self.told.items() if told} <= holding
         fences = {lease.fence for lease in leases.values()} - {None}
         assert len(fences) == len(holding)
+        assert f"{NAME}.lock.tmp" not in files(self.root)
 
     def end(self, clock: Clock) -> None:
         """Let somebody else take over and end, whatever the three do."""
@@ -381,6 +385,58 @@ def test_a_deadline_of_another_boot_has_passed_unless_the_boot_is_unknown(
     path.write_bytes(encode_tenure(tenure))
     assert looking.is_live() is is_live
     assert looking.acquire("rescue") is not is_live
+
+
+def test_a_holder_that_is_about_to_write_its_tenure_is_waited_for(
+    root: Path, storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring_lease_file, "_GRACE_SECONDS", 30)
+    assert storage.store_id
+    disk, others = FaultyDisk(root), FaultyDisk(root)
+    lease = FileStorage(root, disk=disk).lease(NAME, TTL)
+    other = FileStorage(root, disk=others).lease(NAME, TTL)
+    has_looked = threading.Event()
+    others.set(Fault("read", action=has_looked.set))
+    contending: list[threading.Thread] = []
+
+    def meanwhile() -> None:
+        contending.append(run(lambda: other.acquire("theft")))
+        assert has_looked.wait(30)
+
+    disk.set(Fault("pwrite", action=meanwhile))
+    assert lease.acquire("work")
+    contending[0].join(30)
+    assert (lease.is_held(), other.is_held()) == (True, False)
+
+
+def test_a_takeover_that_another_process_gave_up_is_tried_again(
+    root: Path, storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiring_lease_file, "_GRACE_SECONDS", 30)
+    lease = storage.lease(NAME, TTL)
+    assert lease.acquire("work")
+    disk = FaultyDisk(root)
+    draft = PosixDisk().open(
+        root / "records" / f"{NAME}.lock.tmp", "update", create=True
+    )
+    assert draft.try_lock()
+    disk.set(Fault("lock", 2, "lock.tmp", action=draft.close))
+    rescuer = FileStorage(root, disk=disk, steady=later).lease(NAME, TTL)
+    assert rescuer.acquire("rescue")
+    assert files(root) == [f"{NAME}.lock"]
+
+
+def test_a_process_that_is_stopped_while_it_looks_makes_no_contender_fail(
+    root: Path, storage: FileStorage
+) -> None:
+    lease = storage.lease(NAME, TTL)
+    assert lease.acquire("before")
+    lease.release()
+    looking = PosixDisk().open(root / "records" / f"{NAME}.lock", "read")
+    assert looking.try_lock(shared=True)
+    assert lease.acquire("work")
+    assert lease.fence == 2
+    assert not at(root).acquire("theft")
 
 
 def test_a_lease_of_a_newer_format_is_not_taken(

@@ -43,7 +43,7 @@ class LeaseLock:
         return self._folders.records / f"{self.path.name}.tmp"
 
     def take(self) -> File | None:
-        """Lock the file, created if missing; None if another contender has it locked.
+        """Lock the file, created if missing; None if another process has it locked.
 
         Raises:
             OSError: it cannot be opened, or the store does not exist.
@@ -67,7 +67,7 @@ class LeaseLock:
                 continue
             is_taken = False
             try:
-                if not _lock(file):
+                if not file.try_lock():
                     return None
                 is_taken = self._is_alone(file, path)
                 if is_taken:
@@ -122,7 +122,7 @@ class LeaseLock:
             return None  # it was never held
         is_wanted = even_free
         try:
-            # Takes the lock for a moment; `_lock` does not mistake it for a holder's.
+            # Takes the lock for a moment; a contender that fails to get it retries.
             is_wanted = is_wanted or not file.try_lock(shared=True)
         finally:
             if not is_wanted:
@@ -187,13 +187,3 @@ class LeaseLock:
                         self._disk.unlink(path)
         finally:
             self.drop_draft(draft)
-
-
-def _lock(file: File) -> bool:
-    """Lock a file, unless another process has; one that only looks does not count."""
-    for _ in range(_MOST_TURNS):
-        if file.try_lock():
-            return True
-        if not file.try_lock(shared=True):
-            return False
-    return False
