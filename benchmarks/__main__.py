@@ -25,6 +25,7 @@ from benchmarks import (
     report,
     sizes,
     startups,
+    workflows,
 )
 from benchmarks.report import Report
 from benchmarks.running import PROJECT, Run
@@ -47,6 +48,7 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "states": histories.measure,
     "plan": planning.measure,
     "startup": startups.measure,
+    "workflows": workflows.measure,
     "jobs": many_jobs.measure,
 }
 # These take minutes, and run only if they are asked for.

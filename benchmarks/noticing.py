@@ -57,12 +57,19 @@ class _Noticing(CheckpointManager):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self._seen = 0
         self.noticed = threading.Event()
         self.noticed_at = 0.0
 
+    def _has_read(self) -> bool:
+        """Return whether this process has read more of the job since the last call."""
+        # The worker's supervisor may have read it first; then it is not in `moved`.
+        seen, self._seen = self._seen, self._store.folded_seq("watched")
+        return self._seen > seen
+
     def refresh(self, job_ids: Iterable[str] | None = None) -> set[str]:
         moved = super().refresh(job_ids)
-        if "watched" in moved:
+        if self._has_read():
             self.noticed_at = time.monotonic()
             self.noticed.set()
         return moved
