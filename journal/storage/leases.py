@@ -131,7 +131,8 @@ class Lease(Protocol):
     def is_live(self) -> bool:
         """Return whether any contender holds the lease, in any process.
 
-        As `holder`, but cheaper: a sweep asks it of thousands of leases.
+        As `holder`, but cheaper: a sweep asks it of thousands of leases.  Cheaper still
+        if it keeps the contender.
 
         Raises:
             NewerFormat, StorageFailed: as `holder`.

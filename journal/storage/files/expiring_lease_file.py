@@ -72,6 +72,8 @@ class ExpiringLeaseFile:
         self._steady = steady
         self._mutex = Mutex()
         self._term: _Term | None = None
+        # What was read last: between two renewals a sweep decodes nothing.
+        self._read: tuple[bytes, Tenure | None] = b"", None
 
     @property
     def fence(self) -> int | None:
@@ -243,4 +245,6 @@ class ExpiringLeaseFile:
         raw = file.read(0, TENURE_BYTES)
         if b"\n" not in raw:
             raw = file.read(0, _MOST_BYTES)
-        return decode_tenure(raw, self._name)
+        if raw != self._read[0]:
+            self._read = raw, decode_tenure(raw, self._name)
+        return self._read[1]
