@@ -149,6 +149,7 @@ def test_a_forked_child_of_a_job_is_ended_by_a_signal_as_before(root: Path) -> N
     manager = CheckpointManager(root)
 
     def live(tell: Tell) -> None:
+        signal.alarm(60)  # if nothing else ends it
         tell("ready")
         while True:
             signal.pause()
