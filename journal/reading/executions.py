@@ -328,7 +328,7 @@ def approvals(
     if status != "all" and status not in DECISION_OF:
         words = ", ".join(["all", *DECISION_OF])
         raise InvalidArgument(f"status must be one of {words}, got {status!r:.60}")
-    found: list[ApprovalInfo] = []
+    found: list[tuple[str, str, int, ApprovalInfo]] = []
     for view in jobs_with_executions(reader, job_id):
         for approval in workflows(view).approvals.values():
             execution = workflows(view).executions[approval.execution_id]
@@ -337,9 +337,9 @@ def approvals(
             if execution.removed_at is not None:
                 continue
             if approver is None or objection(approval, execution, approver) is None:
-                found.append(approval_info(view, approval))
-    found.sort(key=lambda info: (info.requested_at, info.approval_id))
-    return found[:limit]
+                info = approval_info(view, approval)
+                found.append((info.requested_at, view.job_id, approval.seq, info))
+    return [info for *_, info in sorted(found)[:limit]]
 
 
 def _stamped_if(at: str | None) -> str | None:

@@ -369,6 +369,7 @@ def test_a_dead_receiver_delays_no_other(home: Home) -> None:
 # -- crashes and stops -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_delivery_that_was_due_survives_a_kill_of_the_worker(home: Home) -> None:
     receiver = home.receiver()
     receiver.answers = [silent]
@@ -536,6 +537,7 @@ def _settle(box: Outbox, sent: Sent, outcome: Outcome) -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_record_is_bounded_and_drops_the_jobs_that_waited_longest() -> None:
     storage = MemoryStorage()
     box = Outbox(storage, "hook", is_new=True)

@@ -272,7 +272,7 @@ def test_the_inbox_is_filtered(manager: CheckpointManager, run: str) -> None:
         return [found.approval_id for found in manager.approvals(**how)]
 
     assert ids() == [asked.approval_id]
-    assert ids(status="all") == [asked.approval_id, decided.approval_id]
+    assert ids(status="all") == [asked.approval_id, decided.approval_id]  # job, other
     assert ids(status="approved") == [decided.approval_id]
     assert ids(status="all", job_id="other") == [decided.approval_id]
     assert ids(approver="eve") == []
