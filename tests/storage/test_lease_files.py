@@ -396,7 +396,7 @@ def test_a_holder_that_is_about_to_write_its_tenure_is_waited_for(
     lease = FileStorage(root, disk=disk).lease(NAME, TTL)
     other = FileStorage(root, disk=others).lease(NAME, TTL)
     has_looked = threading.Event()
-    others.set(Fault("read", action=has_looked.set))
+    others.set(Fault("read", 5, action=has_looked.set))  # in its third look
     contending: list[threading.Thread] = []
 
     def meanwhile() -> None:
