@@ -90,14 +90,14 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
             *("pinned", "failed", "force", "purge", "deep", "reverse", "dry_run"),
             *("accept_loss", "confirm", "trust_clock", "rewrap", "with_state"),
             *("allow_plaintext", "approval_required", "auto_start", "success"),
-            *("approved", "pending", "retry", "allow_self"),
+            *("approved", "pending", "retry", "allow_self", "strict", "auto_renew"),
         ),
         _FLAG,
     ),
     **dict.fromkeys(
         (
             *("limit", "seq", "after_seq", "expected_seq", "keep_last", "max_bytes"),
-            *("max_state_bytes", "max_depth", "required"),
+            *("max_state_bytes", "max_depth", "required", "attempt"),
         ),
         _WHOLE,
     ),

@@ -149,7 +149,9 @@ class _Live:
 
 
 class LiveStep(_Live, CheckpointExecution):
-    """A step as it is now."""
+    """A step as it is now; `checkpoint_id` names it."""
+
+    checkpoint_id: str
 
 
 class LiveExecution(_Live, WorkflowExecution):

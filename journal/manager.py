@@ -47,7 +47,7 @@ from milepost.journal.store.compaction import Compaction, Threshold
 from milepost.journal.store.store import Store
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
 from milepost.journal.workflow.calls import Calls
-from milepost.journal.workflow.engine import Engine
+from milepost.journal.workflow.engine import Engine, Tenure
 
 if TYPE_CHECKING:
     import builtins
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         CheckpointExecution,
         CheckpointState,
         LeaseInfo,
+        LiveStep,
         WorkflowExecution,
     )
     from milepost.journal.importing.importing import Imported
@@ -193,7 +194,7 @@ class CheckpointManager:
             self._store, vault, Limits(max_state_bytes, max_depth), folder
         )
         self._packer = Packer(codec, vault.key_id)
-        attempts = Attempts(storage, self._actor)
+        attempts = Attempts(storage)
         #: What the worker does for workflows; other callers use the methods here.
         self.workflows = Calls(Engine(self._reader, self._packer, attempts))
         self._registering = Mutex()
@@ -1019,6 +1020,7 @@ class CheckpointManager:
         pending: bool = False,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> WorkflowExecution:
         """Start an execution of a workflow in a job; this process runs it.
 
@@ -1033,9 +1035,12 @@ class CheckpointManager:
             pending: no process runs it until one takes its lease.
             actor: who starts it, instead of the manager's actor.
             idempotency_key: a repeat starts nothing and returns the first one.
+            expected_seq: refuse if the job is at another seq.
 
         Raises:
             LeaseLive: another process runs an execution of this job.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             InvalidArgument, InvalidState: an argument is out of bounds.
             DamagedJournal, StorageFailed: as `save`.
         """
@@ -1052,6 +1057,7 @@ class CheckpointManager:
                 workflow_name,
                 workflow_version,
                 initial_data,
+                expected_seq=expected_seq,
             ),
         )
 
@@ -1067,7 +1073,8 @@ class CheckpointManager:
         auto_start: bool = True,
         actor: str | None = None,
         idempotency_key: str | None = None,
-    ) -> CheckpointExecution:
+        attempt: int | None = None,
+    ) -> LiveStep:
         """Begin a step of an execution.
 
         With an approval, the execution waits for it and holds neither a process nor its
@@ -1084,6 +1091,7 @@ class CheckpointManager:
             auto_start: start an execution if ``exec_<job id>`` names none.
             actor: the actor of the event, instead of the manager's.
             idempotency_key: a repeat begins nothing and returns the first step.
+            attempt: refuse unless this process runs this attempt.
 
         Raises:
             UnknownExecution: (a ValueError) there is none.
@@ -1108,10 +1116,13 @@ class CheckpointManager:
             request=Request.of(
                 idempotency_key,
                 "create",
+                execution_id,
                 checkpoint_name,
                 agent_id,
                 input_data,
+                None if gate is None else gate.fields,
             ),
+            attempt=attempt,
         )
 
     def complete_checkpoint(
@@ -1124,6 +1135,7 @@ class CheckpointManager:
         on_step_failure: Literal["fail", "keep"] = "fail",
         actor: str | None = None,
         idempotency_key: str | None = None,
+        attempt: int | None = None,
     ) -> bool:
         """End the newest open step of a name; return False if there is none.
 
@@ -1140,18 +1152,29 @@ class CheckpointManager:
             on_step_failure: ``keep``: the execution goes on after a failed step.
             actor: the actor of the event, instead of the manager's.
             idempotency_key: a repeat records nothing and returns True.
+            attempt: refuse unless this process runs this attempt.
 
         Raises:
             ExecutionFinal, LeaseLive, LeaseLost, InvalidState, DamagedJournal,
             StorageFailed: as `create_checkpoint`.
         """
+        request = Request.of(
+            idempotency_key,
+            "complete_checkpoint",
+            execution_id,
+            checkpoint_name,
+            output_data,
+            success,
+            on_step_failure,
+        )
         if success:
             return self.workflows.complete(
                 execution_id,
                 checkpoint_name,
                 output_data,
                 actor=self._who(actor),
-                request=Request.of(idempotency_key, "complete_checkpoint"),
+                request=request,
+                attempt=attempt,
             )
         return self.workflows.fail_step(
             execution_id,
@@ -1159,7 +1182,8 @@ class CheckpointManager:
             output_data,
             fails_execution=on_step_failure == "fail",
             actor=self._who(actor),
-            request=Request.of(idempotency_key, "fail_checkpoint", checkpoint_name),
+            request=request,
+            attempt=attempt,
         )
 
     def approve_checkpoint(
@@ -1188,8 +1212,10 @@ class CheckpointManager:
         checkpoint_name: str | None = None,
         *,
         reason: str | None = None,
+        strict: bool = False,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Pause an execution; return False if it is unknown, has ended or waits.
 
@@ -1199,10 +1225,15 @@ class CheckpointManager:
             execution_id: the execution, or ``exec_<job id>``.
             checkpoint_name: a step of it; refused if there is none of that name.
             reason: recorded.
+            strict: raise instead of returning False.
             actor: who pauses it, instead of the manager's actor.
             idempotency_key: a repeat changes nothing and returns True.
+            expected_seq: refuse if the job is at another seq.
 
         Raises:
+            UnknownExecution, IllegalTransition: only if `strict`; see `errors`.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
         return self.workflows.pause(
@@ -1210,7 +1241,15 @@ class CheckpointManager:
             checkpoint_name,
             actor=self._who(actor),
             reason=reason,
-            request=Request.of(idempotency_key, "pause", reason),
+            strict=strict,
+            request=Request.of(
+                idempotency_key,
+                "pause",
+                execution_id,
+                checkpoint_name,
+                reason,
+                expected_seq=expected_seq,
+            ),
         )
 
     def resume_execution(
@@ -1219,8 +1258,10 @@ class CheckpointManager:
         *,
         retry: bool = False,
         reason: str | None = None,
+        strict: bool = False,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Let a paused or interrupted execution go on; return False if it is neither.
 
@@ -1231,10 +1272,15 @@ class CheckpointManager:
             execution_id: the execution, or ``exec_<job id>``.
             retry: also resume a failed or cancelled execution.
             reason: recorded.
+            strict: raise instead of returning False.
             actor: who resumes it, instead of the manager's actor.
             idempotency_key: a repeat changes nothing and returns True.
+            expected_seq: refuse if the job is at another seq.
 
         Raises:
+            UnknownExecution, IllegalTransition: only if `strict`; see `errors`.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
         return self.workflows.resume(
@@ -1242,7 +1288,15 @@ class CheckpointManager:
             actor=self._who(actor),
             retry=retry,
             reason=reason,
-            request=Request.of(idempotency_key, "resume", retry, reason),
+            strict=strict,
+            request=Request.of(
+                idempotency_key,
+                "resume",
+                execution_id,
+                retry,
+                reason,
+                expected_seq=expected_seq,
+            ),
         )
 
     def complete_execution(
@@ -1252,10 +1306,18 @@ class CheckpointManager:
         *,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        attempt: int | None = None,
     ) -> bool:
         """End an execution successfully; return False if it was completed before.
 
         Open steps are abandoned.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+            result: a dict of plain JSON values.
+            actor: the actor of the event, instead of the manager's.
+            idempotency_key: a repeat records nothing and returns True.
+            attempt: refuse unless this process runs this attempt.
 
         Raises:
             UnknownExecution, ApprovalPending, ExecutionPaused, ExecutionFinal,
@@ -1264,9 +1326,15 @@ class CheckpointManager:
         """
         payload = None if result is None else self.workflows.payload(result)
         how = End("execution.completed", "complete", 0, payload=payload)
-        request = Request.of(idempotency_key, "complete_execution", result)
+        request = Request.of(
+            idempotency_key, "complete_execution", execution_id, result
+        )
         return self.workflows.end(
-            execution_id, how, actor=self._who(actor), request=request
+            execution_id,
+            how,
+            actor=self._who(actor),
+            request=request,
+            attempt=attempt,
         )
 
     def fail_execution(
@@ -1276,6 +1344,7 @@ class CheckpointManager:
         *,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """End an execution as failed; return False if it failed before.
 
@@ -1284,11 +1353,19 @@ class CheckpointManager:
         Raises:
             UnknownExecution: there is none.
             ExecutionFinal: it has ended otherwise.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
         data = {"error": ids.check_label("error", error), "reason": "error"}
         how = End("execution.failed", "fail", data=data)
-        request = Request.of(idempotency_key, "fail_execution", error)
+        request = Request.of(
+            idempotency_key,
+            "fail_execution",
+            execution_id,
+            error,
+            expected_seq=expected_seq,
+        )
         return self.workflows.end(
             execution_id, how, actor=self._who(actor), request=request
         )
@@ -1300,6 +1377,7 @@ class CheckpointManager:
         reason: str | None = None,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> bool:
         """Cancel an execution; return False if it was cancelled before.
 
@@ -1309,11 +1387,19 @@ class CheckpointManager:
         Raises:
             UnknownExecution: there is none.
             ExecutionFinal: it has ended otherwise.
+            Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
+                request.
             DamagedJournal, StorageFailed: as `save`.
         """
         data = {} if reason is None else {"reason": ids.check_label("reason", reason)}
         how = End("execution.cancelled", "cancel", data=data)
-        request = Request.of(idempotency_key, "cancel_execution", reason)
+        request = Request.of(
+            idempotency_key,
+            "cancel_execution",
+            execution_id,
+            reason,
+            expected_seq=expected_seq,
+        )
         return self.workflows.end(
             execution_id, how, actor=self._who(actor), request=request
         )
@@ -1332,6 +1418,7 @@ class CheckpointManager:
         *,
         job_id: str | None = None,
         limit: int | None = None,
+        after: str | None = None,
     ) -> builtins.list[dict[str, Any]]:
         """Return the status of executions, oldest first.
 
@@ -1339,12 +1426,14 @@ class CheckpointManager:
             state_filter: only those with this `state` or `status`.
             job_id: only those of this job.
             limit: at most this many.
+            after: only executions after the one with this id.
 
         Raises:
             InvalidArgument: there is no such state.
+            UnknownExecution: `after` does not exist.
         """
         wanted = execution_queries.wanted(state_filter)
-        return self.workflows.listed(wanted, job_id, limit)
+        return self.workflows.listed(wanted, job_id, limit, after)
 
     def get_checkpoint_history(
         self, execution_id: str
@@ -1397,20 +1486,29 @@ class CheckpointManager:
         worker: str | None = None,
         *,
         ttl: float = TTL_SECONDS,
+        auto_renew: bool = True,
+        idempotency_key: str | None = None,
     ) -> LeaseInfo:
         """Begin the next attempt of an execution in this process.
 
-        The lease ends with the process, or if `heartbeat` is not called for `ttl`
-        seconds; a thread of this process calls it.
+        The lease ends with the process, or if it is not renewed for `ttl` seconds.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+            worker: who holds it, instead of the manager's actor.
+            ttl: see above.
+            auto_renew: a thread of this process renews it; else `heartbeat` does, for
+                a caller elsewhere.
+            idempotency_key: a repeat takes no lease and returns the first one.
 
         Raises:
             UnknownExecution: there is none.
             LeaseLive: another process has it, or this one.
             ApprovalPending, ExecutionPaused, ExecutionFinal: it waits, or has ended.
         """
-        return self.workflows.acquire(
-            execution_id, actor=self._who(worker), ttl_seconds=ttl
-        )
+        request = Request.of(idempotency_key, "lease", execution_id, ttl, auto_renew)
+        tenure = Tenure(ttl, auto_renew, request)
+        return self.workflows.acquire(execution_id, tenure, actor=self._who(worker))
 
     def heartbeat(self, lease: LeaseInfo) -> None:
         """Renew a lease.
@@ -1436,6 +1534,7 @@ class CheckpointManager:
         *,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> int:
         """Send a named message to an unfinished execution; return its seq.
 
@@ -1451,7 +1550,14 @@ class CheckpointManager:
             name,
             payload,
             actor=self._who(actor),
-            request=Request.of(idempotency_key, "signal", name, payload),
+            request=Request.of(
+                idempotency_key,
+                "signal",
+                execution_id,
+                name,
+                payload,
+                expected_seq=expected_seq,
+            ),
         )
 
     def consume_signal(
@@ -1479,6 +1585,7 @@ class CheckpointManager:
         on_reject: Literal["wait", "fail", "continue"] = "wait",
         actor: str | None = None,
         idempotency_key: str | None = None,
+        attempt: int | None = None,
     ) -> ApprovalInfo:
         """Ask people to decide on `subject`; the execution waits without a process.
 
@@ -1494,6 +1601,7 @@ class CheckpointManager:
             on_reject: the execution stays paused, fails, or goes on.
             actor: who asks, instead of the manager's actor.
             idempotency_key: a repeat asks nothing and returns the first approval.
+            attempt: refuse unless this process runs this attempt.
 
         Raises:
             InvalidArgument: these terms cannot be met.
@@ -1508,7 +1616,14 @@ class CheckpointManager:
             subject,
             terms,
             actor=self._who(actor),
-            request=Request.of(idempotency_key, "request_approval", subject),
+            request=Request.of(
+                idempotency_key,
+                "request_approval",
+                execution_id,
+                subject,
+                terms.fields,
+            ),
+            attempt=attempt,
         )
 
     def decide(
@@ -1520,6 +1635,7 @@ class CheckpointManager:
         comment: str | None = None,
         actor: str | None = None,
         idempotency_key: str | None = None,
+        expected_seq: int | None = None,
     ) -> ApprovalInfo:
         """Approve or reject what `subject_digest` names; return the approval.
 
@@ -1537,7 +1653,13 @@ class CheckpointManager:
             approval_id,
             ballot,
             actor=self._who(actor),
-            request=Request.of(idempotency_key, "decide", approval_id, *ballot),
+            request=Request.of(
+                idempotency_key,
+                "decide",
+                approval_id,
+                *ballot,
+                expected_seq=expected_seq,
+            ),
         )
 
     def get_approval(self, approval_id: str) -> ApprovalInfo:
@@ -1556,6 +1678,7 @@ class CheckpointManager:
         job_id: str | None = None,
         approver: str | None = None,
         limit: int = 1000,
+        after: str | None = None,
     ) -> builtins.list[ApprovalInfo]:
         """Return approvals without their subjects, oldest first.
 
@@ -1565,13 +1688,13 @@ class CheckpointManager:
             job_id: only those of this job.
             approver: only those that this actor may decide.
             limit: at most this many.
+            after: only approvals after the one with this id.
 
         Raises:
             InvalidArgument: there is no such status.
+            UnknownApproval: `after` does not exist.
         """
-        return execution_queries.approvals(
-            self._reader, status=status, job_id=job_id, approver=approver, limit=limit
-        )
+        return self.workflows.asked(status, job_id, approver, limit, after)
 
     def get_latest_checkpoint(self, job_id: str) -> CheckpointInfo | None:
         """Return `latest`; a name that older callers use."""

@@ -12,14 +12,17 @@ from fastapi import FastAPI
 
 from milepost.api.http import failures
 from milepost.api.http.routes import (
+    approvals,
     checkpoints,
     events,
+    executions,
     health,
     jobs,
     page,
     protection,
     restore,
     retention,
+    steps,
     work,
 )
 from milepost.api.http.security.body import BodyLimits
@@ -106,6 +109,9 @@ def create_app(
         retention,
         jobs,
         events,
+        executions,
+        steps,
+        approvals,
         work,
         health,
         page,

@@ -30,7 +30,10 @@ STATUS_OF = {
     "invalid_state": 422,
     "state_too_large": 413,
     "forbidden": 403,
+    "not_allowed": 403,
     "not_found": 404,
+    "unknown_execution": 404,
+    "unknown_approval": 404,
     "no_checkpoint": 404,
     "conflict": 409,
     "not_imported": 409,
@@ -42,6 +45,14 @@ STATUS_OF = {
     "confirmation_required": 409,
     "clock_jump": 409,
     "job_running": 409,
+    "illegal_transition": 409,
+    "execution_final": 409,
+    "execution_paused": 409,
+    "approval_pending": 409,
+    "approval_decided": 409,
+    "stale_subject": 409,
+    "lease_live": 409,
+    "lease_lost": 409,
     "damaged": 500,
     "unreadable": 400,
     "missing_key": 400,
@@ -90,6 +101,7 @@ ADVICE = {
     "unusable_keys": f"{_OPERATOR} must correct the key file",
     "cannot_repair": f"{_OPERATOR} must repair it by hand",
     "loss_not_accepted": f"{_OPERATOR} must accept the loss",
+    "lease_lost": "stop working on it; another attempt may run already",
 }
 
 
@@ -98,14 +110,14 @@ class PreconditionFailed(Conflict):
 
 
 class Unsearchable(MilepostError):
-    """A checkpoint is in no readable job, but may be in an unreadable one.
+    """What a path names is in no readable job, but may be in an unreadable one.
 
     "Not found" would be wrong: a client may then restart its job from the beginning.
     """
 
-    def __init__(self, checkpoint_id: str, damage: ErrorInfo) -> None:
+    def __init__(self, id_: str, damage: ErrorInfo) -> None:
         super().__init__(
-            f"checkpoint {checkpoint_id!r} is in no job that can be read: {damage}",
+            f"{id_!r:.120} is in no job that can be read: {damage}",
             hint=damage.hint,
         )
         # The code of the cause: clients decide by it.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from milepost.journal.errors import UnknownCheckpoint
+from milepost.journal.errors import MilepostError, UnknownCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fastapi.dependencies.models import Dependant
 
     from milepost.api.http.services import Services
+    from milepost.journal.manager import CheckpointManager
 
 
 class Resource(APIRoute):
@@ -104,9 +105,9 @@ def _in_turn(handler: Callable[..., Any], *, is_reading: bool) -> Callable[..., 
 
 
 def _named(values: dict[str, Any]) -> str:
-    """Return the job or the checkpoint that a request names, or ""."""
+    """Return the job, or what is in one, that a request names, or ""."""
     for source in (values, vars(values.get("body") or object)):
-        for name in ("job_id", "checkpoint_id"):
+        for name in ("job_id", "correlation_id", *_FINDERS):
             if isinstance(value := source.get(name), str):
                 return value
     return ""
@@ -114,14 +115,26 @@ def _named(values: dict[str, Any]) -> str:
 
 async def _job_of(services: Services, values: dict[str, Any]) -> str:
     """Return the job whose lock a request may wait for."""
-    checkpoint_id = values.get("checkpoint_id")
-    if checkpoint_id is None:
+    named = next((name for name in _FINDERS if name in values), None)
+    if named is None:
         return _named(values)
+    id_: str = values[named]
 
     def find() -> str:
         try:
-            return services.manager.find(checkpoint_id).job_id
+            job_id: str = _FINDERS[named](services.manager, id_)
         except UnknownCheckpoint as exc:  # the handler reports it
-            return exc.job_id or checkpoint_id
+            job_id = exc.job_id or id_
+        except MilepostError:
+            job_id = id_
+        return job_id
 
-    return await services.readers.run(checkpoint_id, find)
+    return await services.readers.run(id_, find)
+
+
+# How the job of what a path names is found.
+_FINDERS: dict[str, Callable[[CheckpointManager, str], str]] = {
+    "checkpoint_id": lambda manager, id_: manager.find(id_).job_id,
+    "execution_id": lambda manager, id_: manager.workflows.directory.execution(id_)[0],
+    "approval_id": lambda manager, id_: manager.workflows.directory.approval(id_),
+}

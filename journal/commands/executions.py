@@ -139,7 +139,7 @@ def start(
         LeaseLive: from `refuse_live`.
         InvalidArgument: a name is out of bounds.
     """
-    if (earlier := request.earlier(batch.view, batch.now)) is not None:
+    if (earlier := request.admitted(batch)) is not None:
         made = workflows(batch.view).executions.values()
         first = (e.execution_id for e in made if e.seq >= earlier.first)
         return next(first, execution_id)
@@ -160,7 +160,14 @@ def start(
     return execution_id
 
 
-def acquire(batch: Batch, execution_id: str, owner: LeaseOwner, *, actor: str) -> int:
+def acquire(
+    batch: Batch,
+    execution_id: str,
+    owner: LeaseOwner,
+    *,
+    actor: str,
+    request: Request = NO_KEY,
+) -> int:
     """Begin the next attempt for a process that holds the lease; return its number.
 
     The lease was free, so a running attempt is over: it is recorded as expired, and the
@@ -183,15 +190,24 @@ def acquire(batch: Batch, execution_id: str, owner: LeaseOwner, *, actor: str) -
         case _:
             raise refusal(batch.view, execution, "run")
     attempt = execution.attempt + 1
-    _lease(batch, execution_id, attempt, owner, actor)
+    _lease(batch, execution_id, attempt, owner, actor, request)
     return attempt
 
 
 def _lease(
-    batch: Batch, execution_id: str, attempt: int, owner: LeaseOwner, actor: str
+    batch: Batch,
+    execution_id: str,
+    attempt: int,
+    owner: LeaseOwner,
+    actor: str,
+    request: Request = NO_KEY,
 ) -> None:
-    data = {"execution_id": execution_id, "attempt": attempt, "owner": owner}
-    batch.add("lease.acquired", actor, data)
+    data: dict[str, object] = {
+        "execution_id": execution_id,
+        "attempt": attempt,
+        "owner": owner,
+    }
+    batch.add("lease.acquired", actor, request.recorded(data))
     batch.leases[execution_id] = attempt
 
 
@@ -267,19 +283,23 @@ def pause(
     step_name: str | None = None,
     request: Request = NO_KEY,
 ) -> bool:
-    """Pause an execution; return False if it has ended or waits already.
+    """Pause an execution; return False if it is paused already.
 
     Raises:
         UnknownExecution: there is none, or no step of that name.
+        ApprovalPending, ExecutionFinal: it waits for an approval, or has ended.
     """
     execution = execution_of(batch.view, execution_id)
     if step_name is not None and execution.newest(step_name) is None:
         raise UnknownExecution(f"{execution_id}, step {step_name}")
-    if execution.status == "interrupted":
-        return True  # nothing runs, and it reads as paused
-    if execution.status not in {"pending", "running"}:
+    is_gated = workflows(batch.view).open_approval(execution) is not None
+    if execution.status == "waiting" and not is_gated:
         return False
     data = with_reason({"execution_id": execution_id}, reason)
+    if execution.status == "interrupted":  # or a policy would resume it
+        batch.add("execution.resumed", actor, data | {"is_auto": True})
+    elif execution.status not in {"pending", "running"}:
+        raise refusal(batch.view, execution, "pause")
     batch.add("execution.waiting", actor, request.recorded(data))
     release(batch, execution, actor)
     return True
@@ -333,7 +353,7 @@ def resume(
     reason: str | None = None,
     request: Request = NO_KEY,
 ) -> bool:
-    """Make an execution pending again; return False if it was not paused.
+    """Make an execution pending again.
 
     Args:
         batch: the write.
@@ -346,6 +366,8 @@ def resume(
 
     Raises:
         UnknownExecution: there is none.
+        ApprovalPending, ExecutionFinal, IllegalTransition: it is neither paused nor
+            interrupted.
     """
     execution = execution_of(batch.view, execution_id)
     data = with_reason({"execution_id": execution_id}, reason)
@@ -358,7 +380,7 @@ def resume(
     if status == "interrupted" or (retry and status in {"failed", "cancelled"}):
         batch.add("execution.resumed", actor, request.recorded(data))
         return True
-    return False
+    raise refusal(batch.view, execution, "resume")
 
 
 class End(NamedTuple):

@@ -29,26 +29,38 @@ class KeyInUse(Conflict):
 
 
 class Request(NamedTuple):
-    """A request: its key, and the digest of the call and its arguments."""
+    """A request: its key, and the digest of the call and its arguments.
+
+    `expected_seq` refuses a caller whose view of the job is stale; a repeat is not.
+    """
 
     key: str | None = None
     digest: str = ""
+    expected_seq: int | None = None
 
     @classmethod
-    def of(cls, key: str | None, verb: str, *arguments: object) -> Self:
+    def of(
+        cls,
+        key: str | None,
+        verb: str,
+        *arguments: object,
+        expected_seq: int | None = None,
+    ) -> Self:
         """Return the request of a call.
 
         Raises:
             InvalidArgument: the key is out of bounds.
         """
         if key is None:
-            return cls()
+            return cls(expected_seq=expected_seq)
+        if expected_seq is not None:
+            arguments = (*arguments, expected_seq)
         try:
             asked = json.dumps([verb, *arguments])  # in ASCII, whatever they hold
         except (TypeError, ValueError):
             asked = ascii([verb, *arguments])  # not JSON: it is refused later
         digest = hashlib.sha256(asked.encode()).hexdigest()[:_DIGEST_DIGITS]
-        return cls(ids.check_label("idempotency_key", key), digest)
+        return cls(ids.check_label("idempotency_key", key), digest, expected_seq)
 
     def earlier(self, view: JobView, now: datetime) -> Answered | None:
         """Return the same request of the last 24 hours, if there was one.
@@ -66,6 +78,17 @@ class Request(NamedTuple):
                 hint="use a new key for a new request",
             )
         return answered
+
+    def admitted(self, batch: Batch) -> Answered | None:
+        """Return `earlier`; if there is none, check the seq.
+
+        Raises:
+            KeyInUse: its key was used for another request.
+            Conflict: `expected_seq` is stale.
+        """
+        if (earlier := self.earlier(batch.view, batch.now)) is None:
+            batch.check_seq(self.expected_seq)
+        return earlier
 
     def recorded(self, data: dict[str, object]) -> dict[str, object]:
         """Return an event's `data` with the key and the digest, if there is a key."""
@@ -85,7 +108,7 @@ def answers_repeats(repeat: object) -> Callable[[_D], _D]:
         def decide_once(
             batch: Batch, *args: object, request: Request = NO_KEY, **more: object
         ) -> object:
-            if request.earlier(batch.view, batch.now):
+            if request.admitted(batch):
                 return repeat
             return decide(batch, *args, request=request, **more)
 

@@ -86,6 +86,8 @@ def save(
         KeyNeeded, DroppedKey: no state may be written with the configured key.
     """
     key, content = draft.data.get("idempotency_key"), None
+    if "request_digest" in draft.data:
+        key = None  # of a request, which the caller answers
     if key is not None:
         content = Content(fields_of(draft.data), draft.raw, draft.encoded.metadata)
         known = _known(batch, key, content, is_saved_as)

@@ -99,9 +99,9 @@ def complete(
         UnknownExecution, LeaseLost, ExecutionFinal: as `create`.
     """
     execution = execution_of(batch.view, execution_id)
-    known = batch.view.keys.get(request.key or "", "")
-    if known in {step.checkpoint_id for step in execution.steps}:
-        return saving.Saved(known)
+    if (earlier := request.earlier(batch.view, batch.now)) is not None:
+        done = (s for s in execution.steps if s.ended_seq == earlier.first)
+        return next((saving.Saved(s.checkpoint_id) for s in done), None)
     step = _open(batch, execution, step_name)
     if step is None:
         return None
@@ -111,11 +111,9 @@ def complete(
         "execution_id": execution_id,
         "attempt": attempt or execution.attempt,
     }
-    if request.key is not None:
-        data["idempotency_key"] = request.key
     return saving.save(
         batch,
-        draft._replace(data=data),
+        draft._replace(data=request.recorded(data)),
         packer,
         is_saved_as,
         actor=actor,
@@ -203,7 +201,7 @@ def signal(
         ExecutionFinal: it has ended.
     """
     execution = execution_of(batch.view, execution_id)
-    if (earlier := request.earlier(batch.view, batch.now)) is not None:
+    if (earlier := request.admitted(batch)) is not None:
         return earlier.first
     if execution.status not in UNFINISHED:
         raise refusal(batch.view, execution, "signal")

@@ -65,7 +65,8 @@ class CheckpointSavedData(StatefulData):
 
     `parent` is the seq of the checkpoint that was current, 0 for a root.  `saved_at` is
     the original time of an imported checkpoint, whose `at` is the time of the import.
-    `execution_id` and `attempt` are set if it completes a step of an execution.
+    `execution_id` and `attempt` are set if it completes a step of an execution; with a
+    `request_digest`, its key is that of a request, else of a save.
     """
 
     checkpoint_id: str
@@ -76,6 +77,7 @@ class CheckpointSavedData(StatefulData):
     tags: NotRequired[list[str]]
     pinned: NotRequired[bool]
     idempotency_key: NotRequired[str]
+    request_digest: NotRequired[str]
     has_metadata: NotRequired[bool]
     failed: NotRequired[bool]
     saved_at: NotRequired[str]

@@ -64,7 +64,7 @@ class LeaseOwner(TypedDict):
     pid: int
 
 
-class LeaseData(TypedDict):
+class LeaseData(RequestData):
     """The right to write to an execution as `attempt`, its fencing token."""
 
     execution_id: str

@@ -310,7 +310,9 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
         labels = view.labels.setdefault(labels, labels)
         if data.get("pinned"):
             view.pinned.add(checkpoint_id)
-        if (key := data.get("idempotency_key")) is not None:
+        if "request_digest" in data:
+            remember(view.answered, event)
+        elif (key := data.get("idempotency_key")) is not None:
             view.keys[key] = checkpoint_id
         at = data.get("saved_at", at)
         if "execution_id" in data and view.workflows is not None:

@@ -100,7 +100,7 @@ def graceful(grace_seconds: float, at_end: Callable[[], object]) -> Iterator[Sto
         raise InvalidArgument(
             f"graceful() was called in the thread {threading.current_thread().name!r}, "
             "and only the main thread handles signals",
-            hint="call it in the main thread, and hand `stop` to the others",
+            hint="call it in the main thread, and pass the flag to the others",
         )
     if not 0 < grace_seconds < math.inf:
         raise InvalidArgument(

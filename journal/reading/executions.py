@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.journal import ids
 from milepost.journal.clock import moment, stamped
@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from milepost.journal.reading.reader import Reader
 
 _NOTHING = Workflows()
+
+
+class Place(NamedTuple):
+    """The place of an execution or an approval in lists, oldest first."""
+
+    at: str
+    job_id: str
+    seq: int
+
+
+FIRST = Place("", "", 0)  # before every other
 
 
 def workflows(view: JobView) -> Workflows:
@@ -317,6 +328,7 @@ def approvals(
     job_id: str | None,
     approver: str | None,
     limit: int,
+    after: Place,
 ) -> list[ApprovalInfo]:
     """Return approvals, oldest first: of one status, one job, one approver.
 
@@ -328,7 +340,7 @@ def approvals(
     if status != "all" and status not in DECISION_OF:
         words = ", ".join(["all", *DECISION_OF])
         raise InvalidArgument(f"status must be one of {words}, got {status!r:.60}")
-    found: list[tuple[str, str, int, ApprovalInfo]] = []
+    found: list[tuple[Place, ApprovalInfo]] = []
     for view in jobs_with_executions(reader, job_id):
         for approval in workflows(view).approvals.values():
             execution = workflows(view).executions[approval.execution_id]
@@ -336,10 +348,12 @@ def approvals(
                 continue
             if execution.removed_at is not None:
                 continue
+            place = Place(approval.requested_at, view.job_id, approval.seq)
+            if place <= after:
+                continue
             if approver is None or objection(approval, execution, approver) is None:
-                info = approval_info(view, approval)
-                found.append((info.requested_at, view.job_id, approval.seq, info))
-    return [info for *_, info in sorted(found)[:limit]]
+                found.append((place, approval_info(view, approval)))
+    return [info for _, info in sorted(found)[:limit]]
 
 
 def _stamped_if(at: str | None) -> str | None:

@@ -30,11 +30,16 @@ _log = logging.getLogger("milepost.workflow")
 
 
 class Held(NamedTuple):
-    """An attempt of this process.  A lost one stays known until the next begins."""
+    """An attempt of this process.  A lost one stays known until the next begins.
+
+    `is_renewed`: a thread of this process renews its lease; else its caller does, which
+    may be on another machine.
+    """
 
     lease: Lease
     attempt: int
     ttl_seconds: float
+    is_renewed: bool = True
 
 
 class _Table:
@@ -57,7 +62,7 @@ class _Table:
         def add() -> None:
             self.held[key] = held
             self._bell.set()
-            if self._thread is None:
+            if self._thread is None and held.is_renewed:
                 beat = partial(self._beat, self._bell)
                 self._thread = threading.Thread(
                     target=beat, name="milepost-heartbeat", daemon=True
@@ -73,14 +78,16 @@ class _Table:
                 bell.clear()  # a new one may have a shorter ttl
                 continue
             for (_, execution_id), held in [*self.held.items()]:
+                if not held.is_renewed:
+                    continue
                 try:
                     held.lease.renew()
                 except StorageFailed as exc:
                     _log.warning("heartbeat of execution %s: %s", execution_id, exc)
 
     def _pause(self) -> float | None:
-        if self.held:
-            ttls = (held.ttl_seconds for held in self.held.values())
+        ttls = [held.ttl_seconds for held in self.held.values() if held.is_renewed]
+        if ttls:
             return min(ttls) / _BEATS_PER_TTL
         self._thread = None
         return None
@@ -94,17 +101,15 @@ class Attempts:
 
     Args:
         storage: of the store.
-        who: the actor that runs them.
     """
 
-    def __init__(self, storage: Storage, who: str) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._who = who
         self._mine: set[tuple[str, str]] = set()  # begun through this object
 
-    def owner(self) -> LeaseOwner:
+    def owner(self, who: str) -> LeaseOwner:
         """Return this process, for the journal."""
-        return {"who": self._who, "host": socket.gethostname(), "pid": os.getpid()}
+        return {"who": who, "host": socket.gethostname(), "pid": os.getpid()}
 
     def of(self, execution_id: str) -> Held | None:
         """Return this process's attempt of an execution, if it has one.
@@ -116,6 +121,17 @@ class Attempts:
         if held is not None and self.is_lost(execution_id):
             raise LeaseLost(execution_id, held.attempt, "it was not renewed in time")
         return held
+
+    def is_mine(self, execution_id: str, attempt: int) -> bool:
+        """Return whether this process runs this attempt of an execution."""
+        held = _table.held.get(self._key(execution_id))
+        is_same = held is not None and held.attempt == attempt
+        return is_same and not self.is_lost(execution_id)
+
+    def renew(self, execution_id: str, attempt: int) -> bool:
+        """Renew the lease of an attempt; return whether this process runs it."""
+        held = _table.held.get(self._key(execution_id))
+        return held is not None and held.attempt == attempt and held.lease.renew()
 
     def has(self, execution_id: str) -> bool:
         """Return whether this process has, or lost, an attempt of an execution."""
@@ -131,22 +147,28 @@ class Attempts:
         store_id = self._storage.store_id
         return [name for store, name in [*_table.held] if store == store_id]
 
-    def take(self, execution_id: str, ttl_seconds: float = TTL_SECONDS) -> Lease:
+    def take(
+        self, execution_id: str, who: str, ttl_seconds: float = TTL_SECONDS
+    ) -> Lease:
         """Take the lease of an execution, for an attempt that the journal begins.
 
         Raises:
             LeaseLive: another process has it, or another call of this one.
         """
         lease = self._lease(execution_id, ttl_seconds)
-        if not lease.acquire(self._who):
+        if not lease.acquire(who):
             raise self.live(execution_id, lease.holder())
         return lease
 
-    def keep(self, execution_id: str, lease: Lease, attempt: int, ttl: float) -> None:
+    def keep(self, execution_id: str, held: Held) -> None:
         """Keep the lease of an attempt that the journal knows."""
+        for _, name in [*self._mine]:
+            known = _table.held.get(self._key(name))
+            if known is not None and not known.is_renewed and self.is_lost(name):
+                self.drop(name)  # its caller went away
         key = self._key(execution_id)
         self._mine.add(key)
-        _table.keep(key, Held(lease, attempt, ttl))
+        _table.keep(key, held)
 
     def drop(self, execution_id: str) -> None:
         """End this process's attempt of an execution, if it has one."""

@@ -24,7 +24,8 @@ from milepost.journal.commands.executions import (
 from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.errors import (
     ApprovalDecided,
-    LeaseLost,
+    IllegalTransition,
+    MilepostError,
     UnknownExecution,
     UnreadableState,
 )
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
 
     from milepost.journal.batch import Batch
     from milepost.journal.commands.approvals import Ballot, Terms
-    from milepost.journal.index.executions import Execution
+    from milepost.journal.index.executions import Execution, Step
     from milepost.journal.index.job_view import JobView
-    from milepost.journal.workflow.engine import Engine
+    from milepost.journal.workflow.engine import Engine, Tenure
 
 OnCheckpoint = Callable[[CheckpointExecution], object]
 OnApproval = Callable[[str, CheckpointExecution], object]
@@ -64,13 +65,14 @@ class Calls:
         engine: finds jobs, holds leases, writes.
 
     Attributes:
+        directory: finds the job of an execution or an approval.
         callback_failures: callbacks that raised.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reader = engine.reader
-        self._find = engine.directory
+        self.directory = engine.directory
         self._on_checkpoint: dict[str, OnCheckpoint] = {}
         self._on_approval: OnApproval | None = None
         self.callback_failures = 0
@@ -101,12 +103,12 @@ class Calls:
                 workflow,
                 payload,
                 actor=actor,
-                owner=self._engine.attempts.owner() if is_leased else None,
+                owner=self._engine.attempts.owner(actor) if is_leased else None,
                 refuse_live=self._engine.refuse_live,
                 request=request,
             )
 
-        started = self._engine.start(job_id, decide, is_leased=is_leased)
+        started = self._engine.start(job_id, decide, actor=actor, is_leased=is_leased)
         return self.execution(started)
 
     def payload(self, value: Mapping[str, Any]) -> Payload:
@@ -119,7 +121,7 @@ class Calls:
         Its workflow has the name of the job.
         """
         try:
-            self._find.execution(execution_id)
+            self.directory.execution(execution_id)
         except UnknownExecution:
             job_id = execution_id.removeprefix(EXECUTION)
             if is_new_form(EXECUTION, execution_id) or job_id in ("", execution_id):
@@ -134,30 +136,45 @@ class Calls:
             )
 
     def pause(self, execution_id: str, step_name: str | None, **how: Any) -> bool:
-        """Pause an execution; False if there is none, or it has ended or waits."""
+        """Pause an execution; see `CheckpointManager.pause_execution`."""
         return self._transition(
             execution_id, executions.pause, step_name=step_name, **how
         )
 
     def resume(self, execution_id: str, **how: Any) -> bool:
-        """Make a paused execution pending; False if there is none, or it is not."""
+        """Resume an execution; see `CheckpointManager.resume_execution`."""
         return self._transition(execution_id, executions.resume, **how)
 
     def _transition(
-        self, execution_id: str, decide: Callable[..., bool], **how: Any
+        self,
+        execution_id: str,
+        decide: Callable[..., bool],
+        *,
+        strict: bool = False,
+        **how: Any,
     ) -> bool:
         try:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
             return self._engine.change(
                 job_id, partial(decide, execution_id=execution_id, **how)
             )
-        except UnknownExecution:
+        except (UnknownExecution, IllegalTransition):
+            if strict:
+                raise
             return False
 
-    def end(self, execution_id: str, how: End, *, actor: str, request: Request) -> bool:
+    def end(
+        self,
+        execution_id: str,
+        how: End,
+        *,
+        actor: str,
+        request: Request,
+        attempt: int | None = None,
+    ) -> bool:
         """End an execution without its lease, or as this process's attempt."""
         if how.attempt is None:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
             decide = partial(
                 executions.end,
                 execution_id=execution_id,
@@ -169,17 +186,18 @@ class Calls:
 
         def as_attempt(batch: Batch, execution_id: str, attempt: int) -> bool:
             mine = how._replace(attempt=attempt)
-            return executions.end(
-                batch, execution_id, mine, actor=actor, request=request
-            )
+            again = request._replace(expected_seq=None)  # checked before the lease
+            return executions.end(batch, execution_id, mine, actor=actor, request=again)
 
-        return self._engine.as_attempt(execution_id, as_attempt, actor=actor)
+        return self._engine.as_attempt(
+            execution_id, as_attempt, actor=actor, request=request, attempt=attempt
+        )
 
-    def acquire(
-        self, execution_id: str, *, actor: str, ttl_seconds: float
-    ) -> LeaseInfo:
+    def acquire(self, execution_id: str, tenure: Tenure, *, actor: str) -> LeaseInfo:
         """Begin the next attempt in this process."""
-        _, execution_id = self._find.execution(execution_id)
+        job_id, execution_id = self.directory.execution(execution_id)
+        if (first := self._begun(job_id, tenure.request)) is not None:
+            return LeaseInfo(execution_id, first, tenure.ttl_seconds)
         attempts = self._engine.attempts
         if attempts.is_lost(execution_id):
             attempts.drop(execution_id)
@@ -191,19 +209,33 @@ class Calls:
             return attempt
 
         attempt = self._engine.as_attempt(
-            execution_id, begun, actor=actor, ttl_seconds=ttl_seconds
+            execution_id, begun, actor=actor, request=tenure.request, tenure=tenure
         )
-        return LeaseInfo(execution_id, attempt, ttl_seconds)
+        return LeaseInfo(execution_id, attempt, tenure.ttl_seconds)
+
+    def _begun(self, job_id: str, request: Request) -> int | None:
+        """Return the attempt that an earlier call of the same request began."""
+        if request.key is None:
+            return None
+        earlier = self._engine.change(job_id, lambda b: request.earlier(b.view, b.now))
+        if earlier is None:
+            return None
+        view, seq = self._reader.view(job_id), earlier.first
+        (event,) = self._reader.store.history(view, seq - 1, until_seq=seq)
+        attempt: int = event["data"]["attempt"]  # type: ignore[typeddict-item] # a lease.acquired
+        return attempt
 
     def heartbeat(self, lease: LeaseInfo) -> None:
         """Renew a lease."""
-        held = self._engine.attempts.of(lease.execution_id)
-        if held is None or held.attempt != lease.attempt or not held.lease.renew():
-            raise LeaseLost(lease.execution_id, lease.attempt, "it has ended")
+        execution_id, attempt = lease.execution_id, lease.attempt
+        if not self._engine.attempts.renew(execution_id, attempt):
+            job_id, execution_id = self.directory.execution(execution_id)
+            known = execution_of(self._reader.view(job_id), execution_id)
+            raise self._engine.not_mine(known, attempt)
 
     def release(self, lease: LeaseInfo, *, actor: str) -> None:
         """Give a lease back; the execution is interrupted."""
-        job_id, execution_id = self._find.execution(lease.execution_id)
+        job_id, execution_id = self.directory.execution(lease.execution_id)
         decide = partial(
             executions.hand_back,
             execution_id=execution_id,
@@ -267,7 +299,7 @@ class Calls:
         self, execution_id: str, attempt: int, *, actor: str, reason: str
     ) -> bool:
         """Record that an attempt is over; False if the journal knows better."""
-        job_id, execution_id = self._find.execution(execution_id)
+        job_id, execution_id = self.directory.execution(execution_id)
         decide = partial(
             executions.expire,
             execution_id=execution_id,
@@ -285,13 +317,13 @@ class Calls:
 
     def remind(self, approval_id: str, *, actor: str) -> bool:
         """Record a reminder that is due; False if it is not."""
-        job_id = self._find.approval(approval_id)
+        job_id = self.directory.approval(approval_id)
         decide = partial(approvals.remind, approval_id=approval_id, actor=actor)
         return self._engine.change(job_id, decide)
 
     def expire_approval(self, approval_id: str, *, actor: str) -> bool:
         """Record a deadline that has passed; False if it has not."""
-        job_id = self._find.approval(approval_id)
+        job_id = self.directory.approval(approval_id)
         decide = partial(approvals.expire, approval_id=approval_id, actor=actor)
         return self._engine.change(job_id, decide)
 
@@ -307,7 +339,8 @@ class Calls:
         gate: Terms | None,
         actor: str,
         request: Request,
-    ) -> CheckpointExecution:
+        attempt: int | None = None,
+    ) -> LiveStep:
         """Begin a step; see `CheckpointManager.create_checkpoint`."""
         step = steps.NewStep(name, agent_id, self._engine.payload(data), gate)
 
@@ -317,8 +350,10 @@ class Calls:
             )
 
         # Resolved first: a gate may end the alias of an unfinished execution.
-        job_id, execution_id = self._find.execution(execution_id)
-        made = self._engine.as_attempt(execution_id, decide, actor=actor)
+        job_id, execution_id = self.directory.execution(execution_id)
+        made = self._engine.as_attempt(
+            execution_id, decide, actor=actor, request=request, attempt=attempt
+        )
         shown = self._step(job_id, execution_id, made)
         if gate is not None:
             self._call_back(self._on_approval, execution_id, shown)
@@ -332,10 +367,11 @@ class Calls:
         *,
         actor: str,
         request: Request,
+        attempt: int | None = None,
     ) -> bool:
         """Complete a step with its output; False if there is no such open step."""
         try:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
         except UnknownExecution:
             return False
         known = execution_of(self._reader.view(job_id), execution_id)
@@ -367,7 +403,8 @@ class Calls:
                 request=request,
             )
 
-        saved = self._finish(job_id, execution_id, name, decide, actor)
+        how = {"actor": actor, "request": request, "attempt": attempt}
+        saved = self._finish(job_id, execution_id, name, decide, **how)
         if saved is None:
             return False
         saving.remember(self._engine.packer, job_id, draft, saved)
@@ -383,10 +420,11 @@ class Calls:
         fails_execution: bool,
         actor: str,
         request: Request,
+        attempt: int | None = None,
     ) -> bool:
         """Fail a step; False if there is no such open step."""
         try:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
         except UnknownExecution:
             return False
         error = str((output or {}).get("error") or _UNKNOWN_ERROR)
@@ -405,7 +443,8 @@ class Calls:
                 request=request,
             )
 
-        failed = self._finish(job_id, execution_id, name, decide, actor)
+        how = {"actor": actor, "request": request, "attempt": attempt}
+        failed = self._finish(job_id, execution_id, name, decide, **how)
         if failed is None:
             return False
         self._ended(job_id, execution_id, failed, name)
@@ -417,13 +456,14 @@ class Calls:
         execution_id: str,
         name: str,
         decide: Callable[[Batch, str, int], Any],
-        actor: str,
+        **how: Any,
     ) -> Any:
         """End an open step as this process's attempt; None if there is none."""
         view = self._reader.view(job_id)
         execution = execution_of(view, execution_id)
         approval = queries.workflows(view).open_approval(execution)
-        if approval is not None:
+        is_known = how["request"].key in view.answered
+        if approval is not None and not is_known:
             _log.warning(
                 "step %r of execution %s is not completed: it waits for approval %s",
                 name,
@@ -433,7 +473,7 @@ class Calls:
             return None
         if execution.newest(name) is None:
             return None
-        return self._engine.as_attempt(execution_id, decide, actor=actor)
+        return self._engine.as_attempt(execution_id, decide, **how)
 
     def _ended(self, job_id: str, execution_id: str, made: str, name: str) -> None:
         if name in self._on_checkpoint:
@@ -452,7 +492,7 @@ class Calls:
         request: Request,
     ) -> int:
         """Record a signal; return its seq."""
-        job_id, execution_id = self._find.execution(execution_id)
+        job_id, execution_id = self.directory.execution(execution_id)
         decide = partial(
             steps.signal,
             execution_id=execution_id,
@@ -467,7 +507,7 @@ class Calls:
         self, execution_id: str, name: str, *, actor: str
     ) -> dict[str, Any] | None:
         """Consume the oldest signal of a name; None if there is none."""
-        job_id, execution_id = self._find.execution(execution_id)
+        job_id, execution_id = self.directory.execution(execution_id)
         decide = partial(steps.consume, name=name, actor=actor)
         seq = self._engine.as_attempt(execution_id, decide, actor=actor)
         if seq is None:
@@ -486,6 +526,7 @@ class Calls:
         *,
         actor: str,
         request: Request,
+        attempt: int | None = None,
     ) -> ApprovalInfo:
         """Ask for a decision between two steps; the execution waits."""
         payload = self._engine.payload(subject)
@@ -501,13 +542,16 @@ class Calls:
                 request=request,
             )
 
-        return self.approval(self._engine.as_attempt(execution_id, decide, actor=actor))
+        made = self._engine.as_attempt(
+            execution_id, decide, actor=actor, request=request, attempt=attempt
+        )
+        return self.approval(made)
 
     def decide(
         self, approval_id: str, ballot: Ballot, *, actor: str, request: Request
     ) -> ApprovalInfo:
         """Record a decision; return the approval."""
-        job_id = self._find.approval(approval_id)
+        job_id = self.directory.approval(approval_id)
         decide = partial(
             approvals.decide,
             approval_id=approval_id,
@@ -529,7 +573,7 @@ class Calls:
     ) -> bool:
         """Decide on the newest gate of a step; False if there is none to decide."""
         try:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
         except UnknownExecution:
             return False
         view = self._reader.view(job_id)
@@ -562,13 +606,13 @@ class Calls:
                     raise
             return queries.approval_info(view, approval, subject)
 
-        return self._reader.answer(self._find.approval(approval_id), ask)
+        return self._reader.answer(self.directory.approval(approval_id), ask)
 
     # -- answers -----------------------------------------------------------------------
 
     def execution(self, execution_id: str) -> WorkflowExecution:
         """Return an execution whose fields are always up to date."""
-        job_id, execution_id = self._find.execution(execution_id)
+        job_id, execution_id = self.directory.execution(execution_id)
 
         def read() -> dict[str, Any] | None:
             view = self._reader.view(job_id)
@@ -583,9 +627,21 @@ class Calls:
         found: WorkflowExecution = live(LiveExecution, read)
         return found
 
-    def _step(
-        self, job_id: str, execution_id: str, checkpoint_id: str
-    ) -> CheckpointExecution:
+    def step(self, execution_id: str, checkpoint_id: str) -> Step:
+        """Return a step of an execution, as the index has it."""
+        job_id, _ = self.directory.execution(execution_id)
+        return queries.workflows(self._reader.view(job_id)).steps[checkpoint_id]
+
+    def not_open(self, execution_id: str, name: str) -> MilepostError:
+        """Return why no step of a name can be ended."""
+        job_id, execution_id = self.directory.execution(execution_id)
+        view = self._reader.view(job_id)
+        execution = execution_of(view, execution_id)
+        if queries.workflows(view).open_approval(execution) is not None:
+            return executions.refusal(view, execution, f"end step {name!r:.80} of")
+        return UnknownExecution(f"{execution_id}, open step {name}")
+
+    def _step(self, job_id: str, execution_id: str, checkpoint_id: str) -> LiveStep:
         def read() -> dict[str, Any]:
             view = self._reader.view(job_id)
             found = queries.workflows(view)
@@ -595,13 +651,14 @@ class Calls:
             del fields["problem"]
             return fields
 
-        shown: CheckpointExecution = live(LiveStep, read)
+        shown: LiveStep = live(LiveStep, read)
+        shown.__dict__["checkpoint_id"] = checkpoint_id
         return shown
 
     def status(self, execution_id: str) -> dict[str, Any] | None:
         """Return the status of an execution, None if there is none."""
         try:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
             view = self._reader.view(job_id)
             return self._status(view, execution_of(view, execution_id))
         except UnknownExecution:
@@ -619,22 +676,55 @@ class Calls:
         return found
 
     def listed(
-        self, states: set[str] | None, job_id: str | None, limit: int | None
+        self,
+        states: set[str] | None,
+        job_id: str | None,
+        limit: int | None,
+        after: str | None,
     ) -> list[dict[str, Any]]:
         """Return executions, oldest first."""
-        found = [
-            (execution.started_at, view.job_id, execution.seq, view, execution)
-            for view in queries.jobs_with_executions(self._reader, job_id)
-            for execution in queries.shown(view)
-            if states is None or execution.status in states
-        ]
-        found.sort(key=itemgetter(0, 1, 2))
-        return [self._status(view, item) for *_, view, item in found[:limit]]
+        start = queries.FIRST
+        if after is not None:
+            home, _ = self.directory.execution(after)
+            last = queries.workflows(self._reader.view(home)).executions[after]
+            start = queries.Place(last.started_at, home, last.seq)
+        found = []
+        for view in queries.jobs_with_executions(self._reader, job_id):
+            for execution in queries.shown(view):
+                at = execution.started_at
+                place = queries.Place(at, view.job_id, execution.seq)
+                if place > start and (states is None or execution.status in states):
+                    found.append((place, view, execution))
+        found.sort(key=itemgetter(0))
+        return [self._status(view, item) for _, view, item in found[:limit]]
+
+    def asked(
+        self,
+        status: str,
+        job_id: str | None,
+        approver: str | None,
+        limit: int,
+        after: str | None,
+    ) -> list[ApprovalInfo]:
+        """Return approvals without their subjects, oldest first."""
+        start = queries.FIRST
+        if after is not None:
+            home = self.directory.approval(after)
+            last = approvals.approval_of(self._reader.view(home), after)
+            start = queries.Place(last.requested_at, home, last.seq)
+        return queries.approvals(
+            self._reader,
+            status=status,
+            job_id=job_id,
+            approver=approver,
+            limit=limit,
+            after=start,
+        )
 
     def history(self, execution_id: str) -> list[dict[str, Any]]:
         """Return the steps of an execution, oldest first; empty if there is none."""
         try:
-            job_id, execution_id = self._find.execution(execution_id)
+            job_id, execution_id = self.directory.execution(execution_id)
         except UnknownExecution:
             return []
         return self._reader.answer(

@@ -5,20 +5,22 @@ Finds the job of an execution, encodes payloads, holds leases, and writes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from milepost.journal import ids
 from milepost.journal.commands import executions
 from milepost.journal.commands.executions import Payload, execution_of
+from milepost.journal.commands.requests import NO_KEY, Request
+from milepost.journal.errors import LeaseLost, MilepostError
 from milepost.journal.reading.executions import Directory, workflows
 from milepost.journal.states import json_states, line_codec
-from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
+from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from milepost.journal.batch import Batch
-    from milepost.journal.index.executions import Workflows
+    from milepost.journal.index.executions import Execution, Workflows
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.packer import Packer
     from milepost.journal.storage.leases import Lease
@@ -26,6 +28,23 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # An execution with one of these statuses can get a process.
 _RUNNABLE = frozenset({"pending", "running", "interrupted"})
+
+
+class Tenure(NamedTuple):
+    """How a lease is held.
+
+    Attributes:
+        ttl_seconds: it ends unless it is renewed so often.
+        is_renewed: a thread of this process renews it; else its caller does.
+        request: a repeat takes no lease.
+    """
+
+    ttl_seconds: float = TTL_SECONDS
+    is_renewed: bool = True
+    request: Request = NO_KEY
+
+
+USUAL = Tenure()
 
 
 class Engine:
@@ -61,26 +80,32 @@ class Engine:
         return Payload(fields, encoded)
 
     def start(
-        self, job_id: str, decide: Callable[[Batch, str, bool], str], *, is_leased: bool
+        self,
+        job_id: str,
+        decide: Callable[[Batch, str, bool], str],
+        *,
+        actor: str,
+        is_leased: bool,
     ) -> str:
         """Start an execution; return its id.
 
         Args:
             job_id: the job.
             decide: starts the execution with an id, and whether this process runs it.
+            actor: who runs it.
             is_leased: this process runs the first attempt.
         """
         execution_id = ids.new_execution_id()
         lease = None
         if is_leased:
             self._store.storage.create()
-            lease = self.attempts.take(execution_id)
+            lease = self.attempts.take(execution_id, actor)
         started = self._write(
             lease, job_id, lambda batch: decide(batch, execution_id, is_leased)
         )
         self.directory.learn(started, job_id)
         if lease is not None and started == execution_id:
-            self.attempts.keep(execution_id, lease, 1, TTL_SECONDS)
+            self.attempts.keep(execution_id, Held(lease, 1, TTL_SECONDS))
         elif lease is not None:
             lease.release(forget=True)  # a repeat of a request
         return started
@@ -110,12 +135,22 @@ class Engine:
         decide: Callable[[Batch, str, int], _T],
         *,
         actor: str,
-        ttl_seconds: float = TTL_SECONDS,
+        request: Request = NO_KEY,
+        attempt: int | None = None,
+        tenure: Tenure = USUAL,
     ) -> _T:
         """Run a decision as this process's attempt of an execution.
 
         Uses the lease that this process has, or takes a free one.  An execution that
         waits or has ended has none: the decision gets attempt 0, and refuses.
+
+        Args:
+            execution_id: the execution.
+            decide: the decision, with the id of the execution and the attempt.
+            actor: who runs the attempt, if it begins now.
+            request: a repeat of it begins no attempt.
+            attempt: only as this one, which this process has.
+            tenure: of the lease, if it is taken now.
 
         Raises:
             UnknownExecution: there is none.
@@ -123,29 +158,66 @@ class Engine:
             LeaseLost: this process ran it, and another one may run it now.
         """
         job_id, execution_id = self.directory.execution(execution_id)
+        if attempt is not None:
+            return self._as_known(job_id, execution_id, attempt, decide, request)
         held = self.attempts.of(execution_id)
         lease = None
         known = execution_of(self.reader.view(job_id), execution_id)
         if held is None and known.status in _RUNNABLE:
-            lease = self.attempts.take(execution_id, ttl_seconds)
+            lease = self.attempts.take(execution_id, actor, tenure.ttl_seconds)
 
-        def request(batch: Batch) -> tuple[int, _T]:
+        def act(batch: Batch) -> tuple[int, _T]:
             attempt = 0 if held is None else held.attempt
             status = execution_of(batch.view, execution_id).status
             # Paused and resumed elsewhere, while this process kept its lease.
             is_resumed = held is not None and status == "pending"
-            if lease is not None or is_resumed:
-                owner = self.attempts.owner()
-                attempt = executions.acquire(batch, execution_id, owner, actor=actor)
+            if request.admitted(batch) is None and (lease is not None or is_resumed):
+                owner = self.attempts.owner(actor)
+                attempt = executions.acquire(
+                    batch, execution_id, owner, actor=actor, request=tenure.request
+                )
             return attempt, decide(batch, execution_id, attempt)
 
-        attempt, answer = self._write(lease, job_id, request)
-        if lease is not None:
-            self.attempts.keep(execution_id, lease, attempt, ttl_seconds)
+        attempt, answer = self._write(lease, job_id, act)
+        if lease is not None and attempt:
+            held = Held(lease, attempt, tenure.ttl_seconds, tenure.is_renewed)
+            self.attempts.keep(execution_id, held)
+        elif lease is not None:
+            lease.release(forget=True)  # a repeat of a request
         elif held is not None and attempt != held.attempt:
-            self.attempts.keep(execution_id, held.lease, attempt, held.ttl_seconds)
+            self.attempts.keep(execution_id, held._replace(attempt=attempt))
         self._give_up(job_id)
         return answer
+
+    def _as_known(
+        self,
+        job_id: str,
+        execution_id: str,
+        attempt: int,
+        decide: Callable[[Batch, str, int], _T],
+        request: Request,
+    ) -> _T:
+        """Run a decision as an attempt that this process has, or had."""
+
+        def act(batch: Batch) -> _T:
+            known = execution_of(batch.view, execution_id)
+            is_repeat = request.earlier(batch.view, batch.now) is not None
+            is_mine = self.attempts.is_mine(execution_id, attempt)
+            if known.leased == attempt and not is_mine and not is_repeat:
+                raise self.not_mine(known, attempt)
+            return decide(batch, execution_id, attempt)
+
+        answer: _T = self._store.write(job_id, act)
+        self._give_up(job_id)
+        return answer
+
+    def not_mine(self, known: Execution, attempt: int) -> MilepostError:
+        """Return why this process may not write as an attempt."""
+        holder = self.attempts.holder(known.execution_id)
+        if known.leased == attempt and holder is not None:
+            return self.attempts.live(known.execution_id, holder)
+        now = f"it is {known.status}, and attempt {known.attempt} is the last"
+        return LeaseLost(known.execution_id, attempt, now)
 
     def _write(
         self, lease: Lease | None, job_id: str, request: Callable[[Batch], _T]

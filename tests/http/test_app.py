@@ -28,6 +28,7 @@ from milepost.worker.executors import ExecutorUnusable
 from tests.support.client import ask, client_of, saved, serving
 
 if TYPE_CHECKING:
+    from milepost.journal.execution_models import ApprovalInfo
     from tests.support.client import TestClient
 
 SAVE = {"job_id": "etl", "step_name": "s", "state": {"n": 1}}
@@ -227,6 +228,20 @@ def test_the_time_that_a_body_may_take_reaches_the_gate(
 
 
 MARKS = ("pin", "unpin", "hold", "release", "undelete")
+VERBS: dict[str, dict[str, Any]] = {  # with a body that each accepts
+    "pause": {},
+    "resume": {"retry": True},
+    "cancel": {},
+    "fail": {"error": "no disk"},
+    "signals": {"name": "go"},
+    "lease": {},
+    "heartbeat": {"attempt": 1},
+    "checkpoints": {"checkpoint_name": "b", "agent_id": "x"},
+    "checkpoints/complete": {"checkpoint_name": "a"},
+    "complete": {},
+    "approvals": {"subject": {"n": 1}},
+}
+CREATING = {"checkpoints", "approvals"}
 
 
 def test_openapi_describes_every_answer(client: TestClient) -> None:
@@ -252,6 +267,14 @@ def test_openapi_describes_every_answer(client: TestClient) -> None:
         ("get", "/api/retention/policies"),
         ("get", "/api/worker"),
         ("get", "/api/events"),
+        ("get", "/api/executions"),
+        ("post", "/api/executions"),
+        ("get", "/api/executions/{execution_id}"),
+        ("get", "/api/executions/{execution_id}/checkpoints"),
+        *(("post", f"/api/executions/{{execution_id}}/{verb}") for verb in VERBS),
+        ("get", "/api/approvals"),
+        ("get", "/api/approvals/{approval_id}"),
+        ("post", "/api/approvals/{approval_id}/decide"),
         ("get", "/healthz"),
         ("get", "/readyz"),
     }
@@ -282,6 +305,32 @@ SHAPES = [
     Shape("get", "/api/retention/preview", "200"),
     Shape("post", "/api/retention/preview", "200", {"match": "*"}),
     Shape("get", "/api/retention/policies", "200"),
+    Shape("get", "/api/executions", "200"),
+    Shape(
+        "post",
+        "/api/executions",
+        "201",
+        {"correlation_id": "new", "workflow_name": "ingest"},
+    ),
+    Shape("get", "/api/executions/{execution_id}", "200"),
+    Shape("get", "/api/executions/{execution_id}/checkpoints", "200"),
+    *(
+        Shape(
+            "post",
+            f"/api/executions/{{execution_id}}/{verb}",
+            "201" if verb in CREATING else "200",
+            body,
+        )
+        for verb, body in VERBS.items()
+    ),
+    Shape("get", "/api/approvals", "200"),
+    Shape("get", "/api/approvals/{approval_id}", "200"),
+    Shape(
+        "post",
+        "/api/approvals/{approval_id}/decide",
+        "200",
+        {"decision": "approve", "subject_digest": ""},
+    ),
     Shape("get", "/readyz", "200"),
 ]
 
@@ -297,11 +346,32 @@ def properties(document: dict[str, Any], ref: str) -> dict[str, Any]:
     return found
 
 
+def running(manager: CheckpointManager, path: str) -> str:
+    """Start an execution on which every request has an effect; return its id."""
+    run = manager.start_workflow_execution("etl", "ingest", pending=True).execution_id
+    if path.endswith("/lease"):
+        return run
+    lease = manager.acquire_lease(run, "api", auto_renew=False)
+    manager.create_checkpoint(run, "a", "x", {}, attempt=lease.attempt)
+    if path.endswith("/resume"):
+        manager.pause_execution(run)
+    return run
+
+
+def asked(manager: CheckpointManager) -> ApprovalInfo:
+    """Return an approval that waits for a decision."""
+    run = manager.start_workflow_execution("asking", "ingest").execution_id
+    return manager.request_approval(run, {"n": 1}, actor="ann")
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.path)
 def test_answers_have_the_fields_that_openapi_says(
     shape: Shape, client: TestClient, manager: CheckpointManager
 ) -> None:
     checkpoint_id, _ = saved(manager, 2)
+    execution_id, approval = running(manager, shape.path), asked(manager)
+    if shape.body is not None and "subject_digest" in shape.body:
+        shape.body["subject_digest"] = approval.subject_digest
     document = described()
     operation = document["paths"][shape.path][shape.method]
     schema = operation["responses"][shape.status]["content"]["application/json"][
@@ -310,7 +380,11 @@ def test_answers_have_the_fields_that_openapi_says(
     known = {each["name"] for each in operation.get("parameters", ())}
     answer = client.request(
         shape.method,
-        shape.path.format(checkpoint_id=checkpoint_id),
+        shape.path.format(
+            checkpoint_id=checkpoint_id,
+            execution_id=execution_id,
+            approval_id=approval.approval_id,
+        ),
         params={"job_id": "etl"} if "job_id" in known else {},
         json=shape.body,
     )
@@ -363,6 +437,12 @@ def test_head_is_get_without_the_body_on_every_path(
     client: TestClient, manager: CheckpointManager
 ) -> None:
     (checkpoint_id,) = saved(manager)
+    approval = asked(manager)
+    ids = {
+        "checkpoint_id": checkpoint_id,
+        "execution_id": approval.execution_id,
+        "approval_id": approval.approval_id,
+    }
     document = client.get("/openapi.json").json()
     paths = [path for path, known in document["paths"].items() if "get" in known]
     for path in ("/", "/openapi.json", *paths):
@@ -370,7 +450,7 @@ def test_head_is_get_without_the_body_on_every_path(
         query = (
             {"job_id": "etl"} if "job_id" in {each["name"] for each in known} else {}
         )
-        at = path.format(checkpoint_id=checkpoint_id)
+        at = path.format(**ids)
         got, head = client.get(at, params=query), client.head(at, params=query)
         assert (head.status_code, head.headers) == (200, got.headers)
         assert head.content == b""
@@ -438,7 +518,7 @@ def test_the_page_loads_nothing_from_anywhere(client: TestClient) -> None:
 def test_the_page_names_every_endpoint(client: TestClient) -> None:
     page = client.get("/").text
     for path in client.get("/openapi.json").json()["paths"]:
-        assert path.replace("checkpoint_id", "id") in page
+        assert re.sub(r"\{\w+\}", "{id}", path) in page
 
 
 def test_it_serves_over_a_socket_and_refuses_strangers(

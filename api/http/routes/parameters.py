@@ -10,12 +10,13 @@ from fastapi import Header, Path, Query
 
 from milepost.api.http.failures import PreconditionFailed, Unsearchable
 from milepost.api.http.wire.answers import ErrorAnswer
-from milepost.journal.commands.requests import KeyInUse
 from milepost.journal.errors import (
     Conflict,
     InvalidArgument,
-    StalePlan,
+    MilepostError,
+    UnknownApproval,
     UnknownCheckpoint,
+    UnknownExecution,
 )
 from milepost.journal.manager import CheckpointManager
 
@@ -23,6 +24,15 @@ _ETAG = re.compile(r'"([0-9]{1,18})"')
 
 JobIdQuery = Annotated[str, Query(min_length=1, max_length=512)]
 CheckpointId = Annotated[str, Path(max_length=512)]
+ExecutionId = Annotated[
+    str,
+    Path(
+        max_length=512,
+        description="The id of an execution. `exec_<job id>` names the job's newest "
+        "unfinished one, if the job id has no slash.",
+    ),
+]
+ApprovalId = Annotated[str, Path(max_length=512)]
 Limit = Annotated[int | None, Query(ge=1)]
 IfMatch = Annotated[
     str | None,
@@ -75,9 +85,7 @@ def job_of(manager: CheckpointManager, checkpoint_id: str) -> str:
         return manager.find(checkpoint_id).job_id
     except UnknownCheckpoint as exc:
         if exc.deleted_at is None:
-            for job in manager.jobs():
-                if job.damage is not None:
-                    raise Unsearchable(checkpoint_id, job.damage) from exc
+            _refuse_damaged(manager, checkpoint_id, exc)
         raise
 
 
@@ -96,6 +104,45 @@ def job_of_deleted(manager: CheckpointManager, checkpoint_id: str) -> str:
         return exc.job_id
 
 
+def execution_named(manager: CheckpointManager, execution_id: str) -> tuple[str, str]:
+    """Return the job and the id of an execution.
+
+    Raises:
+        UnknownExecution: there is none, or it was removed.
+        Unsearchable: none of the readable jobs has it, and others cannot be read.
+    """
+    try:
+        found = manager.workflows.directory.execution(execution_id)
+    except UnknownExecution as exc:
+        _refuse_damaged(manager, execution_id, exc)
+        raise
+    if manager.get_execution_status(found[1]) is None:
+        raise UnknownExecution(execution_id)
+    return found
+
+
+def job_of_approval(manager: CheckpointManager, approval_id: str) -> str:
+    """Return the job of an approval.
+
+    Raises:
+        UnknownApproval: there is none.
+        Unsearchable: none of the readable jobs has it, and others cannot be read.
+    """
+    try:
+        return manager.workflows.directory.approval(approval_id)
+    except UnknownApproval as exc:
+        _refuse_damaged(manager, approval_id, exc)
+        raise
+
+
+def _refuse_damaged(
+    manager: CheckpointManager, id_: str, unknown: MilepostError
+) -> None:
+    for job in manager.jobs():
+        if job.damage is not None:
+            raise Unsearchable(id_, job.damage) from unknown
+
+
 @contextmanager
 def precondition(
     manager: CheckpointManager, job_id: str, if_match: int | None
@@ -108,9 +155,8 @@ def precondition(
     """
     try:
         yield
-    except (StalePlan, KeyInUse):
-        raise
     except Conflict as exc:
-        if if_match is not None and manager.seq(job_id) != if_match:
+        is_about_seq = type(exc) is Conflict  # its subclasses have other reasons
+        if is_about_seq and if_match is not None and manager.seq(job_id) != if_match:
             raise PreconditionFailed(str(exc), hint=exc.hint) from exc
         raise
