@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TTL_SECONDS = 30.0
 _BEATS_PER_TTL = 3
+_MAX_LOOKING = 10_000
 
 _log = logging.getLogger("milepost.workflow")
 
@@ -106,6 +107,8 @@ class Attempts:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._mine: set[tuple[str, str]] = set()  # begun through this object
+        # Contenders that only look; a kept one looks in half the time.
+        self._looking: dict[str, Lease] = {}
 
     def owner(self, who: str) -> LeaseOwner:
         """Return this process, for the journal."""
@@ -180,12 +183,12 @@ class Attempts:
 
     def holder(self, execution_id: str) -> Holder | None:
         """Return the live holder of a lease, in any process; None if there is none."""
-        holder = self._lease(execution_id, TTL_SECONDS).holder()
+        holder = self._look(execution_id).holder()
         return None if holder is None or holder.is_expired else holder
 
     def why_dead(self, execution_id: str) -> str | None:
         """Return why a lease is not held; None if it is."""
-        lease = self._lease(execution_id, TTL_SECONDS)
+        lease = self._look(execution_id)
         if lease.is_live():
             return None
         holder = lease.holder()
@@ -209,6 +212,15 @@ class Attempts:
         """
         for _, execution_id in [*self._mine]:
             self.drop(execution_id)
+
+    def _look(self, execution_id: str) -> Lease:
+        lease = self._looking.get(execution_id)
+        if lease is None:
+            lease = self._lease(execution_id, TTL_SECONDS)
+            if len(self._looking) >= _MAX_LOOKING:
+                self._looking.clear()  # most of them have ended
+            self._looking[execution_id] = lease
+        return lease
 
     def _lease(self, execution_id: str, ttl_seconds: float) -> Lease:
         return self._storage.lease(execution_id, ttl_seconds)
