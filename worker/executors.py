@@ -7,9 +7,11 @@ An executor has ``resume_job(job_id)``.  Two more methods are optional:
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -27,7 +29,7 @@ from milepost.journal.errors import MilepostError
 from milepost.journal.ids import check_job_id, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Iterator, Sequence
 
 logger = logging.getLogger("milepost.executors")
 
@@ -265,6 +267,22 @@ class CommandExecutor:
             os.close(descriptor)
             raise OSError(EINVAL, "is not a regular file", str(path))
         return descriptor
+
+
+def start(executor: Executor, job_id: str) -> None:
+    """Start a job from a thread without an event loop; awaits an async executor.
+
+    Raises:
+        JobStillRunning: the job already runs.
+        Exception: whatever a user's executor raises.
+    """
+    answer: Any = executor.resume_job(job_id)
+    if inspect.isawaitable(answer):
+        asyncio.run(_wait_for(answer))
+
+
+async def _wait_for(answer: Awaitable[object]) -> object:
+    return await answer
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.clock import moment
-from milepost.worker.executors import JobStillRunning
+from milepost.worker.executors import JobStillRunning, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -250,7 +250,7 @@ class Supervisor:
         started = _Start(last.seq, last.times + 1, now + again)
         self._starts[found.execution_id] = started
         try:
-            self._executor.resume_job(found.job_id)
+            start(self._executor, found.job_id)
         except JobStillRunning:
             # An earlier process of the job: it ends, or takes the lease itself.
             self._starts[found.execution_id] = last._replace(

@@ -47,16 +47,18 @@ class Frame:
 
         return open_to_write(self.config, self.store, may_create=may_create)
 
-    def open_with_settings(self) -> tuple[CheckpointManager, Settings | None]:
+    def open_with_settings(
+        self, *, may_create: bool = False
+    ) -> tuple[CheckpointManager, Settings | None]:
         """Open the store with all settings; these are None if nothing is set.
 
         Raises:
-            Failure: no_store.
+            Failure: no_store, unless it may be created.
             ConfigError: a setting is wrong.
         """
         from milepost.api.cli.stores import open_with_settings
 
-        return open_with_settings(self.config, self.store)
+        return open_with_settings(self.config, self.store, may_create=may_create)
 
     def settings(self, **flags: str | None) -> Settings:
         """Read every setting; `flags` are variables that a command's options set.

@@ -25,6 +25,7 @@ class Exit(IntEnum):
     PROTECTED = 6
     DAMAGED = 7
     NOTHING = 8
+    WAITING = 9
     NO_STORE = 10
     LOCKED = 11
     INTERRUPTED = 130
@@ -36,11 +37,22 @@ EXIT_OF_CODE = {
     "partly_done": Exit.PARTLY_DONE,
     "not_found": Exit.NOT_FOUND,
     "no_checkpoint": Exit.NOT_FOUND,
+    "unknown_execution": Exit.NOT_FOUND,
+    "unknown_approval": Exit.NOT_FOUND,
     "conflict": Exit.CONFLICT,
     "stale_plan": Exit.CONFLICT,
     "job_running": Exit.CONFLICT,
+    "lease_live": Exit.CONFLICT,
+    "lease_lost": Exit.CONFLICT,
+    "illegal_transition": Exit.CONFLICT,
+    "execution_final": Exit.CONFLICT,
+    "execution_paused": Exit.CONFLICT,
+    "approval_pending": Exit.CONFLICT,
+    "approval_decided": Exit.CONFLICT,
+    "stale_subject": Exit.CONFLICT,
     "protected": Exit.PROTECTED,
     "held": Exit.PROTECTED,
+    "not_allowed": Exit.PROTECTED,
     # Not a conflict: a script that plans again and retries would never succeed.
     "confirmation_required": Exit.PROTECTED,
     "clock_jump": Exit.PROTECTED,
@@ -50,6 +62,7 @@ EXIT_OF_CODE = {
     "loss_not_accepted": Exit.DAMAGED,
     "plaintext_refused": Exit.DAMAGED,
     "nothing_to_do": Exit.NOTHING,
+    "execution_waiting": Exit.WAITING,
     "no_store": Exit.NO_STORE,
     "not_imported": Exit.NO_STORE,
     "locked": Exit.LOCKED,
@@ -77,6 +90,10 @@ EXIT_OF_CODE = {
     "io_failed": Exit.ERROR,
     "cannot_listen": Exit.ERROR,
     "executor_unusable": Exit.ERROR,
+    "executor_failed": Exit.ERROR,
+    "execution_failed": Exit.ERROR,
+    "execution_cancelled": Exit.ERROR,
+    "execution_interrupted": Exit.ERROR,
 }
 
 

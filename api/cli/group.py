@@ -21,37 +21,22 @@ from milepost.api.cli.results import Answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# In the order of `--help`.  Each has a module in `milepost.api.cli.commands`.
-COMMANDS = (
-    "save",
-    "list",
-    "show",
-    "cat",
-    "jobs",
-    "log",
-    "diff",
-    "restore",
-    "fork",
-    "delete",
-    "undelete",
-    "pin",
-    "unpin",
-    "hold",
-    "release",
-    "complete",
-    "cleanup",
-    "policy",
-    "compact",
-    "erase",
-    "import",
-    "verify",
-    "doctor",
-    "repair",
-    "serve",
-    "worker",
-    "keys",
-    "config",
-)
+# In the order of `--help`.  Each command has a module in `milepost.api.cli.commands`.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Checkpoints": (
+        *("save", "list", "show", "cat", "jobs", "log", "diff"),
+        *("restore", "fork", "delete", "undelete"),
+        *("pin", "unpin", "hold", "release", "complete"),
+    ),
+    "Workflows": (
+        *("run", "executions", "execution", "signal"),
+        *("approvals", "approve", "reject"),
+    ),
+    "Retention": ("cleanup", "policy", "compact", "erase"),
+    "Store": ("import", "verify", "doctor", "repair", "keys", "config"),
+    "Server and worker": ("serve", "worker", "webhooks"),
+}
+COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
 
 
 class Milepost(click.Group):
@@ -61,6 +46,21 @@ class Milepost(click.Group):
         """Return the commands in the order of the table."""
         del ctx
         return list(COMMANDS)
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the commands in their sections."""
+        width = max(map(len, COMMANDS))
+        for title, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                assert command is not None
+                limit = formatter.width - 6 - width
+                rows.append((name.ljust(width), command.get_short_help_str(limit)))
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the module of a command and return the command."""
@@ -187,5 +187,5 @@ def milepost() -> None:
 
     Exit codes: 0 done, 1 error, 2 usage, 3 partly done, 4 not found, 5 conflict,
     6 protected, or requires confirmation, 7 damaged, 8 nothing (with --fail-if-empty),
-    10 no store, 11 locked, 130 interrupted.
+    9 waits for a person, 10 no store, 11 locked, 130 interrupted.
     """

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from milepost.api.cli.context import Frame, command, expect_seq_option
 from milepost.api.cli.exits import Failure
-from milepost.api.cli.output import say
+from milepost.api.cli.inputs import read_file, state_in, unique
 from milepost.api.cli.results import Answer
 from milepost.api.cli.targets import job_argument
 from milepost.api.fields.checkpoints import checkpoint_fields
-
-# White space can make the text far larger than the state, but an endless pipe must not
-# fill the memory.
-_TEXT_MAX_BYTES = 256 * 1024 * 1024
 
 
 @command(
@@ -64,7 +58,7 @@ def save_command(
     The state is a JSON object in FILE or on stdin.  Prints the checkpoint's id.
     """
     metadata = _metadata(meta)
-    state = _parse(_read(file), file)
+    state = state_in(read_file(file), "stdin" if file == "-" else file)
     with frame.open_to_write(may_create=True) as manager:
         checkpoint_id = manager.save(
             job,
@@ -103,63 +97,7 @@ def _json_value(key: str, text: str) -> Any:
     import json
 
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as exc:
         msg = f"--meta {key}:={text:.60} is not JSON: {exc}"
         raise Failure("usage", msg, f"{key}={text:.60} saves it as text") from exc
-
-
-def _read(file: str) -> bytes:
-    """Return the whole file, or stdin for `-`.
-
-    Raises:
-        Failure: state_too_large.
-    """
-    if file != "-":
-        with Path(file).open("rb") as opened:
-            text = opened.read(_TEXT_MAX_BYTES + 1)
-    else:
-        if sys.stdin is None:
-            raise Failure("io_failed", "stdin is closed", "name a FILE")
-        if sys.stdin.isatty():
-            say("reading a JSON object; end with Ctrl-D")
-        text = sys.stdin.buffer.read(_TEXT_MAX_BYTES + 1)
-    if len(text) > _TEXT_MAX_BYTES:
-        msg = f"{file} has more than {_TEXT_MAX_BYTES} bytes of JSON"
-        raise Failure("state_too_large", msg, "save it through the Python library")
-    return text
-
-
-def _parse(text: bytes, file: str) -> dict[str, Any]:
-    """Return the JSON object in `text`.
-
-    Uses the standard library's parser: it keeps an integer beyond 64 bits exact, so
-    that `save` refuses it and names its path; orjson would return a rounded float.
-
-    Raises:
-        Failure: invalid_state: not JSON, not an object, or a repeated key.
-    """
-    import json
-
-    where = "stdin" if file == "-" else file
-    try:
-        state = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError as exc:
-        msg = f"{where} is nested deeper than any state may be"
-        raise Failure("state_too_large", msg, "the limit is [store] max_depth") from exc
-    except ValueError as exc:
-        raise Failure("invalid_state", f"{where} is not valid JSON: {exc}") from exc
-    if not isinstance(state, dict):
-        msg = f"{where} has a {type(state).__name__}, but a state is a JSON object"
-        raise Failure("invalid_state", msg, 'wrap it: {"items": […]}')
-    return state
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    state = dict(pairs)
-    if len(state) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        # One of the two values would be lost silently.
-        raise ValueError(f"the key {twice!r} occurs twice in one object")
-    return state
