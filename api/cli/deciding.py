@@ -43,12 +43,12 @@ def decided(
 ) -> Answer:
     """Decide on an approval, after asking on a terminal, else with its digest."""
     with frame.open_to_write() as manager:
+        found = approval_of(manager, approval_id)
+        if digest is None and found.status == "pending":
+            refusal = _unconfirmed(frame, found, decision)
+            if refusal is not None:
+                return refusal
         if digest is None:
-            found = approval_of(manager, approval_id)
-            if found.status == "pending":
-                refusal = _unconfirmed(frame, found, decision)
-                if refusal is not None:
-                    return refusal
             digest = found.subject_digest
         made = manager.decide(
             approval_id, decision, subject_digest=digest, comment=comment
