@@ -137,14 +137,14 @@ def jobs_with_executions(reader: Reader, job_id: str | None) -> Iterator[JobView
             yield view
 
 
-def status(view: JobView, execution: Execution) -> dict[str, Any]:
-    """Return the status of an execution as plain JSON, without its lease's liveness."""
+def status(view: JobView, execution: Execution, word: str) -> dict[str, Any]:
+    """Return an execution as plain JSON, with its exact status `word`."""
     steps = execution.steps
     return {
         "execution_id": execution.execution_id,
         "correlation_id": view.job_id,
         "workflow_name": execution.workflow_name,
-        "state": STATE_OF_EXECUTION[execution.status],
+        "state": STATE_OF_EXECUTION[word],
         "current_checkpoint": execution.current_step,
         "started_at": stamped(execution.started_at),
         "completed_at": _stamped_if(execution.completed_at),
@@ -152,7 +152,7 @@ def status(view: JobView, execution: Execution) -> dict[str, Any]:
         "completed_checkpoints": sum(s.status == "completed" for s in steps),
         "failed_checkpoints": sum(s.status in ("failed", "abandoned") for s in steps),
         "pending_approvals": int(workflows(view).open_approval(execution) is not None),
-        "status": execution.status,
+        "status": word,
         "workflow_version": execution.workflow_version,
         "attempt": execution.attempt,
         "seq": execution.changed_seq,
@@ -273,16 +273,17 @@ def execution_fields(
     reader: Reader,
     view: JobView,
     execution: Execution,
+    word: str,
     step_of: Callable[[Step], Any],
 ) -> dict[str, Any]:
-    """Return the fields of a `WorkflowExecution`."""
+    """Return the fields of a `WorkflowExecution` with the exact status `word`."""
     return {
         "execution_id": execution.execution_id,
         "correlation_id": view.job_id,
         "workflow_name": execution.workflow_name,
         "started_at": moment(execution.started_at),
         "current_checkpoint": execution.current_step,
-        "state": STATE_OF_EXECUTION[execution.status],
+        "state": STATE_OF_EXECUTION[word],
         "checkpoints": [step_of(step) for step in execution.steps],
         "global_data": _payload_if(reader, view, execution.seq)[0],
         "completed_at": execution.completed_at and moment(execution.completed_at),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from operator import itemgetter
@@ -143,7 +144,27 @@ class Calls:
 
     def resume(self, execution_id: str, **how: Any) -> bool:
         """Resume an execution; see `CheckpointManager.resume_execution`."""
+        self._record_death(execution_id, actor=how["actor"])
         return self._transition(execution_id, executions.resume, **how)
+
+    def _record_death(self, execution_id: str, *, actor: str) -> None:
+        """Record that the process of a running execution has ended, if it has."""
+        with suppress(UnknownExecution):
+            job_id, execution_id = self.directory.execution(execution_id)
+            execution = execution_of(self._reader.view(job_id), execution_id)
+            if (why := self._why_interrupted(execution)) is not None:
+                self.expire(execution_id, execution.attempt, actor=actor, reason=why)
+
+    def _why_interrupted(self, execution: Execution) -> str | None:
+        """Return why a running execution has no process; None for all others."""
+        if execution.status != "running":
+            return None
+        return self._engine.attempts.why_dead(execution.execution_id)
+
+    def _status_of(self, execution: Execution) -> str:
+        """Return the status of an execution, even if its death is not recorded yet."""
+        is_dead = self._why_interrupted(execution) is not None
+        return "interrupted" if is_dead else execution.status
 
     def _transition(
         self,
@@ -621,6 +642,7 @@ class Calls:
                 self._reader,
                 view,
                 execution,
+                self._status_of(execution),
                 lambda step: self._step(job_id, execution_id, step.checkpoint_id),
             )
 
@@ -665,7 +687,7 @@ class Calls:
             return None
 
     def _status(self, view: JobView, execution: Execution) -> dict[str, Any]:
-        found = queries.status(view, execution)
+        found = queries.status(view, execution, self._status_of(execution))
         if found["lease"] is not None:
             holder = self._engine.attempts.holder(execution.execution_id)
             deadline = holder and holder.deadline
@@ -693,7 +715,9 @@ class Calls:
             for execution in queries.shown(view):
                 at = execution.started_at
                 place = queries.Place(at, view.job_id, execution.seq)
-                if place > start and (states is None or execution.status in states):
+                if place > start and (
+                    states is None or self._status_of(execution) in states
+                ):
                     found.append((place, view, execution))
         found.sort(key=itemgetter(0))
         return [self._status(view, item) for _, view, item in found[:limit]]

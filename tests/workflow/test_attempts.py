@@ -130,13 +130,30 @@ def test_the_death_of_a_process_is_known_at_once(
     run = other.start()
     other.ask(f"manager.create_checkpoint({run!r}, 'load', 'a', {{}})")
     other.kill()
-    assert status(manager, run)["lease"]["is_live"] is False
+    found = status(manager, run)
+    assert (found["state"], found["status"]) == ("paused", "interrupted")
+    assert found["lease"]["is_live"] is False
+    assert manager.list_executions("paused") == [found]
+    assert manager.list_executions("running") == []
     # The next process goes on: the open step may have run, so it is abandoned.
     manager.create_checkpoint(run, "load", "a", {})
     found = status(manager, run)
     assert (found["status"], found["attempt"]) == ("running", 2)
     states = [step["status"] for step in manager.get_checkpoint_history(run)]
     assert states == ["abandoned", "open"]
+
+
+def test_a_dead_execution_is_resumed_before_anybody_recorded_its_death(
+    manager: CheckpointManager, other: Other
+) -> None:
+    run = other.start()
+    assert not manager.resume_execution(run)
+    other.kill()
+    assert manager.resume_execution(run)
+    assert not manager.resume_execution(run)
+    types = [event["type"] for event in manager.history(JOB)][-3:]
+    assert types == ["lease.expired", "execution.interrupted", "execution.resumed"]
+    assert manager.acquire_lease(run).attempt == 2
 
 
 def test_a_stopped_process_loses_its_lease_and_cannot_write(
