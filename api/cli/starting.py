@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from milepost.worker.config.settings import Settings
     from milepost.worker.executors import Executor
 
-_NOBODY = "it waits for a process that takes its lease"
+_WAITS = "it waits for a process that takes its lease"
 
 
 class Handed(NamedTuple):
@@ -21,7 +21,7 @@ class Handed(NamedTuple):
 
     Attributes:
         note: who does, for people.
-        executor: it has started the job; None if the worker does, or nobody.
+        executor: it has started the job; else None.
         problem: the executor failed; the execution stays pending.
     """
 
@@ -46,15 +46,15 @@ def hand_over(
         return Handed(f"process {pid}, the worker, starts its job")
     executor = None if settings is None else open_executor(settings)
     if executor is None or settings is None:
-        return Handed(f"{_NOBODY}: no executor is configured")
+        return Handed(f"{_WAITS}: no executor is configured")
     try:
         start(executor, job_id)
     except JobStillRunning:
-        return Handed(f"{_NOBODY}: its job still runs", executor)
+        return Handed(f"{_WAITS}: its job still runs", executor)
     except Exception as exc:  # noqa: BLE001 - a user's executor may raise anything
         what = f"the executor failed: {type(exc).__name__}: {exc}"
         problem = Problem("executor_failed", f"job {job_id!r} was not started: {what}")
-        return Handed(_NOBODY, None, problem)
+        return Handed(_WAITS, None, problem)
     if settings.executor.command is None:
         return Handed(f"job {job_id} started", executor)
     from milepost.journal.ids import file_name

@@ -231,3 +231,28 @@ def test_a_signal_waits_for_its_execution(
         {"from": "stdin"},
         None,
     ]
+
+
+def test_doctor_names_an_execution_without_a_process_unless_a_worker_leads(
+    manager: CheckpointManager, run: str
+) -> None:
+    assert "reads as running" not in call("doctor").out
+    manager.workflows.close()  # as the death of the process does
+
+    done = call("doctor")
+
+    assert done.code == 0
+    assert f"execution {run} of job {JOB} reads as running, but its process" in done.out
+    assert f"milepost execution cancel {run}" in done.out
+    lease = manager.storage.lease("worker")
+    assert lease.acquire("worker")
+    assert "reads as running" not in call("doctor").out
+    lease.release()
+
+
+def test_the_log_can_be_filtered_by_the_events_of_workflows(run: str) -> None:
+    call("execution", "cancel", run)
+    shown = [row[2] for row in call("log", JOB, "--type", "execution.*").rows]
+    assert shown == ["execution.started", "execution.cancelled"]
+    assert len(call("log", JOB, "--type", "lease.*").rows) == 2
+    assert call("show", JOB).json == {"n": 2}

@@ -290,3 +290,25 @@ def test_a_look_costs_what_is_unfinished_and_not_what_was(
         watched.clock.turn(seconds=0.1)
         watched.supervisor.look()
     assert set(asked) == {"live"}
+
+
+def test_an_asynchronous_executor_is_awaited(watched: Watched, clock: Clock) -> None:
+    class Awaited:
+        started: list[str] = []  # noqa: RUF012 - of one test
+
+        async def resume_job(self, job_id: str) -> None:
+            self.started.append(job_id)
+
+    supervisor = Supervisor(
+        watched.manager,
+        Awaited(),
+        lambda _: WorkflowRule(auto_resume=True),
+        watched.problems,
+        clock=clock,
+        may_expire=lambda: True,
+        steady=clock.steady,
+    )
+    watched.manager.start_workflow_execution(JOB, "ingest", pending=True)
+    supervisor.notice(None)
+    supervisor.look()
+    assert Awaited.started == [JOB]

@@ -51,9 +51,10 @@ def doctor_command(
         raise Failure("no_store", f"no store in {root}", hint)
     with around.open() as manager:
         found = _diagnoses(manager, jobs, deep=deep)
+        orphans = [*environment_check.orphaned_executions(manager, found)]
     findings = {
         "store": store_check.inspect(root),
-        "worker": around.worker(),
+        "worker": [*around.worker(), *orphans],
         "settings": [*around.settings_findings(), *around.keys(found)],
     }
     wrong = [f for part in findings.values() for f in part if not f.ok]
