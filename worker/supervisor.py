@@ -189,6 +189,7 @@ class Supervisor:
         now = self._clock()
         match found.status:
             case "running":
+                self._starts.pop(found.execution_id, None)
                 why = self._manager.workflows.why_dead(found.execution_id)
                 if why is None:
                     return PROBE_SECONDS

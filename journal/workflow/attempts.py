@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,23 +62,28 @@ class _Table:
         """Add an attempt, whose lease is renewed from now on."""
 
         def add() -> None:
-            self.held[key] = held
-            self._bell.set()
-            if self._thread is None and held.is_renewed:
+            # It may have died, or never have started: an exception interrupted that.
+            is_alive = self._thread is not None and self._thread.is_alive()
+            if not is_alive and held.is_renewed:
                 beat = partial(self._beat, self._bell)
                 self._thread = threading.Thread(
                     target=beat, name="milepost-heartbeat", daemon=True
                 )
                 self._thread.start()
+            self.held[key] = held
+            self._bell.set()
 
         self.guard.hold(add)
 
     def _beat(self, bell: threading.Event) -> None:
         """Renew the leases until none is left."""
+        last = time.monotonic()
         while (pause := self.guard.hold(self._pause)) is not None:
-            if bell.wait(pause):
+            if bell.wait(last + pause - time.monotonic()):
                 bell.clear()  # a new one may have a shorter ttl
-                continue
+                if time.monotonic() < last + pause:
+                    continue
+            last = time.monotonic()
             for (_, execution_id), held in [*self.held.items()]:
                 if not held.is_renewed:
                     continue
@@ -233,4 +239,5 @@ def _forget(lease: Lease) -> None:
     try:
         lease.release(forget=True)
     except StorageFailed as exc:
-        _log.warning("the files of a lease stay: %s", exc)
+        # As text: a log record that keeps the exception keeps its frames, and files.
+        _log.warning("the files of a lease stay: %s", str(exc))

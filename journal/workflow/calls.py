@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
@@ -288,7 +288,7 @@ class Calls:
         view = self._reader.view(job_id)
         known = queries.workflows(view)
         found = []
-        for execution in known.live.values():
+        for execution in sorted(known.live.values(), key=attrgetter("seq")):
             approval = known.open_approval(execution)
             found.append(
                 Unfinished(
@@ -309,6 +309,10 @@ class Calls:
     def why_dead(self, execution_id: str) -> str | None:
         """Return why a running execution has no process; None if it has one."""
         return self._engine.attempts.why_dead(execution_id)
+
+    def known(self) -> list[str]:
+        """Return the executions that this process has, or lost, an attempt of."""
+        return self._engine.attempts.known()
 
     def park(self, execution_id: str, *, reason: str, actor: str) -> bool:
         """Pause an interrupted or pending execution that is not resumed any more."""
@@ -375,6 +379,9 @@ class Calls:
         made = self._engine.as_attempt(
             execution_id, decide, actor=actor, request=request, attempt=attempt
         )
+        # A repeat with the job's alias may show a step of an earlier execution.
+        begun = queries.workflows(self._reader.view(job_id)).steps
+        execution_id = begun[made].execution_id
         shown = self._step(job_id, execution_id, made)
         if gate is not None:
             self._call_back(self._on_approval, execution_id, shown)

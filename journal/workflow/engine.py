@@ -5,6 +5,7 @@ Finds the job of an execution, encodes payloads, holds leases, and writes.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from milepost.journal import ids
@@ -17,7 +18,7 @@ from milepost.journal.states import json_states, line_codec
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from milepost.journal.batch import Batch
     from milepost.journal.index.executions import Execution, Workflows
@@ -100,14 +101,15 @@ class Engine:
         if is_leased:
             self._store.storage.create()
             lease = self.attempts.take(execution_id, actor)
-        started = self._write(
-            lease, job_id, lambda batch: decide(batch, execution_id, is_leased)
-        )
+        with self._settling(job_id, (execution_id, lease)):
+            started: str = self._store.write(
+                job_id, lambda batch: decide(batch, execution_id, is_leased)
+            )
+            if lease is not None and started == execution_id:
+                self.attempts.keep(execution_id, Held(lease, 1, TTL_SECONDS))
+            elif lease is not None:
+                lease.release(forget=True)  # a repeat of a request
         self.directory.learn(started, job_id)
-        if lease is not None and started == execution_id:
-            self.attempts.keep(execution_id, Held(lease, 1, TTL_SECONDS))
-        elif lease is not None:
-            lease.release(forget=True)  # a repeat of a request
         return started
 
     def refuse_live(self, known: Workflows) -> None:
@@ -125,8 +127,8 @@ class Engine:
 
     def change(self, job_id: str, decide: Callable[[Batch], _T]) -> _T:
         """Run a decision that needs no lease, and give up the leases that it ended."""
-        answer: _T = self._store.write(job_id, decide)
-        self._give_up(job_id)
+        with self._settling(job_id):
+            answer: _T = self._store.write(job_id, decide)
         return answer
 
     def as_attempt(
@@ -178,15 +180,16 @@ class Engine:
                 )
             return attempt, decide(batch, execution_id, attempt)
 
-        attempt, answer = self._write(lease, job_id, act)
-        if lease is not None and attempt:
-            held = Held(lease, attempt, tenure.ttl_seconds, tenure.is_renewed)
-            self.attempts.keep(execution_id, held)
-        elif lease is not None:
-            lease.release(forget=True)  # a repeat of a request
-        elif held is not None and attempt != held.attempt:
-            self.attempts.keep(execution_id, held._replace(attempt=attempt))
-        self._give_up(job_id)
+        answer: _T
+        with self._settling(job_id, (execution_id, lease)):
+            attempt, answer = self._store.write(job_id, act)
+            if lease is not None and attempt:
+                held = Held(lease, attempt, tenure.ttl_seconds, tenure.is_renewed)
+                self.attempts.keep(execution_id, held)
+            elif lease is not None:
+                lease.release(forget=True)  # a repeat of a request
+            elif held is not None and attempt != held.attempt:
+                self.attempts.keep(execution_id, held._replace(attempt=attempt))
         return answer
 
     def _as_known(
@@ -207,8 +210,8 @@ class Engine:
                 raise self.not_mine(known, attempt)
             return decide(batch, execution_id, attempt)
 
-        answer: _T = self._store.write(job_id, act)
-        self._give_up(job_id)
+        with self._settling(job_id):
+            answer: _T = self._store.write(job_id, act)
         return answer
 
     def not_mine(self, known: Execution, attempt: int) -> MilepostError:
@@ -219,21 +222,34 @@ class Engine:
         now = f"it is {known.status}, and attempt {known.attempt} is the last"
         return LeaseLost(known.execution_id, attempt, now)
 
-    def _write(
-        self, lease: Lease | None, job_id: str, request: Callable[[Batch], _T]
-    ) -> _T:
-        """Write; give a lease up that the journal does not know."""
+    @contextmanager
+    def _settling(
+        self, job_id: str, taken: tuple[str, Lease | None] = ("", None)
+    ) -> Iterator[None]:
+        """After a write, give up the leases that the journal says have ended.
+
+        After a refused or interrupted one too, whether it is in the journal or not, and
+        with them the lease that was `taken` for it: the next call takes over.
+        """
+        execution_id, lease = taken
         try:
-            written: _T = self._store.write(job_id, request)
+            yield
         except BaseException:
             if lease is not None:
+                self.attempts.drop(execution_id)
                 lease.release(forget=True)
+            self._give_up(job_id)
             raise
-        return written
+        self._give_up(job_id)
 
     def _give_up(self, job_id: str) -> None:
-        """Give up this process's leases that the journal says have ended."""
-        known = workflows(self._store.glance(job_id)).executions
+        if not self.attempts.known():
+            return
+        try:
+            # Not the last view: an interrupted fold of the write would hide its events.
+            known = workflows(self._store.view(job_id)).executions
+        except MilepostError:
+            return  # the write is done; the next one finds what has ended
         for execution_id in self.attempts.known():
             execution = known.get(execution_id)
             if execution is not None and not execution.leased:

@@ -103,6 +103,25 @@ def test_a_second_process_is_refused_with_owner_and_deadline(
     assert (lease["pid"], lease["is_live"]) == (other.process.pid, True)
 
 
+def test_a_process_that_takes_leases_all_the_time_renews_the_earlier_ones(
+    manager: CheckpointManager,
+) -> None:
+    def begin() -> str:
+        run = manager.start_workflow_execution(JOB, "ingest", pending=True)
+        manager.acquire_lease(run.execution_id, ttl=3)
+        return run.execution_id
+
+    run = begin()
+    first = status(manager, run)["lease"]["deadline"]
+
+    def has_moved_on() -> bool:
+        begin()
+        return bool(status(manager, run)["lease"]["deadline"] != first)
+
+    eventually(has_moved_on)
+    assert status(manager, run)["lease"]["is_live"]
+
+
 def test_what_needs_no_lease_works_from_another_process(
     manager: CheckpointManager, other: Other
 ) -> None:
