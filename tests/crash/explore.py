@@ -256,6 +256,8 @@ class Explorer:
                 if not is_writer_first:
                     session.patiently(session.look, manager, job)
                 session.patiently(session.save, manager, job, {"after": "the crash"})
+                if recording.then is not None:
+                    recording.then(session, manager)
             if recording.durability != "always":
                 session.flush(manager)
             ledger.check_salvage_files(session.world)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.journal import ids
 from milepost.journal.events.codec import peek
+from milepost.journal.index import executions
 
 if TYPE_CHECKING:
     from milepost import CheckpointManager
@@ -18,6 +19,7 @@ _REPAIRED = b'"type":"job.repaired"'
 _COMPACTED = b'"type":"job.compacted"'
 _GIVEN_UP = b'"data":{"reason":"damaged"'
 _STATE = b'{"state":'
+GATE = "gate"  # a step of this name waits for an approval
 
 
 @lru_cache(maxsize=8192)
@@ -37,10 +39,17 @@ class Violation(AssertionError):
 
 
 class Listing(NamedTuple):
-    """What a job must show: ids of its checkpoints, oldest first, and the current."""
+    """What a job must show.
+
+    Attributes:
+        ids: of its checkpoints, oldest first.
+        current: the current one.
+        workflows: all that is known of its executions.
+    """
 
     ids: tuple[str, ...]
     current: str | None
+    workflows: str = ""
 
 
 class Promise(NamedTuple):
@@ -93,8 +102,56 @@ def listing_of(view: JobView) -> Listing:
     """Return what a folded job holds."""
     current = view.current
     return Listing(
-        tuple(view.checkpoints), None if current is None else current.checkpoint_id
+        tuple(view.checkpoints),
+        None if current is None else current.checkpoint_id,
+        "" if view.workflows is None else repr(plain(view.workflows)),
     )
+
+
+def plain(folded: object) -> object:
+    """Return a part of a view as plain values that can be compared and printed."""
+    match folded:
+        case dict():
+            return {key: plain(value) for key, value in folded.items()}
+        case str() | int() | None:
+            return folded
+        case list() | tuple():
+            return [plain(value) for value in folded]
+    slots: tuple[str, ...] = getattr(folded, "__slots__", ())
+    return {slot: plain(getattr(folded, slot)) for slot in slots}
+
+
+def check_workflows(view: JobView) -> None:
+    """Check that what one write does landed whole, whatever was acknowledged."""
+    known = view.workflows or executions.Workflows()
+    for execution in known.executions.values():
+        name, status = execution.execution_id, execution.status
+        if bool(execution.leased) != (status == "running"):
+            raise Violation(f"{name} is {status}, leased by {execution.leased}")
+        is_idle = status not in {"pending", "running", "waiting"}
+        for step in execution.steps:
+            if step.status == "open" and is_idle:
+                raise Violation(f"{name} is {status}, its step {step.name} is open")
+            if step.name == GATE and step.approval_id is None:
+                raise Violation(f"{name} has a gate without an approval")
+    for approval in known.approvals.values():
+        execution = known.executions[approval.execution_id]
+        waits = execution.waiting_on == approval.approval_id
+        if approval.status == "pending" and not waits:
+            raise Violation(f"{approval.approval_id} is pending, nothing waits for it")
+        if approval.status == "approved" and waits:
+            raise Violation(f"{approval.execution_id} waits for an approval it has")
+
+
+def _payloads_that_left(view: JobView) -> set[int]:
+    """Return the events of executions whose states a compaction may have dropped."""
+    known = view.workflows or executions.Workflows()
+    return {
+        seq
+        for execution in known.executions.values()
+        for seq in execution.payload_seqs()
+        if execution.removed_at is not None or seq <= known.erased_seq
+    }
 
 
 NO_PROMISE = Promise({}, {})
@@ -205,6 +262,7 @@ class Ledger:
         if expected is not None and found != expected:
             raise Violation(f"{job}: holds {found}, not {expected}")
         # Equal bytes restore equally: all of them once, the newest always.
+        check_workflows(view)
         is_proved = content in self.proved
         for checkpoint_id in found.ids[-1:] if is_proved else found.ids:
             if manager.get(job, checkpoint_id).state != self.states.get(checkpoint_id):
@@ -220,7 +278,8 @@ class Ledger:
                 raise Violation(f"{job}: {report.problem}")
             if damaged := [note for note in report.notes if "is damaged" in note]:
                 raise Violation(f"{job}: {damaged}")
-        if lost := view.faults.keys() & view.sizes.others():
+        lost = view.faults.keys() & view.sizes.others()
+        if lost := lost - _payloads_that_left(view):
             raise Violation(f"{job}: the states of events {lost} are not there")
 
     def crashed(self, world: World, *, is_power_cut: bool) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from milepost.journal.batch import Batch
+from milepost.journal.commands import approvals
+from milepost.journal.commands import executions as commands
 from milepost.journal.disk import whole_file
 from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.events import codec
-from milepost.journal.index import job_view
+from milepost.journal.index import executions, job_view
 from milepost.journal.reading import queries
 from milepost.journal.storage.files import recovering
 from milepost.journal.storage.files.file_job import FileJob
@@ -18,9 +21,11 @@ from milepost.journal.storage.files.recovery import facts, head
 from milepost.journal.storage.files.recovery.salvage import SalvageFiles
 from milepost.journal.storage.files.repair.repair import FileRepairer
 from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store import compaction
 from milepost.journal.store.compaction import Compactor
 from milepost.journal.store.job import Job
 from milepost.journal.store.store import Store
+from milepost.journal.workflow.engine import Engine
 from tests.crash.explore import Budget, Explorer
 from tests.crash.ledger import Violation
 from tests.crash.rewrite import Rewrite, rewritten
@@ -620,5 +625,105 @@ MUTANTS: dict[str, Mutant] = {
     "a removal that was begun is not completed": Mutant(
         (Rewrite(recovering._settle_as, "if facts.is_removed:", "if False:"),),
         "take over a removal",
+    ),
+    # -- executions
+    "a stale attempt writes": Mutant(
+        (
+            Rewrite(
+                commands.leased,
+                "raise LeaseLost(execution_id, attempt, now)",
+                "return execution",
+            ),
+        ),
+        "take over an execution",
+    ),
+    "an attempt begins before its lease is taken": Mutant(
+        (
+            Rewrite(
+                Engine.as_attempt,
+                "lease = self.attempts.take(execution_id, ttl_seconds)",
+                "lease = self._store.storage.lease(execution_id, ttl_seconds)",
+            ),
+            Rewrite(
+                Engine.as_attempt,
+                "self.attempts.keep(execution_id, lease, attempt, ttl_seconds)",
+                "lease.acquire('a'); "
+                "self.attempts.keep(execution_id, lease, attempt, ttl_seconds)",
+            ),
+        ),
+        "execute",
+    ),
+    "a lease is given up before the journal says so": Mutant(
+        (
+            Rewrite(
+                Engine.change,
+                "answer: _T = self._store.write(job_id, decide)",
+                "[self.attempts.drop(name) for name in self.attempts.known()]; "
+                "answer = self._store.write(job_id, decide)",
+            ),
+        ),
+        "end executions",
+    ),
+    "a batch forgets what its own events moved": Mutant(
+        (
+            Rewrite(
+                Batch.add,
+                "job_view.check(self.view, type_, data, self._moved)",
+                "job_view.check(self.view, type_, data)",
+            ),
+        ),
+        "execute",
+    ),
+    "a decision does not see what its own events moved": Mutant(
+        (
+            Rewrite(
+                Batch.state_of,
+                ".state(machine, id_, self._moved)",
+                ".state(machine, id_, {})",
+            ),
+        ),
+        "end executions",
+    ),
+    "a gate does not wait": Mutant(
+        (
+            Rewrite(
+                approvals.ask,
+                'batch.add("execution.waiting", actor, waiting)',
+                _NOTHING,
+            ),
+        ),
+        "execute",
+    ),
+    "a dead attempt leaves its steps open": Mutant(
+        (Rewrite(commands.expire, "abandon(batch, execution, actor)", _NOTHING),),
+        "take over an execution",
+    ),
+    "an ended execution leaves its approval open": Mutant(
+        (
+            Rewrite(
+                commands.end, "withdraw(batch, execution, actor, how.event)", _NOTHING
+            ),
+        ),
+        "end executions",
+    ),
+    "a compaction keeps the payloads of removed executions": Mutant(
+        (Rewrite(compaction.due, "return payloads | frozenset(", "return frozenset("),),
+        "clear executions",
+    ),
+    "a compaction drops the payloads of live executions": Mutant(
+        (
+            Rewrite(
+                compaction._payloads,
+                "execution.removed_at is not None\n"
+                "                and datetime.fromisoformat(execution.removed_at) <= "
+                "latest",
+                "True",
+            ),
+        ),
+        "clear executions",
+    ),
+    "a cleanup removes what an execution needs": Mutant(
+        (Rewrite(executions.Workflows.needed, "if found is not None:", "if False:"),),
+        "clear executions",
     ),
 }

@@ -13,6 +13,7 @@ from milepost.journal.errors import DamagedJournal, StorageFailed
 from milepost.journal.storage.contract import during
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.storage.removals import Removal
+from milepost.journal.workflow import attempts
 from tests.crash.ledger import (
     STORE,
     Ledger,
@@ -48,6 +49,11 @@ def seeded(seed: int) -> Iterator[None]:
         os.urandom = real
 
 
+def forget_attempts() -> None:
+    """End this process's attempts, as its death does: nothing is written."""
+    attempts._table.held.clear()
+
+
 class Moment(NamedTuple):
     """The machine right after one disk operation, and what was promised by then."""
 
@@ -77,6 +83,7 @@ class Session:
         trace: the machine after each operation that changed anything.
         is_damaged: something rotted, and a person may have yet to repair it.
         leaving: a job that is being removed: nothing is promised of it.
+        is_owner_dead: the process of an execution died, and none has followed.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class Session:
         self.meanwhile: Callable[[str, str], None] | None = None
         self.is_damaged = False
         self.leaving = ""
+        self.is_owner_dead = False
         self._is_recovery = is_recovery
         self._ticks = 0
         self._managers: list[CheckpointManager] = []
@@ -168,12 +176,33 @@ class Session:
                 if self.promise.lags(job, content):
                     continue  # docs/recovery.md: a first look beside a recovery
                 self.ledger.check_content(job, content, self.promise)
+                self._check_leases(view)
                 if job == self.leaving:
                     continue
                 self.promise = self.promise.with_(job, content, is_durable=is_durable)
 
+    def _check_leases(self, view: JobView) -> None:
+        """Check that every execution that is shown as running has a process."""
+        live = {} if view.workflows is None else view.workflows.live
+        for execution in live.values():
+            lock = self.world.find(f"{STORE}/records/{execution.execution_id}.lock")
+            is_locked = lock in self.world.locks
+            if execution.leased and not is_locked and not self.is_owner_dead:
+                raise Violation(f"{execution.execution_id} runs without a lease")
+
     def _managed_jobs(self) -> set[str]:
         return {job for m in self._managers for job in m._store._jobs}
+
+    def kill(self, manager: CheckpointManager) -> None:
+        """End a process; the kernel unlocks its files."""
+        self._managers.remove(manager)
+        forget_attempts()
+        self.world.locks.clear()
+        self.is_owner_dead = True
+
+    def pass_time(self, seconds: int) -> None:
+        """Let the clock go on."""
+        self._ticks += seconds
 
     # -- what a user does, and what is promised then ----------------------------------
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.support.tally import Tally
 
+_COSTLY = 5
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
@@ -37,12 +39,15 @@ def test_no_crash_loses_what_was_acknowledged_or_shown(
     tally: Tally,
 ) -> None:
     """I1, I2, I4, I5, I7 after a power cut or a kill at any operation of a workload."""
-    explorer = Explorer(states=crash_states * times, seed=crash_seed)
+    states = crash_states * times
+    if times == 1 and WORKLOADS[name].then is not None:
+        states //= _COSTLY  # its lives do more
+    explorer = Explorer(states=states, seed=crash_seed)
     with seeded(crash_seed), suppress(Budget):
         explorer.survey(record(name))
         explorer.deepen()
     tally("crash states", explorer.count)
-    assert explorer.count > (300 if times == 1 else 1000)
+    assert explorer.count > min(0.6 * states, 1000)
 
 
 @pytest.mark.slow

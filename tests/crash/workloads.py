@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from milepost.journal.batch import Batch
 from milepost.journal.errors import Conflict, NoSpace, StorageFailed
 from milepost.journal.states import line_codec
+from tests.crash import executions
 from tests.crash.ledger import NO_PROMISE, STORE, Ledger, Violation
-from tests.crash.session import ROOT, Moment, Session
+from tests.crash.session import ROOT, Moment, Session, forget_attempts
 from tests.crash.simdisk import Content, Fault, SimDisk, World
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from milepost import CheckpointManager
     from milepost.journal.storage.files.folders import Durability
+
+    Then = Callable[[Session, CheckpointManager], None]
 
 JOB = "job"
 _PATIENCE_TURNS = 10_000_000
@@ -36,15 +39,17 @@ class Recording(NamedTuple):
     jobs: tuple[str, ...]
     durability: Durability
     is_damaged: bool = False
+    then: Then | None = None
 
 
 class Workload(NamedTuple):
-    """What is done, and to which jobs."""
+    """What is done, to which jobs, and what else is done after a crash."""
 
     script: Callable[[Session], None]
     jobs: tuple[str, ...] = (JOB,)
     durability: Durability = "always"
     is_damaged: bool = False
+    then: Then | None = None
 
 
 def record(name: str) -> Recording:
@@ -57,7 +62,10 @@ def record(name: str) -> Recording:
     session = Session(
         world, Ledger(), NO_PROMISE, durability=workload.durability, is_recovery=False
     )
-    workload.script(session)
+    try:
+        workload.script(session)
+    finally:
+        forget_attempts()
     return Recording(
         name,
         session.trace,
@@ -65,6 +73,7 @@ def record(name: str) -> Recording:
         workload.jobs,
         workload.durability,
         workload.is_damaged,
+        workload.then,
     )
 
 
@@ -584,4 +593,10 @@ WORKLOADS: dict[str, Workload] = {
     "come back during a compaction": Workload(come_back_during_a_compaction),
     "remove": Workload(remove),
     "take over a removal": Workload(take_over_a_removal),
+    "execute": Workload(executions.execute, then=executions.go_on),
+    "take over an execution": Workload(
+        executions.take_over_an_execution, then=executions.go_on
+    ),
+    "clear executions": Workload(executions.clear_executions, then=executions.go_on),
+    "end executions": Workload(executions.end_executions, then=executions.go_on),
 }
