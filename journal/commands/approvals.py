@@ -241,8 +241,8 @@ def decide(
         )
     if _is_repeat(approval, ballot.decision, actor):
         return False
-    if approval.status != "pending":
-        raise _decided(approval)
+    if approval.status != "pending" or _has_voted(approval, actor):
+        raise _decided(approval, actor)
     execution = execution_of(batch.view, approval.execution_id)
     if (reason := objection(approval, execution, actor)) is not None:
         raise NotAllowed(
@@ -270,18 +270,23 @@ def decide(
 
 
 def _is_repeat(approval: Approval, decision: Decision, actor: str) -> bool:
-    has_approved = any(vote.actor == actor for vote in approval.votes)
     if decision == "approve":
-        return has_approved
+        return _has_voted(approval, actor)
     ended = approval.ended
     return approval.status == "rejected" and ended is not None and ended.actor == actor
 
 
-def _decided(approval: Approval) -> ApprovalDecided:
+def _has_voted(approval: Approval, actor: str) -> bool:
+    return any(vote.actor == actor for vote in approval.votes)
+
+
+def _decided(approval: Approval, actor: str) -> ApprovalDecided:
     ended = approval.ended
-    by = "" if ended is None else f" by {ended.actor} at {ended.at}"
+    if ended is None:
+        ended = next(vote for vote in approval.votes if vote.actor == actor)
+    word = "approved" if approval.status == "pending" else approval.status
     return ApprovalDecided(
-        f"approval {approval.approval_id} was {approval.status}{by}",
+        f"approval {approval.approval_id} was {word} by {ended.actor} at {ended.at}",
         hint="a decision stands; ask for a new one",
     )
 

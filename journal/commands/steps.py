@@ -56,9 +56,8 @@ def create(
         InvalidArgument: a name is out of bounds.
     """
     if (earlier := request.earlier(batch.view, batch.now)) is not None:
-        execution = execution_of(batch.view, execution_id)
-        made = (s.checkpoint_id for s in execution.steps if s.seq >= earlier.first)
-        return next(made, "")
+        made = workflows(batch.view).steps.values()
+        return next(s.checkpoint_id for s in made if s.seq >= earlier.first)
     execution = leased(batch, execution_id, attempt, "begin a step of")
     checkpoint_id = saving.new_id(batch, step.name)
     data = {
@@ -100,8 +99,7 @@ def complete(
     """
     execution = execution_of(batch.view, execution_id)
     if (earlier := request.earlier(batch.view, batch.now)) is not None:
-        done = (s for s in execution.steps if s.ended_seq == earlier.first)
-        return next((saving.Saved(s.checkpoint_id) for s in done), None)
+        return saving.Saved(_ended_by(batch, earlier.first))
     step = _open(batch, execution, step_name)
     if step is None:
         return None
@@ -119,6 +117,12 @@ def complete(
         actor=actor,
         expected_seq=None,
     )
+
+
+def _ended_by(batch: Batch, seq: int) -> str:
+    """Return the step that event `seq` ended, in any execution: for a repeat."""
+    steps = workflows(batch.view).steps.values()
+    return next(step.checkpoint_id for step in steps if step.ended_seq == seq)
 
 
 def _open(batch: Batch, execution: Execution, step_name: str) -> Step | None:
@@ -160,10 +164,7 @@ def fail(
     """
     execution = execution_of(batch.view, execution_id)
     if (earlier := request.earlier(batch.view, batch.now)) is not None:
-        ended = (
-            s.checkpoint_id for s in execution.steps if s.ended_seq >= earlier.first
-        )
-        return next(ended, None)
+        return _ended_by(batch, earlier.first)
     step = _open(batch, execution, step_name)
     if step is None:
         return None

@@ -6,6 +6,7 @@ events say.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from milepost.journal.index.transitions import (
@@ -58,6 +59,7 @@ class Step:
         "completed_at",
         "ended_seq",
         "error",
+        "execution_id",
         "name",
         "seq",
         "started_at",
@@ -68,6 +70,7 @@ class Step:
         data = event["data"]
         self.name = data["step_name"]
         self.checkpoint_id = data["checkpoint_id"]
+        self.execution_id = data["execution_id"]
         self.agent_id = data["agent_id"]
         self.attempt = data["attempt"]
         self.seq = event["seq"]
@@ -176,6 +179,7 @@ class Execution:
         changed_at: the time of its last change of status.
         signals: (seq, name) of the signals that are not consumed yet.
         signal_seqs: of all signals.
+        subject_seqs: the events whose states are the subjects of its approvals.
         removed_at: when it left the lists.
     """
 
@@ -201,6 +205,7 @@ class Execution:
         "started_by",
         "status",
         "steps",
+        "subject_seqs",
         "waiting_on",
         "workflow_name",
         "workflow_version",
@@ -228,6 +233,7 @@ class Execution:
         self.changed_seq = self.seq
         self.signals: list[tuple[int, str]] = []
         self.signal_seqs: list[int] = []
+        self.subject_seqs: list[int] = []
         self.removed_at: str | None = None
 
     @property
@@ -252,6 +258,7 @@ class Execution:
         yield from (step.seq for step in self.steps)
         yield from (s.ended_seq for s in self.steps if s.status == "failed")
         yield from self.signal_seqs
+        yield from self.subject_seqs
         if self.result_seq:
             yield self.result_seq
 
@@ -287,7 +294,7 @@ class Workflows:
 
     def newest_unfinished(self) -> Execution | None:
         """Return the execution that the job's alias refers to, if there is one."""
-        return next(reversed(self.live.values()), None)
+        return max(self.live.values(), key=attrgetter("seq"), default=None)
 
     def open_approval(self, execution: Execution) -> Approval | None:
         """Return the approval that an execution waits for, if there is one."""
@@ -452,14 +459,6 @@ def remove(workflows: Workflows, execution_ids: list[str], at: str) -> None:
             workflows.removed[execution_id] = execution
 
 
-def payloads(workflows: Workflows, execution: Execution) -> Iterator[int]:
-    """Yield the events with states of an execution, besides checkpoints."""
-    yield from execution.payload_seqs()
-    for approval in workflows.approvals.values():
-        if approval.execution_id == execution.execution_id:
-            yield approval.subject_seq
-
-
 def _lease(execution: Execution, event: LeaseChanged) -> None:
     data = event["data"]
     if event["type"] != "lease.acquired":
@@ -513,6 +512,8 @@ def _signal(execution: Execution, event: SignalChanged) -> None:
 def _request(workflows: Workflows, event: ApprovalRequested) -> None:
     approval = Approval(event)
     workflows.approvals[approval.approval_id] = approval
+    execution = workflows.executions[approval.execution_id]
+    execution.subject_seqs.append(approval.subject_seq)
     if approval.checkpoint_id is not None:
         workflows.steps[approval.checkpoint_id].approval_id = approval.approval_id
 

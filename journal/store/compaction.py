@@ -7,7 +7,7 @@ if its own key is available; its ciphertext is not changed.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.errors import (
@@ -17,7 +17,6 @@ from milepost.journal.errors import (
     UnreadableState,
 )
 from milepost.journal.events.codec import STATE_MISSING
-from milepost.journal.index import executions
 from milepost.journal.states import delta, delta_chain, encoding, line_codec
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def _payloads(view: JobView, latest: datetime) -> frozenset[int]:
     return frozenset(
         seq
         for execution in known.executions.values()
-        for seq in executions.payloads(known, execution)
+        for seq in execution.payload_seqs()
         if (
             seq <= known.erased_seq
             or (
@@ -118,6 +117,9 @@ class Threshold(NamedTuple):
             for trashed in view.trash.values()
             if trashed.entry.seq in drop
         )
+        # Likewise the states of executions: erased, or removed long enough ago.
+        since = datetime.min.replace(tzinfo=UTC) if within is None else latest
+        is_late = is_late or not _payloads(view, since).isdisjoint(drop)
         least = max(self.min_bytes, self.min_fraction * view.stored_bytes)
         return is_late or dead_bytes(view, drop) >= least
 

@@ -45,6 +45,18 @@ def status(manager: CheckpointManager, run: str) -> str:
     return str(found["status"])
 
 
+def test_who_has_approved_cannot_reject_in_its_place(
+    manager: CheckpointManager, run: str
+) -> None:
+    asked = manager.request_approval(run, {"v": 1}, required=2)
+    digest = asked.subject_digest
+    manager.decide(asked.approval_id, "approve", subject_digest=digest, actor="bob")
+    before = manager.seq(JOB)
+    with pytest.raises(errors.ApprovalDecided, match="was approved by bob"):
+        manager.decide(asked.approval_id, "reject", subject_digest=digest, actor="bob")
+    assert manager.seq(JOB) == before
+
+
 def test_a_waiting_execution_holds_neither_lease_nor_file(
     manager: CheckpointManager, run: str, tmp_path: Path
 ) -> None:
