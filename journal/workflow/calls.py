@@ -499,7 +499,7 @@ class Calls:
                 approval.approval_id,
             )
             return None
-        if execution.newest(name) is None:
+        if execution.newest(name) is None and not is_known:
             return None
         return self._engine.as_attempt(execution_id, decide, **how)
 
