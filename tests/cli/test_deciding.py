@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SUBJECT = {"rows": 120, "note": "a\u202eb", "to": ["prod"]}
+SUBJECT = {"rows": 120, "note": "a\u202e\U000e0001b", "to": ["prod"]}
 
 
 @pytest.fixture
@@ -194,7 +194,8 @@ def test_on_a_terminal_the_subject_is_shown_and_a_person_decides(
     assert ended == code, shown
     assert '"rows": 120' in shown
     assert digest(asked) in shown
-    assert r"a\u202eb" in shown  # no name may turn the line around
+    # Nothing may turn the line around or hide in it; what is shown is JSON.
+    assert r"a\u202e\udb40\udc01b" in shown
     assert f"{words[0]} it? [y/N]" in shown
     assert manager.get_approval(asked).status == status
 
