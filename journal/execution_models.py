@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -222,3 +222,25 @@ class ApprovalInfo(NamedTuple):
     decided_by: str | None
     comment: str | None
     subject: dict[str, Any] | None = None
+
+
+class Continuation(NamedTuple):
+    """What goes on from a restored checkpoint.
+
+    Attributes:
+        mode: ``restored``: nothing; ``resumed``: its execution, or its job if it
+            belongs to none; ``branched``: a new execution.
+        execution_id: of the execution that goes on; else of the checkpoint's, if any.
+        why_not: why nothing goes on, if a resume was asked for.
+    """
+
+    mode: Literal["restored", "resumed", "branched"] = "restored"
+    execution_id: str | None = None
+    why_not: str | None = None
+
+
+class Restored(NamedTuple):
+    """A restored state, and what goes on from its checkpoint."""
+
+    state: dict[str, Any]
+    continuation: Continuation

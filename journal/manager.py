@@ -32,6 +32,7 @@ from milepost.journal.commands.approvals import GATE, Ballot, Terms
 from milepost.journal.commands.executions import End, Workflow
 from milepost.journal.commands.requests import Request
 from milepost.journal.errors import InvalidArgument
+from milepost.journal.execution_models import Restored
 from milepost.journal.process.graceful import graceful
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.reading import audit, planning, queries
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         ApprovalInfo,
         CheckpointExecution,
         CheckpointState,
+        Continuation,
         LeaseInfo,
         LiveStep,
         WorkflowExecution,
@@ -75,7 +77,7 @@ if TYPE_CHECKING:
     from milepost.journal.retention.policies import Policies
     from milepost.journal.retention.policy import Policy
     from milepost.journal.states.diff import Change
-    from milepost.journal.states.migrations import Migrate
+    from milepost.journal.states.migrations import Migrate, Migrated
     from milepost.journal.storage.contract import OnPiece, Storage
     from milepost.journal.storage.files.folders import Durability
     from milepost.journal.storage.files.storage import Sharing
@@ -385,25 +387,96 @@ class CheckpointManager:
             DamagedJournal: (a ValueError) the job is quarantined.
             Conflict: `expected_seq` is stale, or `idempotency_key` stands for another
                 request.
+            LeaseLive: (a ValueError) another process runs an execution of the job.
             StorageFailed: the restore could not be recorded.
         """
         checkpoint_id, starts = id_of(checkpoint_id), on_restored is not None
-        request = Request.of(
-            idempotency_key, "restore", checkpoint_id, expected_seq, starts
+        migrated, done = self._restore(
+            job_id,
+            checkpoint_id,
+            is_resumed=False,
+            actor=actor,
+            expected_seq=expected_seq,
+            request=Request.of(
+                idempotency_key, "restore", checkpoint_id, expected_seq, starts
+            ),
         )
+        if done is not None and on_restored is not None:
+            on_restored()
+        return migrated.state
+
+    def resume_from(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+        idempotency_key: str | None = None,
+        on_restored: Callable[[Restored], object] | None = None,
+    ) -> Restored:
+        """Restore a checkpoint, and let its execution go on from it if possible.
+
+        From the latest checkpoint of an interrupted, failed or cancelled execution,
+        that execution goes on; from an older one, or one of a completed execution, a
+        new execution branches.  It is pending afterwards, in one write with the
+        restore.  If the execution waits, or runs in this process, nothing goes on.
+
+        Args:
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            actor: the actor of the restore, instead of the manager's.
+            expected_seq: refuse if the job is at another seq.
+            idempotency_key: a repeat records nothing and returns the same.
+            on_restored: called once all is recorded, never for a repeat, and only if
+                something goes on.
+
+        Raises:
+            As `restore`.
+        """
+        checkpoint_id = id_of(checkpoint_id)
+        request = Request.of(
+            idempotency_key, "restore", checkpoint_id, expected_seq, True
+        )
+        migrated, done = self._restore(
+            job_id,
+            checkpoint_id,
+            is_resumed=True,
+            actor=actor,
+            expected_seq=expected_seq,
+            request=request,
+        )
+        if done is None:
+            events = self.history(job_id, idempotency_key=idempotency_key)
+            done = restoring.continued(self._reader.view(job_id), events)
+            return Restored(migrated.state, done)
+        restored = Restored(migrated.state, done)
+        if on_restored is not None and done.why_not is None:
+            on_restored(restored)
+        return restored
+
+    def _restore(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        *,
+        is_resumed: bool,
+        actor: str | None,
+        expected_seq: int | None,
+        request: Request,
+    ) -> tuple[Migrated, Continuation | None]:
         ask = partial(self._reader.opened, checkpoint_id)
         migrated = self._reader.migrated(*self._reader.answer(job_id, ask))
-        decide = partial(
-            restoring.restore,
-            checkpoint_id=checkpoint_id,
-            migrated=migrated,
+        done = self.workflows.restored(
+            job_id,
+            checkpoint_id,
+            migrated,
+            is_resumed=is_resumed,
             actor=self._who(actor),
             expected_seq=expected_seq,
             request=request,
         )
-        if self._store.write(job_id, decide) and on_restored is not None:
-            on_restored()
-        return migrated.state
+        return migrated, done
 
     def fork(
         self,

@@ -16,6 +16,7 @@ from milepost.worker.executors import JobStillRunning
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from milepost.journal.execution_models import Continuation
     from milepost.worker.executors import Executor
 
 # How long a request waits for another one that resumes the same job.
@@ -38,6 +39,18 @@ def restored(job_id: str, checkpoint_id: str) -> Outcome:
     )
 
 
+def going_on(so_far: Outcome, found: Continuation) -> Outcome:
+    """Return the outcome of a restore before its executor is called."""
+    message = so_far.message
+    if found.why_not is not None:
+        message = f"{message}; not resumed: {found.why_not}"
+    elif found.mode == "branched":
+        message = f"{message}; execution {found.execution_id} branches from it"
+    elif found.mode == "resumed" and found.execution_id is not None:
+        message = f"{message}; execution {found.execution_id} goes on"
+    return so_far._replace(message=message)
+
+
 class Resumer:
     """Starts jobs through an executor, one request per job at a time."""
 
@@ -45,6 +58,11 @@ class Resumer:
         self._executor = executor
         self._busy: set[str] = set()
         self._freed = threading.Condition()
+
+    @property
+    def can_start(self) -> bool:
+        """Whether there is an executor."""
+        return self._executor is not None
 
     @contextmanager
     def reserved(

@@ -90,12 +90,14 @@ class CheckpointRestoredData(RequestData):
 
     `migrated_from` and `migrated_to` are workflow versions: the returned state was
     migrated from the first to the second.  The stored state is unchanged.
+    `not_resumed`: why the execution did not go on, if that was asked for.
     """
 
     checkpoint_id: str
     previous: NotRequired[str]
     migrated_from: NotRequired[str]
     migrated_to: NotRequired[str]
+    not_resumed: NotRequired[str]
 
 
 class CheckpointChangedData(RequestData):

@@ -201,7 +201,7 @@ def payload(reader: Reader, view: JobView, seq: int) -> dict[str, Any]:
     return delta_chain.open_state(seq, partial(reader.read, view)).state
 
 
-def _payload_if(
+def payload_if(
     reader: Reader, view: JobView, seq: int
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return a payload, or None and the reason."""
@@ -219,8 +219,8 @@ def step_fields(
     """Return the fields of a `CheckpointExecution`, and its `problem`."""
     approvals = workflows(view).approvals
     approval = approvals.get(step.approval_id or "")
-    given, problem = _payload_if(reader, view, step.seq)
-    output, why = _payload_if(reader, view, step.ended_seq if _has_output(step) else 0)
+    given, problem = payload_if(reader, view, step.seq)
+    output, why = payload_if(reader, view, step.ended_seq if _has_output(step) else 0)
     is_waiting = step.status == "open" and (
         (approval is not None and approval.status == "pending")
         or (execution.waiting_on == PAUSED and execution.current_step == step.name)
@@ -285,7 +285,7 @@ def execution_fields(
         "current_checkpoint": execution.current_step,
         "state": STATE_OF_EXECUTION[word],
         "checkpoints": [step_of(step) for step in execution.steps],
-        "global_data": _payload_if(reader, view, execution.seq)[0],
+        "global_data": payload_if(reader, view, execution.seq)[0],
         "completed_at": execution.completed_at and moment(execution.completed_at),
     }
 

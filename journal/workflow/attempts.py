@@ -131,11 +131,15 @@ class Attempts:
             raise LeaseLost(execution_id, held.attempt, "it was not renewed in time")
         return held
 
-    def is_mine(self, execution_id: str, attempt: int) -> bool:
-        """Return whether this process runs this attempt of an execution."""
+    def held(self, execution_id: str) -> Held | None:
+        """Return this process's attempt of an execution, None if it lost it."""
         held = _table.held.get(self._key(execution_id))
-        is_same = held is not None and held.attempt == attempt
-        return is_same and not self.is_lost(execution_id)
+        return None if held is None or not held.lease.is_held() else held
+
+    def is_mine(self, execution_id: str, attempt: int) -> bool:
+        """Return whether this process has this attempt of an execution."""
+        held = self.held(execution_id)
+        return held is not None and held.attempt == attempt
 
     def renew(self, execution_id: str, attempt: int) -> bool:
         """Renew the lease of an attempt; return whether this process runs it."""

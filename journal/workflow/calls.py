@@ -15,7 +15,13 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
-from milepost.journal.commands import approvals, executions, saving, steps
+from milepost.journal.commands import (
+    approvals,
+    executions,
+    restoring,
+    saving,
+    steps,
+)
 from milepost.journal.commands.executions import (
     End,
     Payload,
@@ -48,8 +54,10 @@ if TYPE_CHECKING:
 
     from milepost.journal.batch import Batch
     from milepost.journal.commands.approvals import Ballot, Terms
+    from milepost.journal.execution_models import Continuation
     from milepost.journal.index.executions import Execution, Step
     from milepost.journal.index.job_view import JobView
+    from milepost.journal.states.migrations import Migrated
     from milepost.journal.workflow.engine import Engine, Tenure
 
 OnCheckpoint = Callable[[CheckpointExecution], object]
@@ -507,6 +515,51 @@ class Calls:
         if name in self._on_checkpoint:
             shown = self._step(job_id, execution_id, made)
             self._call_back(self._on_checkpoint[name], shown)
+
+    # -- restores ----------------------------------------------------------------------
+
+    def restored(
+        self,
+        job_id: str,
+        checkpoint_id: str,
+        migrated: Migrated,
+        *,
+        is_resumed: bool,
+        actor: str,
+        expected_seq: int | None,
+        request: Request,
+    ) -> Continuation | None:
+        """Make a checkpoint current; None for a repeat.
+
+        See `CheckpointManager.resume_from`.
+        """
+        decide = partial(
+            restoring.restore,
+            checkpoint_id=checkpoint_id,
+            migrated=migrated,
+            actor=actor,
+            expected_seq=expected_seq,
+            runs_here=self._engine.runs_here,
+            resume=self._initial(job_id, checkpoint_id) if is_resumed else None,
+            request=request,
+        )
+        return self._engine.change(job_id, decide)
+
+    def owner_of(self, job_id: str, checkpoint_id: str) -> str | None:
+        """Return the execution that a checkpoint belongs to, if it belongs to one."""
+        owner = restoring.execution_with(self._reader.view(job_id), checkpoint_id)
+        return None if owner is None else owner.execution_id
+
+    def _initial(self, job_id: str, checkpoint_id: str) -> Payload:
+        """Return the initial data of an execution that branches from a checkpoint."""
+
+        def ask(view: JobView) -> dict[str, Any]:
+            owner = restoring.execution_with(view, checkpoint_id)
+            if owner is None:
+                return {}
+            return queries.payload_if(self._reader, view, owner.seq)[0] or {}
+
+        return self._engine.payload(self._reader.answer(job_id, ask))
 
     # -- signals -----------------------------------------------------------------------
 

@@ -119,11 +119,23 @@ class Engine:
             LeaseLive: another process runs one.
         """
         for execution in known.live.values():
-            name = execution.execution_id
-            if not execution.leased or self.attempts.has(name):
-                continue
-            if (holder := self.attempts.holder(name)) is not None:
-                raise self.attempts.live(name, holder)
+            if execution.leased:
+                self.runs_here(execution)
+
+    def runs_here(self, execution: Execution) -> bool:
+        """Return whether this process runs an execution; False if none does.
+
+        Raises:
+            LeaseLive: another process runs it, or a caller for whom this one has the
+                lease.
+        """
+        name = execution.execution_id
+        held = self.attempts.held(name)
+        if held is not None and held.is_renewed:
+            return True
+        if (holder := self.attempts.holder(name)) is not None:
+            raise self.attempts.live(name, holder)
+        return False
 
     def change(self, job_id: str, decide: Callable[[Batch], _T]) -> _T:
         """Run a decision that needs no lease, and give up the leases that it ended."""
@@ -163,6 +175,8 @@ class Engine:
         if attempt is not None:
             return self._as_known(job_id, execution_id, attempt, decide, request)
         held = self.attempts.of(execution_id)
+        if held is not None and not held.is_renewed:
+            raise self.attempts.live(execution_id, self.attempts.holder(execution_id))
         lease = None
         known = execution_of(self.reader.view(job_id), execution_id)
         if held is None and known.status in _RUNNABLE:

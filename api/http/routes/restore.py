@@ -2,12 +2,14 @@
 
 # FastAPI reads these annotations at run time, so their imports stay where they are.
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Response
 
 from milepost.api.http.resource import Resource
 from milepost.api.http.responses import JsonAnswer
-from milepost.api.http.resuming import Outcome, restored
+from milepost.api.http.resuming import Outcome, going_on, restored
 from milepost.api.http.routes.idempotent import Recorded, UseRepeatable
 from milepost.api.http.routes.parameters import (
     CheckpointId,
@@ -20,6 +22,7 @@ from milepost.api.http.routes.parameters import (
 from milepost.api.http.services import UseServices
 from milepost.api.http.wire.answers import CleanupAnswer, RestoreAnswer
 from milepost.api.http.wire.requests import CleanupRequest, RestoreRequest
+from milepost.journal.execution_models import Continuation
 
 router = APIRouter(
     prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource
@@ -40,6 +43,12 @@ def restore_checkpoint(
 ) -> Response:
     """Make a checkpoint current and return its state; `resume` starts its job.
 
+    For a checkpoint of an execution, the answer has `execution_id` and `mode`.  With
+    `resume`, the execution goes on from its latest checkpoint (`resumed`), or a new one
+    branches from an older one (`branched`); if it waits, or runs in this process,
+    nothing is started and `message` says why.  409 `lease_live`: another process runs
+    an execution of the job.
+
     A repeat with the same `Idempotency-Key` starts nothing: its `job_status` and
     `message` are those of a job that was started.  404: the checkpoint was deleted, for
     a repeat too.
@@ -50,9 +59,10 @@ def restore_checkpoint(
     outcome, started = restored(job_id, checkpoint_id), list[tuple[Recorded, Outcome]]()
     resumes = body is not None and bool(body.resume)
 
-    def start() -> None:
+    def start(found: Continuation) -> None:
         # The ETag of the restore, not of the saves of the started job.
-        started.append((repeatable.recorded(job_id), resumer.resume(job_id, outcome)))
+        so_far = going_on(outcome, found)
+        started.append((repeatable.recorded(job_id), resumer.resume(job_id, so_far)))
 
     reserved: AbstractContextManager[None] = nullcontext()
     if resumes:
@@ -61,21 +71,28 @@ def restore_checkpoint(
             is_repeat=lambda: bool(repeatable.events(job_id)),
             may_wait=repeatable.key is not None,
         )
+    owner = manager.workflows.owner_of(job_id, checkpoint_id)
+    found = Continuation("restored", owner)
+    asked: dict[str, Any] = {
+        "actor": repeatable.actor,
+        "expected_seq": expected,
+        "idempotency_key": repeatable.key,
+    }
     with reserved, precondition(manager, job_id, expected):
-        state = manager.restore(
-            job_id,
-            checkpoint_id,
-            actor=repeatable.actor,
-            expected_seq=expected,
-            idempotency_key=repeatable.key,
-            on_restored=start if resumes else None,
-        )
+        if resumes and resumer.can_start:
+            state, found = manager.resume_from(
+                job_id, checkpoint_id, on_restored=lambda r: start(r[1]), **asked
+            )
+        else:
+            begin = partial(start, Continuation()) if resumes else None
+            state = manager.restore(job_id, checkpoint_id, on_restored=begin, **asked)
     if started:
         done, outcome = started[0]
     else:
-        done = repeatable.recorded(job_id)
-        outcome = resumer.resumed(outcome) if resumes else outcome
-    content = {
+        done, outcome = repeatable.recorded(job_id), going_on(outcome, found)
+        if resumes and found.why_not is None:
+            outcome = resumer.resumed(outcome)
+    content: dict[str, Any] = {
         "checkpoint_id": checkpoint_id,
         "job_id": job_id,
         "state": state,
@@ -83,6 +100,8 @@ def restore_checkpoint(
         "message": outcome.message,
         "timestamp": done.timestamp,
     }
+    if owner is not None:
+        content |= {"execution_id": found.execution_id, "mode": found.mode}
     return JsonAnswer(content, headers=done.headers)
 
 

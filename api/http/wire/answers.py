@@ -71,7 +71,10 @@ class CheckpointList(BaseModel):
 
 
 class RestoreAnswer(BaseModel):
-    """The restored state; the checkpoint is current now."""
+    """The restored state; the checkpoint is current now.
+
+    `execution_id` and `mode` are present if it belongs to an execution.
+    """
 
     checkpoint_id: str
     job_id: str
@@ -79,6 +82,8 @@ class RestoreAnswer(BaseModel):
     job_status: Literal["restored", "resumed"]
     message: str
     timestamp: datetime
+    execution_id: str | None = None
+    mode: Literal["restored", "resumed", "branched"] | None = None
 
 
 class CleanupAnswer(BaseModel):
