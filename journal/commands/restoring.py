@@ -75,10 +75,8 @@ def restore(
 def execution_with(view: JobView, checkpoint_id: str) -> Execution | None:
     """Return the execution that a checkpoint belongs to, if it belongs to one."""
     found = workflows(view)
-    if checkpoint_id not in found.steps:
-        return None
-    steps = ((e, step) for e in found.executions.values() for step in e.steps)
-    return next((e for e, step in steps if step.checkpoint_id == checkpoint_id), None)
+    step = found.steps.get(checkpoint_id)
+    return None if step is None else found.executions[step.execution_id]
 
 
 def _continued(batch: Batch, owner: Execution, checkpoint_id: str) -> Continuation:
