@@ -116,16 +116,17 @@ class ExpiringLeaseFile:
         file = self._lock.take()
         if file is None:
             return self._take_over(who)
-        term = None
+        is_won = False
         try:
             term = self._begin(file, self._tenure_in(file), who)
-            if not self._is_undisputed(file):
-                term = None
+            is_won = self._is_undisputed(file)
         finally:
-            if term is None:
+            if not is_won:
                 file.close()
+        if not is_won:
+            return None
         self._term = term
-        return None if term is None else "won"
+        return "won"
 
     def _take_over(self, who: str) -> Outcome | None:
         """Replace a file that is not in force and cannot be locked.
