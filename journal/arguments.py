@@ -84,7 +84,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         _TEXT,
     ),
     **dict.fromkeys(("checkpoint_id", "a", "b"), _CHECKPOINT),
-    **dict.fromkeys(("tags", "types", "job_ids", "approvers"), _TEXTS),
+    **dict.fromkeys(("tags", "types", "job_ids", "approvers", "on"), _TEXTS),
     **dict.fromkeys(
         (
             *("pinned", "failed", "force", "purge", "deep", "reverse", "dry_run"),
@@ -122,6 +122,10 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         _instance_of("milepost.journal.execution_models", "LeaseInfo"),
     ),
     "policy": ("a Policy", _instance_of("milepost.journal.retention.policy", "Policy")),
+    "trigger": (
+        "a CheckpointTrigger",
+        _instance_of("milepost.journal.workflow.triggers", "CheckpointTrigger"),
+    ),
     "plan": ("a Plan", _instance_of("milepost.journal.retention.plans", "Plan")),
     "threshold": (
         "a Threshold",

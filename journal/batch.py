@@ -93,6 +93,13 @@ class Batch:
         """Return the state of an execution, a step or an approval after this batch."""
         return (self.view.workflows or Workflows()).state(machine, id_, self._moved)
 
+    def since(self, seq: int) -> list[tuple[int, str, Mapping[str, object]]]:
+        """Return seq, type and data of the events of this batch after `seq`."""
+        added = self._drafts[seq - self.view.seq :]
+        return [
+            (n, type_, data) for n, (type_, _, data, _) in enumerate(added, seq + 1)
+        ]
+
     def remove(
         self,
         type_: str,
@@ -112,6 +119,9 @@ class Batch:
             InvalidEvent: as `add`.
         """
         self._removed |= self.view.checkpoints.keys() & set(checkpoint_ids)
+        if self.current > self.view.seq:  # saved by this batch, so it stays current
+            self.add(type_, actor, data)
+            return
         current = job_view.current_without(self.view, self._removed)
         self._add_moving(type_, actor, data, current)
 

@@ -49,6 +49,7 @@ from milepost.journal.store.store import Store
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
 from milepost.journal.workflow.calls import Calls
 from milepost.journal.workflow.engine import Engine, Tenure
+from milepost.journal.workflow.triggers import CheckpointTrigger, Rule
 
 if TYPE_CHECKING:
     import builtins
@@ -259,11 +260,12 @@ class CheckpointManager:
                 manager.save(job_id, "end", state)
             raise SystemExit(stop.exit_code)
 
-        A signal sets `stop`, and the block goes on.  It ends once every acknowledged
-        save is durable, in any durability mode; then the earlier handlers are back.  A
-        second SIGINT raises ``KeyboardInterrupt``.  A signal that was ignored before
-        stays ignored, and a handler of your own is called too.  In nested blocks every
-        `stop` is set.  In a forked child the earlier handlers apply.
+        A signal sets `stop`, and the block goes on.  It ends once the triggers of the
+        signal have saved and every acknowledged save is durable, in any durability
+        mode; then the earlier handlers are back.  A second SIGINT raises
+        ``KeyboardInterrupt``.  A signal that was ignored before stays ignored, and a
+        handler of your own is called too.  In nested blocks every `stop` is set.  In a
+        forked child the earlier handlers apply.
 
         Args:
             grace_seconds: the time between the signal and SIGKILL, for
@@ -274,7 +276,14 @@ class CheckpointManager:
             InvalidArgument: it is not the main thread, or the time is not positive.
             StorageFailed: at the end of the block, saves cannot be made durable.
         """
-        return graceful(grace_seconds, self.storage.flush)
+        return graceful(grace_seconds, self._end_gracefully)
+
+    def _end_gracefully(self, stop: Stop) -> None:
+        try:
+            if stop.signal is not None:
+                self.workflows.stop(stop.signal)
+        finally:
+            self.storage.flush()
 
     # -- writes ------------------------------------------------------------------------
 
@@ -1535,6 +1544,21 @@ class CheckpointManager:
         A notification only: `approvals` lists every request.  It may decide itself.
         """
         self.workflows.on_approval(callback)
+
+    def add_trigger(self, trigger: CheckpointTrigger) -> None:
+        """Save a checkpoint after every event that `trigger` names.
+
+        It is saved in this process, after events that this manager wrote, outside all
+        locks; for ``process.*``, at the end of a `graceful` block.  A checkpoint with
+        the trigger's `state` becomes current if this process runs the execution; every
+        other one is aside, and `load` still returns the job's own.
+
+        A failure never fails the call that fired the trigger: it is the event
+        ``trigger.failed``, and counts in ``workflows.trigger_failures``.  A trigger of
+        the same name is replaced.
+        """
+        trash = timedelta(seconds=self.trash_seconds)
+        self.workflows.add_trigger(Rule(trigger, self._actor, trash))
 
     def cleanup_old_executions(
         self, max_age_days: float = 30, *, actor: str | None = None

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.diff import Change
     from milepost.journal.storage.memory import MemoryStorage
     from milepost.journal.store.compaction import Compaction, Threshold
+    from milepost.journal.workflow.triggers import CheckpointTrigger, TriggerEvent
 
     __version__: str
 
@@ -61,6 +62,7 @@ __all__ = [
     "CheckpointInfo",
     "CheckpointManager",
     "CheckpointState",
+    "CheckpointTrigger",
     "Compaction",
     "Diagnosis",
     "Event",
@@ -85,6 +87,7 @@ __all__ = [
     "Stop",
     "Terms",
     "Threshold",
+    "TriggerEvent",
     "Verdict",
     "WorkflowExecution",
     "__version__",
@@ -114,6 +117,7 @@ _NAMES_OF = {
     "journal.states.diff": ("Change",),
     "journal.storage.memory": ("MemoryStorage",),
     "journal.store.compaction": ("Compaction", "Threshold"),
+    "journal.workflow.triggers": ("CheckpointTrigger", "TriggerEvent"),
 }
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names}
 

@@ -79,7 +79,9 @@ def save(
     actor: str,
     expected_seq: int | None,
 ) -> Saved:
-    """Add a checkpoint and make it current, unless its idempotency key is in use.
+    """Add a checkpoint, unless its idempotency key is in use.
+
+    It becomes current, unless the draft says that it is aside.
 
     Raises:
         Conflict: `expected_seq` is stale, or the key refers to other content.
@@ -103,11 +105,13 @@ def save(
         batch, draft.data["step_name"]
     )
     data = draft.data | {"checkpoint_id": checkpoint_id, "parent": batch.current}
-    batch.current = batch.add("checkpoint.saved", actor, data, encoded)
+    seq = batch.add("checkpoint.saved", actor, data, encoded)
+    if not data.get("aside"):
+        batch.current = seq
     batch.ids.add(checkpoint_id)
     if key is not None and content is not None:
         batch.keys[key] = checkpoint_id, content
-    link = Link(batch.current, packed.body.depth, checkpoint_id)
+    link = Link(seq, packed.body.depth, checkpoint_id)
     return Saved(checkpoint_id, link, packed)
 
 

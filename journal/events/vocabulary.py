@@ -66,7 +66,8 @@ class CheckpointSavedData(StatefulData):
     `parent` is the seq of the checkpoint that was current, 0 for a root.  `saved_at` is
     the original time of an imported checkpoint, whose `at` is the time of the import.
     `execution_id` and `attempt` are set if it completes a step of an execution; with a
-    `request_digest`, its key is that of a request, else of a save.
+    `request_digest`, its key is that of a request, else of a save.  `trigger`: that one
+    saved it.  `aside`: it does not become current.
     """
 
     checkpoint_id: str
@@ -83,6 +84,8 @@ class CheckpointSavedData(StatefulData):
     saved_at: NotRequired[str]
     execution_id: NotRequired[str]
     attempt: NotRequired[int]
+    trigger: NotRequired[str]
+    aside: NotRequired[bool]
 
 
 class CheckpointRestoredData(RequestData):
@@ -181,7 +184,7 @@ class JobRepaired(Envelope):
 
 
 class CheckpointSaved(Envelope):
-    """A checkpoint was saved and is current."""
+    """A checkpoint was saved, and is current unless it is aside."""
 
     type: Literal["checkpoint.saved"]
     data: CheckpointSavedData

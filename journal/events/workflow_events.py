@@ -144,6 +144,20 @@ class ApprovalChangedData(RequestData):
     reason: NotRequired[str]
 
 
+class TriggerFailedData(TypedDict):
+    """An automatic checkpoint could not be saved.
+
+    `event` is the name that fired the trigger; `cause` is the seq of that event, if it
+    is in the journal.
+    """
+
+    execution_id: str
+    trigger: str
+    event: str
+    cause: NotRequired[int]
+    error: str
+
+
 class ExecutionStarted(Envelope):
     """An execution was started."""
 
@@ -215,6 +229,13 @@ class ApprovalChanged(Envelope):
     data: ApprovalChangedData
 
 
+class TriggerFailed(Envelope):
+    """An automatic checkpoint could not be saved."""
+
+    type: Literal["trigger.failed"]
+    data: TriggerFailedData
+
+
 WorkflowEvent = (
     ExecutionStarted
     | ExecutionChanged
@@ -224,6 +245,7 @@ WorkflowEvent = (
     | SignalChanged
     | ApprovalRequested
     | ApprovalChanged
+    | TriggerFailed
 )
 WORKFLOW_EVENT_TYPES: frozenset[str] = frozenset(
     {
@@ -251,6 +273,7 @@ WORKFLOW_EVENT_TYPES: frozenset[str] = frozenset(
         "approval.rejected",
         "approval.expired",
         "approval.withdrawn",
+        "trigger.failed",
     }
 )
 

@@ -403,6 +403,8 @@ def apply(workflows: Workflows, event: WorkflowEvent) -> None:
         case "approval.requested":
             _request(workflows, event)
             return
+        case "trigger.failed":
+            return  # for readers of the history
         case _:
             pass
     execution = workflows.executions[event["data"]["execution_id"]]

@@ -47,6 +47,8 @@ class Labels(NamedTuple):
     tags: tuple[str, ...] = ()
     has_metadata: bool = False
     is_failed: bool = False
+    trigger: str | None = None  # saved it
+    is_aside: bool = False  # saving it did not make it current
 
 
 class Entry:
@@ -306,6 +308,8 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
             tuple(data.get("tags", ())),
             data.get("has_metadata", False),
             data.get("failed", False),
+            data.get("trigger"),
+            data.get("aside", False),
         )
         labels = view.labels.setdefault(labels, labels)
         if data.get("pinned"):
@@ -337,8 +341,9 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
     )
     view.sizes.add(seq, size)
     view.checkpoints[checkpoint_id] = view.latest = entry
-    view.current = view.chosen = entry
-    view.completion = None
+    if not labels.is_aside:
+        view.current = view.chosen = entry
+        view.completion = None
     view.saved += 1
 
 
@@ -620,8 +625,9 @@ def current_without(
     """Return the id of the current checkpoint after a removal or an undeletion.
 
     It is the last one saved or restored, else its nearest remaining ancestor, else the
-    newest; None if none remains.  The result depends on which checkpoints exist, not
-    on the order of deletions and undeletions.
+    newest; None if none remains.  Those saved aside do not count until they are
+    restored.  The result depends on which checkpoints exist, not on the order of
+    deletions and undeletions.
 
     Args:
         view: the job.
@@ -638,9 +644,15 @@ def current_without(
             break
     if found is not None:
         return found
-    left = (c for c in reversed(view.checkpoints) if c not in removed)
+    left = (
+        entry.checkpoint_id
+        for entry in reversed(view.checkpoints.values())
+        if entry.checkpoint_id not in removed and not entry.labels.is_aside
+    )
     newest = next(left, None)
-    if undeleted is None or (
+    if undeleted is None or view.trash[undeleted].entry.labels.is_aside:
+        return newest
+    if (
         newest is not None
         and view.checkpoints[newest].seq > view.trash[undeleted].entry.seq
     ):

@@ -25,17 +25,19 @@ class Calls:
     def __init__(self) -> None:
         self._inside = threading.local()
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether a call of this thread is running."""
+        frame: FrameType | None = getattr(self._inside, "frame", None)
+        return frame is not None and _is_running(frame)
+
     def check(self) -> None:
         """Refuse to start inside a call of this thread.
 
         Raises:
             NestedCall: a call of this thread is running.
         """
-        try:
-            frame: FrameType | None = self._inside.frame
-        except AttributeError:
-            return
-        if frame is not None and _is_running(frame):
+        if self.is_inside:
             raise NestedCall.inside()
 
     def enter(self) -> None:

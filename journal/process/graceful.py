@@ -86,12 +86,12 @@ class Stop:
 
 
 @contextmanager
-def graceful(grace_seconds: float, at_end: Callable[[], object]) -> Iterator[Stop]:
+def graceful(grace_seconds: float, at_end: Callable[[Stop], object]) -> Iterator[Stop]:
     """Yield a flag that SIGTERM and SIGINT set; see `CheckpointManager.graceful`.
 
     Args:
         grace_seconds: the time from the first signal to SIGKILL.
-        at_end: called at the end of the block, under the same handlers.
+        at_end: called with the flag at the end of the block, under the same handlers.
 
     Raises:
         InvalidArgument: it is not the main thread, or the time is not positive.
@@ -118,7 +118,7 @@ def graceful(grace_seconds: float, at_end: Callable[[], object]) -> Iterator[Sto
         try:
             yield stop
         finally:
-            at_end()
+            at_end(stop)
     finally:
         for number in reversed(caught):
             signal.signal(number, before[number])

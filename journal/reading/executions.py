@@ -269,6 +269,23 @@ def steps(reader: Reader, view: JobView, execution_id: str) -> list[dict[str, An
     return found
 
 
+def snapshot(reader: Reader, view: JobView, execution_id: str) -> dict[str, Any]:
+    """Return what an execution has done: its initial data and its outputs, by step.
+
+    Of steps of one name, the last completed one counts.  A purged payload is None.
+    """
+    execution = workflows(view).executions[execution_id]
+    done = {s.name: s.ended_seq for s in execution.steps if s.status == "completed"}
+    return {
+        "execution_id": execution_id,
+        "workflow_name": execution.workflow_name,
+        "data": payload_if(reader, view, execution.seq)[0],
+        "outputs": {
+            name: payload_if(reader, view, seq)[0] for name, seq in done.items()
+        },
+    }
+
+
 def execution_fields(
     reader: Reader,
     view: JobView,

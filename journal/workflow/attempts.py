@@ -136,6 +136,11 @@ class Attempts:
         held = _table.held.get(self._key(execution_id))
         return None if held is None or not held.lease.is_held() else held
 
+    def running(self, execution_id: str) -> int | None:
+        """Return the attempt by which this process itself runs an execution."""
+        held = self.held(execution_id)
+        return held.attempt if held is not None and held.is_renewed else None
+
     def is_mine(self, execution_id: str, attempt: int) -> bool:
         """Return whether this process has this attempt of an execution."""
         held = self.held(execution_id)

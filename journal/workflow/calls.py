@@ -51,6 +51,7 @@ from milepost.journal.reading import executions as queries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from signal import Signals
 
     from milepost.journal.batch import Batch
     from milepost.journal.commands.approvals import Ballot, Terms
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.migrations import Migrated
     from milepost.journal.workflow.engine import Engine, Tenure
+    from milepost.journal.workflow.triggers import Rule
 
 OnCheckpoint = Callable[[CheckpointExecution], object]
 OnApproval = Callable[[str, CheckpointExecution], object]
@@ -85,6 +87,11 @@ class Calls:
         self._on_checkpoint: dict[str, OnCheckpoint] = {}
         self._on_approval: OnApproval | None = None
         self.callback_failures = 0
+
+    @property
+    def trigger_failures(self) -> int:
+        """Automatic checkpoints that could not be saved."""
+        return self._engine.triggers.failures
 
     def close(self) -> None:
         """Give up the leases that were taken here."""
@@ -288,6 +295,16 @@ class Calls:
 
             removed += self._engine.change(view.job_id, decide)
         return removed
+
+    # -- triggers ----------------------------------------------------------------------
+
+    def add_trigger(self, rule: Rule) -> None:
+        """Save checkpoints by a rule; see `CheckpointManager.add_trigger`."""
+        self._engine.triggers.add(rule)
+
+    def stop(self, signal: Signals) -> None:
+        """Save the automatic checkpoints of a process that was asked to stop."""
+        self._engine.triggers.stop(signal, self._engine.directory)
 
     # -- what the worker does ----------------------------------------------------------
 

@@ -16,6 +16,7 @@ from milepost.journal.errors import LeaseLost, MilepostError
 from milepost.journal.reading.executions import Directory, workflows
 from milepost.journal.states import json_states, line_codec
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
+from milepost.journal.workflow.triggers import Triggers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,7 @@ class Engine:
 
     Attributes:
         directory: finds the job of an execution or an approval.
+        triggers: save checkpoints after what is written here.
     """
 
     def __init__(self, reader: Reader, packer: Packer, attempts: Attempts) -> None:
@@ -65,6 +67,7 @@ class Engine:
         self.packer = packer
         self.attempts = attempts
         self.directory = Directory(reader)
+        self.triggers = Triggers(reader, packer, attempts)
         self._store = reader.store
 
     def payload(self, value: Mapping[str, Any] | None) -> Payload:
@@ -101,15 +104,13 @@ class Engine:
         if is_leased:
             self._store.storage.create()
             lease = self.attempts.take(execution_id, actor)
-        with self._settling(job_id, (execution_id, lease)):
-            started: str = self._store.write(
-                job_id, lambda batch: decide(batch, execution_id, is_leased)
-            )
+        with self._settling(job_id, (execution_id, lease)) as write:
+            started: str = write(lambda batch: decide(batch, execution_id, is_leased))
+            self.directory.learn(started, job_id)
             if lease is not None and started == execution_id:
                 self.attempts.keep(execution_id, Held(lease, 1, TTL_SECONDS))
             elif lease is not None:
                 lease.release(forget=True)  # a repeat of a request
-        self.directory.learn(started, job_id)
         return started
 
     def refuse_live(self, known: Workflows) -> None:
@@ -139,8 +140,8 @@ class Engine:
 
     def change(self, job_id: str, decide: Callable[[Batch], _T]) -> _T:
         """Run a decision that needs no lease, and give up the leases that it ended."""
-        with self._settling(job_id):
-            answer: _T = self._store.write(job_id, decide)
+        with self._settling(job_id) as write:
+            answer: _T = write(decide)
         return answer
 
     def as_attempt(
@@ -195,8 +196,8 @@ class Engine:
             return attempt, decide(batch, execution_id, attempt)
 
         answer: _T
-        with self._settling(job_id, (execution_id, lease)):
-            attempt, answer = self._store.write(job_id, act)
+        with self._settling(job_id, (execution_id, lease)) as write:
+            attempt, answer = write(act)
             if lease is not None and attempt:
                 held = Held(lease, attempt, tenure.ttl_seconds, tenure.is_renewed)
                 self.attempts.keep(execution_id, held)
@@ -224,8 +225,8 @@ class Engine:
                 raise self.not_mine(known, attempt)
             return decide(batch, execution_id, attempt)
 
-        with self._settling(job_id):
-            answer: _T = self._store.write(job_id, act)
+        with self._settling(job_id) as write:
+            answer: _T = write(act)
         return answer
 
     def not_mine(self, known: Execution, attempt: int) -> MilepostError:
@@ -239,22 +240,36 @@ class Engine:
     @contextmanager
     def _settling(
         self, job_id: str, taken: tuple[str, Lease | None] = ("", None)
-    ) -> Iterator[None]:
-        """After a write, give up the leases that the journal says have ended.
+    ) -> Iterator[Callable[[Callable[[Batch], Any]], Any]]:
+        """Write; then give up the leases that have ended, and fire triggers.
 
-        After a refused or interrupted one too, whether it is in the journal or not, and
-        with them the lease that was `taken` for it: the next call takes over.
+        Yields what writes.  After a refused or interrupted write, whether it is in the
+        journal or not, leases are given up too, and with them the one that was `taken`
+        for it: the next call takes over.
         """
         execution_id, lease = taken
+        added: list[tuple[int, str, Mapping[str, Any]]] = []
+
+        def write(request: Callable[[Batch], Any]) -> Any:
+            def decide(batch: Batch) -> Any:
+                before = batch.seq
+                answer = request(batch)
+                added[:] = batch.since(before)
+                return answer
+
+            return self._store.write(job_id, decide)
+
         try:
-            yield
+            yield write
         except BaseException:
             if lease is not None:
                 self.attempts.drop(execution_id)
                 lease.release(forget=True)
             self._give_up(job_id)
             raise
+        events = self.triggers.events(job_id, added)  # with the attempts of now
         self._give_up(job_id)
+        self.triggers.fire(events)
 
     def _give_up(self, job_id: str) -> None:
         if not self.attempts.known():

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from milepost import CheckpointManager, Policy
+from milepost import CheckpointManager, CheckpointTrigger, Policy
 from milepost.journal.events.vocabulary import SCHEMA_VERSION
 from tests.support.clock import Clock
 
@@ -173,6 +173,19 @@ def _work(manager: CheckpointManager, clock: Clock) -> None:
     manager.cancel_execution(name, reason="not needed")
     again = manager.start_workflow_execution("wf", "ingest", workflow_version="2")
     manager.complete_execution(again.execution_id, {"ok": True})
+    _trigger(manager)
+
+
+def _trigger(manager: CheckpointManager) -> None:
+    """Let triggers save, remove, and fail."""
+    manager.add_trigger(CheckpointTrigger(on=["execution.started"], keep_last=1))
+    impossible = CheckpointTrigger(
+        on=["execution.completed"], state=lambda _: {"not": {1}}
+    )
+    manager.add_trigger(impossible)
+    for _ in range(2):
+        run = manager.start_workflow_execution("wf", "ingest", {"url": "https://x.org"})
+        manager.complete_execution(run.execution_id)
 
 
 def describe(folder: Path) -> dict[str, Any]:
