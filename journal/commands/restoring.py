@@ -93,7 +93,11 @@ def _continued(batch: Batch, owner: Execution, checkpoint_id: str) -> Continuati
     kept = batch.view.checkpoints
     saved = [s for s in owner.steps if s.checkpoint_id in kept and s.ended_seq]
     latest = max(saved, key=lambda step: step.ended_seq)
-    if status == "completed" or latest.checkpoint_id != checkpoint_id:
+    newest = workflows(batch.view).newest_unfinished()
+    # The job finds the newest unfinished execution, so an older one cannot go on.
+    is_behind = newest is not None and newest.seq > owner.seq
+    is_latest = latest.checkpoint_id == checkpoint_id
+    if status == "completed" or is_behind or not is_latest:
         return Continuation("branched", ids.new_execution_id())
     return Continuation("resumed", name)
 

@@ -270,8 +270,7 @@ class Workflows:
         executions: by id, oldest first; removed ones too.
         approvals: by id, oldest first.
         steps: by checkpoint id.
-        live: the unfinished executions, by id; the one that was started or resumed last
-            is at the end.
+        live: the unfinished executions, by id.
         removed: the finished executions that left the lists, by id.
         erased_seq: the last ``job.erased``: states of executions up to it are purged.
     """
@@ -485,7 +484,6 @@ def _move(workflows: Workflows, execution: Execution, event: ExecutionChanged) -
         execution.failures += 1
     if type_ == "execution.resumed" and not data.get("is_auto"):
         execution.failures = 0
-        workflows.live.pop(execution.execution_id, None)  # it is the newest from now
     if type_ == "execution.completed" and "state_digest" in data:
         execution.result_seq = event["seq"]
     if execution.status in UNFINISHED:

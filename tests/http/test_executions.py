@@ -152,6 +152,18 @@ def test_pause_resume_and_cancel_say_what_became_of_it(
     )
 
 
+def test_an_interrupted_execution_that_is_paused_is_not_resumed_by_a_policy(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    execution_id = start(client)
+    manager.release_lease(manager.acquire_lease(execution_id))
+    assert post(client, execution_id, "pause").json()["status"] == "waiting"
+    status = manager.get_execution_status(execution_id)
+    assert status is not None
+    assert (status["status"], status["waiting_on"]) == ("waiting", "paused")
+    assert manager.resume_execution(execution_id)
+
+
 def paused(manager: CheckpointManager, execution_id: str) -> None:
     manager.pause_execution(execution_id)
 

@@ -169,6 +169,18 @@ def test_from_its_latest_checkpoint_the_same_execution_goes_on(
     assert manager.acquire_lease(made.execution_id).attempt == 2
 
 
+def test_the_job_that_is_started_finds_the_execution_that_goes_on(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    made = interrupted(manager)
+    paused(manager)  # a later one of the same job
+    answer = restore(client, made.last, resume=True).json()
+    assert answer["mode"] == "branched"
+    alias = manager.get_execution_status(f"exec_{JOB}")
+    assert alias is not None
+    assert alias["execution_id"] == answer["execution_id"]
+
+
 def test_a_pending_execution_only_gets_its_executor(
     client: TestClient, manager: CheckpointManager, executor: Executor
 ) -> None:
