@@ -132,6 +132,7 @@ def clear_executions(session: Session) -> None:
     work.promise()
     assert work.manager.compact(JOB) is not None
     work.promise()
+    session.look(work.manager, JOB)
     if _SECRET.encode() in session.content(JOB):
         raise Violation("the input of a removed execution is still there")
     session.save(work.manager, JOB, {"rows": 6})

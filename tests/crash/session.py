@@ -19,6 +19,7 @@ from tests.crash.ledger import (
     Ledger,
     Promise,
     Violation,
+    check_workflows,
     events_of,
     job_at,
     journal_path,
@@ -218,6 +219,7 @@ class Session:
         is_whole = len(self.content(job)) == view.stored_bytes
         if content not in self.ledger.listings or not is_whole:
             raise Violation(f"{job}: answered, but its journal is not whole")
+        check_workflows(view)
         self.ledger.expect(content, listing_of(view))
         self.promise = self.promise.with_(
             job, content, is_durable=self.durability == "always"
