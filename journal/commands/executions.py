@@ -351,9 +351,10 @@ def resume(
     retry: bool = False,
     is_auto: bool = False,
     reason: str | None = None,
+    why_dead: Callable[[Execution], str | None] = lambda _: None,
     request: Request = NO_KEY,
 ) -> bool:
-    """Make an execution pending again.
+    """Make an execution pending again; an attempt that is dead is recorded as over.
 
     Args:
         batch: the write.
@@ -362,6 +363,7 @@ def resume(
         retry: also a failed or cancelled one.
         is_auto: the worker resumes it by its policy.
         reason: recorded.
+        why_dead: returns why a running attempt has no process, None if it has one.
         request: a repeat changes nothing and returns True.
 
     Raises:
@@ -373,7 +375,9 @@ def resume(
     data = with_reason({"execution_id": execution_id}, reason)
     if is_auto:
         data["is_auto"] = True
-    status = execution.status
+    if (why := why_dead(execution)) is not None:
+        expire(batch, execution_id, execution.attempt, actor=actor, reason=why)
+    status = batch.state_of("execution", execution_id)
     if status == "waiting" and workflows(batch.view).open_approval(execution) is None:
         batch.add("execution.ready", actor, request.recorded(data))
         return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from operator import attrgetter, itemgetter
@@ -159,16 +158,9 @@ class Calls:
 
     def resume(self, execution_id: str, **how: Any) -> bool:
         """Resume an execution; see `CheckpointManager.resume_execution`."""
-        self._record_death(execution_id, actor=how["actor"])
-        return self._transition(execution_id, executions.resume, **how)
-
-    def _record_death(self, execution_id: str, *, actor: str) -> None:
-        """Record that the process of a running execution has ended, if it has."""
-        with suppress(UnknownExecution):
-            job_id, execution_id = self.directory.execution(execution_id)
-            execution = execution_of(self._reader.view(job_id), execution_id)
-            if (why := self._why_interrupted(execution)) is not None:
-                self.expire(execution_id, execution.attempt, actor=actor, reason=why)
+        return self._transition(
+            execution_id, executions.resume, why_dead=self._why_interrupted, **how
+        )
 
     def _why_interrupted(self, execution: Execution) -> str | None:
         """Return why a running execution has no process; None for all others."""

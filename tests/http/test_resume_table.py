@@ -347,6 +347,26 @@ def test_an_attempt_whose_process_died_is_recorded_as_over_first(
     assert len(executor.resumed) == resume
 
 
+def test_an_execution_whose_process_died_is_resumed_if_its_etag_is_the_one_shown(
+    client: TestClient, manager: CheckpointManager, elsewhere: tuple[int, Made]
+) -> None:
+    child, made = elsewhere
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    target, before = f"/api/executions/{made.execution_id}", events_of(manager)
+    shown = client.get(target)
+    assert shown.json()["status"] == "interrupted"
+    tag = {"If-Match": shown.headers["etag"]}
+    resumed = client.post(f"{target}/resume", headers=tag)
+    assert (resumed.status_code, resumed.json()["status"]) == (200, "pending")
+    assert events_of(manager)[len(before) :] == [
+        "lease.expired",
+        "checkpoint.abandoned",
+        "execution.interrupted",
+        "execution.resumed",
+    ]
+
+
 def test_an_attempt_of_a_caller_over_http_is_another_process(
     client: TestClient, manager: CheckpointManager, executor: Executor
 ) -> None:
