@@ -513,11 +513,11 @@ def _signal(execution: Execution, event: SignalChanged) -> None:
 
 def _request(workflows: Workflows, event: ApprovalRequested) -> None:
     approval = Approval(event)
-    workflows.approvals[approval.approval_id] = approval
     execution = workflows.executions[approval.execution_id]
-    execution.subject_seqs.append(approval.subject_seq)
     if approval.checkpoint_id is not None:
         workflows.steps[approval.checkpoint_id].approval_id = approval.approval_id
+    workflows.approvals[approval.approval_id] = approval
+    execution.subject_seqs.append(approval.subject_seq)
 
 
 def _decide(approval: Approval, event: ApprovalChanged) -> None:
