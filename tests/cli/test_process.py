@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from milepost import CheckpointManager
 from milepost.api.cli.group import milepost
 from tests.support.cli import BIN, JOB, Done, clean_environ, ids_of, run
 from tests.support.eventually import DEADLINE_SECONDS, eventually
@@ -284,7 +285,16 @@ def test_every_example_works_as_it_stands(line: str, store: Path, folder: Path) 
         (folder / "mine.keys").write_text(f"a:{64 * '0'} 20260301-07ab:{64 * '1'}")
         keys = "export MILEPOST_STORE_KEY_FILE=mine.keys;"
 
-    done = in_shell(save + undo + keys + line)
+    (folder / "day.json").write_text("{}")
+    asked = ""
+    if re.search(r" exec_|\$ID", line):
+        with CheckpointManager(store) as manager:
+            manager.start_workflow_execution("etl-daily", "ingest", pending=True)
+            if "$ID" in line:
+                found = manager.request_approval("exec_etl-daily", {})
+                asked = f"ID={found.approval_id}; DIGEST={found.subject_digest};"
+
+    done = in_shell(save + undo + keys + asked + line)
 
     assert done.code == 0, done.err
     assert done.out + done.err

@@ -11,8 +11,8 @@ from milepost.api.cli.results import Answer
 
 @command(
     "approve",
-    example="milepost approve appr_0123456789abcdef0123\n"
-    "milepost approve appr_0123456789abcdef0123 --digest sha256:…",
+    example='milepost approve "$ID" --digest "$DIGEST"\n'
+    """milepost approve "$ID" --digest "$DIGEST" --comment 'as agreed'""",
 )
 @click.argument("approval_id", metavar="ID")
 @click.option(

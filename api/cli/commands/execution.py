@@ -147,7 +147,8 @@ def cancel_command(frame: Frame, execution_id: str, reason: str | None) -> Answe
 
 
 @command(
-    "complete", example="""milepost execution complete ID --result '{"rows": 7}'"""
+    "complete",
+    example="""milepost execution complete exec_etl-daily --result '{"rows": 7}'""",
 )
 @_ID
 @click.option(
@@ -163,7 +164,10 @@ def complete_command(frame: Frame, execution_id: str, result: str | None) -> Ans
     return _changed(frame, execution_id, complete)
 
 
-@command("fail", example="milepost execution fail ID --reason 'the source is gone'")
+@command(
+    "fail",
+    example="milepost execution fail exec_etl-daily --reason 'the source is gone'",
+)
 @_ID
 @click.option(
     "--reason", metavar="TEXT", required=True, help="Why, which is journaled."
@@ -192,7 +196,10 @@ def resume_command(frame: Frame, execution_id: str, reason: str | None) -> Answe
     return _resumed(frame, execution_id, reason, retry=False)
 
 
-@command("retry", example="milepost execution retry ID --reason 'the source is back'")
+@command(
+    "retry",
+    example="milepost execution retry exec_etl-daily --reason 'the source is back'",
+)
 @_ID
 @reason_option
 def retry_command(frame: Frame, execution_id: str, reason: str | None) -> Answer:

@@ -11,7 +11,7 @@ from milepost.api.cli.results import Answer
 
 @command(
     "reject",
-    example="milepost reject appr_0123456789abcdef0123 --reason 'wrong bucket'",
+    example="""milepost reject "$ID" --reason 'wrong bucket' --digest "$DIGEST\"""",
 )
 @click.argument("approval_id", metavar="ID")
 @click.option(

@@ -15,7 +15,7 @@ from milepost.api.cli.workflows import status_of
 @command(
     "run",
     example="""milepost run ingest --job etl-daily --input '{"day": "2026-11-20"}'\n"""
-    "milepost run ingest --job etl-daily --input @day.json --wait",
+    "milepost run ingest --job etl-daily --input @day.json --version 2",
 )
 @click.argument("workflow")
 @click.option(
