@@ -62,7 +62,7 @@ def test_an_execution_runs_over_http_from_its_start_to_its_end(
         output_data={"rows": 5},
     ).json()
     assert ended["checkpoint_status"] == "completed"
-    assert manager.restore(JOB, step["checkpoint_id"]) == {"rows": 5}
+    assert manager.get(JOB, step["checkpoint_id"]).state == {"rows": 5}
     assert post(client, execution_id, "complete", result={"ok": 1}).json()[
         "status"
     ] == ("completed")
@@ -123,12 +123,30 @@ def another_server(root: Path, execution_id: str) -> Iterator[int]:
     if (child := os.fork()) == 0:
         other = CheckpointManager(root)
         other.acquire_lease(execution_id, "api", auto_renew=False)
+        other.create_checkpoint(
+            execution_id, "first", "a", None, attempt=1, idempotency_key="k1"
+        )
         os.write(told, b"!")
         signal.pause()
     assert os.read(ready, 1) == b"!"
     yield child
     with suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("another_server")
+def test_a_repeat_is_answered_by_a_server_that_does_not_hold_the_lease(
+    client: TestClient, manager: CheckpointManager, execution_id: str
+) -> None:
+    before = events_of(manager)
+    body = {"checkpoint_name": "first", "agent_id": "a", "attempt": 1}
+    answer = client.post(
+        f"/api/executions/{execution_id}/checkpoints",
+        json=body,
+        headers={"Idempotency-Key": "k1"},
+    )
+    assert (answer.status_code, answer.json()["attempt"]) == (201, 1)
+    assert events_of(manager) == before
 
 
 def test_an_attempt_belongs_to_the_server_that_holds_its_lease(
