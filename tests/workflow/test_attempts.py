@@ -252,3 +252,14 @@ def test_a_forked_child_does_not_run_what_its_parent_runs(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     manager.create_checkpoint(run, "s", "a", {})
     assert status(manager, run)["attempt"] == 1
+
+
+def test_a_repeated_call_begins_no_attempt(
+    manager: CheckpointManager, run: str
+) -> None:
+    manager.create_checkpoint(run, "load", "a", {}, idempotency_key="k1")
+    manager.pause_execution(run)
+    manager.resume_execution(run)
+    before = manager.history(JOB)
+    manager.create_checkpoint(run, "load", "a", {}, idempotency_key="k1")
+    assert manager.history(JOB) == before
