@@ -128,7 +128,7 @@ class Surroundings:
 def orphaned_executions(
     manager: CheckpointManager, found: list[Diagnosis]
 ) -> Iterator[Finding]:
-    """Yield the executions that read as running although no process runs them.
+    """Yield the executions that lost their process unnoticed.
 
     A worker would notice them at once.  Only sound jobs are read: reading another one
     may recover it.
@@ -141,17 +141,15 @@ def orphaned_executions(
     sound = [each.job_id for each in found if each.verdict.value == "sound"]
     try:
         listed = [
-            e for j in sound for e in manager.list_executions("running", job_id=j)
+            e for j in sound for e in manager.list_executions("interrupted", job_id=j)
         ]
     except MilepostError:
         return  # of the store, whose own check reports it
     for each in filter(is_orphan, listed):
         name, job_id = each["execution_id"], each["correlation_id"]
-        status = manager.get_execution_status(name)  # it may just have ended
-        if status is not None and is_orphan(status):
-            what = f"execution {name} of job {job_id} reads as running, but its process"
-            hint = f"start `milepost worker`, or milepost execution cancel {name}"
-            yield Finding("orphaned", True, f"{what} has ended", hint)
+        what = f"execution {name} of job {job_id} lost its process"
+        hint = f"start `milepost worker`, or milepost execution cancel {name}"
+        yield Finding("orphaned", True, f"{what}; no worker recorded that", hint)
 
 
 def _last_run(task: TaskStatus) -> Finding:

@@ -9,7 +9,6 @@ from milepost.api.cli.exits import Problem
 from milepost.api.cli.output import say
 from milepost.api.cli.starting import starting_worker
 from milepost.api.cli.workflows import (
-    is_orphan,
     owner,
     pending,
     status_of,
@@ -39,9 +38,6 @@ def follow(
         # Asked first: a job that has ended by now has written all that it will write.
         has_gone = _has_gone(handed, execution_id, manager)
         status = status_of(manager, execution_id)
-        if is_orphan(status):
-            # It may have ended between the look at its journal and at its lease.
-            status = status_of(manager, execution_id)
         if (line := _line(status)) != said:
             said = line
             say(line)
@@ -81,13 +77,14 @@ def _problem(
     name, word = status["execution_id"], status["status"]
     if word == "waiting":
         return _waits(manager, status)
-    is_lost = word == "interrupted" or (word == "running" and is_orphan(status))
-    if is_lost and not starting_worker(manager, settings, status["workflow_name"]):
-        word = "interrupted"
-    elif word == "pending" and has_gone:
+    if word == "pending" and has_gone:
         word = "not started"
     if word not in _STOPS:
         return None
+    if word == "interrupted" and starting_worker(
+        manager, settings, status["workflow_name"]
+    ):
+        return None  # the worker resumes it
     code, what, hint = _STOPS[word]
     why = status["error"] or status["reason"]
     because = f": {why}" if why else ""

@@ -50,11 +50,8 @@ def refused(status: Mapping[str, Any], wish: str) -> Failure:
 
 
 def is_orphan(status: Mapping[str, Any]) -> bool:
-    """Return whether an execution reads as running although no process has its lease.
-
-    Its status must have been read twice: a lease ends just after its execution.
-    """
-    return status["status"] == "running" and not status["lease"]["is_live"]
+    """Return whether an execution lost its process, and no event says so yet."""
+    return status["status"] == "interrupted" and status["lease"] is not None
 
 
 def owner(status: Mapping[str, Any]) -> str | None:

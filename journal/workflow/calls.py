@@ -168,10 +168,16 @@ class Calls:
             return None
         return self._engine.attempts.why_dead(execution.execution_id)
 
-    def _status_of(self, execution: Execution) -> str:
+    def _status_of(self, view: JobView, execution: Execution) -> str:
         """Return the status of an execution, even if its death is not recorded yet."""
-        is_dead = self._why_interrupted(execution) is not None
-        return "interrupted" if is_dead else execution.status
+        if self._why_interrupted(execution) is None:
+            return execution.status
+        # A lease is given up after the end is recorded: look at the journal once more.
+        known = queries.workflows(self._reader.view(view.job_id)).executions
+        found = known.get(execution.execution_id)
+        if found is None or found.status == "running":
+            return "interrupted"
+        return found.status
 
     def _transition(
         self,
@@ -711,7 +717,7 @@ class Calls:
                 self._reader,
                 view,
                 execution,
-                self._status_of(execution),
+                self._status_of(view, execution),
                 lambda step: self._step(job_id, execution_id, step.checkpoint_id),
             )
 
@@ -756,7 +762,7 @@ class Calls:
             return None
 
     def _status(self, view: JobView, execution: Execution) -> dict[str, Any]:
-        found = queries.status(view, execution, self._status_of(execution))
+        found = queries.status(view, execution, self._status_of(view, execution))
         if found["lease"] is not None:
             holder = self._engine.attempts.holder(execution.execution_id)
             deadline = holder and holder.deadline
@@ -785,7 +791,7 @@ class Calls:
                 at = execution.started_at
                 place = queries.Place(at, view.job_id, execution.seq)
                 if place > start and (
-                    states is None or self._status_of(execution) in states
+                    states is None or self._status_of(view, execution) in states
                 ):
                     found.append((place, view, execution))
         found.sort(key=itemgetter(0))

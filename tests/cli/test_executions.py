@@ -236,17 +236,20 @@ def test_a_signal_waits_for_its_execution(
 def test_doctor_names_an_execution_without_a_process_unless_a_worker_leads(
     manager: CheckpointManager, run: str
 ) -> None:
-    assert "reads as running" not in call("doctor").out
+    assert "lost its process" not in call("doctor").out
     manager.workflows.close()  # as the death of the process does
 
     done = call("doctor")
 
     assert done.code == 0
-    assert f"execution {run} of job {JOB} reads as running, but its process" in done.out
+    assert (
+        f"execution {run} of job {JOB} lost its process; no worker recorded that"
+        in done.out
+    )
     assert f"milepost execution cancel {run}" in done.out
     lease = manager.storage.lease("worker")
     assert lease.acquire("worker")
-    assert "reads as running" not in call("doctor").out
+    assert "lost its process" not in call("doctor").out
     lease.release()
 
 

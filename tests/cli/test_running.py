@@ -108,7 +108,7 @@ OUTCOMES: list[tuple[str, int, str, str]] = [
     ("cancels", 1, "cancelled", "too late"),
     ("asks", 9, "waiting", "approval of bob (0/1) (milepost approve appr_"),
     ("pauses", 9, "waiting", "disk (milepost execution resume exec_"),
-    ("dies", 1, "running", "lost its process (milepost execution resume exec_"),
+    ("dies", 1, "interrupted", "lost its process (milepost execution resume exec_"),
     ("never takes its lease", 1, "pending", "ended without taking the lease"),
 ]
 

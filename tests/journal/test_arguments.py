@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from milepost import CheckpointManager, MemoryStorage
+from milepost import CheckpointManager, CheckpointTrigger, MemoryStorage
 from milepost.journal import errors
 from milepost.journal.execution_models import LeaseInfo
 from tests.support.clock import NOW
@@ -82,6 +82,7 @@ def manager_with(method: str) -> tuple[CheckpointManager, dict[str, Any]]:
         "approved": True,
         "callback": print,
         "lease": LeaseInfo("exec_1", 1, 30.0),
+        "trigger": CheckpointTrigger(["step.completed"]),
     }
 
 
