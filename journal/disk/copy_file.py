@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from milepost.journal.disk.disk import Busy
+from milepost.journal.disk.disk import Busy, within
 from milepost.journal.disk.whole_file import append_all
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk, File
+
+# How long another process may take to look for a leftover.
+_GRACE_SECONDS = 0.2
 
 
 def remove_leftover(disk: Disk, path: Path) -> None:
@@ -59,19 +63,26 @@ class JournalCopy:
         self._disk = disk
         self._path = path
         self._target = target
-        remove_leftover(disk, path)
-        try:
-            self.file: File = disk.open(
-                path, "append", create=True, like=like or target
-            )
-        except FileExistsError:
-            raise Busy from None  # another process has just created it
         self._is_placed = False
-        found = disk.stat(path) if self.file.try_lock() else None
-        if found is None or found.inode != self.file.stat().inode:
-            self.file.close()
-            raise Busy
         self.size = 0
+        # A process that looks for a leftover has it locked for a moment.
+        file = within(_GRACE_SECONDS, partial(self._create, like or target))
+        if file is None:
+            raise Busy
+        self.file: File = file
+
+    def _create(self, like: Path) -> File | None:
+        """Create the file and lock it; None if another process has it locked."""
+        try:
+            remove_leftover(self._disk, self._path)
+            file = self._disk.open(self._path, "append", create=True, like=like)
+        except (Busy, FileExistsError):
+            return None
+        found = self._disk.stat(self._path) if file.try_lock() else None
+        if found is None or found.inode != file.stat().inode:
+            file.close()
+            return None
+        return file
 
     def write(self, data: bytes) -> None:
         """Append `data` without a sync.
