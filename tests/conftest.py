@@ -70,6 +70,21 @@ def store(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the rows of a sampled test as slow, except each of `every`."""
+    mark = item.get_closest_marker("sampled")
+    if mark is None:
+        return
+    seen = item.session.stash.setdefault(_ROWS, Counter())
+    name = item.nodeid.partition("[")[0]
+    if seen[name] % mark.kwargs["every"]:
+        item.add_marker("slow")
+    seen[name] += 1
+
+
+_ROWS = pytest.StashKey[Counter[str]]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("crash states")
     group.addoption(

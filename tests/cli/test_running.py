@@ -113,6 +113,7 @@ OUTCOMES: list[tuple[str, int, str, str]] = [
 ]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(("does", "code", "status", "said"), OUTCOMES)
 def test_wait_ends_with_the_outcome_of_the_execution(
     folder: Path, does: str, code: int, status: str, said: str

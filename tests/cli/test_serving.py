@@ -62,6 +62,7 @@ def test_sigterm_is_obeyed_and_ctrl_c_is_an_interruption(
         assert "Traceback" not in server.said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_server_that_stops_finishes_the_request_it_is_at() -> None:
     body = json.dumps({"job_id": JOB, "step_name": "x", "state": {}}).encode()
@@ -144,6 +145,7 @@ def test_a_misspelt_setting_keeps_the_server_down(folder: Path) -> None:
         assert "did you mean api.port?" in done.err
 
 
+@pytest.mark.slow
 def test_the_server_runs_the_worker_unless_it_is_told_not_to(folder: Path) -> None:
     (folder / "config.toml").write_text('[worker]\ncleanup = "every 1h"\n')
     save = {"job_id": "j", "step_name": "s", "state": {}}

@@ -43,6 +43,7 @@ def recorded(version: str) -> dict[str, Any]:
 
 
 RECORDED = recorded(NEWEST)
+ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
 EVENTS = [event for job in RECORDED.values() for event in job["history"]]
 JOURNALS = sorted(GOLDEN.glob(f"{NEWEST}/journals/*.jsonl"))
 
@@ -230,8 +231,7 @@ def test_the_script_that_made_it_still_writes_the_same_states_and_events(
 
 def validated(event: object) -> object:
     """Return `event` as its `TypedDict` sees it: fields it does not name are gone."""
-    adapter: TypeAdapter[Event] = TypeAdapter(Event)
-    return adapter.validate_python(event, strict=True)
+    return ADAPTER.validate_python(event, strict=True)
 
 
 @pytest.mark.parametrize("type_", sorted(EVENT_TYPES))

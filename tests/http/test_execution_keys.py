@@ -152,6 +152,7 @@ def prepared(manager: CheckpointManager, post: Post) -> dict[str, str]:
     return ids
 
 
+@pytest.mark.sampled(every=4)
 @every_post
 def test_a_repeat_is_answered_from_its_event_by_every_server_and_adds_none(
     servers: Servers, clock: Clock, post: Post
@@ -182,6 +183,7 @@ def test_a_repeat_is_answered_from_its_event_by_every_server_and_adds_none(
     assert after.count(post.event) == before + 1
 
 
+@pytest.mark.sampled(every=4)
 @every_post
 def test_another_request_under_the_same_key_is_409(
     servers: Servers, post: Post

@@ -217,6 +217,7 @@ REFUSALS: list[tuple[Any, str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize(("state", "verb", "body", "code"), REFUSALS)
 def test_what_does_not_fit_the_state_is_409_and_writes_nothing(
     client: TestClient,
@@ -286,6 +287,7 @@ def test_a_signal_is_kept_for_the_attempt_that_consumes_it(
     assert manager.consume_signal(execution_id, "go") == {"n": 1}
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -111,6 +111,7 @@ def prepared(manager: CheckpointManager, post: Post) -> str:
     return first
 
 
+@pytest.mark.sampled(every=3)
 @every_post
 def test_a_repeat_is_answered_from_its_event_by_every_server_and_adds_none(
     servers: Servers, clock: Clock, post: Post

@@ -194,6 +194,7 @@ def test_a_key_stands_for_its_save_while_it_is_live_and_led_to_current(
     assert store.manager.get(JOB, store.first).state == STATE
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     "content",
     [

@@ -95,6 +95,7 @@ def test_the_verdict_is_as_expected(damage: Damage, ruined: Callable[[], Path]) 
     )
 
 
+@pytest.mark.sampled(every=3)
 def test_a_read_and_a_write_refuse_what_doctor_calls_damaged_and_nothing_else(
     damage: Damage, ruined: Callable[[], Path]
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_read_and_a_write_refuse_what_doctor_calls_damaged_and_nothing_else(
             assert refusal is None, name
 
 
+@pytest.mark.sampled(every=3)
 def test_a_look_settles_what_doctor_says_the_next_look_settles(
     damage: Damage, ruined: Callable[[], Path]
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_look_settles_what_doctor_says_the_next_look_settles(
         assert after.verdict.value == "sound"
 
 
+@pytest.mark.sampled(every=3)
 def test_a_repair_does_what_the_verdict_says_and_keeps_all_that_is_proven(
     damage: Damage, ruined: Callable[[], Path]
 ) -> None:
@@ -170,6 +173,7 @@ def test_white_space_is_taken_back_byte_for_byte(
     assert text == written.removeprefix(b"\xef\xbb\xbf")
 
 
+@pytest.mark.sampled(every=3)
 def test_no_read_shortens_what_it_refuses(
     damage: Damage, ruined: Callable[[], Path]
 ) -> None:

@@ -260,6 +260,7 @@ def in_a_loop(work: Callable[[], object], done: threading.Event) -> None:
         work()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restless")
 def test_threads_read_while_others_save_and_delete(root: Path) -> None:
     """A view is changed in place: whoever walks it must not trip over that."""
@@ -427,6 +428,7 @@ def test_closing_waits_for_a_save_on_its_way_and_neither_is_stuck(
     assert steps(CheckpointManager(root)) == ["one", "two"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_more_jobs_than_descriptors_are_no_problem(
     root: Path, durability: Durability

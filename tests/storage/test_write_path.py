@@ -484,6 +484,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize(("operation", "error"), FAILURES)
 def test_whichever_call_fails_nothing_acknowledged_is_lost_and_the_job_goes_on(

@@ -291,6 +291,7 @@ def test_fifty_probes_at_once_are_all_told_the_truth(folder: Path) -> None:
                 assert all(each.result()[1]["jobs"] == 1 for each in asked)
 
 
+@pytest.mark.slow
 def test_a_flood_of_bad_requests_leaves_a_count_in_the_log(folder: Path) -> None:
     with serving(folder) as running:
         for _ in range(500):
@@ -323,6 +324,7 @@ def test_a_log_that_takes_nothing_stops_no_request(folder: Path) -> None:
     os.close(writing)
 
 
+@pytest.mark.slow
 def test_a_log_on_a_full_disk_stops_no_request(folder: Path) -> None:
     with Path("/dev/full").open("w") as full, serving(folder, stderr=full) as running:
         with running.connect(b"no request\r\n\r\n") as client:
@@ -426,6 +428,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 INHERITS = (sys.executable, "-c", INHERITING)
 
 
+@pytest.mark.slow
 def test_an_orphan_of_a_job_is_reaped_and_the_job_keeps_its_status(
     folder: Path,
 ) -> None:

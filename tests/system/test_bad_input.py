@@ -374,6 +374,7 @@ def leads(door: Door) -> bool:
     return bool(door.send("GET /readyz").json["worker"]["leader"])
 
 
+@pytest.mark.slow
 def test_two_servers_on_one_folder_share_it_and_one_alone_leads(
     tmp_path: Path,
 ) -> None:

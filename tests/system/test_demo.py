@@ -213,6 +213,7 @@ def run_job(url: str, out: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_from_the_current_checkpoint_even_if_there_are_newer_ones(
     tmp_path: Path,
 ) -> None:

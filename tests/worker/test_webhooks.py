@@ -232,6 +232,7 @@ def test_large_data_is_left_out_of_the_body(home: Home) -> None:
 # -- retries ---------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("status", [400, 410, 500, 503])
 def test_a_refused_event_is_sent_again_with_the_same_id(
     home: Home, status: int
@@ -329,6 +330,7 @@ def silent(handler: BaseHTTPRequestHandler) -> None:
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
+@pytest.mark.sampled(every=3)
 @pytest.mark.parametrize(
     ("answer", "result", "error"),
     [
@@ -504,6 +506,7 @@ def test_a_missing_secret_is_a_problem_until_it_is_there(home: Home) -> None:
     eventually(lambda: _problem(worker) == "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "whsec_", "whsec_c2hvcnQ=", "plain", "whsec_*"])
 def test_a_malformed_secret_is_a_problem_that_does_not_show_it(
     home: Home, text: str
