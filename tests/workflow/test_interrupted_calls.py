@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from milepost import CheckpointTrigger
 from tests.support.interruptions import JOB, Scene, swept
 
 if TYPE_CHECKING:
@@ -100,6 +101,12 @@ def begin(scene: WorkScene) -> None:
     scene.create()
 
 
+def watch(scene: WorkScene) -> None:
+    trigger = CheckpointTrigger(on=["step.completed"], keep_last=1)
+    scene.manager.add_trigger(trigger)
+    begin(scene)
+
+
 def wait(scene: WorkScene) -> None:
     scene.start()
     scene.create(gate=True)
@@ -157,10 +164,14 @@ CALLS: dict[str, Case] = {
     ),
     "release_lease": Case(hold, give_back),
     "take over": Case(die, WorkScene.create),
+    "a trigger": Case(
+        watch, lambda s: s.manager.complete_checkpoint(s.run, "s", {"y": 1})
+    ),
 }
 
 SWEEPS = [
     pytest.param("take over", 83, False, id="take over-some lines"),
+    pytest.param("a trigger", 83, False, id="a trigger-some lines"),
     *(
         pytest.param(name, 1, unit == "code", id=f"{name}-{unit}", marks=SLOW)
         for name in CALLS

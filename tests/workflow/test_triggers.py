@@ -150,19 +150,19 @@ def test_what_a_trigger_could_bring_about_cannot_fire_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "says"),
     [
-        {"on": []},
-        {"on": "step.completed"},
-        {"on": ["step.completed"], "keep_last": 0},
-        {"on": ["step.completed"], "keep_last": True},
-        {"on": ["step.completed"], "state": {"n": 1}},
-        {"on": ["step.completed"], "name": ""},
+        ({"on": []}, "on must name an event"),
+        ({"on": "step.completed"}, "on must be a list of strings"),
+        ({"keep_last": 0}, "keep_last must be at least 1, got 0"),
+        ({"keep_last": True}, "keep_last must be a whole number"),
+        ({"state": {"n": 1}}, "state must be a function"),
+        ({"name": ""}, "name"),
     ],
 )
-def test_a_wrong_trigger_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(errors.InvalidArgument):
-        CheckpointTrigger(**wrong)
+def test_a_wrong_trigger_is_refused(wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match=says):
+        CheckpointTrigger(**{"on": ["step.completed"]} | wrong)
 
 
 def test_only_a_trigger_can_be_added(manager: CheckpointManager) -> None:
@@ -237,6 +237,7 @@ def test_a_snapshot_hides_no_checkpoint_of_the_job(
     [snapshot] = automatic(manager)
     manager.delete(JOB, snapshot)
     manager.undelete(JOB, snapshot)
+    assert "current" not in manager.history(JOB)[-1]["data"]
     assert manager.current(JOB) is None
     manager.restore(JOB, snapshot)
     assert manager.current(JOB) == snapshot
