@@ -109,6 +109,18 @@ class Run:
             return ApprovalPending if self.is_gated else ExecutionPaused
         return None
 
+    @property
+    def shown(self) -> str:
+        """The status that everybody sees: the dead are interrupted."""
+        is_dead = self.status == "running" and not self.is_mine
+        return "interrupted" if is_dead else self.status
+
+    def find_dead(self) -> None:
+        """Record that the process of this execution has died, if it has."""
+        if self.status == "running" and not self.is_mine:
+            self.abandon()
+            self.status = "interrupted"
+
     def enter(self) -> None:
         """Begin the next attempt, unless one of this process runs."""
         if self.status == "running" and self.is_mine:
@@ -266,8 +278,6 @@ class Histories(RuleBasedStateMachine):
 
         if run.is_removed or run.status in {*ENDED, "waiting"}:
             self.unchanged(False, call)
-        elif run.status == "interrupted":
-            self.unchanged(True, call)
         else:
             assert call()
             run.wait(None)
@@ -281,7 +291,7 @@ class Histories(RuleBasedStateMachine):
         def call() -> bool:
             return self.managers[who].resume_execution(run.id, retry=retry)
 
-        may = run.status == "interrupted" or (
+        may = run.shown == "interrupted" or (
             run.status == "waiting" and not run.is_gated
         )
         may = may or (retry and run.status in {"failed", "cancelled"})
@@ -289,6 +299,7 @@ class Histories(RuleBasedStateMachine):
             self.unchanged(False, call)
         else:
             assert call()
+            run.find_dead()
             run.status, run.ask = "pending", None
 
     @rule(who=WHO, which=WHICH, how=st.sampled_from(sorted(ENDED)))
@@ -374,15 +385,12 @@ class Histories(RuleBasedStateMachine):
         workflows = self.managers[who].workflows
         why = workflows.why_dead(run.id)
         assert (why is None) == run.is_mine
-        is_dead = run.status == "running" and not run.is_mine
         if run.is_mine:
             return
         self.clock.turn(seconds=1)
         answer = workflows.expire(run.id, run.attempt, actor="w", reason="x")
-        assert answer == is_dead
-        if is_dead:
-            run.abandon()
-            run.status = "interrupted"
+        assert answer == (run.shown != run.status)
+        run.find_dead()
 
     # -- signals and approvals -----------------------------------------------------
 
@@ -544,6 +552,8 @@ class Histories(RuleBasedStateMachine):
             id_ = info.checkpoint_id
             if what == "restore":
                 manager.restore(JOB, id_)
+                for run in self.runs:
+                    run.find_dead()
             elif what != "force" and id_ in self.needed():
                 with pytest.raises(Protected):
                     manager.delete(JOB, id_, purge=what == "purge")
@@ -618,7 +628,7 @@ class Histories(RuleBasedStateMachine):
         assert (newest or {}).get("execution_id") == (unfinished or [None])[-1]
         assert seen[0] == seen[2]
         assert seen[1] == seen[2]
-        expected = [(r.id, r.status, r.attempt) for r in self.runs if not r.is_removed]
+        expected = [(r.id, r.shown, r.attempt) for r in self.runs if not r.is_removed]
         listed = seen[0]["list"]
         assert [(f["execution_id"], f["status"], f["attempt"]) for f in listed] == (
             expected
