@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from milepost.journal.batch import Batch
     from milepost.journal.index.executions import Execution, Workflows
+    from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.packer import Packer
     from milepost.journal.storage.leases import Lease
@@ -267,19 +268,30 @@ class Engine:
                 lease.release(forget=True)
             self._give_up(job_id)
             raise
-        events = self.triggers.events(job_id, added)  # with the attempts of now
-        self._give_up(job_id)
+        try:
+            events = self.triggers.events(job_id, added)  # with the attempts of now
+            self._give_up(job_id)
+        except BaseException:
+            self._give_up(job_id)  # the first may be interrupted (docs/adr/0026)
+            raise
         self.triggers.fire(events)
 
     def _give_up(self, job_id: str) -> None:
         if not self.attempts.known():
             return
-        try:
-            # Not the last view: an interrupted fold of the write would hide its events.
-            known = workflows(self._store.view(job_id)).executions
-        except MilepostError:
-            return  # the write is done; the next one finds what has ended
+        view = self._fresh(job_id) or self._fresh(job_id)
+        known = {} if view is None else workflows(view).executions
         for execution_id in self.attempts.known():
             execution = known.get(execution_id)
             if execution is not None and not execution.leased:
                 self.attempts.drop(execution_id)
+
+    def _fresh(self, job_id: str) -> JobView | None:
+        """Return a job's view; None after an error, which may be a handler's `OSError`.
+
+        Not the last view: an interrupted fold of the write would hide its events.
+        """
+        try:
+            return self._store.view(job_id)
+        except MilepostError:
+            return None  # the write is done; the next one finds what has ended
