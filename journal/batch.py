@@ -10,7 +10,6 @@ from milepost.journal.errors import Conflict
 from milepost.journal.events import codec
 from milepost.journal.events.codec import Mark
 from milepost.journal.index import job_view
-from milepost.journal.index.executions import Workflows
 from milepost.journal.states import line_codec
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class Batch:
 
     def state_of(self, machine: Machine, id_: str) -> str:
         """Return the state of an execution, a step or an approval after this batch."""
-        return (self.view.workflows or Workflows()).state(machine, id_, self._moved)
+        return self.view.workflows.state(machine, id_, self._moved)
 
     def since(self, seq: int) -> list[tuple[int, str, Mapping[str, object]]]:
         """Return seq, type and data of the events of this batch after `seq`."""

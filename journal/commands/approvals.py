@@ -17,7 +17,6 @@ from milepost.journal.commands.executions import (
     execution_of,
     leased,
     release,
-    workflows,
 )
 from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.errors import (
@@ -133,7 +132,7 @@ def approval_of(view: JobView, approval_id: str) -> Approval:
     Raises:
         UnknownApproval: there is none.
     """
-    found = workflows(view).approvals.get(approval_id)
+    found = view.workflows.approvals.get(approval_id)
     if found is None:
         raise UnknownApproval(approval_id)
     return found
@@ -193,7 +192,7 @@ def request_approval(
         InvalidArgument: the terms cannot be met.
     """
     if (earlier := request.earlier(batch.view, batch.now)) is not None:
-        made = workflows(batch.view).approvals.values()
+        made = batch.view.workflows.approvals.values()
         return next((a.approval_id for a in made if a.seq >= earlier.first), "")
     execution = leased(batch, execution_id, attempt, "ask for an approval in")
     return ask(batch, execution, payload, terms, actor=actor, request=request)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.clock import stamp
 from milepost.journal.commands import saving
-from milepost.journal.commands.executions import execution_of, workflows
+from milepost.journal.commands.executions import execution_of
 from milepost.journal.errors import LeaseLost
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def save(
 def _remove_older(batch: Batch, keep: Keep, actor: str) -> None:
     view = batch.view
     made = [e for e in view.checkpoints.values() if e.labels.trigger == keep.trigger]
-    shielded = {*view.pinned, *view.held, *workflows(view).needed()}
+    shielded = {*view.pinned, *view.held, *view.workflows.needed()}
     reason = f"trigger {keep.trigger} keeps its last {keep.last}"
     removed = {
         entry.checkpoint_id: reason

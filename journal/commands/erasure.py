@@ -83,8 +83,7 @@ def refuse_live(view: JobView) -> None:
     Raises:
         IllegalTransition: an execution is live.
     """
-    live = {} if view.workflows is None else view.workflows.live
-    for execution in live.values():
+    for execution in view.workflows.live.values():
         if execution.is_live:
             raise IllegalTransition(
                 f"cannot erase job {view.job_id!r}: execution "

@@ -50,18 +50,13 @@ class Workflow(NamedTuple):
     branched_from: BranchOrigin | None = None
 
 
-def workflows(view: JobView) -> Workflows:
-    """Return the executions of a job, empty if it has none."""
-    return view.workflows or Workflows()
-
-
 def execution_of(view: JobView, execution_id: str) -> Execution:
     """Return an execution.
 
     Raises:
         UnknownExecution: there is none, or it was removed.
     """
-    found = workflows(view).executions.get(execution_id)
+    found = view.workflows.executions.get(execution_id)
     if found is None or found.removed_at is not None:
         raise UnknownExecution(execution_id)
     return found
@@ -71,7 +66,7 @@ def refusal(view: JobView, execution: Execution, wish: str) -> IllegalTransition
     """Return why `wish` is not possible now, and what is."""
     name, status = execution.execution_id, execution.status
     kind, what, hint = _REFUSALS[status]
-    if status == "waiting" and workflows(view).open_approval(execution) is not None:
+    if status == "waiting" and view.workflows.open_approval(execution) is not None:
         kind, what, hint = _GATED
     since = f" since {execution.completed_at}" if kind is ExecutionFinal else ""
     what = what.format(approval=execution.waiting_on)
@@ -140,10 +135,10 @@ def start(
         InvalidArgument: a name is out of bounds.
     """
     if (earlier := request.admitted(batch)) is not None:
-        made = workflows(batch.view).executions.values()
+        made = batch.view.workflows.executions.values()
         first = (e.execution_id for e in made if e.seq >= earlier.first)
         return next(first, execution_id)
-    refuse_live(workflows(batch.view))
+    refuse_live(batch.view.workflows)
     data: dict[str, object] = {
         "execution_id": execution_id,
         "workflow_name": ids.check_label("workflow_name", workflow.name),
@@ -292,7 +287,7 @@ def pause(
     execution = execution_of(batch.view, execution_id)
     if step_name is not None and execution.newest(step_name) is None:
         raise UnknownExecution(f"{execution_id}, step {step_name}")
-    is_gated = workflows(batch.view).open_approval(execution) is not None
+    is_gated = batch.view.workflows.open_approval(execution) is not None
     if execution.status == "waiting" and not is_gated:
         return False
     data = with_reason({"execution_id": execution_id}, reason)
@@ -378,7 +373,7 @@ def resume(
     if (why := why_dead(execution)) is not None:
         expire(batch, execution_id, execution.attempt, actor=actor, reason=why)
     status = batch.state_of("execution", execution_id)
-    if status == "waiting" and workflows(batch.view).open_approval(execution) is None:
+    if status == "waiting" and batch.view.workflows.open_approval(execution) is None:
         batch.add("execution.ready", actor, request.recorded(data))
         return True
     if status == "interrupted" or (retry and status in {"failed", "cancelled"}):
@@ -463,7 +458,7 @@ def clear(batch: Batch, *, before: datetime, trash_until: datetime, actor: str) 
     protected ones.  Their events stay.
     """
     view = batch.view
-    found = workflows(view)
+    found = view.workflows
     old = {
         execution.execution_id: execution
         for execution in found.executions.values()

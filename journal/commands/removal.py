@@ -63,7 +63,7 @@ def _refuse_protected(view: JobView, checkpoint_id: str) -> None:
             f"checkpoint {checkpoint_id!r} is pinned",
             hint="unpin it, or delete it with force",
         )
-    needed = {} if view.workflows is None else view.workflows.needed()
+    needed = view.workflows.needed()
     if checkpoint_id in needed:
         raise Protected(
             f"checkpoint {checkpoint_id!r} is {needed[checkpoint_id]}",

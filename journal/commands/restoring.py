@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from milepost.journal import ids
-from milepost.journal.commands.executions import Workflow, expire, start, workflows
+from milepost.journal.commands.executions import Workflow, expire, start
 from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.execution_models import Continuation
 from milepost.journal.reading.reader import entry_of
@@ -50,7 +50,7 @@ def restore(
         return None
     batch.check_seq(expected_seq)
     entry_of(batch.view, checkpoint_id)
-    for execution in [*workflows(batch.view).live.values()]:
+    for execution in [*batch.view.workflows.live.values()]:
         if execution.leased and not runs_here(execution):
             expire(batch, execution.execution_id, execution.attempt, actor=actor)
     owner = execution_with(batch.view, checkpoint_id)
@@ -74,7 +74,7 @@ def restore(
 
 def execution_with(view: JobView, checkpoint_id: str) -> Execution | None:
     """Return the execution that a checkpoint belongs to, if it belongs to one."""
-    found = workflows(view)
+    found = view.workflows
     step = found.steps.get(checkpoint_id)
     return None if step is None else found.executions[step.execution_id]
 
@@ -83,7 +83,7 @@ def _continued(batch: Batch, owner: Execution, checkpoint_id: str) -> Continuati
     """Return what goes on from a checkpoint of `owner`."""
     name, status = owner.execution_id, batch.state_of("execution", owner.execution_id)
     if status == "waiting":
-        approval = workflows(batch.view).open_approval(owner)
+        approval = batch.view.workflows.open_approval(owner)
         what = "is paused"
         if approval is not None:
             what = f"waits for approval {approval.approval_id}"
@@ -93,7 +93,7 @@ def _continued(batch: Batch, owner: Execution, checkpoint_id: str) -> Continuati
     kept = batch.view.checkpoints
     saved = [s for s in owner.steps if s.checkpoint_id in kept and s.ended_seq]
     latest = max(saved, key=lambda step: step.ended_seq)
-    newest = workflows(batch.view).newest_unfinished()
+    newest = batch.view.workflows.newest_unfinished()
     # The job finds the newest unfinished execution, so an older one cannot go on.
     is_behind = newest is not None and newest.seq > owner.seq
     is_latest = latest.checkpoint_id == checkpoint_id

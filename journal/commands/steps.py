@@ -14,7 +14,6 @@ from milepost.journal.commands.executions import (
     is_paused,
     leased,
     refusal,
-    workflows,
 )
 from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.index.transitions import UNFINISHED
@@ -56,7 +55,7 @@ def create(
         InvalidArgument: a name is out of bounds.
     """
     if (earlier := request.earlier(batch.view, batch.now)) is not None:
-        made = workflows(batch.view).steps.values()
+        made = batch.view.workflows.steps.values()
         return next(s.checkpoint_id for s in made if s.seq >= earlier.first)
     execution = leased(batch, execution_id, attempt, "begin a step of")
     checkpoint_id = saving.new_id(batch, step.name)
@@ -121,7 +120,7 @@ def complete(
 
 def _ended_by(batch: Batch, seq: int) -> str:
     """Return the step that event `seq` ended, in any execution: for a repeat."""
-    steps = workflows(batch.view).steps.values()
+    steps = batch.view.workflows.steps.values()
     return next(step.checkpoint_id for step in steps if step.ended_seq == seq)
 
 
@@ -130,7 +129,7 @@ def _open(batch: Batch, execution: Execution, step_name: str) -> Step | None:
     step = execution.newest(step_name, "open")
     if step is None or batch.state_of("checkpoint", step.checkpoint_id) != "open":
         return None
-    is_gated = workflows(batch.view).open_approval(execution) is not None
+    is_gated = batch.view.workflows.open_approval(execution) is not None
     return None if is_gated else step
 
 

@@ -216,7 +216,7 @@ class JobView:
         self.last_at: str | None = None
         self.steps: dict[str, str] = {}
         self.labels: dict[Labels, Labels] = {}
-        self.workflows: Workflows | None = None  # None before the first execution
+        self.workflows = Workflows()
 
     @property
     def mark(self) -> Mark:
@@ -319,7 +319,7 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
         elif (key := data.get("idempotency_key")) is not None:
             view.keys[key] = checkpoint_id
         at = data.get("saved_at", at)
-        if "execution_id" in data and view.workflows is not None:
+        if "execution_id" in data:
             executions.save(view.workflows, event)
     seq, parent = event["seq"], data["parent"]
     if parent != view.lineage.tip:
@@ -405,7 +405,7 @@ def _check_execution(
     view: JobView, type_: str, data: Mapping[str, Any], moved: Moved
 ) -> None:
     try:
-        moved |= executions.check(view.workflows or Workflows(), type_, data, moved)
+        moved |= executions.check(view.workflows, type_, data, moved)
     except Misfit as exc:
         raise InvalidEvent(str(exc)) from None
 
@@ -444,7 +444,6 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
 ) -> None:
     check(view, event["type"], event["data"])
     if is_workflow_event(event):
-        view.workflows = view.workflows or Workflows()
         executions.apply(view.workflows, event)
         remember(view.answered, event)
         return
@@ -460,7 +459,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             _remove(view, reason, event["at"], event["actor"])
         case "checkpoints.cleaned":
             _remove(view, event["data"]["removed"], event["at"], event["actor"])
-            if view.workflows is not None and "executions" in event["data"]:
+            if "executions" in event["data"]:
                 gone = event["data"]["executions"]
                 executions.remove(view.workflows, gone, event["at"])
             if event["data"].get("confirmed"):
@@ -496,8 +495,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
                 event["at"], end.get("failed", False), end.get("reason")
             )
         case "job.erased":
-            if view.workflows is not None:
-                view.workflows.erased_seq = event["seq"]
+            view.workflows.erased_seq = event["seq"]
             why = event["data"].get("reason", "erased")
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
             _purge(view, reason, event["at"], event["actor"])

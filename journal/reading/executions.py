@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
 
-_NOTHING = Workflows()
-
 
 class Place(NamedTuple):
     """The place of an execution or an approval in lists, oldest first."""
@@ -42,11 +40,6 @@ class Place(NamedTuple):
 
 
 FIRST = Place("", "", 0)  # before every other
-
-
-def workflows(view: JobView) -> Workflows:
-    """Return the executions of a job, empty if it has none."""
-    return view.workflows or _NOTHING
 
 
 class Directory:
@@ -76,7 +69,7 @@ class Directory:
         job_id = execution_id.removeprefix(ids.EXECUTION)
         if not job_id or job_id == execution_id:
             raise UnknownExecution(execution_id)
-        newest = workflows(self._reader.view(job_id)).newest_unfinished()
+        newest = self._reader.view(job_id).workflows.newest_unfinished()
         if newest is None:
             raise UnknownExecution(execution_id)
         return job_id, newest.execution_id
@@ -103,7 +96,7 @@ class Directory:
                 view = store.readable(job_id)
             except MilepostError:
                 continue  # damage of one job must not hide another's execution
-            if has(workflows(view), id_):
+            if has(view.workflows, id_):
                 self.learn(id_, job_id)
                 return job_id
         raise UnknownExecution(id_)
@@ -119,7 +112,7 @@ def _has_approval(found: Workflows, id_: str) -> bool:
 
 def shown(view: JobView) -> Iterator[Execution]:
     """Yield the executions of a job that were not removed, oldest first."""
-    for execution in workflows(view).executions.values():
+    for execution in view.workflows.executions.values():
         if execution.removed_at is None:
             yield execution
 
@@ -133,7 +126,7 @@ def jobs_with_executions(reader: Reader, job_id: str | None) -> Iterator[JobView
             if job_id is not None:
                 raise
             continue
-        if view.workflows is not None:
+        if view.workflows.executions:
             yield view
 
 
@@ -151,7 +144,7 @@ def status(view: JobView, execution: Execution, word: str) -> dict[str, Any]:
         "total_checkpoints": len(steps),
         "completed_checkpoints": sum(s.status == "completed" for s in steps),
         "failed_checkpoints": sum(s.status in ("failed", "abandoned") for s in steps),
-        "pending_approvals": int(workflows(view).open_approval(execution) is not None),
+        "pending_approvals": int(view.workflows.open_approval(execution) is not None),
         "status": word,
         "workflow_version": execution.workflow_version,
         "attempt": execution.attempt,
@@ -217,7 +210,7 @@ def step_fields(
     reader: Reader, view: JobView, execution: Execution, step: Step
 ) -> dict[str, Any]:
     """Return the fields of a `CheckpointExecution`, and its `problem`."""
-    approvals = workflows(view).approvals
+    approvals = view.workflows.approvals
     approval = approvals.get(step.approval_id or "")
     given, problem = payload_if(reader, view, step.seq)
     output, why = payload_if(reader, view, step.ended_seq if _has_output(step) else 0)
@@ -252,7 +245,7 @@ def _abandoned(step: Step) -> str | None:
 
 def steps(reader: Reader, view: JobView, execution_id: str) -> list[dict[str, Any]]:
     """Return the steps of an execution as plain JSON, oldest first."""
-    execution = workflows(view).executions[execution_id]
+    execution = view.workflows.executions[execution_id]
     found = []
     for step in execution.steps:
         known = step_fields(reader, view, execution, step)
@@ -274,7 +267,7 @@ def snapshot(reader: Reader, view: JobView, execution_id: str) -> dict[str, Any]
 
     Of steps of one name, the last completed one counts.  A purged payload is None.
     """
-    execution = workflows(view).executions[execution_id]
+    execution = view.workflows.executions[execution_id]
     done = {s.name: s.ended_seq for s in execution.steps if s.status == "completed"}
     return {
         "execution_id": execution_id,
@@ -311,7 +304,7 @@ def approval_info(
     view: JobView, approval: Approval, subject: dict[str, Any] | None = None
 ) -> ApprovalInfo:
     """Return an approval as plain JSON."""
-    found = workflows(view)
+    found = view.workflows
     step = found.steps.get(approval.checkpoint_id or "")
     ended = approval.ended
     return ApprovalInfo(
@@ -360,8 +353,8 @@ def approvals(
         raise InvalidArgument(f"status must be one of {words}, got {status!r:.60}")
     found: list[tuple[Place, ApprovalInfo]] = []
     for view in jobs_with_executions(reader, job_id):
-        for approval in workflows(view).approvals.values():
-            execution = workflows(view).executions[approval.execution_id]
+        for approval in view.workflows.approvals.values():
+            execution = view.workflows.executions[approval.execution_id]
             if status not in ("all", approval.status):
                 continue
             if execution.removed_at is not None:

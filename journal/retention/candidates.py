@@ -38,7 +38,7 @@ def candidates(
     """
     numbered = view.sizes.numbered()
     current, held, pinned = view.current, view.held, view.pinned
-    needed = {} if view.workflows is None else view.workflows.needed()
+    needed = view.workflows.needed()
     best = policy.keep_best
     found = []
     for entry in entries:

@@ -66,8 +66,6 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
 
 def _payloads(view: JobView, latest: datetime) -> frozenset[int]:
     """Return the events of executions whose states are due."""
-    if view.workflows is None:
-        return frozenset()
     known = view.workflows
     return frozenset(
         seq

@@ -173,7 +173,7 @@ class Calls:
         if self._why_interrupted(execution) is None:
             return execution.status
         # A lease is given up after the end is recorded: look at the journal once more.
-        known = queries.workflows(self._reader.view(view.job_id)).executions
+        known = self._reader.view(view.job_id).workflows.executions
         found = known.get(execution.execution_id)
         if found is None or found.status == "running":
             return "interrupted"
@@ -309,7 +309,7 @@ class Calls:
     def unfinished(self, job_id: str) -> list[Unfinished]:
         """Return the unfinished executions of a job, oldest first."""
         view = self._reader.view(job_id)
-        known = queries.workflows(view)
+        known = view.workflows
         found = []
         for execution in sorted(known.live.values(), key=attrgetter("seq")):
             approval = known.open_approval(execution)
@@ -403,7 +403,7 @@ class Calls:
             execution_id, decide, actor=actor, request=request, attempt=attempt
         )
         # A repeat with the job's alias may show a step of an earlier execution.
-        begun = queries.workflows(self._reader.view(job_id)).steps
+        begun = self._reader.view(job_id).workflows.steps
         execution_id = begun[made].execution_id
         shown = self._step(job_id, execution_id, made)
         if gate is not None:
@@ -512,7 +512,7 @@ class Calls:
         """End an open step as this process's attempt; None if there is none."""
         view = self._reader.view(job_id)
         execution = execution_of(view, execution_id)
-        approval = queries.workflows(view).open_approval(execution)
+        approval = view.workflows.open_approval(execution)
         is_known = how["request"].key in view.answered
         if approval is not None and not is_known:
             _log.warning(
@@ -678,7 +678,7 @@ class Calls:
         step = next(gated, None)
         if step is None or step.approval_id is None:
             return False
-        approval = queries.workflows(view).approvals[step.approval_id]
+        approval = view.workflows.approvals[step.approval_id]
         decided = "approved" if approved else "rejected"
         if approval.status != "pending":
             return approval.status == decided
@@ -712,7 +712,7 @@ class Calls:
 
         def read() -> dict[str, Any] | None:
             view = self._reader.view(job_id)
-            execution = queries.workflows(view).executions[execution_id]
+            execution = view.workflows.executions[execution_id]
             return queries.execution_fields(
                 self._reader,
                 view,
@@ -727,21 +727,21 @@ class Calls:
     def step(self, execution_id: str, checkpoint_id: str) -> Step:
         """Return a step of an execution, as the index has it."""
         job_id, _ = self.directory.execution(execution_id)
-        return queries.workflows(self._reader.view(job_id)).steps[checkpoint_id]
+        return self._reader.view(job_id).workflows.steps[checkpoint_id]
 
     def not_open(self, execution_id: str, name: str) -> MilepostError:
         """Return why no step of a name can be ended."""
         job_id, execution_id = self.directory.execution(execution_id)
         view = self._reader.view(job_id)
         execution = execution_of(view, execution_id)
-        if queries.workflows(view).open_approval(execution) is not None:
+        if view.workflows.open_approval(execution) is not None:
             return executions.refusal(view, execution, f"end step {name!r:.80} of")
         return UnknownExecution(f"{execution_id}, open step {name}")
 
     def _step(self, job_id: str, execution_id: str, checkpoint_id: str) -> LiveStep:
         def read() -> dict[str, Any]:
             view = self._reader.view(job_id)
-            found = queries.workflows(view)
+            found = view.workflows
             execution = found.executions[execution_id]
             step = found.steps[checkpoint_id]
             fields = queries.step_fields(self._reader, view, execution, step)
@@ -783,7 +783,7 @@ class Calls:
         start = queries.FIRST
         if after is not None:
             home, _ = self.directory.execution(after)
-            last = queries.workflows(self._reader.view(home)).executions[after]
+            last = self._reader.view(home).workflows.executions[after]
             start = queries.Place(last.started_at, home, last.seq)
         found = []
         for view in queries.jobs_with_executions(self._reader, job_id):

@@ -13,7 +13,7 @@ from milepost.journal.commands import executions
 from milepost.journal.commands.executions import Payload, execution_of
 from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.errors import LeaseLost, MilepostError
-from milepost.journal.reading.executions import Directory, workflows
+from milepost.journal.reading.executions import Directory
 from milepost.journal.states import json_states, line_codec
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
 from milepost.journal.workflow.triggers import Triggers
@@ -280,7 +280,7 @@ class Engine:
         if not self.attempts.known():
             return
         view = self._fresh(job_id) or self._fresh(job_id)
-        known = {} if view is None else workflows(view).executions
+        known = {} if view is None else view.workflows.executions
         for execution_id in self.attempts.known():
             execution = known.get(execution_id)
             if execution is not None and not execution.leased:

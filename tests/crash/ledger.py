@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.journal import ids
 from milepost.journal.events.codec import peek
-from milepost.journal.index import executions
 
 if TYPE_CHECKING:
     from milepost import CheckpointManager
@@ -104,7 +103,7 @@ def listing_of(view: JobView) -> Listing:
     return Listing(
         tuple(view.checkpoints),
         None if current is None else current.checkpoint_id,
-        "" if view.workflows is None else repr(plain(view.workflows)),
+        repr(plain(view.workflows)),
     )
 
 
@@ -123,7 +122,7 @@ def plain(folded: object) -> object:
 
 def check_workflows(view: JobView) -> None:
     """Check that what one write does landed whole, whatever was acknowledged."""
-    known = view.workflows or executions.Workflows()
+    known = view.workflows
     for execution in known.executions.values():
         name, status = execution.execution_id, execution.status
         if bool(execution.leased) != (status == "running"):
@@ -145,7 +144,7 @@ def check_workflows(view: JobView) -> None:
 
 def _payloads_that_left(view: JobView) -> set[int]:
     """Return the events of executions whose states a compaction may have dropped."""
-    known = view.workflows or executions.Workflows()
+    known = view.workflows
     return {
         seq
         for execution in known.executions.values()

@@ -184,7 +184,7 @@ class Session:
 
     def _check_leases(self, view: JobView) -> None:
         """Check that every execution that is shown as running has a process."""
-        live = {} if view.workflows is None else view.workflows.live
+        live = view.workflows.live
         for execution in live.values():
             lock = self.world.find(f"{STORE}/records/{execution.execution_id}.lock")
             is_locked = lock in self.world.locks
