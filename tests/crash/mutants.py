@@ -641,14 +641,13 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Engine.as_attempt,
-                "lease = self.attempts.take(execution_id, ttl_seconds)",
-                "lease = self._store.storage.lease(execution_id, ttl_seconds)",
+                "lease = self.attempts.take(execution_id, actor, tenure.ttl_seconds)",
+                "lease = self._store.storage.lease(execution_id, tenure.ttl_seconds)",
             ),
             Rewrite(
                 Engine.as_attempt,
-                "self.attempts.keep(execution_id, lease, attempt, ttl_seconds)",
-                "lease.acquire('a'); "
-                "self.attempts.keep(execution_id, lease, attempt, ttl_seconds)",
+                "self.attempts.keep(execution_id, held)",
+                "lease.acquire('a'); self.attempts.keep(execution_id, held)",
             ),
         ),
         "execute",
@@ -657,9 +656,9 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Engine.change,
-                "answer: _T = self._store.write(job_id, decide)",
+                "answer: _T = write(decide)",
                 "[self.attempts.drop(name) for name in self.attempts.known()]; "
-                "answer = self._store.write(job_id, decide)",
+                "answer = write(decide)",
             ),
         ),
         "end executions",
