@@ -261,8 +261,13 @@ def leased(batch: Batch, execution_id: str, attempt: int, wish: str) -> Executio
     is_stale = 0 < attempt < execution.attempt
     if not is_stale and execution.status in _WAITS_OR_ENDED:
         raise refusal(batch.view, execution, wish)
+    raise lost(execution, attempt)
+
+
+def lost(execution: Execution, attempt: int) -> LeaseLost:
+    """Return the error for an attempt that is over."""
     now = f"it is {execution.status}, and attempt {execution.attempt} is the last"
-    raise LeaseLost(execution_id, attempt, now)
+    return LeaseLost(execution.execution_id, attempt, now)
 
 
 _WAITS_OR_ENDED = frozenset({"waiting", "completed", "failed", "cancelled"})
@@ -290,13 +295,10 @@ def pause(
     is_gated = batch.view.workflows.open_approval(execution) is not None
     if execution.status == "waiting" and not is_gated:
         return False
-    data = with_reason({"execution_id": execution_id}, reason)
-    if execution.status == "interrupted":  # or a policy would resume it
-        batch.add("execution.resumed", actor, data | {"is_auto": True})
-    elif execution.status not in {"pending", "running"}:
+    if execution.status not in {"pending", "running", "interrupted"}:
         raise refusal(batch.view, execution, "pause")
-    batch.add("execution.waiting", actor, request.recorded(data))
-    release(batch, execution, actor)
+    data = with_reason({"execution_id": execution_id}, reason)
+    _wait(batch, execution, data, actor, request)
     return True
 
 
@@ -307,13 +309,25 @@ def park(batch: Batch, execution_id: str, *, reason: str, actor: str) -> bool:
         UnknownExecution: there is none.
     """
     execution = execution_of(batch.view, execution_id)
-    data = {"execution_id": execution_id, "reason": reason}
-    if execution.status == "interrupted":
-        batch.add("execution.resumed", actor, data | {"is_auto": True})
-    elif execution.status != "pending":
+    if execution.status not in {"pending", "interrupted"}:
         return False
-    batch.add("execution.waiting", actor, data)
+    data: dict[str, object] = {"execution_id": execution_id, "reason": reason}
+    _wait(batch, execution, data, actor)
     return True
+
+
+def _wait(
+    batch: Batch,
+    execution: Execution,
+    data: dict[str, object],
+    actor: str,
+    request: Request = NO_KEY,
+) -> None:
+    """Let an execution wait for a person, without its lease."""
+    if execution.status == "interrupted":  # or a policy would resume it
+        batch.add("execution.resumed", actor, data | {"is_auto": True})
+    batch.add("execution.waiting", actor, request.recorded(data))
+    release(batch, execution, actor)
 
 
 def release(batch: Batch, execution: Execution, actor: str) -> None:

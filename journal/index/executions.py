@@ -271,7 +271,6 @@ class Workflows:
         approvals: by id, oldest first.
         steps: by checkpoint id.
         live: the unfinished executions, by id.
-        removed: the finished executions that left the lists, by id.
         erased_seq: the last ``job.erased``: states of executions up to it are purged.
     """
 
@@ -280,7 +279,6 @@ class Workflows:
         "erased_seq",
         "executions",
         "live",
-        "removed",
         "steps",
     )
 
@@ -289,7 +287,6 @@ class Workflows:
         self.approvals: dict[str, Approval] = {}
         self.steps: dict[str, Step] = {}
         self.live: dict[str, Execution] = {}
-        self.removed: dict[str, Execution] = {}
         self.erased_seq = 0
 
     def newest_unfinished(self) -> Execution | None:
@@ -458,7 +455,6 @@ def remove(workflows: Workflows, execution_ids: list[str], at: str) -> None:
         execution = workflows.executions.get(execution_id)
         if execution is not None and execution_id not in workflows.live:
             execution.removed_at = at
-            workflows.removed[execution_id] = execution
 
 
 def _lease(execution: Execution, event: LeaseChanged) -> None:

@@ -12,7 +12,7 @@ from milepost.journal import ids
 from milepost.journal.commands import executions
 from milepost.journal.commands.executions import Payload, execution_of
 from milepost.journal.commands.requests import NO_KEY, Request
-from milepost.journal.errors import LeaseLost, MilepostError
+from milepost.journal.errors import MilepostError
 from milepost.journal.reading.executions import Directory
 from milepost.journal.states import json_states, line_codec
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
@@ -235,8 +235,7 @@ class Engine:
         holder = self.attempts.holder(known.execution_id)
         if known.leased == attempt and holder is not None:
             return self.attempts.live(known.execution_id, holder)
-        now = f"it is {known.status}, and attempt {known.attempt} is the last"
-        return LeaseLost(known.execution_id, attempt, now)
+        return executions.lost(known, attempt)
 
     @contextmanager
     def _settling(

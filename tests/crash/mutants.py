@@ -631,7 +631,7 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 commands.leased,
-                "raise LeaseLost(execution_id, attempt, now)",
+                "raise lost(execution, attempt)",
                 "return execution",
             ),
         ),
