@@ -109,20 +109,15 @@ class Calls:
         request: Request,
     ) -> WorkflowExecution:
         """Start an execution; see `CheckpointManager.start_workflow_execution`."""
-        payload = self._engine.payload(data)
-
-        def decide(batch: Batch, execution_id: str, is_leased: bool) -> str:
-            return executions.start(
-                batch,
-                execution_id,
-                workflow,
-                payload,
-                actor=actor,
-                owner=self._engine.attempts.owner(actor) if is_leased else None,
-                refuse_live=self._engine.refuse_live,
-                request=request,
-            )
-
+        decide = partial(
+            executions.start,
+            workflow=workflow,
+            payload=self._engine.payload(data),
+            actor=actor,
+            owner=self._engine.attempts.owner(actor) if is_leased else None,
+            refuse_live=self._engine.refuse_live,
+            request=request,
+        )
         started = self._engine.start(job_id, decide, actor=actor, is_leased=is_leased)
         return self.execution(started)
 
@@ -392,11 +387,7 @@ class Calls:
         """Begin a step; see `CheckpointManager.create_checkpoint`."""
         step = steps.NewStep(name, agent_id, self._engine.payload(data), gate)
 
-        def decide(batch: Batch, execution_id: str, attempt: int) -> str:
-            return steps.create(
-                batch, execution_id, attempt, step, actor=actor, request=request
-            )
-
+        decide = partial(steps.create, step=step, actor=actor, request=request)
         # Resolved first: a gate may end the alias of an unfinished execution.
         job_id, execution_id = self.directory.execution(execution_id)
         made = self._engine.as_attempt(
@@ -439,21 +430,15 @@ class Calls:
             None,
         )
 
-        def decide(
-            batch: Batch, execution_id: str, attempt: int
-        ) -> saving.Saved | None:
-            return steps.complete(
-                batch,
-                execution_id,
-                attempt,
-                name,
-                draft,
-                self._engine.packer,
-                self._reader.is_saved_as,
-                actor=actor,
-                request=request,
-            )
-
+        decide = partial(
+            steps.complete,
+            step_name=name,
+            draft=draft,
+            packer=self._engine.packer,
+            is_saved_as=self._reader.is_saved_as,
+            actor=actor,
+            request=request,
+        )
         how = {"actor": actor, "request": request, "attempt": attempt}
         saved = self._finish(job_id, execution_id, name, decide, **how)
         if saved is None:
@@ -483,17 +468,9 @@ class Calls:
             error, self._engine.payload(output), fails_execution=fails_execution
         )
 
-        def decide(batch: Batch, execution_id: str, attempt: int) -> str | None:
-            return steps.fail(
-                batch,
-                execution_id,
-                attempt,
-                name,
-                failure,
-                actor=actor,
-                request=request,
-            )
-
+        decide = partial(
+            steps.fail, step_name=name, failure=failure, actor=actor, request=request
+        )
         how = {"actor": actor, "request": request, "attempt": attempt}
         failed = self._finish(job_id, execution_id, name, decide, **how)
         if failed is None:
@@ -625,19 +602,13 @@ class Calls:
         attempt: int | None = None,
     ) -> ApprovalInfo:
         """Ask for a decision between two steps; the execution waits."""
-        payload = self._engine.payload(subject)
-
-        def decide(batch: Batch, execution_id: str, attempt: int) -> str:
-            return approvals.request_approval(
-                batch,
-                execution_id,
-                attempt,
-                payload,
-                terms,
-                actor=actor,
-                request=request,
-            )
-
+        decide = partial(
+            approvals.request_approval,
+            payload=self._engine.payload(subject),
+            terms=terms,
+            actor=actor,
+            request=request,
+        )
         made = self._engine.as_attempt(
             execution_id, decide, actor=actor, request=request, attempt=attempt
         )

@@ -87,7 +87,7 @@ class Engine:
     def start(
         self,
         job_id: str,
-        decide: Callable[[Batch, str, bool], str],
+        decide: Callable[[Batch, str], str],
         *,
         actor: str,
         is_leased: bool,
@@ -96,7 +96,7 @@ class Engine:
 
         Args:
             job_id: the job.
-            decide: starts the execution with an id, and whether this process runs it.
+            decide: starts the execution with an id.
             actor: who runs it.
             is_leased: this process runs the first attempt.
         """
@@ -106,7 +106,7 @@ class Engine:
             self._store.storage.create()
             lease = self.attempts.take(execution_id, actor)
         with self._settling(job_id, (execution_id, lease)) as write:
-            started: str = write(lambda batch: decide(batch, execution_id, is_leased))
+            started: str = write(lambda batch: decide(batch, execution_id))
             self.directory.learn(started, job_id)
             if lease is not None and started == execution_id:
                 self.attempts.keep(execution_id, Held(lease, 1, TTL_SECONDS))
