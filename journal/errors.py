@@ -38,6 +38,7 @@ class MilepostError(Exception):
     """
 
     code: ClassVar[str] = "error"
+    _details: ClassVar[tuple[str, ...]] = ()  # the attributes that `details` shows
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -56,7 +57,7 @@ class MilepostError(Exception):
     @property
     def details(self) -> dict[str, str | None]:
         """Fields for programs besides the code; empty for most errors."""
-        return {}
+        return {name: getattr(self, name) for name in self._details}
 
 
 class InvalidArgument(MilepostError, ValueError):
@@ -155,30 +156,22 @@ class UnknownExecution(MilepostError, ValueError):
     """There is no such execution; nothing was done."""
 
     code = "unknown_execution"
+    _details = ("execution_id",)
 
     def __init__(self, execution_id: str) -> None:
         super().__init__(f"execution {execution_id!r:.120} does not exist")
         self.execution_id = execution_id
-
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The execution."""
-        return {"execution_id": self.execution_id}
 
 
 class UnknownApproval(MilepostError, ValueError):
     """There is no such approval; nothing was done."""
 
     code = "unknown_approval"
+    _details = ("approval_id",)
 
     def __init__(self, approval_id: str) -> None:
         super().__init__(f"approval {approval_id!r:.120} does not exist")
         self.approval_id = approval_id
-
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The approval."""
-        return {"approval_id": self.approval_id}
 
 
 class IllegalTransition(Conflict):
@@ -233,6 +226,7 @@ class LeaseLive(Conflict):
     """
 
     code = "lease_live"
+    _details = ("execution_id", "owner", "deadline")
 
     def __init__(self, execution_id: str, owner: str, deadline: str | None) -> None:
         until = "" if deadline is None else f", until {deadline} unless it renews"
@@ -244,20 +238,12 @@ class LeaseLive(Conflict):
         self.owner = owner
         self.deadline = deadline
 
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The execution, the owner of its lease, and the deadline."""
-        return {
-            "execution_id": self.execution_id,
-            "owner": self.owner,
-            "deadline": self.deadline,
-        }
-
 
 class LeaseLost(MilepostError, RuntimeError):
     """This attempt lost its lease: it must end quietly; nothing was written."""
 
     code = "lease_lost"
+    _details = ("execution_id",)
 
     def __init__(self, execution_id: str, attempt: int, now: str) -> None:
         super().__init__(
@@ -266,11 +252,6 @@ class LeaseLost(MilepostError, RuntimeError):
         )
         self.execution_id = execution_id
         self.attempt = attempt
-
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The execution."""
-        return {"execution_id": self.execution_id}
 
 
 class StalePlan(Conflict):
@@ -311,6 +292,7 @@ class OnHold(Protected):
     """
 
     code = "held"
+    _details = ("checkpoint_id", "held_by", "held_since", "reason")
 
     def __init__(
         self, checkpoint_id: str, *, held_by: str, held_since: str, reason: str | None
@@ -325,16 +307,6 @@ class OnHold(Protected):
         self.held_by = held_by
         self.held_since = held_since
         self.reason = reason
-
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The checkpoint, and the actor, start and reason of its hold."""
-        return {
-            "checkpoint_id": self.checkpoint_id,
-            "held_by": self.held_by,
-            "held_since": self.held_since,
-            "reason": self.reason,
-        }
 
 
 class DamagedJournal(MilepostError, ValueError):
@@ -466,6 +438,7 @@ class MigrationFailed(MilepostError, ValueError):
     """
 
     code = "migration_failed"
+    _details = ("workflow", "from_version", "to_version", "checkpoint_id")
 
     def __init__(
         self,
@@ -485,16 +458,6 @@ class MigrationFailed(MilepostError, ValueError):
         self.to_version = to_version
         self.checkpoint_id = checkpoint_id
 
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The migration and the checkpoint."""
-        return {
-            "workflow": self.workflow,
-            "from_version": self.from_version,
-            "to_version": self.to_version,
-            "checkpoint_id": self.checkpoint_id,
-        }
-
 
 class NoMigration(MilepostError, ValueError):
     """No registered migration leads from this state's version to the newest.
@@ -507,6 +470,7 @@ class NoMigration(MilepostError, ValueError):
     """
 
     code = "no_migration"
+    _details = ("workflow", "version", "checkpoint_id")
     _problem: ClassVar[str] = "no migration starts from that version"
     _hint: ClassVar[str] = "register a migration from that version"
 
@@ -527,15 +491,6 @@ class NoMigration(MilepostError, ValueError):
         self.version = version
         self.known = tuple(known)
         self.checkpoint_id = checkpoint_id
-
-    @property
-    def details(self) -> dict[str, str | None]:
-        """The workflow, the version and the checkpoint."""
-        return {
-            "workflow": self.workflow,
-            "version": self.version,
-            "checkpoint_id": self.checkpoint_id,
-        }
 
 
 class NewerState(NoMigration):
