@@ -732,8 +732,12 @@ class Calls:
         except UnknownExecution:
             return None
 
-    def _status(self, view: JobView, execution: Execution) -> dict[str, Any]:
-        found = queries.status(view, execution, self._status_of(view, execution))
+    def _status(
+        self, view: JobView, execution: Execution, word: str | None = None
+    ) -> dict[str, Any]:
+        """Return an execution as plain JSON; `word` is its status, if it is known."""
+        word = word or self._status_of(view, execution)
+        found = queries.status(view, execution, word)
         if found["lease"] is not None:
             holder = self._engine.attempts.holder(execution.execution_id)
             deadline = holder and holder.deadline
@@ -761,12 +765,13 @@ class Calls:
             for execution in queries.shown(view):
                 at = execution.started_at
                 place = queries.Place(at, view.job_id, execution.seq)
-                if place > start and (
-                    states is None or self._status_of(view, execution) in states
-                ):
-                    found.append((place, view, execution))
+                if place <= start:
+                    continue
+                word = None if states is None else self._status_of(view, execution)
+                if states is None or word in states:
+                    found.append((place, view, execution, word))
         found.sort(key=itemgetter(0))
-        return [self._status(view, item) for _, view, item in found[:limit]]
+        return [self._status(view, item, word) for _, view, item, word in found[:limit]]
 
     def asked(
         self,

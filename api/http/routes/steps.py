@@ -33,10 +33,9 @@ from milepost.journal.commands.approvals import Terms
 from milepost.journal.errors import LeaseLive, LeaseLost
 from milepost.journal.execution_models import LeaseInfo
 from milepost.journal.manager import CheckpointManager
+from milepost.journal.workflow.attempts import TTL_SECONDS
 
 router = APIRouter(prefix="/api/executions", tags=["executions"], route_class=Resource)
-
-_TTL_SECONDS = 30.0
 
 
 @router.post(
@@ -54,7 +53,7 @@ def take_lease(
     runs; `details` has its owner and deadline.  409 `approval_pending`,
     `execution_paused`, `execution_final`: it waits, or has ended.
     """
-    manager, ttl = services.manager, _TTL_SECONDS if body is None else body.ttl
+    manager, ttl = services.manager, (body or LeaseRequest()).ttl
     job_id, execution_id = execution_named(manager, execution_id)
     lease = manager.acquire_lease(
         execution_id,
@@ -86,7 +85,7 @@ def renew_lease(
     """
     manager = services.manager
     job_id, execution_id = execution_named(manager, execution_id)
-    manager.heartbeat(LeaseInfo(execution_id, body.attempt, _TTL_SECONDS))
+    manager.heartbeat(LeaseInfo(execution_id, body.attempt, TTL_SECONDS))
     done = repeatable.recorded(job_id)
     return about(done, job_id, execution_id, status="running", attempt=body.attempt)
 
@@ -262,7 +261,7 @@ def _attempt(
     if attempt is None:
         attempt = _begun(manager, execution_id, repeatable.actor)
     with suppress(LeaseLost, LeaseLive):  # the write says why it is refused
-        manager.heartbeat(LeaseInfo(execution_id, attempt, _TTL_SECONDS))
+        manager.heartbeat(LeaseInfo(execution_id, attempt, TTL_SECONDS))
     return attempt
 
 

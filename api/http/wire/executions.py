@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from milepost.api.http.wire.requests import Asked, Label, Time
+from milepost.journal.workflow.attempts import TTL_SECONDS
 
 # No process renews the lease of a caller on another machine, so it must be long enough
 # for its network, and short enough to notice its death.
@@ -122,7 +123,7 @@ class SignalRequest(Asked):
 class LeaseRequest(Asked):
     """`ttl`: the lease ends if no request renews it for this many seconds."""
 
-    ttl: Ttl = 30.0
+    ttl: Ttl = TTL_SECONDS
 
 
 class HeartbeatRequest(Asked):
