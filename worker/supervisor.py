@@ -257,6 +257,7 @@ class Supervisor:
             self._starts[found.execution_id] = last._replace(
                 again_at=now + timedelta(seconds=_MAX_PAUSE_SECONDS)
             )
+            return _MAX_PAUSE_SECONDS
         log.info("execution %s: job %r started", found.execution_id, found.job_id)
         return _MAX_PAUSE_SECONDS
 

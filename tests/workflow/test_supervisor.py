@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -179,8 +180,9 @@ def test_a_job_that_does_not_take_its_lease_is_started_again_a_few_times(
 
 
 def test_a_job_that_still_runs_is_not_a_failed_start(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     watched = Watched(tmp_path, clock, max_attempts=1)
     watched.jobs.refusal = JobStillRunning(JOB)
     watched.manager.start_workflow_execution(JOB, "ingest", pending=True)
@@ -189,6 +191,7 @@ def test_a_job_that_still_runs_is_not_a_failed_start(
         clock.turn(seconds=START_SECONDS)
     (found,) = watched.manager.list_executions()
     assert found["status"] == "pending"
+    assert "started" not in caplog.text
 
 
 def test_a_decision_starts_the_job(watched: Watched) -> None:
