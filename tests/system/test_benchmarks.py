@@ -29,6 +29,7 @@ SUBJECTS = {
     "states",
     "plan",
     "startup",
+    "workflows",
 }
 UNITS = {"µs", "ms", "saves/s", "events/s", "bytes"}
 
