@@ -254,6 +254,45 @@ class LeaseLost(MilepostError, RuntimeError):
         self.attempt = attempt
 
 
+class StepUncertain(MilepostError, RuntimeError):
+    """A step that must not run twice may have run; nothing was run."""
+
+    code = "step_uncertain"
+    _details = ("execution_id",)
+
+    def __init__(self, execution_id: str, key: str, attempt: int) -> None:
+        super().__init__(
+            f"step {key!r} of execution {execution_id!r} may have run in attempt "
+            f"{attempt}, and must not run twice",
+            hint="find out, and give the step a `reconcile` function that says so",
+        )
+        self.execution_id = execution_id
+
+
+class StepFailed(MilepostError, RuntimeError):
+    """The last try of a step failed, or an item of a map, or a child execution."""
+
+    code = "step_failed"
+
+
+class StepsChanged(MilepostError, RuntimeError):
+    """The program asks for another step than was recorded; nothing was run."""
+
+    code = "steps_changed"
+
+
+class Rejected(MilepostError, PermissionError):
+    """The approval that a step asked for was not given."""
+
+    code = "rejected"
+
+
+class Expired(MilepostError, TimeoutError):
+    """The approval that a step asked for was not decided before its deadline."""
+
+    code = "expired"
+
+
 class StalePlan(Conflict):
     """A job changed since the plan was made; nothing was removed from it."""
 

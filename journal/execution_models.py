@@ -178,7 +178,8 @@ class Unfinished(NamedTuple):
     """An execution that the worker looks after.
 
     `failures`: attempts that were interrupted since a step was last completed.
-    `due_at`: when a reminder or the deadline of `approval_id` is due.
+    `due_at`: when a reminder or the deadline of `approval_id` is due, or when it goes
+    on by itself.  `child_job`: the job of the execution that it waits for.
     """
 
     job_id: str
@@ -191,6 +192,27 @@ class Unfinished(NamedTuple):
     changed_seq: int
     approval_id: str | None
     due_at: str | None
+    child_job: str | None = None
+
+
+class Outcome(NamedTuple):
+    """How far an execution came.
+
+    Attributes:
+        execution_id: the execution.
+        status: ``pending``, ``running``, ``waiting``, ``interrupted``, ``completed``,
+            ``failed`` or ``cancelled``.
+        result: of a completed one.
+        waiting_on: what a waiting one waits for: an approval id, the key of a step, or
+            ``paused``.
+        error: of a failed one.
+    """
+
+    execution_id: str
+    status: str
+    result: Any = None
+    waiting_on: str | None = None
+    error: str | None = None
 
 
 class ApprovalInfo(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -43,18 +44,25 @@ from milepost.journal.states import json_states
 from milepost.journal.states.access import Vault
 from milepost.journal.states.json_states import Limits
 from milepost.journal.states.packer import Codec, Packer
+from milepost.journal.states.types import Types
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.compaction import Compaction, Threshold
 from milepost.journal.store.store import Store
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
 from milepost.journal.workflow.calls import Calls
+from milepost.journal.workflow.course import (
+    Exhausted,
+    Options,
+    Surroundings,
+    open_course,
+)
 from milepost.journal.workflow.engine import Engine, Tenure
 from milepost.journal.workflow.triggers import CheckpointTrigger, Rule
 
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Collection, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from datetime import datetime
 
     from milepost.journal.crypto.keys import KeyRing
@@ -66,6 +74,7 @@ if TYPE_CHECKING:
         Continuation,
         LeaseInfo,
         LiveStep,
+        Outcome,
         WorkflowExecution,
     )
     from milepost.journal.importing.importing import Imported
@@ -84,6 +93,9 @@ if TYPE_CHECKING:
     from milepost.journal.storage.files.storage import Sharing
     from milepost.journal.store.clock_guard import ClockGuard
     from milepost.journal.store.clock_watch import ClockJump
+    from milepost.journal.workflow.async_run import AsyncRun
+    from milepost.journal.workflow.functions import WorkflowFunction
+    from milepost.journal.workflow.run import Run
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -1381,6 +1393,170 @@ class CheckpointManager:
             ),
         )
 
+    def workflow(
+        self,
+        name: str,
+        *,
+        version: str | None = None,
+        max_attempts: int | None = None,
+        on_exhausted: Exhausted = "fail",
+        strict_order: bool = False,
+    ) -> Callable[[Callable[..., Any]], WorkflowFunction]:
+        """Return a decorator that makes a workflow from a function.
+
+            @manager.workflow("ingest", version="3")
+            def ingest(run, url):
+                rows = run.step("download", download, url)
+                return run.step("load", load, rows)
+
+            manager.run(ingest, job_id="ingest-7", url="https://example.com/7.csv")
+
+        The worker can wake it; see docs/workflows.md.
+
+        Args:
+            name: of the workflow.
+            version: recorded with each execution.
+            max_attempts: after so many attempts that ended early the worker resumes an
+                execution no more; by default as its configuration says.
+            on_exhausted: whether a step whose tries are used up fails the execution,
+                or pauses it until a person resumes it.
+            strict_order: refuse other steps than an earlier attempt recorded.
+        """
+        from milepost.journal.workflow.functions import WorkflowFunction as Made
+
+        options = Options(name, version, on_exhausted, strict_order)
+
+        def decorate(function: Callable[..., Any]) -> WorkflowFunction:
+            return Made(self.root, self._surroundings, function, options, max_attempts)
+
+        return decorate
+
+    def run(
+        self,
+        workflow: WorkflowFunction,
+        /,
+        *,
+        job_id: str,
+        actor: str | None = None,
+        **input: Any,  # noqa: A002 - what it is
+    ) -> Outcome:
+        """Run a workflow in a job as far as it goes; return how far that was.
+
+        Starts an execution, or continues the unfinished one of this workflow, whose
+        initial data stays as it was.  Runs nothing while that one waits.
+
+        Args:
+            workflow: made by `workflow`, of this manager or another one.
+            job_id: the job.
+            actor: who runs it, instead of the manager's actor.
+            input: the initial data of a new execution.
+
+        Raises:
+            LeaseLive: another process runs it, or another call of this one.
+            Exception: what the workflow raised; the execution has failed.
+            InvalidArgument, InvalidState, DamagedJournal, StorageFailed: as
+                `start_workflow_execution`.
+        """
+        return workflow.run(self._surroundings(actor), ids.check_job_id(job_id), input)
+
+    async def arun(
+        self,
+        workflow: WorkflowFunction,
+        /,
+        *,
+        job_id: str,
+        actor: str | None = None,
+        **input: Any,  # noqa: A002 - what it is
+    ) -> Outcome:
+        """Run an asynchronous workflow in a job; see `run`."""
+        return await workflow.arun(
+            self._surroundings(actor), ids.check_job_id(job_id), input
+        )
+
+    def execution(
+        self,
+        name: str,
+        *,
+        job_id: str,
+        version: str | None = None,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - what it is
+        on_exhausted: Exhausted = "fail",
+        strict_order: bool = False,
+        actor: str | None = None,
+    ) -> Run:
+        """Return a block that runs a workflow with durable steps, in a script.
+
+            with manager.execution("ingest", job_id="ingest-7") as run:
+                rows = run.step("download", download, url)
+                run.step("load", load, rows)
+
+        Starts an execution, or continues the unfinished one of this workflow.  The
+        block ends early at a wait, with `run.status` "waiting", and the next one goes
+        on.  An exception of the program fails the execution and passes on; an exit or
+        Ctrl-C interrupts it, and the next block continues it.
+
+        Args:
+            name: of the workflow.
+            job_id: the job.
+            version: recorded with a new execution.
+            input: a dict, the initial data of a new execution.
+            on_exhausted: whether a step whose tries are used up fails the execution,
+                or pauses it until a person resumes it.
+            strict_order: refuse other steps than an earlier attempt recorded.
+            actor: who runs it, instead of the manager's actor.
+
+        Raises:
+            LeaseLive: another process runs it, or another block of this one.
+            InvalidArgument, InvalidState, DamagedJournal, StorageFailed: as
+                `start_workflow_execution`.
+        """
+        from milepost.journal.workflow.run import Run as Made
+
+        options = Options(name, version, on_exhausted, strict_order)
+        around, job_id = self._surroundings(actor), ids.check_job_id(job_id)
+        return Made(open_course(around, job_id, options, input))
+
+    def aexecution(
+        self,
+        name: str,
+        *,
+        job_id: str,
+        version: str | None = None,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - what it is
+        on_exhausted: Exhausted = "fail",
+        strict_order: bool = False,
+        actor: str | None = None,
+    ) -> AbstractAsyncContextManager[AsyncRun]:
+        """Return an asynchronous block with durable steps; see `execution`."""
+        from milepost.journal.workflow.async_run import open_run
+
+        options = Options(name, version, on_exhausted, strict_order)
+        return open_run(
+            self._surroundings(actor), ids.check_job_id(job_id), options, input
+        )
+
+    def _surroundings(self, actor: str | None) -> Surroundings:
+        return Surroundings(
+            self.workflows,
+            Types(),
+            self._clock,
+            getattr(self._clock, "sleep", time.sleep),
+            self._who(actor),
+        )
+
+    def execution_outcome(self, execution_id: str) -> Outcome:
+        """Return how far an execution came, and its result.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+
+        Raises:
+            UnknownExecution: there is none.
+            UnreadableState: its result was purged.
+        """
+        job_id, execution_id = self.workflows.directory.execution(execution_id)
+        return self.workflows.outcome(job_id, execution_id, Types())
+
     def complete_execution(
         self,
         execution_id: str,
@@ -1406,7 +1582,9 @@ class CheckpointManager:
             LeaseLive, LeaseLost, InvalidState, DamagedJournal, StorageFailed: as
                 `create_checkpoint`.
         """
-        payload = None if result is None else self.workflows.payload(result)
+        payload = None
+        if result is not None:
+            payload = self.workflows.payload({"value": dict(result)})
         how = End("execution.completed", "complete", 0, payload=payload)
         request = Request.of(
             idempotency_key, "complete_execution", execution_id, result

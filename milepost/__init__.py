@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         CheckpointExecution,
         CheckpointState,
         LeaseInfo,
+        Outcome,
         WorkflowExecution,
     )
     from milepost.journal.importing.importing import FileNote, Imported, ImportedJob
@@ -48,6 +49,16 @@ if TYPE_CHECKING:
     from milepost.journal.states.diff import Change
     from milepost.journal.storage.memory import MemoryStorage
     from milepost.journal.store.compaction import Compaction, Threshold
+    from milepost.journal.workflow.async_run import AsyncRun
+    from milepost.journal.workflow.functions import WorkflowFunction
+    from milepost.journal.workflow.retries import (
+        Fatal,
+        NotRun,
+        Retry,
+        RetryAfter,
+        Suspended,
+    )
+    from milepost.journal.workflow.run import MapItem, Run
     from milepost.journal.workflow.triggers import CheckpointTrigger, TriggerEvent
 
     __version__: str
@@ -55,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Applied",
     "ApprovalInfo",
+    "AsyncRun",
     "Best",
     "Change",
     "Checkpoint",
@@ -66,6 +78,7 @@ __all__ = [
     "Compaction",
     "Diagnosis",
     "Event",
+    "Fatal",
     "FileNote",
     "Hold",
     "Imported",
@@ -76,20 +89,28 @@ __all__ = [
     "Key",
     "KeyRing",
     "LeaseInfo",
+    "MapItem",
     "Match",
     "MemoryStorage",
+    "NotRun",
+    "Outcome",
     "Plan",
     "Policies",
     "Policy",
     "Repair",
+    "Retry",
+    "RetryAfter",
     "Ruling",
+    "Run",
     "Span",
     "Stop",
+    "Suspended",
     "Terms",
     "Threshold",
     "TriggerEvent",
     "Verdict",
     "WorkflowExecution",
+    "WorkflowFunction",
     "__version__",
     "errors",
 ]
@@ -100,7 +121,7 @@ _NAMES_OF = {
     "journal.events.vocabulary": ("Event",),
     "journal.execution_models": (
         *("ApprovalInfo", "CheckpointExecution", "CheckpointState", "LeaseInfo"),
-        "WorkflowExecution",
+        *("Outcome", "WorkflowExecution"),
     ),
     "journal.importing.importing": ("FileNote", "Imported", "ImportedJob"),
     "journal.manager": ("CheckpointManager",),
@@ -117,6 +138,10 @@ _NAMES_OF = {
     "journal.states.diff": ("Change",),
     "journal.storage.memory": ("MemoryStorage",),
     "journal.store.compaction": ("Compaction", "Threshold"),
+    "journal.workflow.async_run": ("AsyncRun",),
+    "journal.workflow.functions": ("WorkflowFunction",),
+    "journal.workflow.retries": ("Fatal", "NotRun", "Retry", "RetryAfter", "Suspended"),
+    "journal.workflow.run": ("MapItem", "Run"),
     "journal.workflow.triggers": ("CheckpointTrigger", "TriggerEvent"),
 }
 _HOME_OF = {name: home for home, names in _NAMES_OF.items() for name in names}

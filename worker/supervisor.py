@@ -262,13 +262,19 @@ class Supervisor:
         return _MAX_PAUSE_SECONDS
 
     def _wait(self, found: Unfinished, now: datetime) -> float:
-        """Record a reminder or a deadline that has passed."""
-        if found.due_at is None or found.approval_id is None:
+        """End a wait that is over; record a reminder or a deadline."""
+        workflows = self._manager.workflows
+        if found.child_job is not None:
+            is_over = workflows.wake(found.execution_id, actor=ACTOR)
+            return 0.0 if is_over else _MAX_PAUSE_SECONDS
+        if found.due_at is None:
             return _MAX_PAUSE_SECONDS
         left = (moment(found.due_at) - now).total_seconds()
-        if left > 0 or not self._may_expire():
+        is_decision = found.approval_id is not None
+        if left > 0 or (is_decision and not self._may_expire()):
             return min(max(left, PROBE_SECONDS), _MAX_PAUSE_SECONDS)
-        workflows = self._manager.workflows
-        if not workflows.expire_approval(found.approval_id, actor=ACTOR):
+        if found.approval_id is None:
+            workflows.wake(found.execution_id, actor=ACTOR)
+        elif not workflows.expire_approval(found.approval_id, actor=ACTOR):
             workflows.remind(found.approval_id, actor=ACTOR)
         return 0.0

@@ -146,8 +146,11 @@ def ask(
     *,
     actor: str,
     request: Request = NO_KEY,
+    key: str | None = None,
 ) -> str:
     """Ask for a decision; the execution waits and gives its lease back.
+
+    `key`: of the durable step that asks.
 
     Raises:
         InvalidArgument: the terms cannot be met.
@@ -159,6 +162,8 @@ def ask(
         "approval_id": approval_id,
         **terms.fields,
     }
+    if key is not None:
+        data["key"] = key
     if isinstance(subject, Subject):
         data["subject_digest"] = subject.digest
         data["subject_seq"] = subject.seq

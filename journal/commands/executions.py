@@ -21,7 +21,7 @@ from milepost.journal.errors import (
     LeaseLost,
     UnknownExecution,
 )
-from milepost.journal.index.executions import PAUSED, Workflows
+from milepost.journal.index.executions import Workflows
 from milepost.journal.index.transitions import UNFINISHED
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from milepost.journal.batch import Batch
-    from milepost.journal.events.workflow_events import BranchOrigin, LeaseOwner
+    from milepost.journal.events.workflow_events import (
+        BranchOrigin,
+        LeaseOwner,
+        StepOrigin,
+    )
     from milepost.journal.index.executions import Execution
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.line_codec import EncodedState
@@ -48,6 +52,7 @@ class Workflow(NamedTuple):
     name: str
     version: str | None = None
     branched_from: BranchOrigin | None = None
+    parent: StepOrigin | None = None
 
 
 def execution_of(view: JobView, execution_id: str) -> Execution:
@@ -148,6 +153,8 @@ def start(
         data["workflow_version"] = label
     if workflow.branched_from is not None:
         data["branched_from"] = workflow.branched_from
+    if workflow.parent is not None:
+        data["parent"] = workflow.parent
     data = request.recorded(data | payload.fields)
     batch.add("execution.started", actor, data, payload.encoded)
     if owner is not None:
@@ -292,10 +299,10 @@ def pause(
     execution = execution_of(batch.view, execution_id)
     if step_name is not None and execution.newest(step_name) is None:
         raise UnknownExecution(f"{execution_id}, step {step_name}")
-    is_gated = batch.view.workflows.open_approval(execution) is not None
-    if execution.status == "waiting" and not is_gated:
+    if execution.is_paused:
         return False
-    if execution.status not in {"pending", "running", "interrupted"}:
+    is_gated = batch.view.workflows.open_approval(execution) is not None
+    if execution.status not in UNFINISHED or is_gated:
         raise refusal(batch.view, execution, "pause")
     data = with_reason({"execution_id": execution_id}, reason)
     _wait(batch, execution, data, actor, request)
@@ -499,8 +506,3 @@ def clear(batch: Batch, *, before: datetime, trash_until: datetime, actor: str) 
     }
     batch.remove("checkpoints.cleaned", actor, data, removed)
     return len(old)
-
-
-def is_paused(execution: Execution) -> bool:
-    """Return whether a person paused the execution."""
-    return execution.status == "waiting" and execution.waiting_on == PAUSED

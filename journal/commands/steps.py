@@ -11,7 +11,6 @@ from milepost.journal.commands.executions import (
     Payload,
     end,
     execution_of,
-    is_paused,
     leased,
     refusal,
 )
@@ -134,7 +133,7 @@ def _open(batch: Batch, execution: Execution, step_name: str) -> Step | None:
 
 
 def _writable(batch: Batch, execution: Execution, attempt: int, wish: str) -> None:
-    if not is_paused(execution) or attempt not in (0, execution.attempt):
+    if not execution.is_paused or attempt not in (0, execution.attempt):
         leased(batch, execution.execution_id, attempt, wish)
 
 
@@ -208,13 +207,24 @@ def signal(
     label = ids.check_label("the name of a signal", name)
     data = {"execution_id": execution_id, "name": label}
     recorded = request.recorded(data | payload.fields)
-    return batch.add("signal.received", actor, recorded, payload.encoded)
+    seq = batch.add("signal.received", actor, recorded, payload.encoded)
+    if execution.awaits == name:
+        batch.add("execution.ready", actor, {"execution_id": execution_id})
+    return seq
 
 
 def consume(
-    batch: Batch, execution_id: str, attempt: int, name: str, *, actor: str
+    batch: Batch,
+    execution_id: str,
+    attempt: int,
+    name: str,
+    *,
+    actor: str,
+    key: str | None = None,
 ) -> int | None:
     """Consume the oldest signal of a name; return its seq, None if there is none.
+
+    `key`: of the durable step that waits for it.
 
     Raises:
         UnknownExecution, LeaseLost, ApprovalPending, ExecutionPaused, ExecutionFinal:
@@ -223,11 +233,13 @@ def consume(
     execution = leased(batch, execution_id, attempt, "consume a signal of")
     seq = next((seq for seq, known in execution.signals if known == name), None)
     if seq is not None:
-        data = {
+        data: dict[str, object] = {
             "execution_id": execution_id,
             "attempt": attempt,
             "name": name,
             "received": seq,
         }
+        if key is not None:
+            data["key"] = key
         batch.add("signal.consumed", actor, data)
     return seq

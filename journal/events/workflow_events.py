@@ -29,6 +29,14 @@ class BranchOrigin(TypedDict):
     execution_id: NotRequired[str]
 
 
+class StepOrigin(TypedDict):
+    """The durable step that starts an execution of another job."""
+
+    job_id: str
+    execution_id: str
+    key: str
+
+
 class ExecutionStartedData(StatefulData, RequestData):
     """One run of a workflow begins; its state is the initial data."""
 
@@ -36,6 +44,7 @@ class ExecutionStartedData(StatefulData, RequestData):
     workflow_name: str
     workflow_version: NotRequired[str]
     branched_from: NotRequired[BranchOrigin]
+    parent: NotRequired[StepOrigin]
 
 
 class ExecutionChangedData(RequestData):
@@ -43,7 +52,9 @@ class ExecutionChangedData(RequestData):
 
     `attempt` is set if the attempt itself did it.  `approval_id` is the approval that
     is waited for, or that was decided.  `is_auto`: the worker resumed it by its policy.
-    A result is the state of ``execution.completed``.
+    `key` is the durable step that waits, `until` the time and `signal` the name of the
+    signal that end its wait.  A result is the state of ``execution.completed``, whose
+    `unused_steps` were recorded and not asked for by the last attempt.
     """
 
     execution_id: str
@@ -52,6 +63,10 @@ class ExecutionChangedData(RequestData):
     reason: NotRequired[str]
     error: NotRequired[str]
     is_auto: NotRequired[bool]
+    key: NotRequired[str]
+    until: NotRequired[str]
+    signal: NotRequired[str]
+    unused_steps: NotRequired[list[str]]
     state_digest: NotRequired[str]
     state_bytes: NotRequired[int]
 
@@ -98,16 +113,39 @@ class CheckpointEndedData(TypedDict):
     state_bytes: NotRequired[int]
 
 
+class DurableStepData(TypedDict):
+    """A durable step, by its key; the state of ``step.completed`` is its result.
+
+    `kind` is ``step``, unless it is ``sleep``, ``signal`` or ``child``.
+    ``step.started`` is written only where a second run has to be excluded, and before
+    an execution of `child_job` starts; `on_cancel` says whether that is cancelled too.
+    `tries` are the failed ones so far; `retry_at` is when the next one is due.
+    """
+
+    execution_id: str
+    attempt: int
+    key: str
+    kind: NotRequired[str]
+    child_job: NotRequired[str]
+    on_cancel: NotRequired[str]
+    error: NotRequired[str]
+    tries: NotRequired[int]
+    retry_at: NotRequired[str]
+    state_digest: NotRequired[str]
+    state_bytes: NotRequired[int]
+
+
 class SignalData(RequestData):
     """A named message to an execution; the state of ``signal.received`` is its payload.
 
-    `received` is the seq of the signal that was consumed.
+    `received` is the seq of the signal that a durable step, `key`, consumed.
     """
 
     execution_id: str
     name: str
     attempt: NotRequired[int]
     received: NotRequired[int]
+    key: NotRequired[str]
     state_digest: NotRequired[str]
     state_bytes: NotRequired[int]
 
@@ -124,6 +162,7 @@ class ApprovalRequestedData(RequestData):
     subject_digest: str
     subject_seq: NotRequired[int]
     checkpoint_id: NotRequired[str]
+    key: NotRequired[str]
     approvers: NotRequired[list[str]]
     required: NotRequired[int]
     allow_self: NotRequired[bool]
@@ -201,6 +240,13 @@ class CheckpointEnded(Envelope):
     data: CheckpointEndedData
 
 
+class DurableStepChanged(Envelope):
+    """A durable step began, completed, or failed once."""
+
+    type: Literal["step.started", "step.completed", "step.failed"]
+    data: DurableStepData
+
+
 class SignalChanged(Envelope):
     """A signal arrived, or an attempt consumed it."""
 
@@ -242,6 +288,7 @@ WorkflowEvent = (
     | LeaseChanged
     | CheckpointCreated
     | CheckpointEnded
+    | DurableStepChanged
     | SignalChanged
     | ApprovalRequested
     | ApprovalChanged
@@ -264,6 +311,9 @@ WORKFLOW_EVENT_TYPES: frozenset[str] = frozenset(
         "checkpoint.failed",
         "checkpoint.skipped",
         "checkpoint.abandoned",
+        "step.started",
+        "step.completed",
+        "step.failed",
         "signal.received",
         "signal.consumed",
         "approval.requested",

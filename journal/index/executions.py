@@ -9,6 +9,7 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
+from milepost.journal.index.durable import Durable
 from milepost.journal.index.transitions import (
     LIVE,
     NONE,
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
         ApprovalRequested,
         CheckpointCreated,
         CheckpointEnded,
+        DurableStepChanged,
         ExecutionChanged,
         LeaseChanged,
         SignalChanged,
+        StepOrigin,
         WorkflowEvent,
     )
 
@@ -173,28 +176,38 @@ class Execution:
         leased: the attempt that has the lease; 0 if none has.
         owner: of the last lease.
         started_by: the actor who started it.
-        waiting_on: an approval id, or `PAUSED`; None if it does not wait.
+        waiting_on: an approval id, the key of a durable step, or `PAUSED`; None if it
+            does not wait.
         failures: attempts that were interrupted since a step was last completed, or
             since a person resumed it.
         changed_at: the time of its last change of status.
         signals: (seq, name) of the signals that are not consumed yet.
         signal_seqs: of all signals.
+        durable: its durable steps.
+        is_paused: it waits for a person to resume it.
+        parent: the durable step that started it.
+        wake_at: when it goes on by itself.
+        awaits: the name of the signal that lets it go on.
         subject_seqs: the events whose states are the subjects of its approvals.
         removed_at: when it left the lists.
     """
 
     __slots__ = (
         "attempt",
+        "awaits",
         "branched_from",
         "changed_at",
         "changed_seq",
         "completed_at",
         "current_step",
+        "durable",
         "error",
         "execution_id",
         "failures",
+        "is_paused",
         "leased",
         "owner",
+        "parent",
         "reason",
         "removed_at",
         "result_seq",
@@ -207,6 +220,7 @@ class Execution:
         "steps",
         "subject_seqs",
         "waiting_on",
+        "wake_at",
         "workflow_name",
         "workflow_version",
     )
@@ -226,6 +240,7 @@ class Execution:
         self.attempt = self.leased = self.failures = self.result_seq = 0
         self.owner: Mapping[str, Any] = {}
         self.waiting_on: str | None = None
+        self.is_paused = False
         self.reason: str | None = None
         self.error: str | None = None
         self.completed_at: str | None = None
@@ -233,6 +248,10 @@ class Execution:
         self.changed_seq = self.seq
         self.signals: list[tuple[int, str]] = []
         self.signal_seqs: list[int] = []
+        self.durable = Durable()
+        self.parent: StepOrigin | None = data.get("parent")
+        self.wake_at: str | None = None
+        self.awaits: str | None = None
         self.subject_seqs: list[int] = []
         self.removed_at: str | None = None
 
@@ -259,6 +278,7 @@ class Execution:
         yield from (s.ended_seq for s in self.steps if s.status == "failed")
         yield from self.signal_seqs
         yield from self.subject_seqs
+        yield from (known.seq for known in self.durable.recorded.values())
         if self.result_seq:
             yield self.result_seq
 
@@ -414,6 +434,8 @@ def apply(workflows: Workflows, event: WorkflowEvent) -> None:
             workflows.steps[step.checkpoint_id] = step
         case "checkpoint.failed" | "checkpoint.skipped" | "checkpoint.abandoned":
             _end_step(workflows, event)
+        case "step.started" | "step.completed" | "step.failed":
+            _durable(execution, event)
         case "signal.received" | "signal.consumed":
             _signal(execution, event)
         case (
@@ -473,13 +495,20 @@ def _move(workflows: Workflows, execution: Execution, event: ExecutionChanged) -
     execution.status = after("execution", type_, execution.status) or execution.status
     execution.changed_at, execution.changed_seq = at, event["seq"]
     execution.reason, execution.error = data.get("reason"), data.get("error")
-    execution.waiting_on = None
+    is_by_hand = not data.get("is_auto")
+    if is_by_hand and (type_ == "execution.resumed" or execution.is_paused):
+        execution.failures = 0
+        execution.durable.tries.clear()
+    execution.is_paused = False
+    execution.waiting_on = execution.wake_at = execution.awaits = None
     if type_ == "execution.waiting":
-        execution.waiting_on = data.get("approval_id", PAUSED)
+        key = data.get("key")
+        execution.waiting_on = data.get("approval_id", key or PAUSED)
+        execution.is_paused = "approval_id" not in data and key is None
+        execution.wake_at, execution.awaits = data.get("until"), data.get("signal")
+        execution.durable.wait(data)
     if type_ == "execution.interrupted":
         execution.failures += 1
-    if type_ == "execution.resumed" and not data.get("is_auto"):
-        execution.failures = 0
     if type_ == "execution.completed" and "state_digest" in data:
         execution.result_seq = event["seq"]
     if execution.status in UNFINISHED:
@@ -498,6 +527,12 @@ def _end_step(workflows: Workflows, event: CheckpointEnded) -> None:
     step.error = data.get("error")
 
 
+def _durable(execution: Execution, event: DurableStepChanged) -> None:
+    execution.durable.apply(event)
+    if event["type"] == "step.completed":
+        execution.failures = 0
+
+
 def _signal(execution: Execution, event: SignalChanged) -> None:
     data = event["data"]
     if event["type"] == "signal.received":
@@ -505,6 +540,7 @@ def _signal(execution: Execution, event: SignalChanged) -> None:
         execution.signal_seqs.append(event["seq"])
     else:
         execution.signals = [s for s in execution.signals if s[0] != data["received"]]
+        execution.durable.consume(data)
 
 
 def _request(workflows: Workflows, event: ApprovalRequested) -> None:
@@ -513,6 +549,8 @@ def _request(workflows: Workflows, event: ApprovalRequested) -> None:
     if approval.checkpoint_id is not None:
         workflows.steps[approval.checkpoint_id].approval_id = approval.approval_id
     workflows.approvals[approval.approval_id] = approval
+    if (key := event["data"].get("key")) is not None:
+        execution.durable.asked[key] = approval.approval_id
     execution.subject_seqs.append(approval.subject_seq)
 
 

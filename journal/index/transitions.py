@@ -30,7 +30,7 @@ TRANSITIONS: dict[Machine, dict[str, Row]] = {
     "execution": {
         "execution.started": _row(NONE, "pending"),
         "lease.acquired": _row("pending", "running"),
-        "execution.waiting": _row("pending running", "waiting"),
+        "execution.waiting": _row("pending running waiting", "waiting"),
         "execution.ready": _row("waiting", "pending"),
         "execution.interrupted": _row("running", "interrupted"),
         "execution.resumed": _row("interrupted failed cancelled", "pending"),

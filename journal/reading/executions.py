@@ -20,7 +20,7 @@ from milepost.journal.execution_models import (
     STATE_OF_STEP,
     ApprovalInfo,
 )
-from milepost.journal.index.executions import PAUSED, Workflows, objection
+from milepost.journal.index.executions import Workflows, objection
 from milepost.journal.states import delta_chain
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def step_fields(
     output, why = payload_if(reader, view, step.ended_seq if _has_output(step) else 0)
     is_waiting = step.status == "open" and (
         (approval is not None and approval.status == "pending")
-        or (execution.waiting_on == PAUSED and execution.current_step == step.name)
+        or (execution.is_paused and execution.current_step == step.name)
     )
     return {
         "checkpoint_name": step.name,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from milepost.journal import ids
 from milepost.journal.commands import (
     approvals,
+    durable,
     executions,
     restoring,
     saving,
@@ -35,17 +36,20 @@ from milepost.journal.errors import (
     UnknownExecution,
     UnreadableState,
 )
+from milepost.journal.events.workflow_events import StepOrigin
 from milepost.journal.execution_models import (
     ApprovalInfo,
     CheckpointExecution,
     LeaseInfo,
     LiveExecution,
     LiveStep,
+    Outcome,
     Unfinished,
     WorkflowExecution,
     live,
 )
 from milepost.journal.ids import EXECUTION, is_new_form
+from milepost.journal.index.transitions import UNFINISHED
 from milepost.journal.reading import executions as queries
 
 if TYPE_CHECKING:
@@ -55,9 +59,10 @@ if TYPE_CHECKING:
     from milepost.journal.batch import Batch
     from milepost.journal.commands.approvals import Ballot, Terms
     from milepost.journal.execution_models import Continuation
-    from milepost.journal.index.executions import Execution, Step
+    from milepost.journal.index.executions import Execution, Step, Workflows
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.migrations import Migrated
+    from milepost.journal.states.types import Types
     from milepost.journal.workflow.engine import Engine, Tenure
     from milepost.journal.workflow.triggers import Rule
 
@@ -80,7 +85,7 @@ class Calls:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.engine = engine
         self._reader = engine.reader
         self.directory = engine.directory
         self._on_checkpoint: dict[str, OnCheckpoint] = {}
@@ -90,11 +95,11 @@ class Calls:
     @property
     def trigger_failures(self) -> int:
         """Automatic checkpoints that could not be saved."""
-        return self._engine.triggers.failures
+        return self.engine.triggers.failures
 
     def close(self) -> None:
         """Give up the leases that were taken here."""
-        self._engine.attempts.close()
+        self.engine.attempts.close()
 
     # -- executions --------------------------------------------------------------------
 
@@ -107,23 +112,28 @@ class Calls:
         actor: str,
         is_leased: bool,
         request: Request,
+        refuse: Callable[[Workflows], None] | None = None,
     ) -> WorkflowExecution:
-        """Start an execution; see `CheckpointManager.start_workflow_execution`."""
+        """Start an execution; see `CheckpointManager.start_workflow_execution`.
+
+        `refuse` is called under the job's lock, and may raise; by default it refuses
+        while another process runs an execution of the job.
+        """
         decide = partial(
             executions.start,
             workflow=workflow,
-            payload=self._engine.payload(data),
+            payload=self.engine.payload(data),
             actor=actor,
-            owner=self._engine.attempts.owner(actor) if is_leased else None,
-            refuse_live=self._engine.refuse_live,
+            owner=self.engine.attempts.owner(actor) if is_leased else None,
+            refuse_live=refuse or self.engine.refuse_live,
             request=request,
         )
-        started = self._engine.start(job_id, decide, actor=actor, is_leased=is_leased)
+        started = self.engine.start(job_id, decide, actor=actor, is_leased=is_leased)
         return self.execution(started)
 
     def payload(self, value: Mapping[str, Any]) -> Payload:
         """Encode a state of an event that saves no checkpoint."""
-        return self._engine.payload(value)
+        return self.engine.payload(value)
 
     def start_if_none(self, execution_id: str, *, actor: str) -> None:
         """Start an execution if ``exec_<job id>`` names none.
@@ -161,7 +171,7 @@ class Calls:
         """Return why a running execution has no process; None for all others."""
         if execution.status != "running":
             return None
-        return self._engine.attempts.why_dead(execution.execution_id)
+        return self.engine.attempts.why_dead(execution.execution_id)
 
     def _status_of(self, view: JobView, execution: Execution) -> str:
         """Return the status of an execution, even if its death is not recorded yet."""
@@ -184,7 +194,7 @@ class Calls:
     ) -> bool:
         try:
             job_id, execution_id = self.directory.execution(execution_id)
-            return self._engine.change(
+            return self.engine.change(
                 job_id, partial(decide, execution_id=execution_id, **how)
             )
         except (UnknownExecution, IllegalTransition):
@@ -204,6 +214,8 @@ class Calls:
         """End an execution without its lease, or as this process's attempt."""
         if how.attempt is None:
             job_id, execution_id = self.directory.execution(execution_id)
+            if how.event == "execution.cancelled":
+                self._cancel_children(job_id, execution_id, how, actor)
             decide = partial(
                 executions.end,
                 execution_id=execution_id,
@@ -211,23 +223,36 @@ class Calls:
                 actor=actor,
                 request=request,
             )
-            return self._engine.change(job_id, decide)
+            return self.engine.change(job_id, decide)
 
         def as_attempt(batch: Batch, execution_id: str, attempt: int) -> bool:
             mine = how._replace(attempt=attempt)
             again = request._replace(expected_seq=None)  # checked before the lease
             return executions.end(batch, execution_id, mine, actor=actor, request=again)
 
-        return self._engine.as_attempt(
+        return self.engine.as_attempt(
             execution_id, as_attempt, actor=actor, request=request, attempt=attempt
         )
+
+    def _cancel_children(
+        self, job_id: str, execution_id: str, how: End, actor: str
+    ) -> None:
+        """Cancel the children of an execution, before itself: a crash leaves none."""
+        parent = execution_of(self._reader.view(job_id), execution_id)
+        if parent.status not in UNFINISHED:
+            return
+        for key, known in parent.durable.children.items():
+            origin = StepOrigin(job_id=job_id, execution_id=execution_id, key=key)
+            child = self.child(known.job_id, origin)
+            if known.on_cancel == "cancel" and child and child.status in UNFINISHED:
+                self.end(child.execution_id, how, actor=actor, request=NO_KEY)
 
     def acquire(self, execution_id: str, tenure: Tenure, *, actor: str) -> LeaseInfo:
         """Begin the next attempt in this process."""
         job_id, execution_id = self.directory.execution(execution_id)
         if (first := self._begun(job_id, tenure.request)) is not None:
             return LeaseInfo(execution_id, first, tenure.ttl_seconds)
-        attempts = self._engine.attempts
+        attempts = self.engine.attempts
         if attempts.is_lost(execution_id):
             attempts.drop(execution_id)
         elif attempts.has(execution_id):
@@ -237,7 +262,7 @@ class Calls:
             executions.leased(batch, execution_id, attempt, "run")
             return attempt
 
-        attempt = self._engine.as_attempt(
+        attempt = self.engine.as_attempt(
             execution_id, begun, actor=actor, request=tenure.request, tenure=tenure
         )
         return LeaseInfo(execution_id, attempt, tenure.ttl_seconds)
@@ -246,7 +271,7 @@ class Calls:
         """Return the attempt that an earlier call of the same request began."""
         if request.key is None:
             return None
-        earlier = self._engine.change(job_id, lambda b: request.earlier(b.view, b.now))
+        earlier = self.engine.change(job_id, lambda b: request.earlier(b.view, b.now))
         if earlier is None:
             return None
         view, seq = self._reader.view(job_id), earlier.first
@@ -257,10 +282,10 @@ class Calls:
     def heartbeat(self, lease: LeaseInfo) -> None:
         """Renew a lease."""
         execution_id, attempt = lease.execution_id, lease.attempt
-        if not self._engine.attempts.renew(execution_id, attempt):
+        if not self.engine.attempts.renew(execution_id, attempt):
             job_id, execution_id = self.directory.execution(execution_id)
             known = execution_of(self._reader.view(job_id), execution_id)
-            raise self._engine.not_mine(known, attempt)
+            raise self.engine.not_mine(known, attempt)
 
     def release(self, lease: LeaseInfo, *, actor: str) -> None:
         """Give a lease back; the execution is interrupted."""
@@ -271,7 +296,7 @@ class Calls:
             attempt=lease.attempt,
             actor=actor,
         )
-        self._engine.change(job_id, decide)
+        self.engine.change(job_id, decide)
 
     def clear(self, max_age: timedelta, trash: timedelta, *, actor: str) -> int:
         """Remove executions that ended long ago, in every job; return how many."""
@@ -286,18 +311,18 @@ class Calls:
                     actor=actor,
                 )
 
-            removed += self._engine.change(view.job_id, decide)
+            removed += self.engine.change(view.job_id, decide)
         return removed
 
     # -- triggers ----------------------------------------------------------------------
 
     def add_trigger(self, rule: Rule) -> None:
         """Save checkpoints by a rule; see `CheckpointManager.add_trigger`."""
-        self._engine.triggers.add(rule)
+        self.engine.triggers.add(rule)
 
     def stop(self, signal: Signals) -> None:
         """Save the automatic checkpoints of a process that was asked to stop."""
-        self._engine.triggers.stop(signal, self._engine.directory)
+        self.engine.triggers.stop(signal, self.engine.directory)
 
     # -- what the worker does ----------------------------------------------------------
 
@@ -319,18 +344,19 @@ class Calls:
                     execution.changed_at,
                     execution.changed_seq,
                     None if approval is None else approval.approval_id,
-                    None if approval is None else approval.due_at,
+                    execution.wake_at if approval is None else approval.due_at,
+                    _child_job(execution),
                 )
             )
         return found
 
     def why_dead(self, execution_id: str) -> str | None:
         """Return why a running execution has no process; None if it has one."""
-        return self._engine.attempts.why_dead(execution_id)
+        return self.engine.attempts.why_dead(execution_id)
 
     def known(self) -> list[str]:
         """Return the executions that this process has, or lost, an attempt of."""
-        return self._engine.attempts.known()
+        return self.engine.attempts.known()
 
     def park(self, execution_id: str, *, reason: str, actor: str) -> bool:
         """Pause an interrupted or pending execution that is not resumed any more."""
@@ -350,7 +376,7 @@ class Calls:
             actor=actor,
             reason=reason,
         )
-        return self._engine.change(job_id, decide)
+        return self.engine.change(job_id, decide)
 
     def fail(self, execution_id: str, *, reason: str, error: str, actor: str) -> bool:
         """Fail an execution that cannot be resumed."""
@@ -358,17 +384,62 @@ class Calls:
         how = End("execution.failed", "fail", data=data)
         return self.end(execution_id, how, actor=actor, request=NO_KEY)
 
+    def wake(self, execution_id: str, *, actor: str) -> bool:
+        """Let an execution go on whose wait is over; False if it is not."""
+        job_id, execution_id = self.directory.execution(execution_id)
+        execution = execution_of(self._reader.view(job_id), execution_id)
+        is_over = self._is_child_over(job_id, execution)
+        if not is_over and execution.wake_at is None:
+            return False
+        decide = partial(
+            durable.wake, execution_id=execution_id, actor=actor, is_over=is_over
+        )
+        return self.engine.change(job_id, decide)
+
+    def outcome(self, job_id: str, execution_id: str, types: Types) -> Outcome:
+        """Return how far an execution came."""
+        view = self._reader.view(job_id)
+        execution = execution_of(view, execution_id)
+        result = None
+        if execution.result_seq:
+            result = self._reader.answer(
+                job_id,
+                lambda view: queries.payload(self._reader, view, execution.result_seq),
+            )
+            result = types.decode(result["value"])
+        return Outcome(
+            execution_id,
+            self._status_of(view, execution),
+            result,
+            execution.waiting_on,
+            execution.error,
+        )
+
+    def _is_child_over(self, job_id: str, execution: Execution) -> bool:
+        """Return whether an execution waits for a child that has ended."""
+        key = execution.waiting_on
+        if execution.status != "waiting" or key not in execution.durable.children:
+            return False
+        origin = StepOrigin(job_id=job_id, execution_id=execution.execution_id, key=key)
+        child = self.child(execution.durable.children[key].job_id, origin)
+        return child is not None and child.status not in UNFINISHED
+
+    def child(self, job_id: str, parent: StepOrigin) -> Execution | None:
+        """Return the execution that a step of another job started, if it is there."""
+        known = self._reader.view(job_id).workflows.executions.values()
+        return next((e for e in known if e.parent == parent), None)
+
     def remind(self, approval_id: str, *, actor: str) -> bool:
         """Record a reminder that is due; False if it is not."""
         job_id = self.directory.approval(approval_id)
         decide = partial(approvals.remind, approval_id=approval_id, actor=actor)
-        return self._engine.change(job_id, decide)
+        return self.engine.change(job_id, decide)
 
     def expire_approval(self, approval_id: str, *, actor: str) -> bool:
         """Record a deadline that has passed; False if it has not."""
         job_id = self.directory.approval(approval_id)
         decide = partial(approvals.expire, approval_id=approval_id, actor=actor)
-        return self._engine.change(job_id, decide)
+        return self.engine.change(job_id, decide)
 
     # -- steps -------------------------------------------------------------------------
 
@@ -385,12 +456,12 @@ class Calls:
         attempt: int | None = None,
     ) -> LiveStep:
         """Begin a step; see `CheckpointManager.create_checkpoint`."""
-        step = steps.NewStep(name, agent_id, self._engine.payload(data), gate)
+        step = steps.NewStep(name, agent_id, self.engine.payload(data), gate)
 
         decide = partial(steps.create, step=step, actor=actor, request=request)
         # Resolved first: a gate may end the alias of an unfinished execution.
         job_id, execution_id = self.directory.execution(execution_id)
-        made = self._engine.as_attempt(
+        made = self.engine.as_attempt(
             execution_id, decide, actor=actor, request=request, attempt=attempt
         )
         # A repeat with the job's alias may show a step of an earlier execution.
@@ -419,7 +490,7 @@ class Calls:
         known = execution_of(self._reader.view(job_id), execution_id)
         draft = saving.draft_of(
             self._reader,
-            self._engine.packer,
+            self.engine.packer,
             job_id,
             saving.Fields(
                 name,
@@ -434,7 +505,7 @@ class Calls:
             steps.complete,
             step_name=name,
             draft=draft,
-            packer=self._engine.packer,
+            packer=self.engine.packer,
             is_saved_as=self._reader.is_saved_as,
             actor=actor,
             request=request,
@@ -443,7 +514,7 @@ class Calls:
         saved = self._finish(job_id, execution_id, name, decide, **how)
         if saved is None:
             return False
-        saving.remember(self._engine.packer, job_id, draft, saved)
+        saving.remember(self.engine.packer, job_id, draft, saved)
         self._ended(job_id, execution_id, saved.checkpoint_id, name)
         return True
 
@@ -465,7 +536,7 @@ class Calls:
             return False
         error = str((output or {}).get("error") or _UNKNOWN_ERROR)
         failure = steps.Failure(
-            error, self._engine.payload(output), fails_execution=fails_execution
+            error, self.engine.payload(output), fails_execution=fails_execution
         )
 
         decide = partial(
@@ -501,7 +572,7 @@ class Calls:
             return None
         if execution.newest(name) is None and not is_known:
             return None
-        return self._engine.as_attempt(execution_id, decide, **how)
+        return self.engine.as_attempt(execution_id, decide, **how)
 
     def _ended(self, job_id: str, execution_id: str, made: str, name: str) -> None:
         if name in self._on_checkpoint:
@@ -531,11 +602,11 @@ class Calls:
             migrated=migrated,
             actor=actor,
             expected_seq=expected_seq,
-            runs_here=self._engine.runs_here,
+            runs_here=self.engine.runs_here,
             resume=self._initial(job_id, checkpoint_id) if is_resumed else None,
             request=request,
         )
-        return self._engine.change(job_id, decide)
+        return self.engine.change(job_id, decide)
 
     def owner_of(self, job_id: str, checkpoint_id: str) -> str | None:
         """Return the execution that a checkpoint belongs to, if it belongs to one."""
@@ -551,7 +622,7 @@ class Calls:
                 return {}
             return queries.payload_if(self._reader, view, owner.seq)[0] or {}
 
-        return self._engine.payload(self._reader.answer(job_id, ask))
+        return self.engine.payload(self._reader.answer(job_id, ask))
 
     # -- signals -----------------------------------------------------------------------
 
@@ -570,11 +641,11 @@ class Calls:
             steps.signal,
             execution_id=execution_id,
             name=name,
-            payload=self._engine.payload(data),
+            payload=self.engine.payload(data),
             actor=actor,
             request=request,
         )
-        return self._engine.change(job_id, decide)
+        return self.engine.change(job_id, decide)
 
     def consume(
         self, execution_id: str, name: str, *, actor: str
@@ -582,7 +653,7 @@ class Calls:
         """Consume the oldest signal of a name; None if there is none."""
         job_id, execution_id = self.directory.execution(execution_id)
         decide = partial(steps.consume, name=name, actor=actor)
-        seq = self._engine.as_attempt(execution_id, decide, actor=actor)
+        seq = self.engine.as_attempt(execution_id, decide, actor=actor)
         if seq is None:
             return None
         return self._reader.answer(
@@ -604,12 +675,12 @@ class Calls:
         """Ask for a decision between two steps; the execution waits."""
         decide = partial(
             approvals.request_approval,
-            payload=self._engine.payload(subject),
+            payload=self.engine.payload(subject),
             terms=terms,
             actor=actor,
             request=request,
         )
-        made = self._engine.as_attempt(
+        made = self.engine.as_attempt(
             execution_id, decide, actor=actor, request=request, attempt=attempt
         )
         return self.approval(made)
@@ -626,7 +697,7 @@ class Calls:
             actor=actor,
             request=request,
         )
-        self._engine.change(job_id, decide)
+        self.engine.change(job_id, decide)
         found = self.approval(approval_id)
         if found.status == "expired":
             raise ApprovalDecided(
@@ -739,7 +810,7 @@ class Calls:
         word = word or self._status_of(view, execution)
         found = queries.status(view, execution, word)
         if found["lease"] is not None:
-            holder = self._engine.attempts.holder(execution.execution_id)
+            holder = self.engine.attempts.holder(execution.execution_id)
             deadline = holder and holder.deadline
             found["lease"] |= {
                 "is_live": holder is not None,
@@ -824,3 +895,9 @@ class Calls:
         except Exception:  # noqa: BLE001 - whatever the caller's function raises
             self.callback_failures += 1
             _log.exception("a callback raised; its event is recorded")
+
+
+def _child_job(execution: Execution) -> str | None:
+    """Return the job of the execution that another one waits for, if it does."""
+    child = execution.durable.children.get(execution.waiting_on or "")
+    return None if child is None else child.job_id

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from milepost.journal.states.packer import Packer
     from milepost.journal.workflow.attempts import Attempts
 
-# The event of the journal that each name stands for.
-_EVENT_OF = {
-    "step.completed": "checkpoint.saved",  # with an execution: it completes a step
-    "step.failed": "checkpoint.failed",
+# The name by which each event of the journal fires triggers.
+_NAME_OF = {
+    "checkpoint.saved": "step.completed",  # with an execution: it completes a step
+    "checkpoint.failed": "step.failed",
 } | {
     name: name
     for name in (
+        *("step.completed", "step.failed"),
         *("approval.requested", "approval.approved", "approval.rejected"),
         *("approval.expired", "execution.started", "execution.waiting"),
         *("execution.ready", "execution.interrupted", "execution.resumed"),
@@ -45,8 +46,7 @@ _EVENT_OF = {
         "signal.received",
     )
 }
-_NAME_OF = {event: name for name, event in _EVENT_OF.items()}
-NAMES = (*_EVENT_OF, "process.sigterm", "process.sigint")
+NAMES = (*dict.fromkeys(_NAME_OF.values()), "process.sigterm", "process.sigint")
 # A checkpoint that fires a trigger would never end; the others are about the store.
 _NEVER = frozenset({"*", "checkpoint", "checkpoints", "job", "lease", "trigger"})
 _MAX_ERROR = 1000

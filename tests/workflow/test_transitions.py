@@ -60,7 +60,7 @@ def test_an_event_leads_from_a_state_to_one_state(machine: Machine) -> None:
 def test_every_event_of_a_workflow_moves_a_machine_or_is_a_note() -> None:
     moving = {event for table in TRANSITIONS.values() for event in table}
     notes = {"lease.released", "lease.expired", "signal.received", "signal.consumed"}
-    notes.add("trigger.failed")
+    notes |= {"trigger.failed", "step.started", "step.completed", "step.failed"}
     assert WORKFLOW_EVENT_TYPES - moving == notes
 
 

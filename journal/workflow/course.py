@@ -1,0 +1,695 @@
+"""The course of one attempt: what durable steps ask, and what they record.
+
+Each operation is a generator.  It yields what may take time, as an `Act`, and its
+driver, which is synchronous or asynchronous, sends the outcome back.  So both twins of
+`Run` have the same rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import traceback
+from collections import Counter
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import timedelta
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from milepost.journal import ids
+from milepost.journal.clock import moment
+from milepost.journal.commands import durable, executions, saving, steps
+from milepost.journal.commands.approvals import Terms
+from milepost.journal.commands.durable import Failure, Mine
+from milepost.journal.commands.executions import End, Workflow, execution_of
+from milepost.journal.commands.requests import NO_KEY
+from milepost.journal.errors import (
+    Expired,
+    IllegalTransition,
+    InvalidArgument,
+    LeaseLive,
+    MilepostError,
+    Rejected,
+    StepFailed,
+    StepsChanged,
+    StepUncertain,
+)
+from milepost.journal.reading import executions as queries
+from milepost.journal.workflow.engine import USUAL
+from milepost.journal.workflow.retries import ONCE, OVER, NotRun, Retry, Suspended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from datetime import datetime
+
+    from milepost.journal.batch import Batch
+    from milepost.journal.events.workflow_events import StepOrigin
+    from milepost.journal.execution_models import ApprovalInfo, Outcome
+    from milepost.journal.index.durable import Child
+    from milepost.journal.index.executions import Execution, Workflows
+    from milepost.journal.states.types import Types
+    from milepost.journal.workflow.calls import Calls
+
+_T = TypeVar("_T")
+OnCancel = Literal["cancel", "abandon"]
+Exhausted = Literal["fail", "pause"]
+
+# Waits up to this long stay in the process; longer ones end the block.
+SHORT_SECONDS = 30.0
+# How often a wait in the process looks at the journal.
+_LOOK_SECONDS = 0.05
+_MAX_KEY_BYTES = 2048
+_MAX_ERROR = 500
+
+_log = logging.getLogger("milepost.workflow")
+
+
+class Act(NamedTuple):
+    """What an operation needs before it goes on.
+
+    Attributes:
+        kind: ``journal``: it reads or writes the journal; ``program``: it calls the
+            program, which may return an awaitable; ``pause``: it takes seconds.
+        function: called; for a pause it returns the seconds.
+    """
+
+    kind: Literal["journal", "program", "pause"]
+    function: Callable[[], Any]
+
+
+if TYPE_CHECKING:
+    Operation = Generator[Act, Any, _T]
+
+
+def _journal(function: Callable[..., Any], *args: Any) -> Act:
+    return Act("journal", partial(function, *args) if args else function)
+
+
+def _pause(seconds: float) -> Act:
+    return Act("pause", lambda: seconds)
+
+
+class Options(NamedTuple):
+    """How an execution runs.
+
+    Attributes:
+        name: of the workflow.
+        version: of the workflow, recorded.
+        on_exhausted: whether a step whose tries are used up fails the execution, or
+            pauses it until a person resumes it.
+        strict_order: refuse other steps than were recorded.
+    """
+
+    name: str
+    version: str | None = None
+    on_exhausted: Exhausted = "fail"
+    strict_order: bool = False
+
+
+class How(NamedTuple):
+    """How a step runs; see `Run.step`.
+
+    `is_item`: of a map, whose failures do not pause the execution.
+    """
+
+    retry: Retry = ONCE
+    once: bool = False
+    reconcile: Callable[[], Any] | None = None
+    is_item: bool = False
+
+
+ONCE_EACH = How()
+
+
+class Surroundings(NamedTuple):
+    """What the executions that a manager runs have in common.
+
+    Attributes:
+        calls: the workflows of its store.
+        types: of inputs and results.
+        clock: the current time.
+        pause: waits for seconds.
+        actor: who runs them.
+    """
+
+    calls: Calls
+    types: Types
+    clock: Callable[[], datetime]
+    pause: Callable[[float], None]
+    actor: str
+
+
+# The scope of the steps that the current thread or task asks for, and of which course.
+_SCOPE: ContextVar[tuple[object, str]] = ContextVar("milepost scope")
+_SPECIAL = str.maketrans({mark: f"%{ord(mark):02X}" for mark in "%#[]>"})
+
+
+class Course:
+    """One attempt of an execution.
+
+    Args:
+        around: of its manager.
+        job_id: its job.
+        execution_id: the execution.
+        attempt: its number; 0: the execution waits, or has ended.
+        options: how it runs.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        job_id: str,
+        execution_id: str,
+        attempt: int,
+        options: Options,
+    ) -> None:
+        self.around = around
+        self.job_id = job_id
+        self.execution_id = execution_id
+        self.attempt = attempt
+        self._options = options
+        self._engine = around.calls.engine
+        self._numbers: Counter[str] = Counter()
+        self._asked: dict[str, None] = {}
+        self._guard = threading.Lock()
+
+    # -- keys --------------------------------------------------------------------------
+
+    def next_key(self, name: str) -> str:
+        """Return the key of the next step of a name, in the current scope.
+
+        Raises:
+            InvalidArgument: the name is out of bounds.
+            StepsChanged: in strict order, another step was recorded.
+        """
+        with self._guard:
+            base = self._base(name)
+            self._numbers[base] += 1
+            key = _numbered(base, self._numbers[base])
+            self._asked[key] = None
+        if self._options.strict_order and ">" not in key:
+            self._check_order(key)
+        return key
+
+    def external_key(self, name: str) -> str:
+        """Return a text that stands for the next step of a name, in every attempt."""
+        with self._guard:
+            base = self._base(name)
+            key = _numbered(base, self._numbers[base] + 1)
+        text = f"{self.execution_id}:{key}"
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def item_key(self, key: str, item: object) -> str:
+        """Return the key of an item of a map."""
+        made = f"{key}[{str(item).translate(_SPECIAL)}]"
+        with self._guard:
+            if made in self._asked:
+                raise InvalidArgument(f"two items of map {key!r} have the key {item!r}")
+            self._asked[made] = None
+        return _checked(made)
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Number the steps of this block, in this thread or task, by themselves."""
+        with self.within(self.next_key(name)):
+            yield
+
+    @contextmanager
+    def within(self, key: str) -> Iterator[None]:
+        """Ask for steps inside the step or scope of a key."""
+        token = _SCOPE.set((self, f"{key}>"))
+        try:
+            yield
+        finally:
+            _SCOPE.reset(token)
+
+    def _base(self, name: str) -> str:
+        course, prefix = _SCOPE.get((None, ""))
+        label = ids.check_label("the name of a step", name).translate(_SPECIAL)
+        return _checked(f"{prefix}{label}" if course is self else label)
+
+    def _check_order(self, key: str) -> None:
+        recorded = self._execution().durable.recorded
+        top = {k.partition("[")[0]: None for k in recorded if ">" not in k}
+        unused = [k for k in top if k not in self._asked or k == key]
+        if unused and unused[0] != key:
+            raise StepsChanged(
+                f"execution {self.execution_id}: step {unused[0]!r} was recorded, and "
+                f"the program asks for {key!r}",
+                hint="run the program that began it, or start another execution",
+            )
+
+    # -- steps -------------------------------------------------------------------------
+
+    def step(self, key: str, call: Callable[[], Any], how: How) -> Operation[Any]:
+        """Return the recorded result of a step, or run it and record the result."""
+        execution = yield _journal(self._execution)
+        if key in execution.durable.recorded:
+            return (yield _journal(self.result, key, "step"))
+        self._check_may_run(execution, key)
+        tries = execution.durable.tries.get(key, 0)
+        if how.once and key in execution.durable.begun:
+            attempt = execution.durable.begun[key]
+            if how.reconcile is None:
+                raise StepUncertain(self.execution_id, key, attempt)
+            try:
+                found = yield Act("program", how.reconcile)
+            except NotRun:
+                pass
+            else:
+                return (yield _journal(self._record, key, found))
+        while True:
+            if how.once:
+                yield _journal(self._write, durable.begin, key)
+            try:
+                value = yield Act("program", call)
+            except Exception as exc:  # noqa: BLE001 - whatever the step raises
+                tries += 1
+                error = exc
+            else:
+                return (yield _journal(self._record, key, value))
+            yield from self._failed(key, error, tries, how)
+
+    def _failed(
+        self, key: str, error: Exception, tries: int, how: How
+    ) -> Operation[None]:
+        """Record a failed try, and wait for the next one.
+
+        Raises:
+            Suspended: the wait is long, or for a person.
+            Exception: `error`, or `StepFailed` from it, if there is no next try.
+        """
+        text = _text_of(error)
+        if isinstance(error, OVER):
+            raise error
+        if how.retry.applies(error, tries):
+            seconds = how.retry.pause(error, tries)
+            due = self.around.clock() + timedelta(seconds=seconds)
+            waits = seconds > SHORT_SECONDS
+            failure = Failure(text, tries, due, waits)
+            yield _journal(self._write, durable.fail, key, failure)
+            if waits:
+                raise Suspended
+            yield _pause(seconds)
+            return
+        waits = self._options.on_exhausted == "pause" and not how.is_item
+        failure = Failure(text, tries, None, waits)
+        yield _journal(self._write, durable.fail, key, failure)
+        if waits:
+            raise Suspended
+        if tries == 1:
+            raise error
+        raise StepFailed(f"step {key!r} failed {tries} times: {text}") from error
+
+    def _check_may_run(self, execution: Execution, key: str) -> None:
+        """Refuse a step that this attempt may not run.
+
+        Raises:
+            Suspended: the execution waits.
+            StepsChanged: the key was something else.
+            LeaseLost, IllegalTransition: this attempt is over.
+        """
+        if execution.status == "waiting":
+            raise Suspended
+        if execution.leased != self.attempt or not self.attempt:
+            if execution.status in ("completed", "failed", "cancelled"):
+                view = self._engine.reader.view(self.job_id)
+                raise executions.refusal(view, execution, "run a step of")
+            raise executions.lost(execution, self.attempt)
+        if key in execution.durable.asked:
+            raise self._changed(key, "approval", "step")
+
+    def _changed(self, key: str, was: str, asked: str) -> StepsChanged:
+        return StepsChanged(
+            f"execution {self.execution_id}: {key!r} was recorded as {_a(was)}, and "
+            f"the program asks for {_a(asked)}",
+            hint="give the new one another name",
+        )
+
+    def _record(self, key: str, value: Any, kind: str = "step") -> Any:
+        payload = self._engine.payload({"value": self.around.types.encode(value)})
+        self._write(durable.complete, key, payload, kind)
+        return value
+
+    def result(self, key: str, kind: str) -> Any:
+        """Return a recorded result.
+
+        Raises:
+            StepsChanged: it is of another kind.
+        """
+        seq, known = self._execution().durable.recorded[key]
+        if known != kind:
+            raise self._changed(key, known, kind)
+        stored = self.payload(seq)
+        return self.around.types.decode(stored if kind == "signal" else stored["value"])
+
+    # -- waits -------------------------------------------------------------------------
+
+    def sleep_until(self, key: str, at: datetime) -> Operation[None]:
+        """Wait until a time, as it was when this was first asked."""
+        execution = yield _journal(self._execution)
+        if key in execution.durable.recorded:
+            yield _journal(self.result, key, "sleep")
+            return
+        self._check_may_run(execution, key)
+        if key in execution.durable.timers:
+            at = moment(execution.durable.timers[key])
+        left = (at - self.around.clock()).total_seconds()
+        if left > SHORT_SECONDS:
+            yield _journal(self._write, durable.wait, key, at)
+            raise Suspended
+        if left > 0:
+            yield _pause(left)
+        yield _journal(self._record, key, None, "sleep")
+
+    def signal(
+        self, key: str, name: str, timeout: float | None, default: Any, wait: float
+    ) -> Operation[Any]:
+        """Return the payload of the next signal of a name."""
+        while True:
+            execution = yield _journal(self._execution)
+            known = execution.durable.recorded.get(key)
+            if known is not None:
+                kind = "step" if known.kind == "step" else "signal"  # or its default
+                return (yield _journal(self.result, key, kind))
+            self._check_may_run(execution, key)
+            consume = partial(self._consume, name=name, key=key)
+            if (yield _journal(self._decide, consume)) is not None:
+                continue
+            until = execution.durable.timers.get(key)
+            at = None if until is None else moment(until)
+            if at is None and timeout is not None:
+                at = self.around.clock() + timedelta(seconds=timeout)
+            if at is not None and self.around.clock() >= at:
+                return (yield _journal(self._record, key, default))
+            yield _journal(self._write, durable.wait, key, at, name)
+            yield from self._turn(wait)
+
+    def _consume(self, batch: Batch, mine: Mine, name: str, key: str) -> int | None:
+        return steps.consume(
+            batch, mine.execution_id, mine.attempt, name, actor=mine.actor, key=key
+        )
+
+    def approval(
+        self,
+        key: str,
+        subject: Mapping[str, Any],
+        terms: Terms,
+        wait: float,
+        notify: tuple[str, Callable[[], Any]] | None = None,
+    ) -> Operation[ApprovalInfo]:
+        """Return the approval of a subject, once it is given.
+
+        `notify` is a step, its key and its function, that runs before it waits.
+        """
+        execution = yield _journal(self._execution)
+        if key in execution.durable.recorded:
+            was = execution.durable.recorded[key].kind
+            raise self._changed(key, was, "approval")
+        if key not in execution.durable.asked:
+            self._check_may_run(execution, key)
+            if notify is not None:
+                yield from self.step(*notify, ONCE_EACH)
+            encoded = self.around.types.encode(dict(subject))
+            payload = self._engine.payload(encoded)
+            yield _journal(self._write, durable.ask, key, payload, terms)
+        found: ApprovalInfo = yield _journal(self._approval, key)
+        if found.status == "pending":
+            yield from self._turn(wait)
+            found = yield _journal(self._approval, key)
+        match found.status:
+            case "approved":
+                return found
+            case "expired":
+                raise Expired(f"approval {found.approval_id} of step {key!r} expired")
+        raise Rejected(
+            f"approval {found.approval_id} of step {key!r} was {found.status} by "
+            f"{found.decided_by}: {found.comment or 'no comment'}"
+        )
+
+    def _approval(self, key: str) -> ApprovalInfo:
+        view = self._engine.reader.view(self.job_id)
+        approval_id = execution_of(view, self.execution_id).durable.asked[key]
+        approval = view.workflows.approvals[approval_id]
+        return queries.approval_info(view, approval)
+
+    def _turn(self, seconds: float) -> Operation[None]:
+        """Wait in the process until the execution can go on, and begin an attempt.
+
+        Raises:
+            Suspended: it cannot in time, or another process goes on.
+        """
+        while (yield _journal(self._execution)).status == "waiting":
+            if seconds <= 0:
+                raise Suspended
+            yield _pause(min(_LOOK_SECONDS, seconds))
+            seconds -= _LOOK_SECONDS
+            yield _journal(self._wake)
+        try:
+            yield _journal(self._acquire)
+        except LeaseLive:
+            raise Suspended from None
+
+    def _wake(self) -> None:
+        self.around.calls.wake(self.execution_id, actor=self.around.actor)
+
+    def _acquire(self) -> None:
+        calls, actor = self.around.calls, self.around.actor
+        self.attempt = calls.acquire(self.execution_id, USUAL, actor=actor).attempt
+
+    # -- children ----------------------------------------------------------------------
+
+    def child(self, key: str, child: Child, run: Callable[[], Any]) -> Operation[Any]:
+        """Return the result of a child execution; `run` runs it as far as it goes."""
+        execution = yield _journal(self._execution)
+        if key in execution.durable.recorded:
+            return (yield _journal(self.result, key, "child"))
+        self._check_may_run(execution, key)
+        if key not in execution.durable.children:
+            yield _journal(self._write, durable.begin, key, child)
+        outcome = yield Act("program", run)
+        match outcome.status:
+            case "completed":
+                return (yield _journal(self._record, key, outcome.result, "child"))
+            case "failed" | "cancelled":
+                raise StepFailed(
+                    f"step {key!r}: execution {outcome.execution_id} of job "
+                    f"{child.job_id!r} is {outcome.status}: {outcome.error}"
+                )
+        yield _journal(self._write, durable.wait, key)
+        raise Suspended
+
+    # -- checkpoints, and the end ------------------------------------------------------
+
+    def save(self, fields: saving.Fields, state: Mapping[str, Any]) -> str:
+        """Save a checkpoint of the job; return its id."""
+        reader, packer = self._engine.reader, self._engine.packer
+        encoded = self.around.types.encode(dict(state))
+        draft = saving.draft_of(reader, packer, self.job_id, fields, encoded, None)
+        decide = partial(
+            durable.save, draft=draft, packer=packer, is_saved_as=reader.is_saved_as
+        )
+        saved = self._decide(decide)
+        return saving.remember(packer, self.job_id, draft, saved)
+
+    def check(self) -> None:
+        """Refuse to go on if the execution waits, or this attempt is over.
+
+        Raises:
+            Suspended: it waits.
+            LeaseLost, IllegalTransition: this attempt is over.
+        """
+        self._check_may_run(self._execution(), "")
+
+    def complete(self, result: Any) -> None:
+        """End the execution with a result; without effect while it waits."""
+        unused = [*(self._execution().durable.recorded.keys() - self._asked.keys())]
+        data = {"unused_steps": sorted(unused)} if unused else {}
+        payload = None
+        if result is not None:
+            encoded = self.around.types.encode(result)
+            payload = self._engine.payload({"value": encoded})
+        try:
+            self._end(End("execution.completed", "complete", 0, data, payload))
+        except IllegalTransition:
+            if self._execution().status != "waiting":
+                raise
+        self._tell_parent()
+
+    def fail(self, error: Exception) -> None:
+        """End the execution with an error, unless this attempt is over."""
+        if isinstance(error, OVER):
+            return
+        data = {"error": _text_of(error), "reason": "error"}
+        try:
+            self._end(End("execution.failed", "fail", 0, data))
+        except MilepostError as exc:
+            _log.warning("execution %s: its failure: %s", self.execution_id, exc)
+        self._tell_parent()
+
+    def interrupt(self) -> None:
+        """Give the lease back: the program was stopped."""
+        try:
+            self._decide(
+                lambda batch, mine: executions.hand_back(
+                    batch, mine.execution_id, mine.attempt, actor=mine.actor
+                )
+            )
+        except Suspended:
+            pass
+        except MilepostError as exc:
+            _log.warning("execution %s: its end: %s", self.execution_id, exc)
+
+    def _end(self, how: End) -> None:
+        self.around.calls.end(
+            self.execution_id,
+            how,
+            actor=self.around.actor,
+            request=NO_KEY,
+            attempt=self.attempt,
+        )
+
+    def _tell_parent(self) -> None:
+        """Let a parent go on that waits; the worker does, if this cannot."""
+        parent = self._execution().parent
+        if parent is None:
+            return
+        try:
+            self.around.calls.wake(parent["execution_id"], actor=self.around.actor)
+        except MilepostError as exc:
+            _log.warning("execution %s: its parent: %s", self.execution_id, exc)
+
+    # -- the journal -------------------------------------------------------------------
+
+    def _execution(self) -> Execution:
+        return execution_of(self._engine.reader.view(self.job_id), self.execution_id)
+
+    @property
+    def status(self) -> str:
+        """The status of the execution."""
+        return self._execution().status
+
+    def payload(self, seq: int) -> dict[str, Any]:
+        """Return the state of an event that saves no checkpoint."""
+        reader = self._engine.reader
+        return reader.answer(
+            self.job_id, lambda view: queries.payload(reader, view, seq)
+        )
+
+    def input(self) -> dict[str, Any]:
+        """Return the initial data."""
+        raw = self.payload(self._execution().seq)
+        found: dict[str, Any] = self.around.types.decode(raw)
+        return found
+
+    def outcome(self) -> Outcome:
+        """Return how far the execution came."""
+        calls = self.around.calls
+        return calls.outcome(self.job_id, self.execution_id, self.around.types)
+
+    def _write(self, decide: Callable[..., _T], key: str, *args: Any) -> _T:
+        return self._decide(lambda batch, mine: decide(batch, mine, key, *args))
+
+    def _decide(self, decide: Callable[[Batch, Mine], _T]) -> _T:
+        """Write as this attempt.
+
+        Raises:
+            Suspended: the execution was paused meanwhile.
+            LeaseLost, IllegalTransition: this attempt is over.
+        """
+
+        def as_attempt(batch: Batch, execution_id: str, attempt: int) -> _T:
+            return decide(batch, Mine(execution_id, attempt, self.around.actor))
+
+        try:
+            return self._engine.as_attempt(
+                self.execution_id,
+                as_attempt,
+                actor=self.around.actor,
+                attempt=self.attempt,
+            )
+        except IllegalTransition:
+            if self._execution().status == "waiting":
+                raise Suspended from None
+            raise
+
+
+def open_course(
+    around: Surroundings,
+    job_id: str,
+    options: Options,
+    given: Mapping[str, Any] | None,
+    parent: StepOrigin | None = None,
+) -> Course:
+    """Start an execution of a workflow in a job, or begin the next attempt of one.
+
+    A child goes on with the execution of its parent's step.
+
+    Raises:
+        LeaseLive: a process runs it, or this one does.
+    """
+    calls = around.calls
+
+    def unfinished(known: Workflows) -> Execution | None:
+        mine = (
+            execution
+            for execution in known.live.values()
+            if execution.workflow_name == options.name and execution.parent == parent
+        )
+        return max(mine, key=attrgetter("seq"), default=None)
+
+    def refuse(known: Workflows) -> None:
+        if unfinished(known) is not None:
+            raise _Started
+        calls.engine.refuse_live(known)
+
+    view = calls.engine.reader.view(job_id)
+    while (known := unfinished(view.workflows)) is None:
+        try:
+            started = calls.start(
+                job_id,
+                Workflow(options.name, options.version, parent=parent),
+                around.types.encode(dict(given or {})),
+                actor=around.actor,
+                is_leased=True,
+                request=NO_KEY,
+                refuse=refuse,
+            )
+        except _Started:
+            view = calls.engine.reader.view(job_id)
+        else:
+            return Course(around, job_id, started.execution_id, 1, options)
+    name, attempt = known.execution_id, 0
+    calls.wake(name, actor=around.actor)
+    if execution_of(calls.engine.reader.view(job_id), name).status != "waiting":
+        attempt = calls.acquire(name, USUAL, actor=around.actor).attempt
+    return Course(around, job_id, name, attempt, options)
+
+
+class _Started(Exception):
+    """Another process started an execution of the workflow meanwhile."""
+
+
+def _numbered(base: str, number: int) -> str:
+    return base if number == 1 else f"{base}#{number}"
+
+
+def _checked(key: str) -> str:
+    size = len(key.encode())
+    if size > _MAX_KEY_BYTES:
+        raise InvalidArgument(
+            f"the key of a step is at most {_MAX_KEY_BYTES} bytes, with its scopes; "
+            f"{key[:60]!r}… has {size}"
+        )
+    return key
+
+
+def _text_of(error: Exception) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()[:_MAX_ERROR]
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
