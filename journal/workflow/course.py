@@ -416,10 +416,10 @@ class Course:
             encoded = self.around.types.encode(dict(subject))
             payload = self._engine.payload(encoded)
             yield _journal(self._write, durable.ask, key, payload, terms)
-        found: ApprovalInfo = yield _journal(self._approval, key)
-        if found.status == "pending":
             yield from self._turn(wait)
-            found = yield _journal(self._approval, key)
+        elif execution.status == "waiting":
+            yield from self._turn(wait)
+        found: ApprovalInfo = yield _journal(self._approval, key)
         match found.status:
             case "approved":
                 return found
@@ -637,7 +637,8 @@ def open_course(
         mine = (
             execution
             for execution in known.live.values()
-            if execution.workflow_name == options.name and execution.parent == parent
+            if execution.workflow_name == options.name
+            and parent in (None, execution.parent)
         )
         return max(mine, key=attrgetter("seq"), default=None)
 

@@ -19,4 +19,6 @@ def give_way() -> None:
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # best effort
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            mine = threading.get_native_id()
+            now = os.getpriority(os.PRIO_PROCESS, mine)
+            os.setpriority(os.PRIO_PROCESS, mine, max(NICENESS, now))
