@@ -79,7 +79,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
             *("durability", "codec", "correlation_id", "execution_id", "agent_id"),
             *("checkpoint_name", "approval_id", "subject_digest", "comment", "error"),
             *("worker", "status", "approver", "decision", "on_timeout", "on_reject"),
-            *("on_step_failure", "state_filter", "name"),
+            *("on_step_failure", "state_filter", "name", "version", "on_exhausted"),
         ),
         _TEXT,
     ),
@@ -91,13 +91,14 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
             *("accept_loss", "confirm", "trust_clock", "rewrap", "with_state"),
             *("allow_plaintext", "approval_required", "auto_start", "success"),
             *("approved", "pending", "retry", "allow_self", "strict", "auto_renew"),
+            "strict_order",
         ),
         _FLAG,
     ),
     **dict.fromkeys(
         (
             *("limit", "seq", "after_seq", "expected_seq", "keep_last", "max_bytes"),
-            *("max_state_bytes", "max_depth", "required", "attempt"),
+            *("max_state_bytes", "max_depth", "required", "attempt", "max_attempts"),
         ),
         _WHOLE,
     ),
@@ -116,6 +117,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         ("now", "as_of", "deadline", "remind_at"),
         ("a datetime with a time zone", _is_time),
     ),
+    "input": ("a dict", lambda value: isinstance(value, Mapping)),
     "approval": ("Terms", _instance_of("milepost.journal.commands.approvals", "Terms")),
     "lease": (
         "a LeaseInfo",
@@ -125,6 +127,10 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     "trigger": (
         "a CheckpointTrigger",
         _instance_of("milepost.journal.workflow.triggers", "CheckpointTrigger"),
+    ),
+    "workflow": (
+        "a WorkflowFunction",
+        _instance_of("milepost.journal.workflow.functions", "WorkflowFunction"),
     ),
     "plan": ("a Plan", _instance_of("milepost.journal.retention.plans", "Plan")),
     "threshold": (

@@ -1416,15 +1416,15 @@ class CheckpointManager:
         Args:
             name: of the workflow.
             version: recorded with each execution.
-            max_attempts: after so many attempts that ended early the worker resumes an
-                execution no more; by default as its configuration says.
+            max_attempts: the worker resumes an execution no more after this number of
+                attempts that ended early; by default as its configuration says.
             on_exhausted: whether a step whose tries are used up fails the execution,
                 or pauses it until a person resumes it.
             strict_order: refuse other steps than an earlier attempt recorded.
         """
         from milepost.journal.workflow.functions import WorkflowFunction as Made
 
-        options = Options(name, version, on_exhausted, strict_order)
+        options = Options.of(name, version, on_exhausted, strict_order)
 
         def decorate(function: Callable[..., Any]) -> WorkflowFunction:
             return Made(self.root, self._surroundings, function, options, max_attempts)
@@ -1434,7 +1434,6 @@ class CheckpointManager:
     def run(
         self,
         workflow: WorkflowFunction,
-        /,
         *,
         job_id: str,
         actor: str | None = None,
@@ -1449,7 +1448,8 @@ class CheckpointManager:
             workflow: made by `workflow`, of this manager or another one.
             job_id: the job.
             actor: who runs it, instead of the manager's actor.
-            input: the initial data of a new execution.
+            input: the initial data of a new execution.  Its names cannot be those of
+                the other arguments.
 
         Raises:
             LeaseLive: another process runs it, or another call of this one.
@@ -1462,7 +1462,6 @@ class CheckpointManager:
     async def arun(
         self,
         workflow: WorkflowFunction,
-        /,
         *,
         job_id: str,
         actor: str | None = None,
@@ -1512,7 +1511,7 @@ class CheckpointManager:
         """
         from milepost.journal.workflow.run import Run as Made
 
-        options = Options(name, version, on_exhausted, strict_order)
+        options = Options.of(name, version, on_exhausted, strict_order)
         around, job_id = self._surroundings(actor), ids.check_job_id(job_id)
         return Made(open_course(around, job_id, options, input))
 
@@ -1530,7 +1529,7 @@ class CheckpointManager:
         """Return an asynchronous block with durable steps; see `execution`."""
         from milepost.journal.workflow.async_run import open_run
 
-        options = Options(name, version, on_exhausted, strict_order)
+        options = Options.of(name, version, on_exhausted, strict_order)
         return open_run(
             self._surroundings(actor), ids.check_job_id(job_id), options, input
         )

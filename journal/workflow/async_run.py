@@ -177,8 +177,8 @@ class AsyncRun(Block):
         """Return the approval of `subject`; see `Run.approval`."""
         key = self._course.next_key(name)
         terms = self._terms(approvers, required, allow_self, deadline, remind_before)
-        told = self._notice(name, notify)
-        return self._do(self._course.approval(key, subject, terms, wait_up_to, told))
+        notice = self._notice(name, notify)
+        return self._do(self._course.approval(key, subject, terms, wait_up_to, notice))
 
     def achild(
         self,

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 from milepost.journal import ids
 from milepost.journal.clock import moment
@@ -107,6 +107,24 @@ class Options(NamedTuple):
     version: str | None = None
     on_exhausted: Exhausted = "fail"
     strict_order: bool = False
+
+    @classmethod
+    def of(
+        cls, name: str, version: str | None, on_exhausted: Exhausted, strict_order: bool
+    ) -> Self:
+        """Return checked options.
+
+        Raises:
+            InvalidArgument: a name is out of bounds, or `on_exhausted` is unknown.
+        """
+        ids.check_label("the name of a workflow", name)
+        if version is not None:
+            ids.check_label("version", version)
+        if on_exhausted not in ("fail", "pause"):
+            raise InvalidArgument(
+                f"on_exhausted must be fail or pause, got {on_exhausted!r:.60}"
+            )
+        return cls(name, version, on_exhausted, strict_order)
 
 
 class How(NamedTuple):

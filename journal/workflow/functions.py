@@ -29,8 +29,8 @@ class WorkflowFunction:
         root: the folder of the manager that made it; None of another storage.
         function: the program; gets the run, and the initial data as keywords.
         options: how its executions run.
-        max_attempts: after so many attempts that ended early the worker resumes an
-            execution no more; None: as its configuration says.
+        max_attempts: the worker resumes an execution no more after this number of
+            attempts that ended early; None: as its configuration says.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class Retry(NamedTuple):
     when: Callable[[Exception], bool] | None = None
 
     def pause(self, error: Exception, tries: int) -> float:
-        """Return the seconds before the next try, after so many failed ones."""
+        """Return the seconds before the next try, after `tries` failed ones."""
         if isinstance(error, RetryAfter):
             return error.seconds
         factor = self.backoff ** min(tries - 1, _MAX_EXPONENT)

@@ -269,8 +269,8 @@ class Run(Block):
             function: called with an item.
             items: what is mapped.
             key: names an item; by default its place does.
-            workers: so many threads.
-            tolerate: so many items may fail; they are tried again by a later attempt.
+            workers: the number of threads.
+            tolerate: how many items may fail; they are tried again by a later attempt.
             retry: of each item.
 
         Raises:
@@ -379,8 +379,8 @@ class Run(Block):
         """
         key = self._course.next_key(name)
         terms = self._terms(approvers, required, allow_self, deadline, remind_before)
-        told = self._notice(name, notify)
-        return self._do(self._course.approval(key, subject, terms, wait_up_to, told))
+        notice = self._notice(name, notify)
+        return self._do(self._course.approval(key, subject, terms, wait_up_to, notice))
 
     def child(
         self,

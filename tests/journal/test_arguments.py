@@ -26,10 +26,12 @@ METHODS = [
     if not name.startswith("_")
 ]
 PARAMETERS = [
-    (method, parameter)
+    (method, name)
     for method in METHODS
-    for parameter in [*inspect.signature(getattr(CheckpointManager, method)).parameters]
-    if parameter != "self"
+    for name, parameter in inspect.signature(
+        getattr(CheckpointManager, method)
+    ).parameters.items()
+    if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
 ]
 # States are checked by what they hold, and whatever is a default can be one.
 ELSEWHERE = {
@@ -48,6 +50,8 @@ RIGHT: dict[str, tuple[type, ...]] = {
     "str | Path": (str, Path),
     "datetime": (datetime,),
     "str | CheckpointState": (str,),
+    "Mapping[str, Any]": (dict,),
+    "Exhausted": (str,),
 }
 
 
@@ -83,13 +87,19 @@ def manager_with(method: str) -> tuple[CheckpointManager, dict[str, Any]]:
         "callback": print,
         "lease": LeaseInfo("exec_1", 1, 30.0),
         "trigger": CheckpointTrigger(["step.completed"]),
+        "workflow": manager.workflow("w")(print),
     }
+
+
+def is_needed(parameter: inspect.Parameter) -> bool:
+    is_required = parameter.default is parameter.empty
+    return is_required and parameter.kind is not parameter.VAR_KEYWORD
 
 
 def call(method: str, parameter: str, value: object) -> object:
     manager, known = manager_with(method)
     found = inspect.signature(getattr(manager, method)).parameters
-    needed = {n: known[n] for n, p in found.items() if p.default is p.empty}
+    needed = {n: known[n] for n, p in found.items() if is_needed(p)}
     return getattr(manager, method)(**{**needed, parameter: value})
 
 
@@ -202,6 +212,7 @@ def raised() -> Iterator[errors.MilepostError]:
         "owner": "somebody",
         "deadline": None,
         "attempt": 1,
+        "key": "charge",
         "now": "it ended",
     }
     for name, kind in vars(errors).items():
