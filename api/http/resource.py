@@ -36,6 +36,8 @@ class Resource(APIRoute):
         if not inspect.iscoroutinefunction(endpoint):
             is_reading = set(options.get("methods") or ("GET",)) == {"GET"}
             endpoint = _in_turn(endpoint, is_reading=is_reading)
+        # The gate checked Content-Type: a body without one is not from a browser.
+        options["strict_content_type"] = False
         super().__init__(path, endpoint, **options)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
