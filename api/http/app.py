@@ -115,7 +115,7 @@ def create_app(
         page,
     ):
         # A route keeps nothing of an application.  `include_router` would build each
-        # anew at the first request, which takes 70 ms.
+        # again at the first request, which takes 70 ms.
         app.router.routes.extend(routes.router.routes)
     failures.install(app)
     app.add_middleware(

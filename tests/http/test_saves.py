@@ -246,6 +246,11 @@ def test_depth_is_bounded_by_the_state_then_by_the_body(
     assert answer.json().get("code") == code
 
 
+def test_a_body_without_a_content_type_is_read_as_json(client: TestClient) -> None:
+    content = b'{"job_id": "etl", "step_name": "s", "state": {}}'
+    assert client.post("/api/checkpoints", content=content).status_code == 201
+
+
 def test_what_is_quoted_back_is_cut_short(client: TestClient) -> None:
     body = {"job_id": "etl", "step_name": "s", "state": "x" * 100_000}
     detail = client.post("/api/checkpoints", json=body).json()["detail"]
