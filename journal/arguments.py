@@ -75,7 +75,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         (
             *("job_id", "new_job_id", "jobs", "step_name", "actor", "reason"),
             *("workflow_name", "workflow_version", "from_version", "to_version"),
-            *("idempotency_key", "key_id", "plan_id", "match", "after"),
+            *("idempotency_key", "key_id", "plan_id", "match", "after", "before"),
             *("durability", "codec", "correlation_id", "execution_id", "agent_id"),
             *("checkpoint_name", "approval_id", "subject_digest", "comment", "error"),
             *("worker", "status", "approver", "decision", "on_timeout", "on_reject"),
@@ -117,7 +117,9 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         ("now", "as_of", "deadline", "remind_at"),
         ("a datetime with a time zone", _is_time),
     ),
-    "input": ("a dict", lambda value: isinstance(value, Mapping)),
+    **dict.fromkeys(
+        ("input", "changes"), ("a dict", lambda value: isinstance(value, Mapping))
+    ),
     "approval": ("Terms", _instance_of("milepost.journal.commands.approvals", "Terms")),
     "lease": (
         "a LeaseInfo",

@@ -1543,6 +1543,54 @@ class CheckpointManager:
             self._who(actor),
         )
 
+    def fork_execution(
+        self,
+        execution_id: str,
+        new_job_id: str,
+        *,
+        before: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 - what it is
+        actor: str | None = None,
+    ) -> str:
+        """Start an execution of the same workflow with results of another one.
+
+        It is pending, in one write: whatever runs it goes on at the step `before`.  The
+        other execution stays as it is.  Decisions of approvals are not copied.
+
+        Args:
+            execution_id: the other execution, or ``exec_<job id>``; it may have ended.
+            new_job_id: the job of the new one, which may exist.
+            before: the key of the first step that is run again, with all that were
+                recorded after it; by default every result is kept.
+            changes: other results for steps that are kept, by key.
+            input: other initial data.
+            actor: who starts it, instead of the manager's actor.
+
+        Returns:
+            The id of the new execution.
+
+        Raises:
+            UnknownExecution: there is none.
+            InvalidArgument: `before` has no result, or `changes` names a step that is
+                not kept.
+            Conflict: the new job has an unfinished execution of the workflow.
+            UnreadableState: a result was purged.
+            InvalidState, DamagedJournal, StorageFailed: as `save`.
+        """
+        from milepost.journal.workflow.forks import fork
+
+        return fork(
+            self.workflows.engine,
+            execution_id,
+            ids.check_job_id(new_job_id),
+            before,
+            changes or {},
+            input,
+            types=Types(),
+            actor=self._who(actor),
+        )
+
     def execution_outcome(self, execution_id: str) -> Outcome:
         """Return how far an execution came, and its result.
 

@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.clock import moment, stamp
 from milepost.journal.commands import approvals, saving
-from milepost.journal.commands.executions import execution_of, leased, release
+from milepost.journal.commands.executions import (
+    execution_of,
+    leased,
+    release,
+    start,
+)
 from milepost.journal.errors import Conflict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from milepost.journal.batch import Batch
     from milepost.journal.commands.approvals import Terms
-    from milepost.journal.commands.executions import Payload
+    from milepost.journal.commands.executions import Payload, Workflow
     from milepost.journal.commands.saving import Draft, IsSavedAs, Saved
     from milepost.journal.index.durable import Child
+    from milepost.journal.index.executions import Workflows
     from milepost.journal.states.packer import Packer
 
 
@@ -153,6 +160,56 @@ def ask(batch: Batch, mine: Mine, key: str, subject: Payload, terms: Terms) -> s
     wish = "ask for an approval in"
     execution = leased(batch, mine.execution_id, mine.attempt, wish)
     return approvals.ask(batch, execution, subject, terms, actor=mine.actor, key=key)
+
+
+class Copy(NamedTuple):
+    """A result that a fork begins with: its key, what it is of, its state."""
+
+    key: str
+    kind: str
+    result: Payload
+
+
+def fork(
+    batch: Batch,
+    execution_id: str,
+    workflow: Workflow,
+    payload: Payload,
+    copies: Sequence[Copy],
+    *,
+    actor: str,
+) -> str:
+    """Start an execution that has results already; return its id.
+
+    Raises:
+        Conflict: the job has an unfinished execution of the workflow.
+    """
+
+    def refuse(known: Workflows) -> None:
+        names = {found.workflow_name for found in known.live.values()}
+        if workflow.name in names:
+            raise Conflict(
+                f"job {batch.view.job_id!r} has an unfinished execution of workflow "
+                f"{workflow.name!r}",
+                hint="fork it to another job",
+            )
+
+    start(
+        batch,
+        execution_id,
+        workflow,
+        payload,
+        actor=actor,
+        owner=None,
+        refuse_live=refuse,
+    )
+    for copy in copies:
+        data = {"execution_id": execution_id, "attempt": 0, "key": copy.key}
+        if copy.kind != "step":
+            data["kind"] = copy.kind
+        fields = data | copy.result.fields
+        batch.add("step.completed", actor, fields, copy.result.encoded)
+    return execution_id
 
 
 def save(

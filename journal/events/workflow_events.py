@@ -23,10 +23,16 @@ else:  # pydantic rejects the standard library's TypedDict before 3.12
 
 
 class BranchOrigin(TypedDict):
-    """The checkpoint, and the execution if it had one, that an execution branches."""
+    """What an execution branches: a checkpoint, or another execution at a step.
 
-    checkpoint_id: str
+    `job_id` is set for a fork, which has the results of that job's execution up to the
+    step `before`; without it, all.
+    """
+
+    checkpoint_id: NotRequired[str]
     execution_id: NotRequired[str]
+    job_id: NotRequired[str]
+    before: NotRequired[str]
 
 
 class StepOrigin(TypedDict):

@@ -345,6 +345,91 @@ def test_a_wait_can_be_paused_and_goes_on_afterwards(
     assert manager.run(work, job_id=JOB).status == "completed"
 
 
+# -- forks -----------------------------------------------------------------------------
+
+
+def test_a_fork_goes_on_at_a_step_with_changed_results(
+    manager: CheckpointManager,
+) -> None:
+    ran: list[str] = []
+
+    @manager.workflow("agent", version="2")
+    def agent(run: Run, task: str) -> list[Any]:
+        def think(n: int) -> str:
+            ran.append(f"{task} {n}")
+            return f"thought {n}"
+
+        found = [run.step("think", think, n) for n in range(3)]
+        return [task, *found]
+
+    first = manager.run(agent, job_id=JOB, task="plan")
+    forked = manager.fork_execution(
+        first.execution_id, "other", before="think#3", changes={"think": "edited"}
+    )
+    again = manager.run(agent, job_id="other")
+    assert again.execution_id == forked
+    assert again.result == ["plan", "edited", "thought 1", "thought 2"]
+    assert ran == ["plan 0", "plan 1", "plan 2", "plan 2"]
+    (status,) = manager.list_executions(job_id="other")
+    assert (status["workflow_version"], status["branched_from"]) == (
+        "2",
+        {"job_id": JOB, "execution_id": first.execution_id, "before": "think#3"},
+    )
+    assert manager.execution_outcome(first.execution_id) == first
+    whole = manager.fork_execution(first.execution_id, "whole", input={"task": "x"})
+    assert manager.run(agent, job_id="whole") == first._replace(
+        execution_id=whole, result=["x", "thought 0", "thought 1", "thought 2"]
+    )
+
+
+def test_a_fork_asks_for_decisions_again_and_keeps_signals(
+    manager: CheckpointManager,
+) -> None:
+    @manager.workflow("work")
+    def work(run: Run) -> Any:
+        paid = run.signal("paid")
+        run.approval("publish", paid)
+        return paid
+
+    manager.run(work, job_id=JOB)
+    manager.signal(f"exec_{JOB}", "paid", {"n": 1})
+    waiting = manager.run(work, job_id=JOB)
+    changed = {"paid": {"n": 2}}
+    manager.fork_execution(waiting.execution_id, "other", changes=changed)
+    assert manager.run(work, job_id="other").status == "waiting"
+    (asked,) = manager.approvals(job_id="other")
+    assert manager.get_approval(asked.approval_id).subject == {"n": 2}
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"before": "c"}, "no result of step 'c'; it has: a, b"),
+        ({"before": "b", "changes": {"b": 1}}, "'b', which is no step that is kept"),
+        ({"changes": {"x": object()}}, "'x', which is no step"),
+        ({"changes": {"a": object()}}, "object"),
+    ],
+)
+def test_a_fork_that_makes_no_sense_is_refused(
+    manager: CheckpointManager, how: dict[str, Any], text: str
+) -> None:
+    with manager.execution("work", job_id=JOB) as run:
+        run.step("a", int)
+        run.step("b", int)
+    with pytest.raises((errors.InvalidArgument, errors.InvalidState), match=text):
+        manager.fork_execution(run.execution_id, "new", **how)
+    assert "new" not in {job.job_id for job in manager.jobs()}
+
+
+def test_a_fork_does_not_mix_with_an_unfinished_execution(
+    manager: CheckpointManager,
+) -> None:
+    with manager.execution("work", job_id=JOB) as run:
+        run.signal("paid")
+    with pytest.raises(errors.Conflict, match="fork it to another job"):
+        manager.fork_execution(run.execution_id, JOB)
+
+
 # -- waits in the process --------------------------------------------------------------
 
 
