@@ -1,5 +1,7 @@
 """Type checks of the arguments of public methods, keyed by argument name.
 
+A key with a method's name is for that method alone.
+
 Bounds are checked where a value is used.
 """
 
@@ -84,7 +86,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         _TEXT,
     ),
     **dict.fromkeys(("checkpoint_id", "a", "b"), _CHECKPOINT),
-    **dict.fromkeys(("tags", "types", "job_ids", "approvers", "on"), _TEXTS),
+    **dict.fromkeys(("tags", "job_ids", "approvers", "on", "history.types"), _TEXTS),
     **dict.fromkeys(
         (
             *("pinned", "failed", "force", "purge", "deep", "reverse", "dry_run"),
@@ -143,6 +145,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         "Policies",
         _instance_of("milepost.journal.retention.policies", "Policies"),
     ),
+    "types": ("Types", _instance_of("milepost.journal.states.types", "Types")),
     "keys": ("a KeyRing", _instance_of("milepost.journal.crypto.keys", "KeyRing")),
 }
 
@@ -163,7 +166,9 @@ def checked(method: Callable[_P, _T]) -> Callable[_P, _T]:
     optional = dict(zip(names[count - len(defaults) : count], defaults, strict=True))
     optional |= method.__kwdefaults__ or {}
     may_be_none = {name for name, default in optional.items() if default is None}
-    checks = {name: _CHECKS[name] for name in names if name in _CHECKS}
+    own = {name: f"{method.__name__}.{name}" for name in names}
+    keys = {name: own[name] if own[name] in _CHECKS else name for name in names}
+    checks = {name: _CHECKS[key] for name, key in keys.items() if key in _CHECKS}
 
     @wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
@@ -44,7 +45,6 @@ from milepost.journal.states import json_states
 from milepost.journal.states.access import Vault
 from milepost.journal.states.json_states import Limits
 from milepost.journal.states.packer import Codec, Packer
-from milepost.journal.states.types import Types
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.compaction import Compaction, Threshold
 from milepost.journal.store.store import Store
@@ -87,7 +87,8 @@ if TYPE_CHECKING:
     from milepost.journal.retention.policies import Policies
     from milepost.journal.retention.policy import Policy
     from milepost.journal.states.diff import Change
-    from milepost.journal.states.migrations import Migrate, Migrated
+    from milepost.journal.states.migrations import Migrate
+    from milepost.journal.states.types import Types
     from milepost.journal.storage.contract import OnPiece, Storage
     from milepost.journal.storage.files.folders import Durability
     from milepost.journal.storage.files.storage import Sharing
@@ -138,6 +139,9 @@ class CheckpointManager:
             States of every codec are readable.
         keys: encrypt states and metadata with the current key; read with any.
         allow_plaintext: with `keys`, also read states that are not encrypted.
+        types: the types that states may have besides plain JSON, for `save`, for every
+            call that returns a state, and for durable steps.  By default, states are
+            plain JSON, and durable steps have the built-in types.
         shared: who may use a folder that is created here: ``private``: its owner;
             ``group``: also the folder's group, as far as the umask allows.
         actor: the actor in the journal; ``lib:<program>@<host>`` by default.
@@ -166,6 +170,7 @@ class CheckpointManager:
         codec: Codec = "auto",
         keys: KeyRing | None = None,
         allow_plaintext: bool = False,
+        types: Types | None = None,
         shared: Sharing = "private",
         actor: str | None = None,
         clock: Callable[[], datetime] = utc_now,
@@ -206,7 +211,7 @@ class CheckpointManager:
         vault = Vault(keys, allow_plaintext, max_state_bytes)
         self._store.key_id = vault.key_id
         self._reader = Reader(
-            self._store, vault, Limits(max_state_bytes, max_depth), folder
+            self._store, vault, Limits(max_state_bytes, max_depth), folder, types
         )
         self._packer = Packer(codec, vault.key_id)
         attempts = Attempts(storage)
@@ -314,6 +319,7 @@ class CheckpointManager:
         actor: str | None = None,
         idempotency_key: str | None = None,
         expected_seq: int | None = None,
+        types: Types | None = None,
     ) -> str:
         """Save `state` as a new checkpoint, make it current, and return its id.
 
@@ -322,7 +328,7 @@ class CheckpointManager:
         Args:
             job_id: 1 to 512 bytes of printable text.
             step_name: 1 to 512 bytes; part of the id, made safe for a URL.
-            state: a dict of plain JSON values.
+            state: a dict of plain JSON values, and of values that `types` has.
             metadata: a dict of plain JSON values, at most 64 KiB, shown by `list`.
             tags: labels for policies and searches.
             pinned: no policy removes it.
@@ -338,6 +344,8 @@ class CheckpointManager:
                 purged or abandoned by a restore, the next call is a new save, which
                 takes over the key permanently.  A fork starts without keys.
             expected_seq: refuse if the job is at another seq; 0: the job must be new.
+            types: the types of values that are not plain JSON, instead of the
+                manager's (docs/types.md).
 
         Raises:
             InvalidArgument: an id, a name or a label is out of bounds.
@@ -358,7 +366,7 @@ class CheckpointManager:
             failed,
         )
         draft = saving.draft_of(
-            self._reader, self._packer, job_id, fields, state, metadata
+            self._reader, self._packer, job_id, fields, state, metadata, types
         )
         decide = partial(
             saving.save,
@@ -383,6 +391,7 @@ class CheckpointManager:
         expected_seq: int | None = None,
         idempotency_key: str | None = None,
         on_restored: Callable[[], object] | None = None,
+        types: Types | None = None,
     ) -> dict[str, Any]:
         """Return a checkpoint's state, make it current and record the restore.
 
@@ -397,10 +406,12 @@ class CheckpointManager:
             expected_seq: refuse if the job is at another seq.
             idempotency_key: a repeat returns the state and records nothing.
             on_restored: called once the restore is recorded, never for a repeat.
+            types: the types that the state was saved with, instead of the manager's.
 
         Raises:
             UnknownCheckpoint: (a FileNotFoundError) it does not exist, or was deleted.
-            UnreadableState: (a ValueError) its bytes differ from what was saved.
+            UnreadableState: (a ValueError) its bytes differ from what was saved, or
+                `types` cannot decode it; nothing was recorded.
             NewerState: (a ValueError) a newer version of its workflow saved it.
             NoMigration: (a ValueError) no migration starts from its version.
             MigrationFailed: (a ValueError) a migration raised or returned an invalid
@@ -412,9 +423,10 @@ class CheckpointManager:
             StorageFailed: the restore could not be recorded.
         """
         checkpoint_id, starts = id_of(checkpoint_id), on_restored is not None
-        migrated, done = self._restore(
+        state, done = self._restore(
             job_id,
             checkpoint_id,
+            types,
             is_resumed=False,
             actor=actor,
             expected_seq=expected_seq,
@@ -424,7 +436,7 @@ class CheckpointManager:
         )
         if done is not None and on_restored is not None:
             on_restored()
-        return migrated.state
+        return state
 
     def resume_from(
         self,
@@ -435,6 +447,7 @@ class CheckpointManager:
         expected_seq: int | None = None,
         idempotency_key: str | None = None,
         on_restored: Callable[[Restored], object] | None = None,
+        types: Types | None = None,
     ) -> Restored:
         """Restore a checkpoint, and let its execution go on from it if possible.
 
@@ -451,6 +464,7 @@ class CheckpointManager:
             idempotency_key: a repeat records nothing and returns the same.
             on_restored: called once all is recorded, never for a repeat, and only if
                 something goes on.
+            types: the types that the state was saved with, instead of the manager's.
 
         Raises:
             As `restore`.
@@ -459,9 +473,10 @@ class CheckpointManager:
         request = Request.of(
             idempotency_key, "restore", checkpoint_id, expected_seq, True
         )
-        migrated, done = self._restore(
+        state, done = self._restore(
             job_id,
             checkpoint_id,
+            types,
             is_resumed=True,
             actor=actor,
             expected_seq=expected_seq,
@@ -470,8 +485,8 @@ class CheckpointManager:
         if done is None:
             events = self.history(job_id, idempotency_key=idempotency_key)
             done = restoring.continued(self._reader.view(job_id), events)
-            return Restored(migrated.state, done)
-        restored = Restored(migrated.state, done)
+            return Restored(state, done)
+        restored = Restored(state, done)
         if on_restored is not None and done.why_not is None:
             on_restored(restored)
         return restored
@@ -480,14 +495,14 @@ class CheckpointManager:
         self,
         job_id: str,
         checkpoint_id: str,
+        types: Types | None,
         *,
         is_resumed: bool,
         actor: str | None,
         expected_seq: int | None,
         request: Request,
-    ) -> tuple[Migrated, Continuation | None]:
-        ask = partial(self._reader.opened, checkpoint_id)
-        migrated = self._reader.migrated(*self._reader.answer(job_id, ask))
+    ) -> tuple[dict[str, Any], Continuation | None]:
+        migrated, state = queries.restorable(self._reader, job_id, checkpoint_id, types)
         done = self.workflows.restored(
             job_id,
             checkpoint_id,
@@ -497,7 +512,7 @@ class CheckpointManager:
             expected_seq=expected_seq,
             request=request,
         )
-        return migrated, done
+        return state, done
 
     def fork(
         self,
@@ -897,41 +912,54 @@ class CheckpointManager:
         """
         return queries.page(self._reader, job_id, limit=limit, after_seq=after_seq)
 
-    def get(self, job_id: str, checkpoint_id: str | CheckpointInfo) -> Checkpoint:
+    def get(
+        self,
+        job_id: str,
+        checkpoint_id: str | CheckpointInfo,
+        *,
+        types: Types | None = None,
+    ) -> Checkpoint:
         """Return a checkpoint with its state; the current one does not change.
 
         The state is migrated to the newest version of its workflow, if migrations are
         registered; `info` describes the stored checkpoint.
 
+        Args:
+            job_id: the job.
+            checkpoint_id: the checkpoint.
+            types: the types that the state was saved with, instead of the manager's.
+
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
             NewerState, NoMigration, MigrationFailed: as `restore`.
         """
-        return queries.get(self._reader, job_id, id_of(checkpoint_id))
+        return queries.get(self._reader, job_id, id_of(checkpoint_id), types)
 
     @overload
     def latest(self, job_id: str) -> CheckpointInfo | None: ...
 
     @overload
     def latest(
-        self, job_id: str, *, with_state: Literal[True]
+        self, job_id: str, *, with_state: Literal[True], types: Types | None = None
     ) -> Checkpoint | None: ...
 
     def latest(
-        self, job_id: str, *, with_state: bool = False
+        self, job_id: str, *, with_state: bool = False, types: Types | None = None
     ) -> CheckpointInfo | Checkpoint | None:
         """Return the newest checkpoint, None if there is none.
 
         Args:
             job_id: the job.
             with_state: return a `Checkpoint`, as `get` does.
+            types: as in `get`.
 
         Raises:
             DamagedJournal: the job is quarantined; an older one is never returned.
             UnreadableState and others: with the state, as `get`.
         """
         if with_state:
-            return queries.with_state(self._reader, job_id, lambda view: view.latest)
+            newest = attrgetter("latest")
+            return queries.with_state(self._reader, job_id, newest, types)
         return queries.latest(self._reader, job_id)
 
     def current(self, job_id: str) -> CheckpointInfo | None:
@@ -945,12 +973,20 @@ class CheckpointManager:
         return queries.current(self._reader, job_id)
 
     @overload
-    def load(self, job_id: str) -> dict[str, Any]: ...
+    def load(self, job_id: str, *, types: Types | None = None) -> dict[str, Any]: ...
 
     @overload
-    def load(self, job_id: str, default: _D) -> dict[str, Any] | _D: ...
+    def load(
+        self, job_id: str, default: _D, *, types: Types | None = None
+    ) -> dict[str, Any] | _D: ...
 
-    def load(self, job_id: str, default: object = queries.NO_DEFAULT) -> object:
+    def load(
+        self,
+        job_id: str,
+        default: object = queries.NO_DEFAULT,
+        *,
+        types: Types | None = None,
+    ) -> object:
         """Return the state of the current checkpoint, to continue from.
 
         Nothing is recorded.  The state is migrated as in `restore`.
@@ -958,13 +994,14 @@ class CheckpointManager:
         Args:
             job_id: the job.
             default: returned if the job has no checkpoint; a dict is copied.
+            types: the types that the state was saved with, instead of the manager's.
 
         Raises:
             NoCheckpoint: (a FileNotFoundError) there is none, and no `default`.
             UnreadableState, DamagedJournal: as `restore`.
             NewerState, NoMigration, MigrationFailed: as `restore`.
         """
-        return queries.load(self._reader, job_id, default)
+        return queries.load(self._reader, job_id, default, types)
 
     def find(self, checkpoint_id: str | CheckpointInfo) -> CheckpointInfo:
         """Return the checkpoint with this id, in any job.
@@ -1010,27 +1047,39 @@ class CheckpointManager:
             request=None if key is None else (key, self._clock()),
         )
 
-    def state_at(self, job_id: str, seq: int) -> dict[str, Any] | None:
+    def state_at(
+        self, job_id: str, seq: int, *, types: Types | None = None
+    ) -> dict[str, Any] | None:
         """Return the state that was current after event `seq`, if there was one.
 
         It is not migrated.
+
+        Args:
+            job_id: the job.
+            seq: the event.
+            types: as in `get`.
 
         Raises:
             InvalidArgument: there is no such event.
             UnreadableState: its bytes are missing or differ from what was saved.
             DamagedJournal: the job is quarantined.
         """
-        return queries.state_at(self._reader, job_id, seq)
+        return queries.state_at(self._reader, job_id, seq, types)
 
     def diff(
         self, job_id: str, a: str | CheckpointInfo, b: str | CheckpointInfo
     ) -> builtins.list[Change]:
         """Return the changes from checkpoint `a`'s state to `b`'s, as read by `get`.
 
+        Values that are not plain JSON are compared as they are stored (docs/types.md).
+
         Raises:
             UnknownCheckpoint, UnreadableState, DamagedJournal: as `restore`.
         """
-        return state_diff.diff(self.get(job_id, a).state, self.get(job_id, b).state)
+        from milepost.journal.states.types import AS_STORED  # imported late: large
+
+        before, after = (self.get(job_id, one, types=AS_STORED) for one in (a, b))
+        return state_diff.diff(before.state, after.state)
 
     def seq(self, job_id: str) -> int:
         """Return the seq of the job's last event, 0 for an unknown job.
@@ -1537,7 +1586,7 @@ class CheckpointManager:
     def _surroundings(self, actor: str | None) -> Surroundings:
         return Surroundings(
             self.workflows,
-            Types(),
+            self._durable_types(),
             self._clock,
             getattr(self._clock, "sleep", time.sleep),
             self._who(actor),
@@ -1587,9 +1636,14 @@ class CheckpointManager:
             before,
             changes or {},
             input,
-            types=Types(),
+            types=self._durable_types(),
             actor=self._who(actor),
         )
+
+    def _durable_types(self) -> Types:
+        from milepost.journal.states.types import Types  # imported late: large
+
+        return self._reader.types or Types()
 
     def execution_outcome(self, execution_id: str) -> Outcome:
         """Return how far an execution came, and its result.
@@ -1602,7 +1656,7 @@ class CheckpointManager:
             UnreadableState: its result was purged.
         """
         job_id, execution_id = self.workflows.directory.execution(execution_id)
-        return self.workflows.outcome(job_id, execution_id, Types())
+        return self.workflows.outcome(job_id, execution_id, self._durable_types())
 
     def complete_execution(
         self,

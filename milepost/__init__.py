@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from milepost.journal.retention.policies import Match, Policies
     from milepost.journal.retention.policy import Policy
     from milepost.journal.states.diff import Change
+    from milepost.journal.states.types import AS_STORED, Types
     from milepost.journal.storage.memory import MemoryStorage
     from milepost.journal.store.compaction import Compaction, Threshold
     from milepost.journal.workflow.async_run import AsyncRun
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AS_STORED",
     "Applied",
     "ApprovalInfo",
     "AsyncRun",
@@ -108,6 +110,7 @@ __all__ = [
     "Terms",
     "Threshold",
     "TriggerEvent",
+    "Types",
     "Verdict",
     "WorkflowExecution",
     "WorkflowFunction",
@@ -136,6 +139,7 @@ _NAMES_OF = {
     "journal.retention.policies": ("Match", "Policies"),
     "journal.retention.policy": ("Policy",),
     "journal.states.diff": ("Change",),
+    "journal.states.types": ("AS_STORED", "Types"),
     "journal.storage.memory": ("MemoryStorage",),
     "journal.store.compaction": ("Compaction", "Threshold"),
     "journal.workflow.async_run": ("AsyncRun",),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packed, Packer
     from milepost.journal.states.state_digest import DecodedState
+    from milepost.journal.states.types import Types
 
     IsSavedAs = Callable[[JobView, Entry, Content], bool]
 
@@ -167,8 +168,11 @@ def draft_of(
     fields: Fields,
     state: Mapping[str, Any],
     metadata: Mapping[str, Any] | None,
+    types: Types | None = None,
 ) -> Draft:
     """Check and encode a checkpoint, outside the job's lock.
+
+    `types`: the types that the state may have, by default those of the reader.
 
     Raises:
         InvalidArgument: an id, a name or a label is out of bounds.
@@ -178,7 +182,7 @@ def draft_of(
     ids.check_job_id(job_id)
     ids.check_step_name(fields.step_name)
     labels = _labels(fields)
-    raw = json_states.to_json(state, reader.limits)
+    raw = json_states.to_json(state, reader.limits, types=types or reader.types)
     view = reader.existing(reader.store.glance(job_id))
     packed = packer.pack(view, raw, reader.read)
     return _draft(reader, fields, labels, raw, metadata, packed)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import Event
     from milepost.journal.index.job_view import Entry, JobView
     from milepost.journal.reading.reader import Reader
+    from milepost.journal.states.migrations import Migrated
     from milepost.journal.states.state_digest import DecodedState
+    from milepost.journal.states.types import Types
 
 NO_DEFAULT = object()
 
@@ -62,14 +64,19 @@ def current(reader: Reader, job_id: str) -> CheckpointInfo | None:
     return reader.answer(job_id, lambda view: reader.info_of(view, view.current))
 
 
-def get(reader: Reader, job_id: str, checkpoint_id: str) -> Checkpoint:
+def get(
+    reader: Reader, job_id: str, checkpoint_id: str, types: Types | None = None
+) -> Checkpoint:
     """Return a checkpoint with its state, migrated."""
     opened = reader.answer(job_id, partial(reader.opened, checkpoint_id))
-    return _checkpoint(reader, *opened)
+    return _checkpoint(reader, types, *opened)
 
 
 def with_state(
-    reader: Reader, job_id: str, choose: Callable[[JobView], Entry | None]
+    reader: Reader,
+    job_id: str,
+    choose: Callable[[JobView], Entry | None],
+    types: Types | None = None,
 ) -> Checkpoint | None:
     """Return the chosen checkpoint and its state, migrated, both from one view."""
 
@@ -78,16 +85,18 @@ def with_state(
         return None if entry is None else reader.opened(entry.checkpoint_id, view)
 
     found = reader.answer(job_id, ask)
-    return None if found is None else _checkpoint(reader, *found)
+    return None if found is None else _checkpoint(reader, types, *found)
 
 
-def load(reader: Reader, job_id: str, default: object) -> object:
+def load(
+    reader: Reader, job_id: str, default: object, types: Types | None = None
+) -> object:
     """Return the state of the current checkpoint, or `default` if there is none.
 
     Raises:
         NoCheckpoint: there is none, and `default` is `NO_DEFAULT`.
     """
-    found = with_state(reader, job_id, lambda view: view.current)
+    found = with_state(reader, job_id, lambda view: view.current, types)
     if found is not None:
         return found.state
     if default is NO_DEFAULT:
@@ -96,7 +105,9 @@ def load(reader: Reader, job_id: str, default: object) -> object:
     return copy.deepcopy(default) if isinstance(default, dict) else default
 
 
-def state_at(reader: Reader, job_id: str, seq: int) -> dict[str, Any] | None:
+def state_at(
+    reader: Reader, job_id: str, seq: int, types: Types | None = None
+) -> dict[str, Any] | None:
     """Return the state that was current after event `seq`, if there was one.
 
     Raises:
@@ -112,7 +123,9 @@ def state_at(reader: Reader, job_id: str, seq: int) -> dict[str, Any] | None:
             return None
         return reader.open(view, view.current).state
 
-    return reader.answer(job_id, ask)
+    state = reader.answer(job_id, ask)
+    whose = f"the state of job {job_id!r} after event {seq}"
+    return None if state is None else reader.decoded(state, types, whose)
 
 
 def history(
@@ -236,10 +249,24 @@ def _recorded(
     return reader.store.history(view, answered.first - 1, until_seq=answered.last)
 
 
+def restorable(
+    reader: Reader, job_id: str, checkpoint_id: str, types: Types | None
+) -> tuple[Migrated, dict[str, Any]]:
+    """Return a state for a restore: migrated, and then decoded."""
+    info, opened = reader.answer(job_id, partial(reader.opened, checkpoint_id))
+    migrated = reader.migrated(info, opened)
+    return migrated, reader.decoded(migrated.state, types, _whose(info))
+
+
 def _checkpoint(
-    reader: Reader, info: CheckpointInfo, opened: DecodedState
+    reader: Reader, types: Types | None, info: CheckpointInfo, opened: DecodedState
 ) -> Checkpoint:
-    return Checkpoint(info, reader.migrated(info, opened).state)
+    state = reader.migrated(info, opened).state
+    return Checkpoint(info, reader.decoded(state, types, _whose(info)))
+
+
+def _whose(info: CheckpointInfo) -> str:
+    return f"checkpoint {info.checkpoint_id!r} of job {info.job_id!r}"
 
 
 def _stamped_if(at: str | None) -> str | None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from milepost.journal.states.json_states import Limits
     from milepost.journal.states.line_codec import Header
     from milepost.journal.states.state_digest import DecodedState
+    from milepost.journal.states.types import Types
     from milepost.journal.storage.contract import JobStorage
     from milepost.journal.store.store import Store
 
@@ -57,6 +58,7 @@ class Reader:
         limits: the bounds of a state.
         root: its folder, which may hold checkpoints in plain files; None if there is
             no folder.
+        types: the types that states may have besides plain JSON; None: none.
 
     Attributes:
         migrations: what `migrated` applies.
@@ -64,12 +66,18 @@ class Reader:
     """
 
     def __init__(
-        self, store: Store, vault: Vault, limits: Limits, root: Path | None
+        self,
+        store: Store,
+        vault: Vault,
+        limits: Limits,
+        root: Path | None,
+        types: Types | None = None,
     ) -> None:
         self.store = store
         self.vault = vault
         self.limits = limits
         self.root = root
+        self.types = types
         self.migrations = Migrations()
         self.cursor: str | None = None
 
@@ -214,6 +222,22 @@ class Reader:
             version=info.workflow_version,
             checkpoint_id=info.checkpoint_id,
         )
+
+    def decoded(
+        self, state: dict[str, Any], types: Types | None, whose: str
+    ) -> dict[str, Any]:
+        """Return a stored state as it was saved with `types`, or those of the reader.
+
+        Raises:
+            UnreadableState: it cannot be decoded; names `whose` it is, and the path.
+        """
+        if (types := types or self.types) is None:
+            return state
+        try:
+            decoded: dict[str, Any] = types.decode(state)
+        except UnreadableState as exc:
+            raise UnreadableState(f"{whose}: {exc}", hint=exc.hint) from exc
+        return decoded
 
     def infos(self, view: JobView, entries: Sequence[Entry]) -> list[CheckpointInfo]:
         """Return checkpoints as callers see them, with metadata."""

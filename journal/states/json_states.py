@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import tee
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from milepost.journal.errors import InvalidState, StateTooLarge
 from milepost.journal.process import gc_pause
 
+if TYPE_CHECKING:
+    from milepost.journal.states.types import Types
+
 MAX_METADATA_BYTES = 64 * 1024
-_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 _ORJSON_DEPTH = 254
 # What orjson raises for a value that JSON cannot represent.
 _REFUSALS = (TypeError, ValueError, RecursionError)
@@ -32,8 +35,12 @@ class Limits(NamedTuple):
     max_depth: int = 200
 
 
-def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
+def to_json(
+    state: object, limits: Limits, *, what: str = "state", types: Types | None = None
+) -> bytes:
     """Return `state` as JSON that reads back equal to it.
+
+    Values that are not plain JSON are encoded by `types`.
 
     Raises:
         InvalidState: it would not read back equal; names the path and a remedy.
@@ -43,6 +50,9 @@ def to_json(state: object, limits: Limits, *, what: str = "state") -> bytes:
         raise InvalidState(
             "$", f"{what} must be a dict, got {type(state).__name__}", hint=_WRAP
         )
+    if types is not None:
+        encoded: dict[str, Any] = types.encode(state)
+        return to_json(encoded, limits, what=what)
     try:
         raw = orjson.dumps(state)
     except _REFUSALS:
@@ -167,7 +177,7 @@ def _problem(  # noqa: PLR0911 - one return per kind of value, like a table
         case str():
             return _text_problem(value)
         case int():
-            if _INT_MIN <= value <= _INT_MAX:
+            if INT_MIN <= value <= INT_MAX:
                 return None
             return "an integer beyond 64 bits", "save it as a string"
         case float():

@@ -1,62 +1,99 @@
 """Values that are not plain JSON, in states: tagged when stored, rebuilt when read.
 
-A tagged value is ``{"$type": name, "value": …}``.  The name is looked up in a registry
-of the reader, and never imported.
+A tagged value is ``{"$milepost": name, "value": …}``.  The name is looked up in a
+registry of the reader, and never imported (docs/types.md).
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
+import json
+import marshal
 import math
 import operator
-import pathlib
-import sys
-import uuid
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from contextlib import suppress
 from enum import Enum
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
-from milepost.journal.errors import InvalidArgument, InvalidState, UnreadableState
+import orjson
+
+from milepost.journal.errors import (
+    InvalidArgument,
+    InvalidState,
+    StateTooLarge,
+    UnreadableState,
+)
+from milepost.journal.states.json_states import DEPTH_LIMIT, INT_MAX, INT_MIN
+from milepost.journal.states.kinds import BUILT_IN, NUMPY, Kind, numpy_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TAG = "$type"
-_PLAIN = (str, bool, type(None))
+    # The way to a value: that of its container, and its key or position there.
+    _Where = tuple["_Where", object] | None
 
-
-class _Kind(NamedTuple):
-    """How values of one type are stored.
-
-    Attributes:
-        to_parts: returns what is stored: any value that the registry can encode.
-        from_parts: rebuilds the value.
-        is_same: compares two values of the type.
-    """
-
-    name: str
-    to_parts: Callable[[Any], Any]
-    from_parts: Callable[[Any], Any]
-    is_same: Callable[[Any, Any], bool] = operator.eq
+TAG = "$milepost"
+_TAG = TAG.encode()
+_FORM = {TAG, "value"}
+# Values of these types, apart from very large or not finite numbers, are JSON.
+_JSON = (str, bool, type(None), int, float, list, dict)
+_BUILTIN_CLASSES = (
+    *(str, int, float, complex, bytes, bytearray, list, tuple, dict, set, frozenset),
+)
 
 
 class Types:
     """The types that a state may hold besides plain JSON.
 
-    Built in: datetime, date, time, timedelta, UUID, Decimal, Fraction, complex, Path,
-    bytes, bytearray, set, frozenset, tuple, NaN and infinities, integers of any size,
-    dicts with other keys than strings; and arrays and scalars of NumPy, if the program
-    uses it.
+    Built in: datetime, date, time, timedelta, timezone, ZoneInfo, UUID, Decimal,
+    Fraction, complex, Path, PurePosixPath, PureWindowsPath, bytes, bytearray, set,
+    frozenset, tuple, NaN and infinities, integers of any size, dicts with any keys, and
+    arrays and scalars of NumPy.  `add` and `register` add the program's own.
+
+    A value is stored by its exact type, never by that of a base class.
     """
 
     def __init__(self) -> None:
-        self._by_class: dict[type, _Kind] = {}
-        self._by_name: dict[str, _Kind] = {}
-        for kind, *how in _BUILT_IN:
-            self.register(kind, *how)
+        self._by_class = dict(BUILT_IN)
+        self._by_name = {kind.name: kind for kind in (*BUILT_IN.values(), *NUMPY)}
+
+    def add(self, *classes: type[Any], name: str | None = None) -> None:
+        """Register dataclasses, named tuples, enums and pydantic models.
+
+        Args:
+            classes: the classes; each is registered without its subclasses.
+            name: stored with each value of the only class; by default its module and
+                qualified name.  It must never change while such values are stored.
+
+        Raises:
+            InvalidArgument: a class is none of these, or extends a built-in container,
+                number or text; a class or its name is registered already; or `name` is
+                given for several classes.
+        """
+        if name is not None and len(classes) != 1:
+            raise InvalidArgument(f"one class can be named {name!r}: {len(classes)}")
+        for cls in classes:
+            usual = f"{cls.__module__}.{cls.__qualname__}"
+            self.register(cls, name or usual, *self._how(cls, usual))
+
+    def _how(self, cls: type[Any], usual: str) -> tuple[Callable[..., Any], ...]:
+        if issubclass(cls, Enum):
+            return operator.attrgetter("value"), cls, operator.is_
+        if issubclass(cls, tuple) and hasattr(cls, "_make"):
+            return list, cls._make, self._has_same_items
+        if not issubclass(cls, _BUILTIN_CLASSES):
+            if dataclasses.is_dataclass(cls):
+                rebuild = partial(_rebuilt_dataclass, cls)
+                return _fields_of, rebuild, self._has_same_attributes
+            if callable(getattr(cls, "model_dump", None)):
+                dump = operator.methodcaller("model_dump", **_DUMP)
+                load = partial(cls.model_validate, by_alias=False, by_name=True)
+                return dump, load, self._has_same_attributes
+        raise InvalidArgument(
+            f"{usual} is no dataclass, named tuple, enum or pydantic model",
+            hint="say with `register` how it is stored",
+        )
 
     def register(
         self,
@@ -64,233 +101,243 @@ class Types:
         name: str,
         to_parts: Callable[[Any], Any],
         from_parts: Callable[[Any], Any],
-        is_same: Callable[[Any, Any], bool] = operator.eq,
+        is_same: Callable[[Any, Any], object] = operator.eq,
     ) -> None:
         """Register a type: only its own values, not those of subclasses.
 
         Args:
             kind: the type.
-            name: stored with each value; must never change.
+            name: stored with each value.  It must never change while such values are
+                stored.
             to_parts: returns what is stored, of plain or registered values.
-            from_parts: rebuilds a value from it.
-            is_same: compares two values.
+            from_parts: rebuilds a value from a copy of that.
+            is_same: compares a value with the rebuilt one before each save.
 
         Raises:
-            InvalidArgument: the name or the type is registered already.
+            InvalidArgument: the name or the type is registered already, or the type is
+                plain JSON.
         """
-        if name in self._by_name or kind in self._by_class:
-            raise InvalidArgument(f"{name!r} ({kind.__name__}) is registered twice")
-        self._by_name[name] = self._by_class[kind] = _Kind(
-            name, to_parts, from_parts, is_same
-        )
-
-    def add(self, *classes: type[Any]) -> None:
-        """Register dataclasses, named tuples, enums and pydantic models by their names.
-
-        Raises:
-            InvalidArgument: a class is none of these, or is registered already.
-        """
-        for cls in classes:
-            name = f"{cls.__module__}.{cls.__qualname__}"
-            if dataclasses.is_dataclass(cls):
-                names = [f.name for f in dataclasses.fields(cls)]
-                self.register(cls, name, _fields_of(names), _from_fields(cls))
-            elif issubclass(cls, Enum):
-                self.register(cls, name, operator.attrgetter("value"), cls)
-            elif issubclass(cls, tuple) and hasattr(cls, "_fields"):
-                self.register(cls, name, list, _from_items(cls))
-            elif callable(dump := getattr(cls, "model_dump", None)):
-                self.register(cls, name, dump, cls.model_validate)
-            else:
-                raise InvalidArgument(
-                    f"{name} is no dataclass, named tuple, enum or pydantic model: "
-                    "register it"
-                )
+        if kind in _JSON or kind in self._by_class or name in self._by_name:
+            raise InvalidArgument(f"{name!r} ({kind.__name__}) is registered already")
+        made = Kind(name, to_parts, from_parts, is_same)
+        self._by_name[name] = self._by_class[kind] = made
 
     def encode(self, value: object) -> Any:
         """Return `value` as plain JSON that `decode` turns into an equal value.
 
+        What is plain JSON already is not copied.  No other thread may change `value`
+        meanwhile.
+
         Raises:
-            InvalidState: a value of an unregistered type, with its path; or one that
-                would not come back equal.
+            InvalidState: a value has an unregistered type, would not come back equal,
+                nests too deep or contains itself; names the path.
         """
-        encoded = self._encode(value, "$")
-        self._check(value, self.decode(encoded), "$")
-        return encoded
+        try:
+            return self._encode(value, None, 1)
+        except RuntimeError as exc:  # too deep for the stack; or a dict that changed
+            raise InvalidState("$", f"it cannot be encoded: {exc}") from exc
 
     def decode(self, value: Any) -> Any:
-        """Return the value that was encoded as `value`.
+        """Return a value equal to the one that was encoded as `value`.
 
         Raises:
-            UnreadableState: it has a type that is not registered, or is malformed.
+            UnreadableState: it has a type that is not registered, or is malformed, or
+                its class refuses it; names the path.
         """
-        if isinstance(value, list):
-            return [self.decode(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        if TAG not in value:
-            return {key: self.decode(item) for key, item in value.items()}
-        kind = self._by_name.get(value[TAG]) if isinstance(value[TAG], str) else None
-        if kind is None:
-            raise UnreadableState(
-                f"a value has type {value[TAG]!r:.80}, which is not registered",
-                hint="register the type before reading",
-            )
         try:
-            return kind.from_parts(self.decode(value["value"]))
-        except UnreadableState:
-            raise
-        except Exception as exc:  # whatever the user's class raises
+            return self._decode(value, None)
+        except RecursionError as exc:
+            raise UnreadableState(f"$: it cannot be decoded: {exc}") from exc
+
+    def _encode(  # noqa: PLR0911 - one return per kind of value, like a table
+        self, value: Any, where: _Where, depth: int
+    ) -> Any:
+        kind = type(value)
+        if kind is str or kind is bool or value is None:
+            return value
+        if kind is int and INT_MIN <= value <= INT_MAX:
+            return value
+        if kind is float and math.isfinite(value):
+            return value
+        if (kind is list or kind is dict) and _is_json(value):
+            return value
+        if depth > DEPTH_LIMIT:
+            deep = f"it nests deeper than {DEPTH_LIMIT} levels, or contains itself"
+            raise StateTooLarge(_path(where)[:60], deep)
+        if kind is list:
+            return [
+                self._encode(item, (where, n), depth + 1)
+                for n, item in enumerate(value)
+            ]
+        if kind is dict and TAG not in value and {str}.issuperset(map(type, value)):
+            return {
+                key: self._encode(item, (where, key), depth + 1)
+                for key, item in value.items()
+            }
+        known = self._by_class.get(kind) or numpy_kind(kind)
+        if known is None:
+            hint = "register its type, or store plain values"
+            raise InvalidState(
+                _path(where), f"a {kind.__name__} is not registered", hint=hint
+            )
+        return self._tagged(known, value, where, depth)
+
+    def _tagged(self, known: Kind, value: Any, where: _Where, depth: int) -> Any:
+        try:
+            parts = known.to_parts(value)
+        except Exception as exc:  # of a class of the program
+            why = f"a {known.name} cannot be stored: {_text(exc)}"
+            raise InvalidState(_path(where), why) from exc
+        if type(value) is dict:  # the way to an item is its key
+            encoded: Any = [
+                [self._encode(part, (where, key), depth + 2) for part in (key, item)]
+                for key, item in parts
+            ]
+        else:
+            encoded = self._encode(parts, where, depth + 1)
+        if isinstance(value, (set, frozenset)):
+            encoded.sort(key=json.dumps)  # the same order in every process
+        if known.is_same is not None:
+            self._check(known, value, encoded, where)
+        return {TAG: known.name, "value": encoded}
+
+    def _check(self, known: Kind, value: Any, encoded: Any, where: _Where) -> None:
+        why = f"a {known.name} would not come back equal"
+        hint = "register its type with functions that keep all of it"
+        try:
+            is_same = self._is_same(
+                value, known.from_parts(self._decode(encoded, where))
+            )
+        except Exception as exc:  # of a class of the program
+            why = f"{why}: {_text(exc)}"
+            raise InvalidState(_path(where), why, hint=hint) from exc
+        if not is_same:
+            raise InvalidState(_path(where), why, hint=hint)
+
+    def _decode(self, value: Any, where: _Where) -> Any:
+        kind = type(value)
+        if kind is not list and kind is not dict:
+            return value
+        with suppress(TypeError):  # text that UTF-8 cannot represent
+            if _TAG not in (raw := orjson.dumps(value)):
+                return orjson.loads(raw)
+        if kind is list:
+            return [self._decode(item, (where, n)) for n, item in enumerate(value)]
+        if TAG not in value:
+            return {
+                key: self._decode(item, (where, key)) for key, item in value.items()
+            }
+        name = value[TAG]
+        known = self._by_name.get(name) if type(name) is str else None
+        if known is None or value.keys() != _FORM:
             raise UnreadableState(
-                f"a value of type {kind.name!r} cannot be rebuilt: {exc}"
+                f"{_path(where)}: type {name!r:.80} is not registered, or malformed",
+                hint="register the type before reading, or read without types",
+            )
+        parts = self._decode(value["value"], where)
+        try:
+            return known.from_parts(parts)
+        except Exception as exc:  # of a class of the program
+            raise UnreadableState(
+                f"{_path(where)}: a {name} cannot be rebuilt: {_text(exc)}"
             ) from exc
 
-    def _encode(self, value: object, path: str) -> Any:
+    # -- comparison --------------------------------------------------------------------
+
+    def _is_same(  # noqa: PLR0911 - one return per kind of value, like a table
+        self, value: Any, copy: Any
+    ) -> bool:
+        """Return whether two values are equal and of one type, and so are their parts.
+
+        Unlike with ``==``, NaN is the same as NaN, and 0.0 is not -0.0.
+        """
         kind = type(value)
-        if kind in _PLAIN:
-            return value
-        if kind is int and -(2**63) <= value < 2**64:  # type: ignore[operator] # an int
-            return value
-        if kind is float and math.isfinite(value):  # type: ignore[arg-type] # a float
-            return value
+        if type(copy) is not kind:
+            return False
         if kind is list:
-            return [self._encode(v, f"{path}[{n}]") for n, v in enumerate(value)]  # type: ignore[arg-type, var-annotated] # a list
-        if kind is dict and TAG not in value and all(type(k) is str for k in value):  # type: ignore[operator, attr-defined] # a dict
-            items = value.items()  # type: ignore[attr-defined] # a dict
-            return {k: self._encode(v, f"{path}.{k}") for k, v in items}
-        known = self._by_class.get(kind) or self._numpy(kind)
-        if known is None:
-            raise InvalidState(
-                path,
-                f"a {kind.__name__} is not registered",
-                hint="register its type, or store plain values",
-            )
-        return {TAG: known.name, "value": self._encode(known.to_parts(value), path)}
-
-    def _numpy(self, kind: type) -> _Kind | None:
-        """Register NumPy's types on first use, if the program has imported NumPy."""
-        numpy = sys.modules.get("numpy")
-        if numpy is None or "numpy.ndarray" in self._by_name:
-            return None
-        self.register(
-            numpy.ndarray, "numpy.ndarray", _array_parts, _array, _is_same_array
-        )
-        for name in _SCALARS:
-            scalar = getattr(numpy, name, None)
-            if scalar is not None and scalar not in self._by_class:
-                self.register(
-                    scalar,
-                    f"numpy.{name}",
-                    operator.methodcaller("item"),
-                    scalar,
-                    _is_same_scalar,
-                )
-        return self._by_class.get(kind)
-
-    def _check(self, value: object, back: object, path: str) -> None:
-        """Refuse a value that would not come back equal, with its path."""
-        kind = type(value)
-        if type(back) is kind and self._is_same(value, back, path):
-            return
-        raise InvalidState(path, f"a {kind.__name__} would not come back equal")
-
-    def _is_same(self, value: Any, back: Any, path: str) -> bool:
-        kind = type(value)
-        if kind in (list, tuple):
-            if len(value) == len(back):
-                for n, (mine, theirs) in enumerate(zip(value, back, strict=True)):
-                    self._check(mine, theirs, f"{path}[{n}]")
-                return True
-            return False
+            return self._has_same_items(value, copy)
         if kind is dict:
-            if value.keys() == back.keys():
-                for key, mine in value.items():
-                    self._check(mine, back[key], f"{path}.{key}")
-                return True
-            return False
-        if kind is float and math.isnan(value):
-            return math.isnan(back)
-        known = self._by_class.get(kind)
-        return bool((operator.eq if known is None else known.is_same)(value, back))
+            return value.keys() == copy.keys() and all(
+                self._is_same(item, copy[key]) for key, item in value.items()
+            )
+        known = self._by_class.get(kind) or numpy_kind(kind)
+        if known is not None and known.is_same is not None:
+            return bool(known.is_same(value, copy))
+        if known is not None and kind not in (set, frozenset):
+            return self._is_same(known.to_parts(value), known.to_parts(copy))
+        if dataclasses.is_dataclass(kind) or hasattr(kind, "model_dump"):
+            return self._has_same_attributes(value, copy)
+        return bool(value == copy)
+
+    def _has_same_items(self, value: Any, copy: Any) -> bool:
+        return len(value) == len(copy) and all(map(self._is_same, value, copy))
+
+    def _has_same_attributes(self, value: Any, copy: Any) -> bool:
+        return self._is_same(_attributes(value), _attributes(copy))
 
 
-def _fields_of(names: list[str]) -> Callable[[Any], dict[str, Any]]:
-    return lambda value: {name: getattr(value, name) for name in names}
+def _path(where: _Where) -> str:
+    parts: list[str] = []
+    while where is not None:
+        where, key = where
+        if type(key) is int:
+            parts.append(f"[{key}]")
+        else:
+            is_name = isinstance(key, str) and key.isprintable()
+            parts.append(f".{key}" if is_name else f".{key!r:.60}")
+    return "".join(["$", *reversed(parts)])
 
 
-def _from_fields(cls: type[Any]) -> Callable[[dict[str, Any]], Any]:
-    return lambda parts: cls(**parts)
+def _is_json(value: Any) -> bool:
+    """Return whether a list or a dict is plain JSON without tags, at C speed."""
+    try:
+        raw = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+        marshal.dumps(value)  # refuses enums, which are JSON for orjson
+    except (TypeError, ValueError):
+        return False
+    return _TAG not in raw and bool(orjson.loads(raw) == value)
 
 
-def _from_items(cls: type[Any]) -> Callable[[list[Any]], Any]:
-    return lambda parts: cls(*parts)
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
-def _array_parts(array: Any) -> list[Any]:
-    return [array.dtype.str, list(array.shape), array.tobytes(order="C")]
+_DUMP = {"round_trip": True, "by_alias": False, "warnings": False}
 
 
-def _array(parts: list[Any]) -> Any:
-    numpy: Any = sys.modules["numpy"] if "numpy" in sys.modules else _import_numpy()
-    kind, shape, raw = parts
-    # A copy, because an array over bytes is read-only.
-    return numpy.frombuffer(raw, dtype=kind).reshape(shape).copy()
+def _fields_of(value: Any) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(value))
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _import_numpy() -> Any:
-    from importlib import import_module
-
-    return import_module("numpy")
-
-
-def _is_same_array(value: Any, back: Any) -> bool:
-    same_form = value.dtype == back.dtype and value.shape == back.shape
-    return bool(same_form and value.tobytes() == back.tobytes())
+def _rebuilt_dataclass(cls: type[Any], parts: dict[str, Any]) -> Any:
+    later = {f.name for f in dataclasses.fields(cls) if not f.init}
+    made = cls(**{name: parts[name] for name in parts if name not in later})
+    for name in later & parts.keys():
+        object.__setattr__(made, name, parts[name])  # it may be frozen
+    return made
 
 
-def _is_same_scalar(value: Any, back: Any) -> bool:
-    return bool(value == back or (value != value and back != back))  # noqa: PLR0124 - NaN
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return what a dataclass or a model consists of, without cached properties."""
+    found = {
+        name: item
+        for name, item in getattr(value, "__dict__", {}).items()
+        if not isinstance(getattr(type(value), name, None), cached_property)
+    }
+    if dataclasses.is_dataclass(value):
+        return found | _fields_of(value)
+    beside = ("__pydantic_extra__", "__pydantic_private__")
+    return found | {name: getattr(value, name, None) for name in beside}
 
 
-_SCALARS = (
-    *("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
-    *("uint64", "float16", "float32", "float64", "complex64", "complex128"),
-)
+class _AsStored(Types):
+    def encode(self, value: object) -> Any:
+        return value
+
+    def decode(self, value: Any) -> Any:
+        return value
 
 
-def _in_base64(value: bytes | bytearray) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _complex_parts(value: complex) -> list[float]:
-    return [value.real, value.imag]
-
-
-def _span_parts(value: timedelta) -> list[int]:
-    return [value.days, value.seconds, value.microseconds]
-
-
-_BUILT_IN: list[tuple[Any, ...]] = [
-    (datetime, "datetime", datetime.isoformat, datetime.fromisoformat),
-    (date, "date", date.isoformat, date.fromisoformat),
-    (time, "time", time.isoformat, time.fromisoformat),
-    (timedelta, "timedelta", _span_parts, lambda parts: timedelta(*parts)),
-    (uuid.UUID, "uuid", str, uuid.UUID),
-    (Decimal, "decimal", str, Decimal),
-    (Fraction, "fraction", str, Fraction),
-    (complex, "complex", _complex_parts, lambda parts: complex(*parts)),
-    (type(pathlib.Path()), "path", str, pathlib.Path),
-    (bytes, "bytes", _in_base64, base64.b64decode),
-    (
-        bytearray,
-        "bytearray",
-        _in_base64,
-        lambda t: bytearray(base64.b64decode(t)),
-    ),
-    (set, "set", lambda value: sorted(value, key=repr), set),
-    (frozenset, "frozenset", lambda value: sorted(value, key=repr), frozenset),
-    (tuple, "tuple", list, tuple),
-    (dict, "dict", lambda value: [[k, v] for k, v in value.items()], dict),
-    (int, "int", str, int),
-    (float, "float", repr, float),
-]
+#: For a manager with types: the plain JSON that is stored, with its tags.
+AS_STORED: Types = _AsStored()

@@ -505,8 +505,9 @@ class Course:
     def save(self, fields: saving.Fields, state: Mapping[str, Any]) -> str:
         """Save a checkpoint of the job; return its id."""
         reader, packer = self._engine.reader, self._engine.packer
-        encoded = self.around.types.encode(dict(state))
-        draft = saving.draft_of(reader, packer, self.job_id, fields, encoded, None)
+        draft = saving.draft_of(
+            reader, packer, self.job_id, fields, dict(state), None, self.around.types
+        )
         decide = partial(
             durable.save, draft=draft, packer=packer, is_saved_as=reader.is_saved_as
         )

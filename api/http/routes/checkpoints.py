@@ -32,6 +32,7 @@ from milepost.api.http.wire.answers import (
 from milepost.api.http.wire.requests import SaveRequest
 from milepost.journal.errors import InvalidArgument, UnknownCheckpoint
 from milepost.journal.manager import CheckpointManager
+from milepost.journal.states.types import AS_STORED
 
 router = APIRouter(
     prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource
@@ -109,6 +110,7 @@ def save_checkpoint(
             actor=repeatable.actor,
             idempotency_key=repeatable.key,
             expected_seq=expected,
+            types=AS_STORED,
         )
     saved = _saved(manager, body.job_id, checkpoint_id)
     content = {
@@ -148,7 +150,7 @@ def read_checkpoint(services: UseServices, checkpoint_id: CheckpointId) -> Respo
     manager = services.manager
     job_id = job_of(manager, checkpoint_id)
     seq = manager.seq(job_id)
-    checkpoint = manager.get(job_id, checkpoint_id)
+    checkpoint = manager.get(job_id, checkpoint_id, types=AS_STORED)
     content = checkpoint_fields(checkpoint.info, state_snapshot=checkpoint.state)
     return JsonAnswer(content, headers={"ETag": etag(seq)})
 

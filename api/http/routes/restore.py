@@ -23,6 +23,7 @@ from milepost.api.http.services import UseServices
 from milepost.api.http.wire.answers import CleanupAnswer, RestoreAnswer
 from milepost.api.http.wire.requests import CleanupRequest, RestoreRequest
 from milepost.journal.execution_models import Continuation
+from milepost.journal.states.types import AS_STORED
 
 router = APIRouter(
     prefix="/api/checkpoints", tags=["checkpoints"], route_class=Resource
@@ -77,6 +78,7 @@ def restore_checkpoint(
         "actor": repeatable.actor,
         "expected_seq": expected,
         "idempotency_key": repeatable.key,
+        "types": AS_STORED,
     }
     with reserved, precondition(manager, job_id, expected):
         if resumes and resumer.can_start:
