@@ -344,3 +344,23 @@ def test_registries_are_independent() -> None:
     Types().add(Point)
     with pytest.raises(InvalidState):
         Types().encode(Point(1))
+
+
+def test_durable_steps_use_the_types_of_their_manager(types: Types) -> None:
+    storage = MemoryStorage()
+    results: list[Any] = []
+
+    def attempt(manager: CheckpointManager) -> None:
+        with manager.execution("w", job_id="job", input={"p": Pair(1)}) as run:
+            found = run.step("make", lambda: Point(len(results), NOW))
+            results.append((run.input, found))
+            run.save("mark", {"point": found})
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        manager = CheckpointManager(storage=storage, types=types)
+        with manager, pytest.raises(KeyboardInterrupt):
+            attempt(manager)
+    assert results == [({"p": Pair(1)}, Point(0, NOW))] * 2
+    with CheckpointManager(storage=storage, types=types) as manager:
+        assert manager.load("job") == {"point": Point(0, NOW)}
