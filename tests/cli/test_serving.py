@@ -39,6 +39,7 @@ def test_the_example_of_serve_serves_until_it_is_told_to_stop(store: Path) -> No
         assert (status, answer["total"], saved) == (200, 3, 201)
         assert server.stop(signal.SIGTERM) == 0
         assert server.said.endswith("stopped\n")
+        assert "Traceback" not in server.said
     assert len(ids_of(store)) == 4
 
 
@@ -46,7 +47,7 @@ def test_the_example_of_serve_serves_until_it_is_told_to_stop(store: Path) -> No
 @pytest.mark.parametrize(
     ("words", "number", "code"),
     [
-        (SERVE, signal.SIGTERM, 0),
+        pytest.param(SERVE, signal.SIGTERM, 0, marks=pytest.mark.slow),
         (("worker",), signal.SIGINT, 130),
         pytest.param(SERVE, signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param(("worker",), signal.SIGTERM, 0, marks=pytest.mark.slow),
@@ -119,7 +120,7 @@ def wait_until_refused(port: int) -> None:
 def test_a_port_that_is_taken_is_one_line_and_exit_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = run("serve", "--port", str(port))
+        done = call("serve", "--port", str(port))
 
     assert done.code == 1
     assert done.err == (
@@ -130,7 +131,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_1() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_an_open_address_without_a_token_is_refused() -> None:
-    done = run("serve", "--host", "0.0.0.0", "--port", "0")
+    done = call("serve", "--host", "0.0.0.0", "--port", "0")
 
     assert done.code == 2
     assert "without a token" in done.err
@@ -140,7 +141,7 @@ def test_a_misspelt_setting_keeps_the_server_down(folder: Path) -> None:
     (folder / "config.toml").write_text("[api]\nprot = 80\n")
 
     for verb in ("serve", "worker"):
-        done = run(verb)
+        done = call(verb)
         assert done.code == 1
         assert "did you mean api.port?" in done.err
 
@@ -209,8 +210,8 @@ def test_a_server_that_stops_ends_the_jobs_it_started(
 def test_one_pass_removes_by_policy_and_reports_what(store: Path, folder: Path) -> None:
     (folder / "config.toml").write_text(RULE)
 
-    first = run("worker", "--once")
-    again = run("worker", "--once", "--json")
+    first = call("worker", "--once")
+    again = call("worker", "--once", "--json")
 
     assert [row[:2] for row in first.rows][:2] == [
         ["cleanup", "ok"],
