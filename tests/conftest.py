@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from milepost import CheckpointManager
 from tests.support.cli import JOB, START
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from tests.support.tally import Tally
+
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Bad input and faults at the three doors: library, a real server, real commands.
+"""Bad input and faults at the three doors: library, a real server, commands.
 
 docs/bad-input.md is the table of what comes out; other tests go deeper door by door.
 """
@@ -16,7 +16,7 @@ import pytest
 
 from milepost import CheckpointManager
 from milepost.journal import errors
-from tests.support.cli import BIN, damage, ids_of, run
+from tests.support.cli import BIN, call, damage, ids_of, run
 from tests.support.client import Answer, read_answer
 from tests.support.eventually import eventually
 from tests.support.namespaces import namespace, needs_namespaces
@@ -77,7 +77,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 def on(door: Door, *words: str, stdin: bytes = b"") -> tuple[int, str]:
     """Run a command on the same store; return its exit code and its one line."""
-    done = run("--store", str(door.store), *words, stdin=stdin)
+    done = call("--store", str(door.store), *words, stdin=stdin)
     assert done.err.count("\n") <= 1, done.err
     return done.code, done.err
 
@@ -141,21 +141,21 @@ def test_an_odd_job_id_is_a_job_of_its_own_inside_the_folder(
     through: str, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    with staying("--store", str(store), "serve", "--port", "0") as server:
-        door = Door(int(server.wait_for(SERVING)[2]), store)
-        for job_id in ODD_IDS:
-            match through:
-                case "library":
-                    with CheckpointManager(store) as manager:
-                        manager.save(job_id, "s", {"id": job_id})
-                case "http":
+    match through:
+        case "library":
+            with CheckpointManager(store) as manager:
+                for job_id in ODD_IDS:
+                    manager.save(job_id, "s", {"id": job_id})
+        case "http":
+            with staying("--store", str(store), "serve", "--port", "0") as server:
+                door = Door(int(server.wait_for(SERVING)[2]), store)
+                for job_id in ODD_IDS:
                     assert door.save(orjson.dumps({"id": job_id}), job_id).status == 201
-                case "command":
-                    state = orjson.dumps({"id": job_id})
-                    assert (
-                        on(door, "save", "--step", "s", "--", job_id, stdin=state)[0]
-                        == 0
-                    )
+        case "command":
+            for job_id in ODD_IDS:
+                words = ("save", "--step", "s", "--", job_id)
+                state = orjson.dumps({"id": job_id})
+                assert run("--store", str(store), *words, stdin=state).code == 0
     with CheckpointManager(store) as manager:
         for job_id in ODD_IDS:
             (only,) = manager.list(job_id)
@@ -363,9 +363,9 @@ def test_a_flipped_byte_is_named_at_every_door_and_stops_no_other_job(
         assert "line 5, byte" in answer.json["detail"]
         assert door.save().status == 500
         assert door.save(job_id="other").status == 201  # I10
-    code, line = on(door, "list", JOB)
-    assert code == 7
-    assert "line 5, byte" in line
+    done = run("--store", str(store), "list", JOB)
+    assert done.code == 7
+    assert "line 5, byte" in done.err
     with CheckpointManager(store) as manager, pytest.raises(errors.DamagedJournal):
         manager.latest(JOB)
 
@@ -393,7 +393,14 @@ def test_two_servers_on_one_folder_share_it_and_one_alone_leads(
         assert [s.stop(signal.SIGTERM) for s in (first, second)] == [0, 0]
 
 
-@pytest.mark.parametrize("verb", ["serve", "list", "worker"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "list",
+        pytest.param("serve", marks=pytest.mark.slow),
+        pytest.param("worker", marks=pytest.mark.slow),
+    ],
+)
 def test_a_typo_in_config_toml_names_the_nearest_key(verb: str, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[store]\nrooot = "x"\n')

@@ -250,9 +250,9 @@ def test_the_word_about_the_clock_can_be_given_by_hand(
     (folder / "config.toml").write_text(RULE)
     jump = ClockJump(datetime(2026, 11, 23, 5, tzinfo=UTC), 9_000_000.0)
     ClockMemory(FileStorage(store)).write_jump(jump)
-    held = run("worker", "task", "cleanup")
+    held = call("worker", "task", "cleanup")
     told = call("worker", "status")
-    done = run("worker", "task", "cleanup", "--trust-clock")
+    done = call("worker", "task", "cleanup", "--trust-clock")
     assert (held.code, held.rows[0][1]) == (3, "waiting")
     assert "the clock jumped forward by 104d 4h" in told.err
     assert (done.code, done.rows[0][3]) == (0, "2 removed, 1 job")
