@@ -195,6 +195,30 @@ class Unfinished(NamedTuple):
     child_job: str | None = None
 
 
+class StepRecord(NamedTuple):
+    """A durable step of an execution, as it was last recorded.
+
+    Attributes:
+        key: its name, with its number and scopes.
+        status: ``completed``; ``failed``: its last try; ``started``: it may have run.
+        kind: of a completed one: ``step``, ``sleep``, ``signal`` or ``child``.
+        attempt: that recorded it; 0: it is a copy that a fork began with.
+        tries: that failed.
+        error: of the last failed try.
+        at: ISO 8601 text.
+        seq: of the event.
+    """
+
+    key: str
+    status: str
+    kind: str
+    attempt: int
+    tries: int
+    error: str | None
+    at: str
+    seq: int
+
+
 class Outcome(NamedTuple):
     """How far an execution came.
 

@@ -75,6 +75,7 @@ if TYPE_CHECKING:
         LeaseInfo,
         LiveStep,
         Outcome,
+        StepRecord,
         WorkflowExecution,
     )
     from milepost.journal.importing.importing import Imported
@@ -1644,6 +1645,17 @@ class CheckpointManager:
         from milepost.journal.states.types import Types  # imported late: large
 
         return self._reader.types or Types()
+
+    def execution_steps(self, execution_id: str) -> builtins.list[StepRecord]:
+        """Return the durable steps of an execution, oldest record first.
+
+        Args:
+            execution_id: the execution, or ``exec_<job id>``.
+
+        Raises:
+            UnknownExecution: there is none.
+        """
+        return self.workflows.durable_steps(execution_id)
 
     def execution_outcome(self, execution_id: str) -> Outcome:
         """Return how far an execution came, and its result.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         CheckpointState,
         LeaseInfo,
         Outcome,
+        StepRecord,
         WorkflowExecution,
     )
     from milepost.journal.importing.importing import FileNote, Imported, ImportedJob
@@ -105,6 +106,7 @@ __all__ = [
     "Ruling",
     "Run",
     "Span",
+    "StepRecord",
     "Stop",
     "Suspended",
     "Terms",
@@ -124,7 +126,7 @@ _NAMES_OF = {
     "journal.events.vocabulary": ("Event",),
     "journal.execution_models": (
         *("ApprovalInfo", "CheckpointExecution", "CheckpointState", "LeaseInfo"),
-        *("Outcome", "WorkflowExecution"),
+        *("Outcome", "StepRecord", "WorkflowExecution"),
     ),
     "journal.importing.importing": ("FileNote", "Imported", "ImportedJob"),
     "journal.manager": ("CheckpointManager",),

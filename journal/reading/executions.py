@@ -19,12 +19,13 @@ from milepost.journal.execution_models import (
     STATE_OF_EXECUTION,
     STATE_OF_STEP,
     ApprovalInfo,
+    StepRecord,
 )
 from milepost.journal.index.executions import Workflows, objection
 from milepost.journal.states import delta_chain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from milepost.journal.index.executions import Approval, Execution, Step
     from milepost.journal.index.job_view import JobView
@@ -233,6 +234,42 @@ def step_fields(
         "metadata": {},
         "problem": problem or why,
     }
+
+
+def durable_steps(
+    reader: Reader, view: JobView, execution: Execution
+) -> list[StepRecord]:
+    """Return the durable steps of an execution, each as it was last recorded."""
+    found: dict[str, StepRecord] = {}
+    for event in reader.store.history(view, execution.seq - 1):
+        word = _RECORDS.get(event["type"])
+        data: Mapping[str, Any] = event["data"]
+        if word is None or data.get("execution_id") != execution.execution_id:
+            continue
+        if (key := data.get("key")) is None:
+            continue  # a signal that was consumed by hand
+        before = found.pop(key, None)
+        found[key] = StepRecord(
+            key,
+            word,
+            "signal"
+            if event["type"] == "signal.consumed"
+            else data.get("kind", "step"),
+            data["attempt"],
+            data.get("tries", 0 if before is None else before.tries),
+            data.get("error"),
+            stamped(event["at"]),
+            event["seq"],
+        )
+    return [*found.values()]
+
+
+_RECORDS = {
+    "step.started": "started",
+    "step.completed": "completed",
+    "step.failed": "failed",
+    "signal.consumed": "completed",
+}
 
 
 def _has_output(step: Step) -> bool:

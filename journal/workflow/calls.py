@@ -44,6 +44,7 @@ from milepost.journal.execution_models import (
     LiveExecution,
     LiveStep,
     Outcome,
+    StepRecord,
     Unfinished,
     WorkflowExecution,
     live,
@@ -395,6 +396,16 @@ class Calls:
             durable.wake, execution_id=execution_id, actor=actor, is_over=is_over
         )
         return self.engine.change(job_id, decide)
+
+    def durable_steps(self, execution_id: str) -> list[StepRecord]:
+        """Return the durable steps of an execution."""
+        job_id, execution_id = self.directory.execution(execution_id)
+
+        def ask(view: JobView) -> list[StepRecord]:
+            execution = execution_of(view, execution_id)
+            return queries.durable_steps(self._reader, view, execution)
+
+        return self._reader.answer(job_id, ask)
 
     def outcome(self, job_id: str, execution_id: str, types: Types) -> Outcome:
         """Return how far an execution came."""

@@ -345,6 +345,33 @@ def test_a_wait_can_be_paused_and_goes_on_afterwards(
     assert manager.run(work, job_id=JOB).status == "completed"
 
 
+def test_the_steps_of_an_execution_are_listed(manager: CheckpointManager) -> None:
+    def program(run: Run) -> None:
+        def flaky() -> int:
+            raise OSError("busy")
+
+        run.step("load", int)
+        run.sleep("nap", 0.0)
+        run.signal("paid")
+        run.step("once", lambda: 1, once=True)
+        run.step("flaky", flaky, retry=Retry(2, delay=0.0))
+
+    manager.start_workflow_execution(JOB, "work", pending=True)
+    manager.signal(f"exec_{JOB}", "paid", {})
+    with pytest.raises(errors.StepFailed), manager.execution("work", job_id=JOB) as run:
+        program(run)
+    found = manager.execution_steps(run.execution_id)
+    assert [(step.key, step.status, step.kind, step.tries) for step in found] == [
+        ("load", "completed", "step", 0),
+        ("nap", "completed", "sleep", 0),
+        ("paid", "completed", "signal", 0),
+        ("once", "completed", "step", 0),
+        ("flaky", "failed", "step", 2),
+    ]
+    assert (found[-1].error, found[-1].attempt) == ("OSError: busy", 1)
+    assert found[0].seq < found[-1].seq
+
+
 # -- forks -----------------------------------------------------------------------------
 
 
