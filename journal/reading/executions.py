@@ -249,12 +249,11 @@ def durable_steps(
         if (key := data.get("key")) is None:
             continue  # a signal that was consumed by hand
         before = found.pop(key, None)
+        kind = "signal" if event["type"] == "signal.consumed" else "step"
         found[key] = StepRecord(
             key,
             word,
-            "signal"
-            if event["type"] == "signal.consumed"
-            else data.get("kind", "step"),
+            data.get("kind", kind),
             data["attempt"],
             data.get("tries", 0 if before is None else before.tries),
             data.get("error"),
