@@ -11,8 +11,9 @@ STAMP := $(VENV)/.made
 # The interpreters that may make $(VENV), the first that works.
 WITH := python3.14 python3.13 python3.12 python3.11 python3
 CRASH_SEED := $(shell date -u +%Y%m%d)
-# Two, because that is what the slowest machine has on which the suite is run.
-WORKERS := 2
+# One more than the processors of the slowest machine on which the suite is run: tests
+# wait for processes, disks and timers for a fifth of their time.
+WORKERS := 3
 # Tests start hundreds of processes; without bytecode each would compile Milepost anew.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -113,7 +113,9 @@ PLAIN = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
     not os.geteuid() and not shutil.which(PLAIN[0]),
     reason="this kernel lets root read everything, and there is no setpriv",
 )
-@pytest.mark.parametrize("place", ["home", "current folder"])
+@pytest.mark.parametrize(
+    "place", ["home", pytest.param("current folder", marks=pytest.mark.slow)]
+)
 def test_a_folder_that_cannot_be_read_is_not_needed(folder: Path, place: str) -> None:
     private = folder / "private"
     private.mkdir(mode=0)

@@ -413,7 +413,7 @@ class SimDisk:
             return None
         file = self.world.files.get(inode)
         assert self.world.paths is not None
-        links = sum(1 for other in self.world.paths.values() if other == inode)
+        links = [*self.world.paths.values()].count(inode)
         return Stat(inode, 0 if file is None else len(file.seen), links)
 
     def names(self, folder: Path) -> list[str]:
