@@ -220,7 +220,7 @@ def test_the_bound_is_the_same_in_memory() -> None:
 
 def test_a_line_without_an_end_is_not_put_together(store: Path) -> None:
     with journal_of(store, JOB).open("ab") as file:
-        file.write(b'{"v":1,"seq":3,' + b"0" * (64 << 20))
+        file.write(b'{"v":1,"seq":3,' + b"0" * (16 << 20))
     with CheckpointManager(store) as manager:
         assert manager.diagnose(JOB)[0].row == "R14"
         assert len(manager.list(JOB)) == 1
