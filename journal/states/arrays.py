@@ -17,9 +17,7 @@ def array_parts(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     Raises:
         TypeError: its dtype holds Python objects, or cannot be described.
     """
-    dtype = array.dtype
-    if dtype.hasobject or issubclass(dtype.type, np.record):
-        raise TypeError(f"dtype {dtype} has no stored form")
+    dtype = _checked(array.dtype)
     described = dtype_to_descr(dtype)
     if descr_to_dtype(described) != dtype:
         raise TypeError(f"dtype {dtype} has no stored form")
@@ -40,7 +38,7 @@ def array(dtype: Any, shape: Any, order: Any, data: bytes) -> np.ndarray[Any, An
     """
     memory = bytearray(data)
     made: np.ndarray[Any, Any] = np.ndarray(
-        shape, descr_to_dtype(dtype), memory, order=order
+        shape, _checked(descr_to_dtype(dtype)), memory, order=order
     )
     if made.nbytes != len(memory):
         raise ValueError(f"{len(memory)} bytes for an array of {made.nbytes}")
@@ -68,4 +66,10 @@ def scalar(parts: Any) -> Any:
     if isinstance(parts, dict):
         return array(**parts)[()]
     dtype, plain = parts
-    return np.dtype(dtype).type(plain)
+    return _checked(np.dtype(dtype)).type(plain)
+
+
+def _checked(dtype: Any) -> Any:
+    if dtype.hasobject or issubclass(dtype.type, np.record):
+        raise TypeError(f"dtype {dtype} has no stored form")
+    return dtype

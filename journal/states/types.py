@@ -7,7 +7,6 @@ registry of the reader, and never imported (docs/types.md).
 from __future__ import annotations
 
 import dataclasses
-import json
 import marshal
 import math
 import operator
@@ -74,6 +73,7 @@ class Types:
         if name is not None and len(classes) != 1:
             raise InvalidArgument(f"one class can be named {name!r}: {len(classes)}")
         for cls in classes:
+            _check_class(cls)
             usual = f"{cls.__module__}.{cls.__qualname__}"
             self.register(cls, name or usual, *self._how(cls, usual))
 
@@ -84,12 +84,17 @@ class Types:
             return list, cls._make, self._has_same_items
         if not issubclass(cls, _BUILTIN_CLASSES):
             if dataclasses.is_dataclass(cls):
-                rebuild = partial(_rebuilt_dataclass, cls)
-                return _fields_of, rebuild, self._has_same_attributes
-            if callable(getattr(cls, "model_dump", None)):
-                dump = operator.methodcaller("model_dump", **_DUMP)
-                load = partial(cls.model_validate, by_alias=False, by_name=True)
+                fields = dataclasses.fields(cls)
+                later = [field.name for field in fields if not field.init]
+                dump = partial(_fields_of, [field.name for field in fields])
+                load = partial(_rebuilt_dataclass, cls, later)
                 return dump, load, self._has_same_attributes
+            if callable(getattr(cls, "model_dump", None)):
+                return (
+                    operator.methodcaller("model_dump", **_DUMP),
+                    partial(cls.model_validate, by_alias=False, by_name=True),
+                    self._has_same_attributes,
+                )
         raise InvalidArgument(
             f"{usual} is no dataclass, named tuple, enum or pydantic model",
             hint="say with `register` how it is stored",
@@ -114,9 +119,12 @@ class Types:
             is_same: compares a value with the rebuilt one before each save.
 
         Raises:
-            InvalidArgument: the name or the type is registered already, or the type is
-                plain JSON.
+            InvalidArgument: `kind` is no class or `name` no string; or one of them is
+                registered already; or the type is plain JSON.
         """
+        _check_class(kind)
+        if not isinstance(name, str):
+            raise InvalidArgument(f"name must be a string, got {name!r:.60}")
         if kind in _JSON or kind in self._by_class or name in self._by_name:
             raise InvalidArgument(f"{name!r} ({kind.__name__}) is registered already")
         made = Kind(name, to_parts, from_parts, is_same)
@@ -177,16 +185,15 @@ class Types:
         known = self._by_class.get(kind) or numpy_kind(kind)
         if known is None:
             hint = "register its type, or store plain values"
-            raise InvalidState(
-                _path(where), f"a {kind.__name__} is not registered", hint=hint
-            )
+            why = f"type {kind.__name__!r} is not registered"
+            raise InvalidState(_path(where), why, hint=hint)
         return self._tagged(known, value, where, depth)
 
     def _tagged(self, known: Kind, value: Any, where: _Where, depth: int) -> Any:
         try:
             parts = known.to_parts(value)
         except Exception as exc:  # of a class of the program
-            why = f"a {known.name} cannot be stored: {_text(exc)}"
+            why = f"a value of type {known.name!r} cannot be stored: {_text(exc)}"
             raise InvalidState(_path(where), why) from exc
         if type(value) is dict:  # the way to an item is its key
             encoded: Any = [
@@ -195,14 +202,15 @@ class Types:
             ]
         else:
             encoded = self._encode(parts, where, depth + 1)
-        if isinstance(value, (set, frozenset)):
-            encoded.sort(key=json.dumps)  # the same order in every process
+        if type(value) in (set, frozenset):
+            with suppress(TypeError):  # text that UTF-8 cannot represent
+                encoded.sort(key=orjson.dumps)  # the same order in every process
         if known.is_same is not None:
             self._check(known, value, encoded, where)
         return {TAG: known.name, "value": encoded}
 
     def _check(self, known: Kind, value: Any, encoded: Any, where: _Where) -> None:
-        why = f"a {known.name} would not come back equal"
+        why = f"a value of type {known.name!r} would not come back equal"
         hint = "register its type with functions that keep all of it"
         try:
             is_same = self._is_same(
@@ -218,15 +226,16 @@ class Types:
         kind = type(value)
         if kind is not list and kind is not dict:
             return value
+        if kind is dict and TAG in value:
+            return self._rebuilt(value, where)
         with suppress(TypeError):  # text that UTF-8 cannot represent
             if _TAG not in (raw := orjson.dumps(value)):
                 return orjson.loads(raw)
         if kind is list:
             return [self._decode(item, (where, n)) for n, item in enumerate(value)]
-        if TAG not in value:
-            return {
-                key: self._decode(item, (where, key)) for key, item in value.items()
-            }
+        return {key: self._decode(item, (where, key)) for key, item in value.items()}
+
+    def _rebuilt(self, value: dict[str, Any], where: _Where) -> Any:
         name = value[TAG]
         known = self._by_name.get(name) if type(name) is str else None
         if known is None or value.keys() != _FORM:
@@ -238,9 +247,8 @@ class Types:
         try:
             return known.from_parts(parts)
         except Exception as exc:  # of a class of the program
-            raise UnreadableState(
-                f"{_path(where)}: a {name} cannot be rebuilt: {_text(exc)}"
-            ) from exc
+            why = f"a value of type {name!r} cannot be rebuilt: {_text(exc)}"
+            raise UnreadableState(f"{_path(where)}: {why}") from exc
 
     # -- comparison --------------------------------------------------------------------
 
@@ -254,6 +262,8 @@ class Types:
         kind = type(value)
         if type(copy) is not kind:
             return False
+        if kind is str or kind is int or value is copy:
+            return bool(value == copy)
         if kind is list:
             return self._has_same_items(value, copy)
         if kind is dict:
@@ -274,6 +284,11 @@ class Types:
 
     def _has_same_attributes(self, value: Any, copy: Any) -> bool:
         return self._is_same(_attributes(value), _attributes(copy))
+
+
+def _check_class(cls: object) -> None:
+    if not isinstance(cls, type):
+        raise InvalidArgument(f"a class is needed, got {cls!r:.60}")
 
 
 def _path(where: _Where) -> str:
@@ -305,30 +320,31 @@ def _text(error: Exception) -> str:
 _DUMP = {"round_trip": True, "by_alias": False, "warnings": False}
 
 
-def _fields_of(value: Any) -> dict[str, Any]:
-    names = (field.name for field in dataclasses.fields(value))
+def _fields_of(names: list[str], value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def _rebuilt_dataclass(cls: type[Any], parts: dict[str, Any]) -> Any:
-    later = {f.name for f in dataclasses.fields(cls) if not f.init}
-    made = cls(**{name: parts[name] for name in parts if name not in later})
-    for name in later & parts.keys():
-        object.__setattr__(made, name, parts[name])  # it may be frozen
+def _rebuilt_dataclass(cls: type[Any], later: list[str], parts: dict[str, Any]) -> Any:
+    afterwards = {name: parts.pop(name) for name in later if name in parts}
+    made = cls(**parts)
+    for name, part in afterwards.items():
+        object.__setattr__(made, name, part)  # it may be frozen
     return made
 
 
 def _attributes(value: Any) -> dict[str, Any]:
     """Return what a dataclass or a model consists of, without cached properties."""
-    found = {
-        name: item
-        for name, item in getattr(value, "__dict__", {}).items()
-        if not isinstance(getattr(type(value), name, None), cached_property)
-    }
-    if dataclasses.is_dataclass(value):
-        return found | _fields_of(value)
-    beside = ("__pydantic_extra__", "__pydantic_private__")
-    return found | {name: getattr(value, name, None) for name in beside}
+    cls, found = type(value), {**getattr(value, "__dict__", {})}
+    is_model = hasattr(cls, "model_dump")
+    fields = cls.model_fields if is_model else cls.__dataclass_fields__
+    for name in found.keys() - fields.keys():
+        if isinstance(getattr(cls, name, None), cached_property):
+            del found[name]
+    beside = ("__pydantic_extra__", "__pydantic_private__") if is_model else fields
+    for name in beside:
+        if name not in found and hasattr(value, name):
+            found[name] = getattr(value, name)
+    return found
 
 
 class _AsStored(Types):
