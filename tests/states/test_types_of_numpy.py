@@ -105,7 +105,7 @@ class Reals(np.ndarray[Any, Any]):
         np.zeros(2, dtype=(np.record, [("a", "i4")])),
         np.rec.array([(1,)], dtype=[("a", "i4")])[0],
     ],
-    ids=repr,
+    ids=lambda value: repr(value).partition(" at 0x")[0],
 )
 def test_what_would_come_back_otherwise_is_refused_with_its_path(value: Any) -> None:
     with pytest.raises(InvalidState, match=r"^\$\.a\[0\]: ") as refused:
