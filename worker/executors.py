@@ -29,7 +29,7 @@ from milepost.journal.errors import MilepostError
 from milepost.journal.ids import check_job_id, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 logger = logging.getLogger("milepost.executors")
 
@@ -102,6 +102,7 @@ class CommandExecutor:
         command: program and arguments.
         log_dir: created if missing, readable by its owner only.
         cwd: the working directory of the command; the server's unless given.
+        on_ended: called, in another thread, when a process has ended.
 
     Raises:
         ExecutorUnusable: `command` is empty or is not a sequence of strings.
@@ -113,6 +114,7 @@ class CommandExecutor:
         *,
         log_dir: str | Path,
         cwd: str | Path | None = None,
+        on_ended: Callable[[], object] = lambda: None,
     ) -> None:
         if isinstance(command, str) or not command:
             raise ExecutorUnusable(
@@ -126,6 +128,7 @@ class CommandExecutor:
         self._command = tuple(command)
         self._log_dir = Path(log_dir)
         self._cwd = cwd
+        self._on_ended = on_ended
         self._children: dict[str, _Child] = {}
         self._lock = threading.Lock()
 
@@ -142,7 +145,7 @@ class CommandExecutor:
         held = self._take_lock(job_id)
         # A program that closes inherited descriptors releases the lock, but our own
         # children are known.
-        if self._has_child(job_id):
+        if self.has_child(job_id):
             os.close(held)
             raise JobStillRunning(job_id)
         try:
@@ -172,7 +175,7 @@ class CommandExecutor:
             OSError: the lock file cannot be opened.
         """
         path = self._log_dir / f"{file_name(check_job_id(job_id))}.lock"
-        if self._has_child(job_id):
+        if self.has_child(job_id):
             return True
         if not path.exists():
             return False
@@ -186,17 +189,29 @@ class CommandExecutor:
             os.close(descriptor)
         return False
 
+    @property
+    def running(self) -> int:
+        """How many processes that were started here run."""
+        with self._lock:
+            return sum(child.is_alive() for child in self._children.values())
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, once, to every process group started here."""
+        with self._lock:
+            for child in self._children.values():
+                if not child.is_stopping:
+                    child.is_stopping = True
+                    child.signal_group(signal.SIGTERM)
+
     def stop_all(self, timeout_seconds: float = 10.0) -> None:
         """End every process group started here and wait for the processes.
 
         Sends SIGTERM, and after `timeout_seconds` SIGKILL to processes still running.
         Remaining members of a group whose leader ended also get SIGKILL.
         """
+        self.ask_to_stop()
         with self._lock:
             children = list(self._children.values())
-            for child in children:
-                child.is_stopping = True
-                child.signal_group(signal.SIGTERM)
         deadline = time.monotonic() + timeout_seconds
         for child in children:
             child.is_reaped.wait(max(0.0, deadline - time.monotonic()))
@@ -226,8 +241,10 @@ class CommandExecutor:
                 del self._children[job_id]
         logger.info("job %r: process %d ended, %d", job_id, child.process.pid, status)
         child.is_reaped.set()
+        self._on_ended()
 
-    def _has_child(self, job_id: str) -> bool:
+    def has_child(self, job_id: str) -> bool:
+        """Return whether a process of `job_id` that was started here runs."""
         with self._lock:
             child = self._children.get(job_id)
             return child is not None and child.is_alive()
@@ -304,19 +321,7 @@ def load_executor(spec: str) -> Executor:
         ExecutorUnusable: the spec is malformed, the module cannot be imported, it has
             no such object, or the object has no ``resume_job(job_id)``.
     """
-    module_name, colon, attribute = spec.partition(":")
-    if not (module_name and colon and attribute):
-        raise ExecutorUnusable(
-            f"executor {spec!r} must be written as 'package.module:object'"
-        )
-    found: Any = _import(module_name, spec)
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as exc:
-            raise ExecutorUnusable(
-                f"executor {spec!r}: module {module_name!r} has no {attribute!r}"
-            ) from exc
+    found = load_object(spec, "executor", ExecutorUnusable)
     if isinstance(found, type):
         raise ExecutorUnusable(
             f"executor {spec!r} is a class; name an object made from it"
@@ -329,16 +334,40 @@ def load_executor(spec: str) -> Executor:
     return executor
 
 
-def _import(module_name: str, spec: str) -> object:
+def load_object(spec: str, what: str, unusable: type[MilepostError]) -> Any:
+    """Import and return the object named by `spec`, ``package.module:object``.
+
+    The current folder is added to the import path.
+
+    Args:
+        spec: the name.
+        what: it is, for the message.
+        unusable: the error that is raised.
+
+    Raises:
+        MilepostError: an `unusable`: the spec is malformed, the module cannot be
+            imported, or it has no such object.
+    """
+    module_name, colon, attribute = spec.partition(":")
+    if not (module_name and colon and attribute):
+        raise unusable(f"{what} {spec!r} must be written as 'package.module:object'")
     with contextlib.suppress(OSError):  # the current folder was removed
         here = str(Path.cwd())
         if "" not in sys.path and here not in sys.path:
             sys.path.insert(0, here)
     try:
-        return importlib.import_module(module_name)
+        found: Any = importlib.import_module(module_name)
     except Exception as exc:
         # A user's module may raise anything during its import.
-        raise ExecutorUnusable(
-            f"executor {spec!r}: module {module_name!r} cannot be imported: "
+        raise unusable(
+            f"{what} {spec!r}: module {module_name!r} cannot be imported: "
             f"{type(exc).__name__}: {exc}"
         ) from exc
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as exc:
+            raise unusable(
+                f"{what} {spec!r}: module {module_name!r} has no {attribute!r}"
+            ) from exc
+    return found

@@ -28,6 +28,8 @@ from milepost.journal.store.clock_watch import ClockWatch, steady_seconds
 from milepost.worker.config.files import ConfigError, signature
 from milepost.worker.config.settings import NEVER, load
 from milepost.worker.config.workflows import rule_of
+from milepost.worker.executors import STOP_SECONDS as STOP_JOBS_SECONDS
+from milepost.worker.functions import Functions, FunctionUnusable
 from milepost.worker.problems import Problems
 from milepost.worker.runner import Runner, has_store
 from milepost.worker.schedule.last_runs import LastRuns, TaskRecord, UnreadableLastRuns
@@ -87,11 +89,14 @@ class Worker:
     ) -> None:
         """Create the worker without starting it.
 
-        `executor` resumes executions; without one, they wait for a process that takes
-        their lease.  `config_path` is watched for edits; by default the file of
-        `settings`.  `steady` returns seconds of a clock that cannot be set, unlike
-        `clock`.  `retry_seconds` is the wait after a failed run, doubled after each
-        further failure.
+        `executor` resumes executions that no function of `settings` runs; without one,
+        they wait for a process that takes their lease.  `config_path` is watched for
+        edits; by default the file of `settings`.  `steady` returns seconds of a clock
+        that cannot be set, unlike `clock`.  `retry_seconds` is the wait after a failed
+        run, doubled after each further failure.
+
+        Raises:
+            FunctionUnusable: a function of `settings` cannot be used.
         """
         self._manager = manager
         self._settings = settings
@@ -118,13 +123,16 @@ class Worker:
             steady=steady,
             stop=self._stop,
         )
+        self._functions = Functions(manager.root, settings.log_dir, self._process_ended)
+        self._rules = self._functions.bind(settings.workflows)
         self._supervisor = Supervisor(
             manager,
             executor,
-            lambda name: rule_of(self._settings.workflows, name),
+            lambda name: rule_of(self._rules, name),
             self._problems,
             clock=clock,
             may_expire=lambda: self._guard.jump is None,
+            executor_of=self._functions.executor,
         )
         self._webhooks = Webhooks(manager, self._problems, clock=clock, steady=steady)
         self._scheduler: Scheduler | None = None
@@ -280,6 +288,7 @@ class Worker:
             is_waiting = not leads
             self._guard.pass_over()
             self._stop.wait(LEAD_POLL_SECONDS)
+        self._functions.stop_all(STOP_JOBS_SECONDS)
 
     def _why_waiting(self) -> str:
         if not has_store(self._manager):
@@ -303,6 +312,8 @@ class Worker:
                 self._bell.clear()
         finally:
             self._supervisor.stop(STOP_SECONDS)
+            if self._stop.is_set():
+                self._functions.stop_all(STOP_JOBS_SECONDS)
             self._webhooks.stop()
             scheduler, self._scheduler = self._scheduler, None
             if scheduler:
@@ -353,7 +364,10 @@ class Worker:
                 if task.counts_ages:  # it was waiting for a trusted clock
                     scheduler.run_soon(task.name)
 
-    # -- callbacks of the watcher ----------------------------------------------------
+    # -- callbacks ---------------------------------------------------------------------
+
+    def _process_ended(self) -> None:
+        self._supervisor.process_ended()
 
     def _catch_up(self, job_ids: Collection[str] | None) -> None:
         self._webhooks.notice(job_ids)
@@ -364,7 +378,8 @@ class Worker:
     def _reload(self) -> None:
         try:
             edited = load(self._config_path, environ=self._settings.environ)
-        except ConfigError as exc:
+            rules = self._functions.bind(edited.workflows)
+        except (ConfigError, FunctionUnusable) as exc:
             self._config_problem = str(exc)
             log.warning("keeping the last valid settings: %s", exc)
             return
@@ -375,7 +390,7 @@ class Worker:
             waiting.append("worker.enabled")
             enabled = {"enabled": before.worker.enabled}
             fixed["worker"] = edited.worker.model_copy(update=enabled)
-        self._settings = edited.model_copy(update=fixed)
+        self._settings, self._rules = edited.model_copy(update=fixed), rules
         self._config_problem = None
         self._restart_needed = tuple(waiting)
         self._manager.trash_seconds = edited.retention.trash_seconds

@@ -3,6 +3,8 @@
     what                                   how it is noticed
     a process died                         its lease is free: asked ten times a second
     an approval was decided                the watcher's hint of a changed journal
+    a child ended                          the same hint, of the journal of its job
+    a process of a function ended          its executor says so
     a deadline, a reminder, a backoff      the time of the next one is known
 
 The cost of a look grows with the unfinished executions, not with history.  Trouble with
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from milepost.journal.execution_models import Unfinished
     from milepost.journal.manager import CheckpointManager
     from milepost.worker.config.workflows import WorkflowRule
-    from milepost.worker.executors import Executor
+    from milepost.worker.executors import CommandExecutor, Executor
     from milepost.worker.problems import Problems
 
 ACTOR = "worker"
@@ -37,6 +39,8 @@ PROBE_SECONDS = 0.1
 _MAX_PAUSE_SECONDS = 1.0
 # Hints are collected this long, so that a busy store is not read after each write.
 _COLLECT_SECONDS = 0.01
+# How many jobs are looked at when a process has ended; the others follow in time.
+_MAX_NOTICED = 64
 # How long a started job has to take its lease before it is started again.
 START_SECONDS = 10.0
 _START = timedelta(seconds=START_SECONDS)
@@ -75,6 +79,7 @@ class Supervisor:
         manager: of the store.
         executor: starts jobs; None if none is configured.
         rule_of: returns the rule of a workflow.
+        executor_of: returns what starts the executions of a rule by a function.
         problems: where trouble is recorded.
         clock: the current time.
         may_expire: whether deadlines count: the clock is trusted.
@@ -90,10 +95,12 @@ class Supervisor:
         *,
         clock: Callable[[], datetime],
         may_expire: Callable[[], bool],
+        executor_of: Callable[[WorkflowRule], CommandExecutor | None] = lambda _: None,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._manager = manager
         self._executor = executor
+        self._executor_of = executor_of
         self._rule_of = rule_of
         self._problems = problems
         self._clock = clock
@@ -104,6 +111,11 @@ class Supervisor:
         self._cursor: str | None = None
         self._is_sweep_due = True
         self._starts: dict[str, _Start] = {}
+        # Jobs that wait until another process ends, the first one first.
+        self._queue: dict[str, None] = {}
+        # The jobs that a job waits for an execution of, and the reverse.
+        self._awaited: dict[str, frozenset[str]] = {}
+        self._parents: dict[str, set[str]] = {}
         self._hints: set[str] = set()
         self._guard = threading.Lock()
         self._bell = threading.Event()
@@ -130,9 +142,13 @@ class Supervisor:
             thread.join(timeout_seconds)
 
     def hint(self, job_id: str | None) -> None:
-        """Look at a changed job at once if it waits for something; for any thread."""
-        if job_id is not None and job_id in self._due:
+        """Look at a changed job at once if something waits for it; for any thread."""
+        if job_id is not None and (job_id in self._due or job_id in self._parents):
             self.notice((job_id,))
+
+    def process_ended(self) -> None:
+        """Look at the jobs that wait for the end of a process; for any thread."""
+        self.notice([*self._queue][:_MAX_NOTICED])
 
     def notice(self, job_ids: Collection[str] | None) -> None:
         """Look at jobs that changed, None for all that did; for any thread."""
@@ -165,7 +181,10 @@ class Supervisor:
             changed, self._cursor = self._manager.storage.changed(self._cursor)
             jobs |= {*changed}
         jobs |= {job_id for job_id, due in self._due.items() if due <= now}
-        for job_id in sorted(jobs):
+        for job_id in jobs & self._parents.keys():
+            jobs |= self._parents[job_id]
+        queued = [job_id for job_id in self._queue if job_id in jobs]
+        for job_id in [*queued, *sorted(jobs.difference(queued))]:
             if self._stop.is_set():
                 break
             with self._problems.noting(f"executions of job {job_id!r}", Exception):
@@ -178,11 +197,27 @@ class Supervisor:
 
     def _look_at(self, job_id: str) -> None:
         unfinished = self._manager.workflows.unfinished(job_id)
+        self._note_children(job_id, {found.child_job for found in unfinished})
+        if not any(found.status == "pending" for found in unfinished):
+            self._queue.pop(job_id, None)
         if not unfinished:
             del self._due[job_id]
             return
         pause = min([self._tend(found) for found in unfinished])
         self._due[job_id] = self._steady() + pause
+
+    def _note_children(self, job_id: str, child_jobs: Collection[str | None]) -> None:
+        """Remember for which jobs the executions of a job wait."""
+        now = {child_job for child_job in child_jobs if child_job is not None}
+        before = self._awaited.pop(job_id, frozenset())
+        for child_job in before - now:
+            self._parents[child_job].discard(job_id)
+            if not self._parents[child_job]:
+                del self._parents[child_job]
+        for child_job in now - before:
+            self._parents.setdefault(child_job, set()).add(job_id)
+        if now:
+            self._awaited[job_id] = frozenset(now)
 
     def _tend(self, found: Unfinished) -> float:
         """Do what is due for one execution; return the seconds until the next look."""
@@ -237,7 +272,14 @@ class Supervisor:
     def _begin(self, found: Unfinished, now: datetime) -> float:
         """Have the executor start a pending execution, unless it starts already."""
         rule = self._rule_of(found.workflow_name)
-        if self._executor is None or not rule.auto_resume:
+        own = self._executor_of(rule)
+        executor = own or self._executor
+        if executor is None or not rule.auto_resume:
+            return _MAX_PAUSE_SECONDS
+        if own is not None and (
+            own.has_child(found.job_id) or own.running >= rule.processes
+        ):
+            self._queue.setdefault(found.job_id)
             return _MAX_PAUSE_SECONDS
         last = self._starts.get(found.execution_id)
         if last is None or last.seq != found.changed_seq:
@@ -247,16 +289,16 @@ class Supervisor:
             return min(left, _MAX_PAUSE_SECONDS)
         if last.times >= rule.max_attempts:
             return self._give_up(found, rule, f"it did not start {last.times} times")
+        self._queue.pop(found.job_id, None)
         again = max(backoff(rule, found.execution_id, last.times + 1), _START)
         started = _Start(last.seq, last.times + 1, now + again)
         self._starts[found.execution_id] = started
         try:
-            start(self._executor, found.job_id)
+            start(executor, found.job_id)
         except JobStillRunning:
             # An earlier process of the job: it ends, or takes the lease itself.
-            self._starts[found.execution_id] = last._replace(
-                again_at=now + timedelta(seconds=_MAX_PAUSE_SECONDS)
-            )
+            again_at = now + timedelta(seconds=_MAX_PAUSE_SECONDS)
+            self._starts[found.execution_id] = last._replace(again_at=again_at)
             return _MAX_PAUSE_SECONDS
         log.info("execution %s: job %r started", found.execution_id, found.job_id)
         return _MAX_PAUSE_SECONDS

@@ -90,6 +90,7 @@ EXIT_OF_CODE = {
     "io_failed": Exit.ERROR,
     "cannot_listen": Exit.ERROR,
     "executor_unusable": Exit.ERROR,
+    "function_unusable": Exit.ERROR,
     "executor_failed": Exit.ERROR,
     "execution_failed": Exit.ERROR,
     "execution_cancelled": Exit.ERROR,

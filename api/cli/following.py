@@ -13,7 +13,9 @@ from milepost.api.cli.workflows import (
     pending,
     status_of,
     voters,
+    waits_for,
 )
+from milepost.journal.index.executions import PAUSED
 
 if TYPE_CHECKING:
     from milepost.api.cli.starting import Handed
@@ -114,6 +116,9 @@ def _waits(manager: CheckpointManager, status: dict[str, Any]) -> Problem:
     if approval is not None:
         what = f"execution {name} waits for approval of {voters(approval)}"
         return Problem(code, what, f"milepost approve {approval.approval_id}")
+    if status["waiting_on"] != PAUSED:
+        what = f"execution {name} waits for {waits_for(status, {})}"
+        return Problem(code, what)
     why = f": {status['reason']}" if status["reason"] else ""
     hint = f"milepost execution resume {name}"
     return Problem(code, f"execution {name} is paused{why}", hint)

@@ -42,8 +42,8 @@ def hand_over(
     from milepost.worker.executors import JobStillRunning, start
 
     job_id = status["correlation_id"]
-    if (pid := starting_worker(manager, settings, status["workflow_name"])) is not None:
-        return Handed(f"process {pid}, the worker, starts its job")
+    if (elsewhere := _elsewhere(manager, settings, status)) is not None:
+        return Handed(elsewhere)
     executor = None if settings is None else open_executor(settings)
     if executor is None or settings is None:
         return Handed(f"{_WAITS}: no executor is configured")
@@ -63,6 +63,19 @@ def hand_over(
     return Handed(f"job {job_id} started; its output is in {log}", executor)
 
 
+def _elsewhere(
+    manager: CheckpointManager, settings: Settings | None, status: Mapping[str, Any]
+) -> str | None:
+    """Return what starts the job instead of this process, None if nothing does."""
+    name, job_id = status["workflow_name"], status["correlation_id"]
+    if (pid := starting_worker(manager, settings, name)) is not None:
+        return f"process {pid}, the worker, starts its job"
+    if (function := _function(settings, name)) is not None:
+        here = f"milepost run {function} --job-id {job_id}"
+        return f"it waits for a worker, or for: {here}"
+    return None
+
+
 def starting_worker(
     manager: CheckpointManager, settings: Settings | None, workflow_name: str
 ) -> int | None:
@@ -72,6 +85,19 @@ def starting_worker(
 
     if settings is None or not rule_of(settings.workflows, workflow_name).auto_resume:
         return None
-    if settings.executor.command is None and settings.executor.python is None:
+    has_executor = settings.executor.command or settings.executor.python
+    if not has_executor and _function(settings, workflow_name) is None:
         return None
     return leader_pid(manager.storage.lease(LEASE))
+
+
+def _function(settings: Settings | None, workflow_name: str) -> str | None:
+    """Return the function that the rule of a workflow names, if it does.
+
+    It is not imported: a glob may match other workflows than the function's own.
+    """
+    from milepost.worker.config.workflows import rule_of
+
+    if settings is None:
+        return None
+    return rule_of(settings.workflows, workflow_name).function

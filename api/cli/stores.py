@@ -105,6 +105,18 @@ def open_with_settings(
     return CheckpointManager(root, actor=actor()), None
 
 
+def configured_root(config: str | None, store: str | None) -> Path | None:
+    """Return the folder of the store, None if neither it nor a config file is given.
+
+    Raises:
+        ConfigError: the setting of the folder is wrong, or a setting is unknown.
+    """
+    path, environ = config_path(config), environment(store)
+    if files.find(path, environ) or environ.get(_ROOT):
+        return files.store_root(path, environ=environ)
+    return None
+
+
 def existing(root: Path) -> Path:
     """Return `root` if it has a store.
 

@@ -1,4 +1,4 @@
-"""Running until SIGTERM (exit 0) or Ctrl-C (exit 130)."""
+"""Running until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ class Stop:
 
     A signal raises `KeyboardInterrupt` in the main thread, which is right during start
     and close.  In between, `calling` handles it.
+
+    Args:
+        deadline: begins with the first signal.
+        is_success: whether SIGTERM is a success: the command runs until it is stopped.
     """
 
-    def __init__(self, deadline: ExitDeadline) -> None:
+    def __init__(self, deadline: ExitDeadline, *, is_success: bool) -> None:
         self.received: signal.Signals | None = None
+        self._is_success = is_success
         self._deadline = deadline
         self._asks: Iterator[Callable[[], None]] = iter(())
 
@@ -55,10 +60,12 @@ class Stop:
 
     @property
     def problem(self) -> Problem | None:
-        """The problem to exit with: none after SIGTERM, interrupted after Ctrl-C."""
+        """The problem to exit with: interrupted; none if SIGTERM is a success."""
         if self.received is signal.SIGINT:
             return Problem("interrupted", "stopped by Ctrl-C")
-        return None
+        if self.received is None or self._is_success:
+            return None
+        return Problem("interrupted", f"stopped by {self.received.name}")
 
 
 def stopped(stop: Stop) -> Answer:
@@ -68,10 +75,10 @@ def stopped(stop: Stop) -> Answer:
 
 
 @contextmanager
-def until_stopped() -> Iterator[Stop]:
+def until_stopped(*, is_success: bool = True) -> Iterator[Stop]:
     """Handle SIGINT and SIGTERM in the block; suppress the interrupt they raise."""
     with ExitDeadline() as deadline:
-        stop = Stop(deadline)
+        stop = Stop(deadline, is_success=is_success)
         before = {number: signal.signal(number, stop.receive) for number in _SIGNALS}
         try:
             yield stop

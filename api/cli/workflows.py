@@ -37,6 +37,11 @@ def refused(status: Mapping[str, Any], wish: str) -> Failure:
     """Return why an execution with this status cannot be paused or resumed."""
     name, word = status["execution_id"], status["status"]
     refusal = f"cannot {wish} execution {name}: it"
+    if word == "waiting" and not status["pending_approvals"]:
+        hint = f"it goes on by itself, or milepost execution cancel {name}"
+        return Failure(
+            "execution_paused", f"{refusal} waits for {waits_for(status, {})}", hint
+        )
     if word == "waiting":
         approval = status["waiting_on"]
         hint = f"milepost approve {approval}, or milepost execution cancel {name}"
@@ -76,9 +81,22 @@ def waits_for(
         case "interrupted":
             return "a resume"
         case "waiting":
-            approval = approvals.get(status["waiting_on"] or "")
-            return "a resume" if approval is None else f"approval of {voters(approval)}"
+            return _waits(status, approvals.get(status["waiting_on"] or ""))
     return None
+
+
+def _waits(status: Mapping[str, Any], approval: ApprovalInfo | None) -> str:
+    """Return what a waiting execution waits for."""
+    if approval is not None:
+        return f"approval of {voters(approval)}"
+    if status["waiting_child"] is not None:
+        return f"child job {status['waiting_child']}"
+    until = status["waiting_until"] and f"until {status['waiting_until']}"
+    if status["waiting_signal"] is not None:
+        return " ".join(filter(None, (f'signal "{status["waiting_signal"]}"', until)))
+    if until:
+        return str(until)
+    return "a resume" + (f" (paused: {status['reason']})" if status["reason"] else "")
 
 
 def voters(approval: ApprovalInfo) -> str:

@@ -151,6 +151,9 @@ def status(view: JobView, execution: Execution, word: str) -> dict[str, Any]:
         "attempt": execution.attempt,
         "seq": execution.changed_seq,
         "waiting_on": execution.waiting_on,
+        "waiting_until": _stamped_if(execution.wake_at),
+        "waiting_signal": execution.awaits,
+        "waiting_child": awaited_job(execution),
         "reason": execution.reason,
         "error": execution.error,
         "started_by": execution.started_by,
@@ -158,6 +161,12 @@ def status(view: JobView, execution: Execution, word: str) -> dict[str, Any]:
         "changed_at": stamped(execution.changed_at),
         "lease": _lease(execution),
     }
+
+
+def awaited_job(execution: Execution) -> str | None:
+    """Return the job of the child that an execution waits for, if it does."""
+    child = execution.durable.children.get(execution.waiting_on or "")
+    return None if child is None else child.job_id
 
 
 def _lease(execution: Execution) -> dict[str, Any] | None:

@@ -346,7 +346,7 @@ class Calls:
                     execution.changed_seq,
                     None if approval is None else approval.approval_id,
                     execution.wake_at if approval is None else approval.due_at,
-                    _child_job(execution),
+                    queries.awaited_job(execution),
                 )
             )
         return found
@@ -906,9 +906,3 @@ class Calls:
         except Exception:  # noqa: BLE001 - whatever the caller's function raises
             self.callback_failures += 1
             _log.exception("a callback raised; its event is recorded")
-
-
-def _child_job(execution: Execution) -> str | None:
-    """Return the job of the execution that another one waits for, if it does."""
-    child = execution.durable.children.get(execution.waiting_on or "")
-    return None if child is None else child.job_id

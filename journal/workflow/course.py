@@ -36,7 +36,9 @@ from milepost.journal.errors import (
     StepFailed,
     StepsChanged,
     StepUncertain,
+    UnknownExecution,
 )
+from milepost.journal.ids import EXECUTION
 from milepost.journal.reading import executions as queries
 from milepost.journal.workflow.engine import USUAL
 from milepost.journal.workflow.retries import ONCE, OVER, NotRun, Retry, Suspended
@@ -488,7 +490,11 @@ class Course:
         self._check_may_run(execution, key)
         if key not in execution.durable.children:
             yield _journal(self._write, durable.begin, key, child)
-        outcome = yield Act("program", run)
+        try:
+            outcome = yield Act("program", run)
+        except LeaseLive:  # a process of its own runs the child, and wakes this one
+            yield _journal(self._write, durable.wait, key)
+            raise Suspended from None
         match outcome.status:
             case "completed":
                 return (yield _journal(self._record, key, outcome.result, "child"))
@@ -642,6 +648,8 @@ def open_course(
     options: Options,
     given: Mapping[str, Any] | None,
     parent: StepOrigin | None = None,
+    *,
+    may_start: bool = True,
 ) -> Course:
     """Start an execution of a workflow in a job, or begin the next attempt of one.
 
@@ -649,6 +657,7 @@ def open_course(
 
     Raises:
         LeaseLive: a process runs it, or this one does.
+        UnknownExecution: there is none, and none may be started.
     """
     calls = around.calls
 
@@ -668,6 +677,8 @@ def open_course(
 
     view = calls.engine.reader.view(job_id)
     while (known := unfinished(view.workflows)) is None:
+        if not may_start:
+            raise UnknownExecution(f"{EXECUTION}{job_id}")
         try:
             started = calls.start(
                 job_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
@@ -71,11 +72,18 @@ class WorkflowFunction:
             LeaseLive: a process runs it.
             Exception: what the function raised; the execution has failed.
         """
+        return self.go_on(open_course(around, job_id, self.options, given, parent))
+
+    def go_on(self, course: Course) -> Outcome:
+        """Run an attempt as far as it goes.
+
+        Raises:
+            Exception: what the function raised; the execution has failed.
+        """
         if inspect.iscoroutinefunction(self.function):
             from asyncio import run as run_all  # imported late: it is slow
 
-            return run_all(self.arun(around, job_id, given, parent))
-        course = open_course(around, job_id, self.options, given, parent)
+            return run_all(self._ago_on(course))
         if course.attempt:
             with Run(course) as run:
                 run.result = self.function(run, **run.input)
@@ -91,19 +99,50 @@ class WorkflowFunction:
         """Run an execution of an asynchronous workflow; see `run`."""
         from asyncio import to_thread  # imported late: it is slow
 
+        return await self._ago_on(
+            await to_thread(open_course, around, job_id, self.options, given, parent)
+        )
+
+    async def _ago_on(self, course: Course) -> Outcome:
+        from asyncio import to_thread  # imported late: it is slow
+
         from milepost.journal.workflow.async_run import AsyncRun
 
-        course = await to_thread(
-            open_course, around, job_id, self.options, given, parent
-        )
         if course.attempt:
             async with AsyncRun(course) as run:
                 run.result = await self.function(run, **run.input)
         return await to_thread(course.outcome)
 
+    def begin(self, job_id: str, given: Mapping[str, Any] | None = None) -> Course:
+        """Begin an attempt in a job of its manager's store, for `go_on`.
+
+        Continues the newest unfinished execution of the workflow in the job, also one
+        that a step of another execution started.
+
+        Args:
+            job_id: the job.
+            given: the initial data of a new execution; None: none may be started.
+
+        Raises:
+            LeaseLive: a process runs it.
+            UnknownExecution: there is none, and none may be started.
+        """
+        around, name = self._around(None), self.options.name
+        live = around.calls.engine.reader.view(ids.check_job_id(job_id)).workflows.live
+        mine = (e for e in live.values() if e.workflow_name == name)
+        known = max(mine, key=attrgetter("seq"), default=None)
+        return open_course(
+            around,
+            job_id,
+            self.options,
+            given,
+            known and known.parent,
+            may_start=given is not None,
+        )
+
     def resume_job(self, job_id: str) -> Outcome:
         """Run the workflow in a job of its manager's store; see `run`."""
-        return self.run(self._around(None), ids.check_job_id(job_id), {})
+        return self.go_on(self.begin(job_id, {}))
 
     def run_child(
         self, parent: Course, key: str, job_id: str, given: Mapping[str, Any]

@@ -29,7 +29,7 @@ from milepost.worker.config.files import ConfigError
 from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
 from milepost.worker.config.tables import AS_WRITTEN, Table, Zone, quantity
 from milepost.worker.config.webhooks import MAX_WEBHOOKS, WebhookSettings
-from milepost.worker.config.workflows import WorkflowRule
+from milepost.worker.config.workflows import ObjectName, WorkflowRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -205,10 +205,7 @@ class ExecutorSettings(Table):
     """`[executor]`: how the server and the worker resume a job."""
 
     command: list[str] | None = Field(default=None, min_length=1)
-    python: (
-        Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
-        | None
-    ) = None
+    python: ObjectName | None = None
     log_dir: Folder | None = None
 
     @model_validator(mode="after")

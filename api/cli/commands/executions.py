@@ -61,7 +61,8 @@ def executions_command(
 
     WORD is pending, running, waiting, interrupted, completed, failed or cancelled;
     "running" includes pending ones.  The column waits_for says what an unfinished one
-    needs: a process, the approval of a person, or a resume.
+    needs: a process, the approval of a person, a signal, a time, the end of a child
+    job, or a resume.
     """
     with frame.open() as manager:
         if job is not None:

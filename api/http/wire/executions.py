@@ -158,7 +158,8 @@ class Execution(BaseModel):
     """One run of a workflow; `correlation_id` is its job.
 
     `state` is the word of the original system, `status` the exact one.  `waiting_on` is
-    the id of an approval, or `paused`.
+    the id of an approval, the key of a durable step, or `paused`.  A step waits for a
+    time, for a signal (at most until a time), or for the end of a child's execution.
     """
 
     execution_id: str
@@ -177,6 +178,9 @@ class Execution(BaseModel):
     attempt: int
     seq: int
     waiting_on: str | None
+    waiting_until: datetime | None
+    waiting_signal: str | None
+    waiting_child: str | None
     reason: str | None
     error: str | None
     started_by: str
