@@ -136,7 +136,7 @@ class WorkflowFunction:
             job_id,
             self.options,
             given,
-            known and known.parent,
+            None if known is None else known.parent,
             may_start=given is not None,
         )
 

@@ -26,7 +26,7 @@ class WorkflowRule(Table):
         match: the glob.
         function: runs the executions, each in a process of its own; the rule applies to
             the workflow of this function only.
-        concurrency: so many of these processes run at once; None: 4.
+        concurrency: how many of these processes run at once; None: 4.
         auto_resume: whether the worker resumes and starts executions.
     """
 
