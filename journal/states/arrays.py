@@ -38,7 +38,7 @@ def array(dtype: Any, shape: Any, order: Any, data: bytes) -> np.ndarray[Any, An
     """
     memory = bytearray(data)
     made: np.ndarray[Any, Any] = np.ndarray(
-        shape, _checked(descr_to_dtype(dtype)), memory, order=order
+        shape, descr_to_dtype(dtype), memory, order=order
     )
     if made.nbytes != len(memory):
         raise ValueError(f"{len(memory)} bytes for an array of {made.nbytes}")

@@ -239,6 +239,7 @@ def test_a_state_is_a_dict_with_types_too(store: CheckpointManager) -> None:
         ({"$milepost": "datetime", "value": NOW.isoformat(), "more": 1}, "$.a[0]"),
         ({"$milepost": "datetime", "value": "yesterday"}, "$.a[0]"),
         ({"$milepost": "bytes", "value": "a"}, "$.a[0]"),
+        ({"$milepost": "bytes", "value": "YQ==!"}, "$.a[0]"),
         ({"$milepost": "zoneinfo", "value": "Nowhere/City"}, "$.a[0]"),
         ({"$milepost": "set", "value": [[]]}, "$.a[0]"),
         (
@@ -346,6 +347,19 @@ def test_the_types_of_a_manager_are_for_all_its_saves() -> None:
         STATE
     ] * 2
     assert manager.load("job", types=AS_STORED) == STORED
+
+
+def test_durable_steps_have_the_built_in_types_in_any_case(
+    store: CheckpointManager,
+) -> None:
+    with store.execution("flow", job_id="job", input=STATE) as run:
+        assert run.input == STATE
+        assert run.step("make", lambda: STATE) == STATE
+        run.save("mark", STATE)
+        run.result = STATE
+    assert store.execution_outcome(run.execution_id).result == STATE
+    assert store.load("job") == STORED
+    assert store.load("job", types=Types()) == STATE
 
 
 def test_changes_are_those_of_the_stored_form() -> None:

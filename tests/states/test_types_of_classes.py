@@ -393,6 +393,14 @@ def test_registries_are_independent() -> None:
         Types().encode(Point(1))
 
 
+def test_text_that_is_no_unicode_is_refused_as_such_inside_a_class(
+    types: Types,
+) -> None:
+    manager = CheckpointManager(storage=MemoryStorage(), types=types)
+    with pytest.raises(InvalidState, match="lone surrogate"):
+        manager.save("job", "step", {"a": Node(["\ud800", NOW])})
+
+
 def test_durable_steps_use_the_types_of_their_manager(types: Types) -> None:
     storage = MemoryStorage()
     results: list[Any] = []

@@ -136,6 +136,12 @@ def test_a_malformed_array_is_unreadable(wrong: Any) -> None:
         Types().decode({"a": {"$milepost": "numpy.ndarray", "value": GOOD | wrong}})
 
 
+@pytest.mark.parametrize("wrong", [["O", 1], ["<f4", {}], ["what", 1], [1], 5, {}])
+def test_a_malformed_scalar_is_unreadable(wrong: Any) -> None:
+    with pytest.raises(UnreadableState, match=r"^\$: .*'numpy.scalar' cannot be"):
+        Types().decode({"$milepost": "numpy.scalar", "value": wrong})
+
+
 def test_without_numpy_an_array_is_unreadable_and_all_else_works() -> None:
     code = (
         "import sys; sys.modules['numpy'] = None\n"
