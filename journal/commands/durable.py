@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from milepost.journal.clock import moment, stamp
-from milepost.journal.commands import approvals, saving
+from milepost.journal.commands import approvals, saving, steps
 from milepost.journal.commands.executions import (
     execution_of,
     leased,
@@ -57,11 +57,17 @@ def complete(
 ) -> None:
     """Record the result of a step.
 
+    A person may have paused the execution while the step ran, and resumed it: as long
+    as no other attempt has begun, the result counts.
+
     Raises:
         Conflict: it has a result already.
         LeaseLost, IllegalTransition, UnknownExecution: as `leased`.
     """
-    execution = leased(batch, mine.execution_id, mine.attempt, "run a step of")
+    execution = execution_of(batch.view, mine.execution_id)
+    is_idle = execution.is_paused or execution.status == "pending"
+    if not is_idle or execution.attempt != mine.attempt:
+        leased(batch, mine.execution_id, mine.attempt, "run a step of")
     if key in execution.durable.recorded:
         raise Conflict(f"step {key!r} of execution {mine.execution_id!r} has a result")
     data = _data(mine, key) | result.fields
@@ -125,6 +131,24 @@ def wait(
         data["signal"] = signal
     batch.add("execution.waiting", mine.actor, data)
     release(batch, execution, mine.actor)
+
+
+def receive(
+    batch: Batch, mine: Mine, key: str, name: str, until: datetime | None
+) -> bool:
+    """Consume the oldest signal of a name for a step, or wait; False if it waits.
+
+    One decision: a signal that comes between the two would be waited for.
+
+    Raises:
+        LeaseLost, IllegalTransition, UnknownExecution: as `leased`.
+    """
+    seq = steps.consume(
+        batch, mine.execution_id, mine.attempt, name, actor=mine.actor, key=key
+    )
+    if seq is None and (until is None or batch.now < until):
+        wait(batch, mine, key, until, name)
+    return seq is not None
 
 
 def wake(batch: Batch, execution_id: str, *, actor: str, is_over: bool) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
 from milepost.journal import ids
 from milepost.journal.clock import moment
-from milepost.journal.commands import durable, executions, saving, steps
+from milepost.journal.commands import durable, executions, saving
 from milepost.journal.commands.approvals import Terms
 from milepost.journal.commands.durable import Failure, Mine
 from milepost.journal.commands.executions import End, Workflow, execution_of
@@ -396,22 +396,15 @@ class Course:
                 kind = "step" if known.kind == "step" else "signal"  # or its default
                 return (yield _journal(self.result, key, kind))
             self._check_may_run(execution, key)
-            consume = partial(self._consume, name=name, key=key)
-            if (yield _journal(self._decide, consume)) is not None:
-                continue
             until = execution.durable.timers.get(key)
             at = None if until is None else moment(until)
             if at is None and timeout is not None:
                 at = self.around.clock() + timedelta(seconds=timeout)
+            if (yield _journal(self._write, durable.receive, key, name, at)):
+                continue
             if at is not None and self.around.clock() >= at:
                 return (yield _journal(self._record, key, default))
-            yield _journal(self._write, durable.wait, key, at, name)
             yield from self._turn(wait)
-
-    def _consume(self, batch: Batch, mine: Mine, name: str, key: str) -> int | None:
-        return steps.consume(
-            batch, mine.execution_id, mine.attempt, name, actor=mine.actor, key=key
-        )
 
     def approval(
         self,
@@ -531,8 +524,8 @@ class Course:
 
     def complete(self, result: Any) -> None:
         """End the execution with a result; without effect while it waits."""
-        unused = [*(self._execution().durable.recorded.keys() - self._asked.keys())]
-        data = {"unused_steps": sorted(unused)} if unused else {}
+        unused = self._unused()
+        data = {"unused_steps": unused} if unused else {}
         payload = None
         if result is not None:
             encoded = self.around.types.encode(result)
@@ -543,6 +536,19 @@ class Course:
             if self._execution().status != "waiting":
                 raise
         self._tell_parent()
+
+    def _unused(self) -> list[str]:
+        """Return the recorded steps that the program did not ask for.
+
+        A step that has a result does not run again, so nobody asks for those inside it.
+        """
+        recorded = self._execution().durable.recorded
+
+        def is_inside(key: str) -> bool:
+            outer, mark, _ = key.rpartition(">")
+            return bool(mark) and (outer in recorded or is_inside(outer))
+
+        return sorted(k for k in recorded if k not in self._asked and not is_inside(k))
 
     def fail(self, error: Exception) -> None:
         """End the execution with an error, unless this attempt is over."""

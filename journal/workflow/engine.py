@@ -222,7 +222,7 @@ class Engine:
             known = execution_of(batch.view, execution_id)
             is_repeat = request.earlier(batch.view, batch.now) is not None
             is_mine = self.attempts.is_mine(execution_id, attempt)
-            if known.leased == attempt and not is_mine and not is_repeat:
+            if 0 < attempt == known.leased and not is_mine and not is_repeat:
                 raise self.not_mine(known, attempt)
             return decide(batch, execution_id, attempt)
 

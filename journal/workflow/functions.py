@@ -149,14 +149,26 @@ class WorkflowFunction:
     ) -> Outcome:
         """Run the execution that a step of another one starts, as far as it goes."""
         origin, ended = self._child(parent, key, job_id)
-        return ended or self.run(parent.around, job_id, given, origin)
+        try:
+            return ended or self.run(parent.around, job_id, given, origin)
+        except Exception:
+            _, ended = self._child(parent, key, job_id)
+            if ended is None:
+                raise
+            return ended
 
     async def arun_child(
         self, parent: Course, key: str, job_id: str, given: Mapping[str, Any]
     ) -> Outcome:
         """Run the execution that a step starts; see `run_child`."""
         origin, ended = self._child(parent, key, job_id)
-        return ended or await self.arun(parent.around, job_id, given, origin)
+        try:
+            return ended or await self.arun(parent.around, job_id, given, origin)
+        except Exception:
+            _, ended = self._child(parent, key, job_id)
+            if ended is None:
+                raise
+            return ended
 
     def _child(
         self, parent: Course, key: str, job_id: str
