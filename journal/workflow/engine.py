@@ -265,25 +265,33 @@ class Engine:
             if lease is not None:
                 self.attempts.drop(execution_id)
                 lease.release(forget=True)
-            self._give_up(job_id)
+            self._give_up(job_id, self._fresh)
             raise
         try:
             events = self.triggers.events(job_id, added)  # with the attempts of now
-            self._give_up(job_id)
+            self._give_up(job_id, self._written)
         except BaseException:
-            self._give_up(job_id)  # the first may be interrupted (docs/adr/0026)
+            # The first may be interrupted (docs/adr/0026).
+            self._give_up(job_id, self._fresh)
             raise
         self.triggers.fire(events)
 
-    def _give_up(self, job_id: str) -> None:
-        if not self.attempts.known():
+    def _give_up(self, job_id: str, view_of: Callable[[str], JobView | None]) -> None:
+        """Drop the attempts that have ended in a job."""
+        attempts = self.attempts.known()
+        if not attempts:
             return
-        view = self._fresh(job_id) or self._fresh(job_id)
+        view = view_of(job_id) or view_of(job_id)
         known = {} if view is None else view.workflows.executions
-        for execution_id in self.attempts.known():
+        for execution_id in attempts:
             execution = known.get(execution_id)
             if execution is not None and not execution.leased:
                 self.attempts.drop(execution_id)
+
+    def _written(self, job_id: str) -> JobView | None:
+        """Return a job's view after a write of this thread, without a refresh."""
+        view = self._store.glance(job_id)
+        return self._fresh(job_id) if view.misfit else view
 
     def _fresh(self, job_id: str) -> JobView | None:
         """Return a job's view; None after an error, which may be a handler's `OSError`.

@@ -6,12 +6,13 @@ import errno
 import hashlib
 import os
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from milepost.journal import ids
 from milepost.journal.disk import whole_file
 from milepost.journal.disk.disk import make_folder_like, within
 from milepost.journal.errors import LockTimeout, StorageFailed
+from milepost.journal.storage.files.cached_file import CachedFile
 from milepost.journal.storage.files.failures import fail
 from milepost.journal.storage.records import (
     MAX_VALUE_BYTES,
@@ -23,7 +24,7 @@ from milepost.journal.storage.records import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from milepost.journal.disk.disk import Disk, File, Stat
+    from milepost.journal.disk.disk import Disk, File
     from milepost.journal.storage.files.folders import Folders
 
 # The random first line makes each file unique, so that the digest of a file is a
@@ -31,17 +32,6 @@ if TYPE_CHECKING:
 _FIRST_LINE = re.compile(rb'\{"record":"[0-9a-f]{32}"\}\n')
 _FIRST_LINE_BYTES = 48
 _VERSION_DIGITS = 32
-
-
-class _Known(NamedTuple):
-    """A version, and the file that it was read from.
-
-    The file stays open, so that no other file can get its inode.
-    """
-
-    file: File
-    stat: Stat
-    stored: Stored
 
 
 class RecordFile:
@@ -63,36 +53,22 @@ class RecordFile:
         self._path = folders.records / name
         self._lock_path = folders.root / "store.json"  # never replaced
         self._lock_timeout_seconds = lock_timeout_seconds
-        self._known: _Known | None = None
+        most_bytes = _FIRST_LINE_BYTES + MAX_VALUE_BYTES + 1
+        self._file = CachedFile(disk, self._path, most_bytes, self._parse)
 
     def get(self) -> Stored | None:
         """See `Record.get`: one `stat` while the file is the same."""
         try:
-            found = self._disk.stat(self._path)
-            known = self._known
-            if found is None:
-                known = None
-            elif known is None or known.stat != found:
-                known = self._read()
-            self._known = known
+            return self._file.get()
         except OSError as exc:
             fail(exc, f"cannot read {self._path}")
-        return None if known is None else known.stored
 
-    def _read(self) -> _Known:
-        file = self._disk.open(self._path, "read")
-        try:
-            found = file.stat()
-            raw = file.read(0, _FIRST_LINE_BYTES + MAX_VALUE_BYTES + 1)
-        except BaseException:
-            file.close()
-            raise
+    def _parse(self, raw: bytes) -> Stored:
         if len(raw) > _FIRST_LINE_BYTES + MAX_VALUE_BYTES:
-            file.close()
             raise StorageFailed(f"{self._path} is too large for a record")
         first = _FIRST_LINE.match(raw)
         value = raw if first is None else raw[first.end() :]
-        return _Known(file, found, Stored(value, _version(raw)))
+        return Stored(value, _version(raw))
 
     def compare_and_set(self, expected: str | None, value: bytes) -> str:
         """See `Record.compare_and_set`."""
@@ -121,7 +97,7 @@ class RecordFile:
 
     def close(self) -> None:
         """Release the file; the next `get` opens it again."""
-        self._known = None
+        self._file.close()
 
 
 def make_records(disk: Disk, folders: Folders) -> Path:

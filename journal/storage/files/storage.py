@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import Counter
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,12 +35,13 @@ from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.storage import changes
 from milepost.journal.storage.contract import PAGE_JOBS
+from milepost.journal.storage.files.cached_file import CachedFile
 from milepost.journal.storage.files.expiring_lease_file import ExpiringLeaseFile
 from milepost.journal.storage.files.failures import fail, failure
 from milepost.journal.storage.files.file_job import FileJob
 from milepost.journal.storage.files.folders import Durability, Folders, Place
 from milepost.journal.storage.files.lease_file import LeaseFile
-from milepost.journal.storage.files.listing import Listing, read_small
+from milepost.journal.storage.files.listing import SMALL_BYTES, Listing
 from milepost.journal.storage.files.record_file import RecordFile
 from milepost.journal.storage.files.recovery import snapshot
 from milepost.journal.storage.files.recovery.salvage import SalvageFolder
@@ -103,6 +105,9 @@ class FileStorage:
         self._disk: Disk = PosixDisk() if disk is None else disk
         self._salvage = SalvageFolder(self._disk, self._folders.salvage)
         self._listing = Listing(self._disk, self._folders)
+        path = root / "store.json"
+        parse = partial(_store_id_in, path)
+        self._store_file = CachedFile(self._disk, path, SMALL_BYTES, parse)
         self._records: weakref.WeakSet[RecordFile] = weakref.WeakSet()
         # Those with open files, the longest open first; dicts keep their order.
         self._files: dict[str, FileJob] = {}
@@ -118,15 +123,13 @@ class FileStorage:
     @property
     def store_id(self) -> str | None:
         """See `Storage.store_id`."""
-        # Not cached: the folder may be removed and another store created in its place.
-        path = self.root / "store.json"
+        # The folder may be removed and another store created in its place.
         try:
-            raw = read_small(self._disk, path)
+            return self._store_file.get()
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise failure(exc, f"cannot read {path}") from exc
-        return _store_id_in(raw, path)
+            raise failure(exc, f"cannot read {self.root / 'store.json'}") from exc
 
     def make_root(self) -> None:
         """Create the folder and sync its name; if that fails, `create` raises later."""
@@ -349,6 +352,7 @@ class FileStorage:
     def close(self) -> None:
         """See `Storage.close`."""
         self._stop_flusher.set()
+        self._store_file.close()
         for record in list(self._records):
             record.close()
         if self._flusher is not None:
@@ -389,7 +393,7 @@ def _most_open() -> int:
     return min(max(soft // _DESCRIPTORS_PER_JOURNAL, _FEWEST_OPEN), _MOST_OPEN)
 
 
-def _store_id_in(raw: bytes, path: Path) -> str:
+def _store_id_in(path: Path, raw: bytes) -> str:
     try:
         values = orjson.loads(raw)
         format_, store_id = values["format"], values["store"]
