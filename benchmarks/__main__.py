@@ -13,6 +13,7 @@ import orjson
 from benchmarks import (
     api_lists,
     durable_saves,
+    durable_steps,
     group_commits,
     histories,
     machine,
@@ -49,6 +50,7 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "plan": planning.measure,
     "startup": startups.measure,
     "workflows": workflows.measure,
+    "steps": durable_steps.measure,
     "jobs": many_jobs.measure,
 }
 # These take minutes, and run only if they are asked for.

@@ -30,8 +30,9 @@ SUBJECTS = {
     "plan",
     "startup",
     "workflows",
+    "steps",
 }
-UNITS = {"µs", "ms", "saves/s", "events/s", "bytes"}
+UNITS = {"µs", "ms", "saves/s", "steps/s", "events/s", "bytes"}
 
 
 def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -30,7 +30,7 @@ class CachedFile(Generic[_T]):
     Args:
         disk: the file operations.
         path: of the file.
-        most_bytes: so many are read.
+        most_bytes: its first bytes, which are read.
         parse: returns what they say.
     """
 
