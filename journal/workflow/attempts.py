@@ -244,6 +244,14 @@ class Attempts:
         return self._storage.store_id or "", execution_id
 
 
+def end_process(storage: Storage) -> None:
+    """End the attempts of this process in a store as its death does; for tests."""
+    store_id = storage.store_id
+    for key in [*_table.held]:
+        if key[0] == store_id and (held := _table.held.pop(key, None)) is not None:
+            _forget(held.lease)
+
+
 def _forget(lease: Lease) -> None:
     try:
         lease.release(forget=True)

@@ -93,7 +93,13 @@ def test_a_wheel_holds_milepost_and_nothing_else(built: Built) -> None:
     held = members(built.wheel)
     tops = {name.split("/")[0] for name in held}
     assert tops == {"milepost", f"milepost-{milepost.__version__}.dist-info"}
-    for name in ("__init__", "__main__", "journal/manager", "worker/service"):
+    for name in (
+        "__init__",
+        "__main__",
+        "testing",
+        "journal/manager",
+        "worker/service",
+    ):
         assert f"milepost/{name}.py" in held
     assert {"milepost/py.typed", "milepost/api/page/index.html"} <= held.keys()
 
