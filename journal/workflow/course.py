@@ -540,7 +540,7 @@ class Course:
     def _unused(self) -> list[str]:
         """Return the recorded steps that the program did not ask for.
 
-        A step that has a result does not run again, so nobody asks for those inside it.
+        A step with a result does not run again, so those inside it are not asked for.
         """
         recorded = self._execution().durable.recorded
 

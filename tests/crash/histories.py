@@ -386,6 +386,11 @@ class Life:
                     if op.key not in self.out.excused:
                         raise
                     return "uncertain"
+            case "burnt":
+                try:
+                    return run.step(op.name, effect, once=True)
+                except (OSError, StepUncertain):
+                    return "failed"
             case "reconciled":
                 look = partial(self._reconcile, op.key)
                 return run.step(op.name, effect, once=True, reconcile=look)
@@ -429,7 +434,7 @@ class Life:
     def _effect(self, key: Key, op: Op) -> Any:
         """Be a step: something happens outside that nobody can take back."""
         out = self.out
-        is_answered = key in out.answered and op.kind != "failing"
+        is_answered = key in out.answered and op.kind not in ("failing", "burnt")
         if key in out.seen or is_answered:
             raise Violation(f"{key} runs again, though its result was recorded")
         with self._guard:
@@ -440,12 +445,14 @@ class Life:
             self._try(key, op)
         elif out.started[key] > 1 + out.excused.get(key, 0):
             raise Violation(f"{key} runs {out.started[key]} times")
-        elif op.kind in ("once", "reconciled") and key in out.done:
+        elif op.kind in ("once", "reconciled", "burnt") and key in out.done:
             raise Violation(f"{key} has its effect twice")
         self.moment(f"before the effect of {key}")
         out.done[key] = out.done.get(key, 0) + 1
         self.moment(f"after the effect of {key}")
         self._meanwhile(key, op)
+        if op.kind == "burnt":
+            raise OSError("smoke, after the effect")
         return value_of(key)
 
     def _try(self, key: Key, op: Op) -> None:

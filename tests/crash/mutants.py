@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from milepost.journal.batch import Batch
-from milepost.journal.commands import approvals
+from milepost.journal.commands import approvals, durable, steps
 from milepost.journal.commands import executions as commands
 from milepost.journal.disk import whole_file
 from milepost.journal.disk.copy_file import JournalCopy
 from milepost.journal.events import codec
 from milepost.journal.index import executions, job_view
+from milepost.journal.index.durable import Durable
 from milepost.journal.reading import queries
 from milepost.journal.storage.files import recovering
 from milepost.journal.storage.files.file_job import FileJob
@@ -25,7 +26,10 @@ from milepost.journal.store import compaction
 from milepost.journal.store.compaction import Compactor
 from milepost.journal.store.job import Job
 from milepost.journal.store.store import Store
+from milepost.journal.workflow.calls import Calls
+from milepost.journal.workflow.course import Course
 from milepost.journal.workflow.engine import Engine
+from tests.crash import histories
 from tests.crash.explore import Budget, Explorer
 from tests.crash.ledger import Violation
 from tests.crash.rewrite import Rewrite, rewritten
@@ -33,6 +37,8 @@ from tests.crash.session import seeded
 from tests.crash.workloads import record
 
 _BOUND = 16_000
+_HISTORIES = 5_000
+HISTORIES = "histories of workflows"  # not one workload, but random ones
 
 
 class Mutant(NamedTuple):
@@ -58,6 +64,8 @@ class Verdict(NamedTuple):
 
 def hunt(mutant: Mutant, *, seed: int, bound: int = _BOUND) -> Verdict:
     """Explore `mutant` until a promise breaks or `bound` states were visited."""
+    if mutant.workload == HISTORIES:
+        return _hunt_histories(mutant, seed)
     explorer = Explorer(states=bound, seed=seed)
     with seeded(seed), rewritten(*mutant.rewrites):
         try:
@@ -73,6 +81,16 @@ def hunt(mutant: Mutant, *, seed: int, bound: int = _BOUND) -> Verdict:
             pass
         except Exception as exc:  # noqa: BLE001 - the workload itself was refused
             return Verdict(explorer.count, f"{type(exc).__name__}: {exc}")
+    return Verdict(explorer.count, None)
+
+
+def _hunt_histories(mutant: Mutant, seed: int) -> Verdict:
+    explorer = histories.Explorer(seed)
+    try:
+        with seeded(seed), rewritten(*mutant.rewrites):
+            explorer.explore(_HISTORIES)
+    except Violation as exc:
+        return Verdict(explorer.count, str(exc))
     return Verdict(explorer.count, None)
 
 
@@ -724,5 +742,131 @@ MUTANTS: dict[str, Mutant] = {
     "a cleanup removes what an execution needs": Mutant(
         (Rewrite(executions.Workflows.needed, "if found is not None:", "if False:"),),
         "clear executions",
+    ),
+    # -- durable steps
+    "a result is recorded before the function runs": Mutant(
+        (
+            Rewrite(
+                Course.step,
+                'value = yield Act("program", call)',
+                'value = ("result of", key); yield _journal(self._record, key, value); '
+                'yield Act("program", call); return value',
+            ),
+        ),
+        HISTORIES,
+    ),
+    "a recorded result is not looked up": Mutant(
+        (Rewrite(Course.step, "if key in execution.durable.recorded:", "if False:"),),
+        HISTORIES,
+    ),
+    "a step runs once without a record of its start": Mutant(
+        (
+            Rewrite(
+                Course.step,
+                "yield _journal(self._write, durable.begin, key)",
+                _NOTHING,
+            ),
+        ),
+        HISTORIES,
+    ),
+    "a last failure is taken for no effect": Mutant(
+        (Rewrite(Durable.apply, 'if "retry_at" in data:', "if True:"),), HISTORIES
+    ),
+    "tries are not kept": Mutant(
+        (Rewrite(Durable.apply, 'self.tries[key] = data["tries"]', _NOTHING),),
+        HISTORIES,
+    ),
+    "a timer begins anew": Mutant(
+        (
+            Rewrite(
+                Durable.wait,
+                'self.timers.setdefault(data["key"], data["until"])',
+                _NOTHING,
+            ),
+        ),
+        HISTORIES,
+    ),
+    "a wait ends before its time": Mutant(
+        (Rewrite(durable.wake, "batch.now < moment(due)", "False"),), HISTORIES
+    ),
+    "a wait keeps the lease": Mutant(
+        (Rewrite(durable.wait, "release(batch, execution, mine.actor)", _NOTHING),),
+        HISTORIES,
+    ),
+    "a signal is consumed without its key": Mutant(
+        (Rewrite(steps.consume, "if key is not None:", "if False:"),), HISTORIES
+    ),
+    "a signal is consumed and waited for in two decisions": Mutant(
+        (
+            Rewrite(
+                durable.receive,
+                "if seq is None and (until is None or batch.now < until):",
+                "if False:",
+            ),
+            Rewrite(
+                Course.signal,
+                "yield from self._turn(wait)",
+                "yield _journal(self._write, durable.wait, key, at, name); "
+                "yield from self._turn(wait)",
+            ),
+        ),
+        HISTORIES,
+    ),
+    "an approval is asked for again": Mutant(
+        (
+            Rewrite(
+                Course.approval,
+                "if key not in execution.durable.asked:",
+                "if key not in execution.durable.asked or self.attempt:",
+            ),
+        ),
+        HISTORIES,
+    ),
+    "a child is started again": Mutant(
+        (Rewrite(Calls.child, "if e.parent == parent", "if False"),), HISTORIES
+    ),
+    "an attempt that is over records a result": Mutant(
+        (
+            Rewrite(
+                durable.complete,
+                'leased(batch, mine.execution_id, mine.attempt, "run a step of")',
+                _NOTHING,
+            ),
+        ),
+        HISTORIES,
+    ),
+    "an attempt that is over begins a step": Mutant(
+        (
+            Rewrite(
+                durable.begin,
+                'leased(batch, mine.execution_id, mine.attempt, "run a step of")',
+                _NOTHING,
+            ),
+        ),
+        HISTORIES,
+    ),
+    "an attempt that is over saves": Mutant(
+        (
+            Rewrite(
+                durable.save,
+                "leased(batch, mine.execution_id, mine.attempt, "
+                '"save a checkpoint of")',
+                _NOTHING,
+            ),
+        ),
+        HISTORIES,
+    ),
+    "a paused step loses its result": Mutant(
+        (
+            Rewrite(
+                durable.complete,
+                'is_idle = execution.is_paused or execution.status == "pending"',
+                "is_idle = False",
+            ),
+        ),
+        HISTORIES,
+    ),
+    "steps inside a recorded one are unused": Mutant(
+        (Rewrite(Course._unused, " and not is_inside(k)", ""),), HISTORIES
     ),
 }

@@ -15,9 +15,11 @@ TRIES = 2  # of a step that always fails
 _MOST, _MOST_INSIDE = 4, 3
 
 _ANYWHERE = (
-    *("step", "step", "again", "once", "reconciled", "flaky", "later", "nap", "sleep"),
+    *("step", "step", "again", "once", "reconciled", "burnt", "flaky"),
+    *("later", "nap", "sleep"),
     *("signal", "timeout", "approval", "save", "map", "scope", "pause"),
 )
+_INSIDE = _ANYWHERE[:7]
 _AT_THE_TOP = ("child", "dropped")
 _BY_OPTION = {"fail": "failing", "pause": "stubborn"}
 
@@ -111,7 +113,7 @@ class _Maker:
                 way = one(["", "workers", "inner"])
                 return made._replace(way=way, count=self._random.randint(1, 3))
             case "scope":
-                inside = self._ops(job, f"{key[1]}>", _ANYWHERE[:6], 2)
+                inside = self._ops(job, f"{key[1]}>", _INSIDE, 2)
                 return made._replace(body=inside)
             case "child":
                 kinds = tuple(k for k in _ANYWHERE if k not in ("pause", "scope"))
@@ -153,7 +155,7 @@ def _expected(op: Op, may_be_uncertain: Callable[[Op], bool]) -> Any:  # noqa: P
             return "nothing came"
         case "approval":
             return "rejected" if op.way == "rejected" else "approved"
-        case "failing":
+        case "failing" | "burnt":
             return "failed"
         case "map":
             return [value_of(item) for item in items_of(op)]
