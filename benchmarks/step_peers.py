@@ -23,7 +23,7 @@ class Contender(Protocol):
     """What runs workflows with durable steps."""
 
     def work(self, steps: int) -> str:
-        """Run a workflow of so many steps with results of 1 KB; return its id."""
+        """Run a workflow of `steps` steps with results of 1 KB; return its id."""
 
     def fork(self, workflow_id: str, before: int) -> None:
         """Start another workflow with the results before a step, from 1."""

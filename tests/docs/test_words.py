@@ -51,7 +51,7 @@ def tracked(*patterns: str) -> list[str]:
 DOCUMENTS = tracked("*.md")
 CODE = tracked(
     *(f"{folder}/*.py" for folder in ("journal", "worker", "api", "milepost")),
-    *("demo/*.py", "benchmarks/*.py", "config.toml"),
+    *("demo/*.py", "examples/*.py", "benchmarks/*.py", "config.toml"),
 )
 
 
