@@ -146,12 +146,13 @@ def swept(
     problems: dict[str, object] = {}
     open_(root / "first").close()
     before = descriptors()
+    span = max(LAP, every)
     for lap in count():
         # What failed syncs leave aside makes a store slower: take another now and then.
         scene = open_(root / str(lap))
         scene.prepare()
         call(scene, 0)
-        for nth in range(lap * LAP + 1, (lap + 1) * LAP + 1, every):
+        for nth in range(lap * span + 1, (lap + 1) * span + 1, every):
             scene.prepare()
             injector = Injector(nth, opcodes=opcodes)
             injector.run(partial(call, scene, nth))
