@@ -18,6 +18,7 @@ from datetime import timedelta
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
+from weakref import finalize
 
 from milepost.journal import ids
 from milepost.journal.clock import moment
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.durable import Child
     from milepost.journal.index.executions import Execution, Workflows
     from milepost.journal.states.types import Types
+    from milepost.journal.workflow.attempts import Attempts
     from milepost.journal.workflow.calls import Calls
 
 _T = TypeVar("_T")
@@ -189,12 +191,29 @@ class Course:
         self.around = around
         self.job_id = job_id
         self.execution_id = execution_id
-        self.attempt = attempt
         self._options = options
         self._engine = around.calls.engine
+        self._leave: Callable[[], object] | None = None
+        self._begin(attempt)
         self._numbers: Counter[str] = Counter()
         self._asked: dict[str, None] = {}
         self._guard = threading.Lock()
+
+    def _begin(self, attempt: int) -> None:
+        """Run as an attempt, whose lease is given up with this object at the latest."""
+        self.close()
+        self.attempt = attempt
+        if attempt:
+            leave = finalize(
+                self, _give_up, self._engine.attempts, self.execution_id, attempt
+            )
+            leave.atexit = False  # the storage knows that the process has ended
+            self._leave = leave
+
+    def close(self) -> None:
+        """Give the lease up, if this process still has it: the block has ended."""
+        if self._leave is not None:
+            self._leave()
 
     # -- keys --------------------------------------------------------------------------
 
@@ -471,7 +490,7 @@ class Course:
 
     def _acquire(self) -> None:
         calls, actor = self.around.calls, self.around.actor
-        self.attempt = calls.acquire(self.execution_id, USUAL, actor=actor).attempt
+        self._begin(calls.acquire(self.execution_id, USUAL, actor=actor).attempt)
 
     # -- children ----------------------------------------------------------------------
 
@@ -665,6 +684,26 @@ def open_course(
         LeaseLive: a process runs it, or this one does.
         UnknownExecution: there is none, and none may be started.
     """
+    before = {*around.calls.engine.attempts.known()}
+    try:
+        return _open(around, job_id, options, given, parent, may_start=may_start)
+    except LeaseLive:
+        raise
+    except BaseException:
+        # Interrupted, or refused: maybe after the lease was taken.
+        around.calls.engine.give_up_since(job_id, before)
+        raise
+
+
+def _open(
+    around: Surroundings,
+    job_id: str,
+    options: Options,
+    given: Mapping[str, Any] | None,
+    parent: StepOrigin | None,
+    *,
+    may_start: bool,
+) -> Course:
     calls = around.calls
 
     def unfinished(known: Workflows) -> Execution | None:
@@ -704,6 +743,11 @@ def open_course(
     if execution_of(calls.engine.reader.view(job_id), name).status != "waiting":
         attempt = calls.acquire(name, USUAL, actor=around.actor).attempt
     return Course(around, job_id, name, attempt, options)
+
+
+def _give_up(attempts: Attempts, execution_id: str, attempt: int) -> None:
+    if attempts.is_mine(execution_id, attempt):
+        attempts.drop(execution_id)
 
 
 class _Started(Exception):

@@ -293,6 +293,13 @@ class Engine:
         view = self._store.glance(job_id)
         return self._fresh(job_id) if view.misfit else view
 
+    def give_up_since(self, job_id: str, before: set[str]) -> None:
+        """Give up the leases of a job that this process did not have `before`."""
+        view = self._fresh(job_id) or self._fresh(job_id)
+        for execution_id in {*self.attempts.known()} - before:
+            if view is None or execution_id in view.workflows.executions:
+                self.attempts.drop(execution_id)
+
     def _fresh(self, job_id: str) -> JobView | None:
         """Return a job's view; None after an error, which may be a handler's `OSError`.
 

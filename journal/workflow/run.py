@@ -126,16 +126,27 @@ class Block:
         return self._course.save(saving.Fields(step_name, tags, pinned=pinned), state)
 
     def _ended(self, error: BaseException | None) -> bool:
-        """End the block as its program ended; return whether the error is swallowed."""
-        if isinstance(error, Suspended):
-            return True
-        if error is None:
+        """End the block as its program ended; return whether the error is swallowed.
+
+        Whatever happens, this process gives its lease up.
+        """
+        try:
+            if error is None:
+                self._complete()
+            elif isinstance(error, Exception):
+                self._course.fail(error)
+            elif not isinstance(error, Suspended):
+                self._course.interrupt()
+        finally:
+            self._course.close()
+        return isinstance(error, Suspended)
+
+    def _complete(self) -> None:
+        try:
             self._course.complete(self.result)
-        elif isinstance(error, Exception):
-            self._course.fail(error)
-        else:
-            self._course.interrupt()
-        return False
+        except Exception as exc:
+            self._course.fail(exc)  # a result that cannot be stored
+            raise
 
     def _at(self, seconds: float, hours: float, days: float) -> datetime:
         span = timedelta(seconds=seconds, hours=hours, days=days)

@@ -237,6 +237,7 @@ class Life:
         self._clock = _Clock(self)
         world.observer = lambda kind, path: self.moment(f"{kind} {path[len(STORE) :]}")
         self.other = self.process()  # of people, and of what helps them
+        self._broken: Violation | None = None
         self._is_stalled = False
         self._late: int | None = None  # the last event when a slow process comes back
 
@@ -289,6 +290,8 @@ class Life:
             self._look(manager)
         if not self._has_ended():
             self.go_on(self.process())
+        if self._broken is not None:
+            raise self._broken
         with self.of(self.other) as manager:
             self._check_end(manager)
 
@@ -432,7 +435,15 @@ class Life:
         raise AssertionError(op.kind)
 
     def _effect(self, key: Key, op: Op) -> Any:
-        """Be a step: something happens outside that nobody can take back."""
+        """Be a step; what is wrong with that is told at the end of the life too."""
+        try:
+            return self._happen(key, op)
+        except Violation as exc:
+            self._broken = exc
+            raise
+
+    def _happen(self, key: Key, op: Op) -> Any:
+        """Let something happen outside that nobody can take back."""
         out = self.out
         is_answered = key in out.answered and op.kind not in ("failing", "burnt")
         if key in out.seen or is_answered:
