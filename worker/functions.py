@@ -75,6 +75,7 @@ class Functions:
         self._log_dir = log_dir
         self._on_ended = on_ended
         self._executors: dict[str, CommandExecutor] = {}
+        self._versions: dict[str, str | None] = {}
 
     def bind(self, rules: Sequence[WorkflowRule]) -> list[WorkflowRule]:
         """Return rules as they apply: those with a function to its workflow only.
@@ -102,6 +103,7 @@ class Functions:
                 f"{options.name!r}, the workflow of function {rule.function!r}",
                 hint=f"set match = {options.name!r}",
             )
+        self._versions[rule.function] = options.version
         said: dict[str, Any] = {"on_exhausted": options.on_exhausted}
         if function.max_attempts is not None:
             said["max_attempts"] = function.max_attempts
@@ -122,6 +124,10 @@ class Functions:
                 on_ended=self._on_ended,
             )
         return found
+
+    def version(self, rule: WorkflowRule) -> str | None:
+        """Return the version of a rule's workflow, None if it is not known."""
+        return self._versions.get(rule.function or "")
 
     def stop_all(self, timeout_seconds: float) -> None:
         """End the processes; their executions are interrupted."""

@@ -39,11 +39,13 @@ from milepost.worker.schedule.scheduler import (
     Scheduler,
     read_schedule,
 )
+from milepost.worker.schedules import Schedules
 from milepost.worker.status import (
     LEASE,
     TaskStatus,
     WorkerStatus,
     leader_pid,
+    stored_schedules,
     task_status,
 )
 from milepost.worker.supervisor import Supervisor
@@ -52,17 +54,21 @@ from milepost.worker.watcher import ConfigWatch, Watcher, WatchTiming
 from milepost.worker.webhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from milepost.journal.manager import CheckpointManager
     from milepost.journal.store.clock_watch import ClockJump
+    from milepost.worker.config.schedules import ScheduleRule
     from milepost.worker.config.settings import Settings, WorkerSettings
+    from milepost.worker.config.workflows import WorkflowRule
     from milepost.worker.executors import Executor
     from milepost.worker.schedule.report import TaskReport
+    from milepost.worker.schedules import ScheduleStatus
     from milepost.worker.tasks.task import Progress
 
+SCHEDULES = "schedules"  # the task of the scheduler that looks for due slots
 LEAD_POLL_SECONDS = 1.0
 TEND_SECONDS = 1.0
 STOP_SECONDS = 8.0
@@ -97,6 +103,7 @@ class Worker:
 
         Raises:
             FunctionUnusable: a function of `settings` cannot be used.
+            ConfigError: nothing would run the workflow of a schedule.
         """
         self._manager = manager
         self._settings = settings
@@ -124,7 +131,8 @@ class Worker:
             stop=self._stop,
         )
         self._functions = Functions(manager.root, settings.log_dir, self._process_ended)
-        self._rules = self._functions.bind(settings.workflows)
+        self._has_executor = executor is not None
+        self._rules = self._bound(settings)
         self._supervisor = Supervisor(
             manager,
             executor,
@@ -134,9 +142,17 @@ class Worker:
             may_expire=lambda: self._guard.jump is None,
             executor_of=self._functions.executor,
         )
+        self._schedules = Schedules(
+            manager,
+            self._problems,
+            clock=clock,
+            may_start=lambda: self._guard.jump is None,
+            version_of=lambda name: self._functions.version(rule_of(self._rules, name)),
+            on_started=lambda job_id: self._supervisor.notice((job_id,)),
+        )
         self._webhooks = Webhooks(manager, self._problems, clock=clock, steady=steady)
         self._scheduler: Scheduler | None = None
-        self._planned: WorkerSettings | None = None
+        self._planned: tuple[WorkerSettings, list[ScheduleRule]] | None = None
         self._is_held = False
         self._config_problem: str | None = None
         self._restart_needed: tuple[str, ...] = ()
@@ -146,6 +162,25 @@ class Worker:
         )
         manager.trash_seconds = settings.retention.trash_seconds
         manager.policies = settings.retention.policies
+
+    def _bound(self, settings: Settings) -> list[WorkflowRule]:
+        """Return the rules of workflows as they apply.
+
+        Raises:
+            FunctionUnusable: a function cannot be used.
+            ConfigError: nothing would run the workflow of a schedule.
+        """
+        rules = self._functions.bind(settings.workflows)
+        for place, schedule in enumerate(settings.schedule):
+            rule = rule_of(rules, schedule.workflow)
+            if not (rule.auto_resume and (rule.function or self._has_executor)):
+                raise ConfigError(
+                    f"{settings.file or 'settings'}: schedule[{place}].workflow = "
+                    f'"{schedule.workflow}": expected a workflow that the worker starts'
+                    "; add [[workflows]] with its function, or with auto_resume = true"
+                    " and an [executor]"
+                )
+        return rules
 
     def _make_watcher(self) -> Watcher:
         config = None
@@ -213,6 +248,7 @@ class Worker:
             leader_pid=leader_pid(self._lease),
             scheduler_alive=scheduler is not None and scheduler.is_alive,
             tasks=tuple(self._task_statuses(scheduler)),
+            schedules=self._schedule_statuses(),
             watcher=self._watcher.kind,
             config_problem=self._config_problem,
             restart_needed=self._restart_needed,
@@ -230,6 +266,11 @@ class Worker:
             since = self._runner.running_since.get(task.name)
             due = scheduler.next_run(task.name) if scheduler else None
             yield status._replace(running_since=since, next_run=due or status.next_run)
+
+    def _schedule_statuses(self) -> tuple[ScheduleStatus, ...]:
+        settings, storage = self._settings, self._manager.storage
+        timezone = settings.worker.timezone
+        return stored_schedules(storage, settings.schedule, timezone, self._clock())
 
     def _stored_jump(self) -> ClockJump | None:
         with contextlib.suppress(OSError):
@@ -334,8 +375,13 @@ class Worker:
             )
             scheduler.start()
             self._scheduler = scheduler
-        if self._planned != self._settings.worker:
-            self._plan(scheduler, self._settings.worker)
+        settings = self._settings
+        if self._planned != (settings.worker, settings.schedule):
+            self._plan(scheduler, settings.worker)
+            self._plan_schedules(scheduler, settings.schedule)
+            self._planned = settings.worker, settings.schedule
+        if self._schedules.is_late:
+            scheduler.run_soon(SCHEDULES)
         self._look_at_clock(scheduler)
         scheduler.tend()
 
@@ -352,7 +398,22 @@ class Worker:
             if self._runner.is_overdue(task, worker):
                 log.info("a %s run was missed; running it now", task.name)
                 scheduler.run_soon(task.name)
-        self._planned = worker
+
+    def _plan_schedules(
+        self, scheduler: Scheduler, rules: Sequence[ScheduleRule]
+    ) -> None:
+        """Look for due slots now and each minute; no slot is between two minutes."""
+        self._schedules.forget_others(rules)
+        if not rules:
+            scheduler.remove(SCHEDULES)
+            return
+        scheduler.put(SCHEDULES, self._look_for_slots, read_schedule("* * * * *"))
+        scheduler.run_soon(SCHEDULES)
+
+    def _look_for_slots(self) -> None:
+        if self._lease.is_held():
+            settings = self._settings
+            self._schedules.look(settings.schedule, settings.worker.timezone)
 
     def _look_at_clock(self, scheduler: Scheduler) -> None:
         with self._problems.noting("clock", OSError):
@@ -378,7 +439,7 @@ class Worker:
     def _reload(self) -> None:
         try:
             edited = load(self._config_path, environ=self._settings.environ)
-            rules = self._functions.bind(edited.workflows)
+            rules = self._bound(edited)
         except (ConfigError, FunctionUnusable) as exc:
             self._config_problem = str(exc)
             log.warning("keeping the last valid settings: %s", exc)

@@ -16,13 +16,23 @@ from milepost.worker.schedule.last_runs import (
     TaskRecord,
     UnreadableLastRuns,
 )
+from milepost.worker.schedule.schedule_records import (
+    ScheduleRecords,
+    UnreadableSchedules,
+)
 from milepost.worker.schedule.scheduler import read_schedule
+from milepost.worker.schedules import schedule_statuses
 from milepost.worker.tasks import TASKS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from milepost.journal.storage.contract import Storage
     from milepost.journal.storage.leases import Lease
+    from milepost.worker.config.schedules import ScheduleRule
     from milepost.worker.config.settings import WorkerSettings
+    from milepost.worker.schedule.schedule_records import ScheduleRecord
+    from milepost.worker.schedules import ScheduleStatus
     from milepost.worker.tasks.task import Task
     from milepost.worker.watcher import Kind
 
@@ -59,6 +69,7 @@ class WorkerStatus(NamedTuple):
         leader_pid: the leader's process id, None if there is no leader.
         scheduler_alive: whether due tasks would run; False on a follower.
         tasks: in the order of `TASKS`.
+        schedules: in the order of the config file.
         watcher: how changes are detected between sweeps.
         config_problem: why the last edit of the config file was refused.
         restart_needed: the edited tables that take effect after a restart.
@@ -75,6 +86,7 @@ class WorkerStatus(NamedTuple):
     restart_needed: tuple[str, ...]
     problem: str | None
     clock_jump: ClockJump | None
+    schedules: tuple[ScheduleStatus, ...] = ()
 
     def task(self, name: str) -> TaskStatus:
         """Return the status of one task.
@@ -92,10 +104,26 @@ class StoredStatus(NamedTuple):
     tasks: tuple[TaskStatus, ...]
     clock_jump: ClockJump | None
     problem: str | None
+    schedules: tuple[ScheduleStatus, ...]
+
+
+def stored_schedules(
+    storage: Storage, rules: Sequence[ScheduleRule], timezone: str, now: datetime
+) -> tuple[ScheduleStatus, ...]:
+    """Return the status of the schedules of a store, from their records."""
+    if not rules:
+        return ()
+    records: Mapping[str, ScheduleRecord] = {}
+    with contextlib.suppress(UnreadableSchedules, OSError, MilepostError):
+        records = ScheduleRecords(storage).read()
+    return schedule_statuses(rules, records, timezone, now)
 
 
 def stored_status(
-    storage: Storage, worker: WorkerSettings, now: datetime
+    storage: Storage,
+    worker: WorkerSettings,
+    now: datetime,
+    schedules: Sequence[ScheduleRule] = (),
 ) -> StoredStatus:
     """Return the status of the work on a store, from its records."""
     records: dict[str, TaskRecord] = {}
@@ -109,6 +137,7 @@ def stored_status(
         tuple(task_status(task, worker, records.get(task.name), now) for task in TASKS),
         jump,
         problem,
+        stored_schedules(storage, schedules, worker.timezone, now),
     )
 
 

@@ -34,7 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Retention": ("cleanup", "policy", "compact", "erase"),
     "Store": ("import", "verify", "doctor", "repair", "keys", "config"),
-    "Server and worker": ("serve", "worker", "webhooks"),
+    "Server and worker": ("serve", "worker", "schedules", "webhooks"),
 }
 COMMANDS = tuple(name for names in SECTIONS.values() for name in names)
 

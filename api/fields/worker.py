@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from milepost.journal.store.clock_watch import ClockJump
     from milepost.worker.schedule.last_runs import LastRun
     from milepost.worker.schedule.report import TaskReport
+    from milepost.worker.schedules import ScheduleStatus
     from milepost.worker.status import StoredStatus, TaskStatus, WorkerStatus
 
 
@@ -20,6 +21,7 @@ def worker_fields(status: WorkerStatus) -> dict[str, Any]:
         "leader_pid": status.leader_pid,
         "scheduler_alive": status.scheduler_alive,
         "tasks": [_task(task) for task in status.tasks],
+        "schedules": [schedule_fields(each) for each in status.schedules],
         "watcher": status.watcher,
         "config_problem": status.config_problem,
         "restart_needed": list(status.restart_needed),
@@ -35,6 +37,7 @@ def stored_fields(status: StoredStatus) -> dict[str, Any]:
         "leader_pid": status.leader_pid,
         "scheduler_alive": None,
         "tasks": [_task(task) for task in status.tasks],
+        "schedules": [schedule_fields(each) for each in status.schedules],
         "watcher": None,
         "config_problem": None,
         "restart_needed": [],
@@ -63,6 +66,16 @@ def _task(task: TaskStatus) -> dict[str, Any]:
         "last": task.last and _last(task.last),
         "failures": task.failures,
         "resume_after": task.resume_after,
+    }
+
+
+def schedule_fields(schedule: ScheduleStatus) -> dict[str, Any]:
+    """Return the status of one schedule."""
+    last = schedule.last
+    return {
+        **schedule._asdict(),
+        "next_run": schedule.next_run and stamp(schedule.next_run),
+        "last": last and last._asdict(),
     }
 
 

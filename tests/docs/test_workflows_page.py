@@ -37,9 +37,10 @@ def test_the_examples_do_what_their_comments_say(
 
 
 def test_the_settings_are_read(tmp_path: Path) -> None:
-    (block,) = blocks("toml")
-    (tmp_path / "config.toml").write_text(block)
-    settings = load(tmp_path / "config.toml", environ={})
+    block, *others = blocks("toml")
+    for each in (*others, block):
+        (tmp_path / "config.toml").write_text(each)
+        settings = load(tmp_path / "config.toml", environ={})
     (rule,) = settings.workflows
     assert (rule.match, rule.auto_resume) == ("ingest*", True)
     assert tomllib.loads(block)["workflows"][0]["backoff"] == "1s"

@@ -27,7 +27,10 @@ NOT_SETTINGS = frozenset({"MILEPOST_CONFIG", KEYS, "MILEPOST_TOKEN", "MILEPOST_U
 # Keys that `store_root` ignores without validation; a test compares both sets with
 # the models.
 TABLES = frozenset(
-    {"api", "executor", "retention", "store", "webhooks", "workflows", "worker"}
+    {
+        *("api", "executor", "retention", "schedule", "store"),
+        *("webhooks", "workflows", "worker"),
+    }
 )
 STORE_KEYS = frozenset(
     {

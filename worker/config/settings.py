@@ -27,6 +27,11 @@ from milepost.worker.config import files, merge
 from milepost.worker.config.errors import refusal
 from milepost.worker.config.files import ConfigError
 from milepost.worker.config.retention import MatchRule, RetentionSettings, Rule
+from milepost.worker.config.schedules import (
+    MAX_SCHEDULES,
+    ScheduleRule,
+    check_schedules,
+)
 from milepost.worker.config.tables import AS_WRITTEN, Table, Zone, quantity
 from milepost.worker.config.webhooks import MAX_WEBHOOKS, WebhookSettings
 from milepost.worker.config.workflows import ObjectName, WorkflowRule
@@ -231,6 +236,7 @@ class Settings(Table):
     retention: RetentionSettings = RetentionSettings()
     executor: ExecutorSettings = ExecutorSettings()
     workflows: list[WorkflowRule] = Field(default_factory=list)
+    schedule: list[ScheduleRule] = Field(default_factory=list, max_length=MAX_SCHEDULES)
     webhooks: list[WebhookSettings] = Field(
         default_factory=list, max_length=MAX_WEBHOOKS
     )
@@ -238,6 +244,11 @@ class Settings(Table):
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _config: files.ConfigFile | None = PrivateAttr(default=None)
     _environ: Mapping[str, str] = PrivateAttr(default_factory=lambda: os.environ)
+
+    @field_validator("schedule")
+    @classmethod
+    def _fit(cls, rules: list[ScheduleRule]) -> list[ScheduleRule]:
+        return check_schedules(rules)
 
     @field_validator("webhooks")
     @classmethod

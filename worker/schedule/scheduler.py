@@ -101,6 +101,19 @@ def read_schedule(
     return trigger
 
 
+def read_cron(text: str) -> Trigger:
+    """Return the trigger of five cron fields, for times on the wall.
+
+    Raises:
+        ValueError: they are malformed, ambiguous or never fire.
+    """
+    if text.split()[:1] == ["every"]:
+        raise ValueError(
+            'expected five fields (minute hour day month weekday), such as "30 2 * * *"'
+        )
+    return read_schedule(text)
+
+
 def _interval(text: str) -> Trigger:
     length = seconds(text)
     if not 1 <= length <= seconds("1y"):

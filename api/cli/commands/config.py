@@ -115,6 +115,8 @@ def _plain(name: str, value: Any) -> Any:
         return [",".join(tags) for tags in value]
     if isinstance(value, list):
         return [_plain("", item) for item in value]
+    if isinstance(value, dict):
+        return value
     return _with_unit(name, value)
 
 

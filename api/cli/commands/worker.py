@@ -85,7 +85,7 @@ def status_command(frame: Frame) -> Answer:
     from milepost.worker.status import stored_status
 
     storage = FileStorage(existing(settings.store.root))
-    status = stored_status(storage, settings.worker, utc_now())
+    status = stored_status(storage, settings.worker, utc_now(), settings.schedule)
     pid = status.leader_pid
     said = [f"process {pid} is the active worker" if pid else "no worker is running"]
     if status.clock_jump is not None:

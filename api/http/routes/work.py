@@ -26,6 +26,6 @@ def worker(services: UseServices) -> Response:
 
         storage = services.manager.storage
         now = services.clock()
-        settings = services.settings.worker
-        content = stored_fields(stored_status(storage, settings, now))
+        worker, schedules = services.settings.worker, services.settings.schedule
+        content = stored_fields(stored_status(storage, worker, now, schedules))
     return JsonAnswer({**content, "timestamp": services.now()})

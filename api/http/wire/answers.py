@@ -338,6 +338,28 @@ class ClockJumped(BaseModel):
     by_seconds: float
 
 
+class SlotOfSchedule(BaseModel):
+    """The execution of a slot; `slot` is a time of the wall, without a zone."""
+
+    slot: str
+    job_id: str
+    execution_id: str
+
+
+class ScheduleOfWorker(BaseModel):
+    """One schedule; `late` slots are due and not started yet, `skipped` never will."""
+
+    name: str
+    workflow: str
+    cron: str
+    next_run: datetime | None
+    last: SlotOfSchedule | None
+    late: int
+    unfinished: int
+    started: int
+    skipped: int
+
+
 class WorkerAnswer(BaseModel):
     """The background work of the store.
 
@@ -350,6 +372,7 @@ class WorkerAnswer(BaseModel):
     leader_pid: int | None
     scheduler_alive: bool | None
     tasks: list[TaskOfWorker]
+    schedules: list[ScheduleOfWorker]
     watcher: Literal["inotify", "poll", "off"] | None
     config_problem: str | None
     restart_needed: list[str]
