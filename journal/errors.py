@@ -264,7 +264,7 @@ class StepUncertain(MilepostError, RuntimeError):
         super().__init__(
             f"step {key!r} of execution {execution_id!r} may have run in attempt "
             f"{attempt}, and must not run twice",
-            hint="find out, and give the step a `reconcile` function that says so",
+            hint="find out, and give the step a function reconcile that says so",
         )
         self.execution_id = execution_id
 

@@ -70,6 +70,11 @@ EXIT_OF_CODE = {
     # Plain failures, listed to show that they are not forgotten.
     "config": Exit.ERROR,
     "internal": Exit.ERROR,
+    "step_failed": Exit.ERROR,
+    "step_uncertain": Exit.ERROR,
+    "steps_changed": Exit.ERROR,
+    "rejected": Exit.ERROR,
+    "expired": Exit.ERROR,
     "unusable_keys": Exit.ERROR,
     "missing_key": Exit.ERROR,
     "state_over_bound": Exit.ERROR,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
@@ -127,16 +126,11 @@ class WorkflowFunction:
             LeaseLive: a process runs it.
             UnknownExecution: there is none, and none may be started.
         """
-        around, name = self._around(None), self.options.name
-        live = around.calls.engine.reader.view(ids.check_job_id(job_id)).workflows.live
-        mine = (e for e in live.values() if e.workflow_name == name)
-        known = max(mine, key=attrgetter("seq"), default=None)
         return open_course(
-            around,
-            job_id,
+            self._around(None),
+            ids.check_job_id(job_id),
             self.options,
             given,
-            None if known is None else known.parent,
             may_start=given is not None,
         )
 
