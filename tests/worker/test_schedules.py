@@ -294,8 +294,7 @@ def test_a_kill_between_the_start_and_the_record_starts_nothing_twice(
     import os, signal
     from datetime import datetime
     from milepost import CheckpointManager
-    from milepost.journal.clock import utc_now
-from milepost.worker.config.schedules import ScheduleRule
+    from milepost.worker.config.schedules import ScheduleRule
     from milepost.worker.problems import Problems
     from milepost.worker.schedules import Schedules
 
