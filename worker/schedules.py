@@ -155,7 +155,7 @@ class Schedules:
         try:
             return self._records.read()
         except UnreadableSchedules as exc:
-            log.warning("schedules begin as new ones, missed slots are not started: %s", exc)
+            log.warning("schedules begin again, without missed slots: %s", exc)
             return {}
 
     def _is_unfinished(self, begun: Begun) -> bool:
