@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from milepost import CheckpointManager, CheckpointTrigger, Policy
+from milepost import CheckpointManager, CheckpointTrigger, Policy, Retry
 from milepost.journal.events.vocabulary import SCHEMA_VERSION
 from tests.support.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from milepost import Outcome, Run
 LONG = "long/" + "é" * 120
 
 
@@ -173,6 +174,7 @@ def _work(manager: CheckpointManager, clock: Clock) -> None:
     manager.cancel_execution(name, reason="not needed")
     again = manager.start_workflow_execution("wf", "ingest", workflow_version="2")
     manager.complete_execution(again.execution_id, {"ok": True})
+    _steps(manager, clock)
     _trigger(manager)
 
 
@@ -186,6 +188,52 @@ def _trigger(manager: CheckpointManager) -> None:
     for _ in range(2):
         run = manager.start_workflow_execution("wf", "ingest", {"url": "https://x.org"})
         manager.complete_execution(run.execution_id)
+
+
+def _steps(manager: CheckpointManager, clock: Clock) -> None:
+    """Run durable steps of every kind, with waits, and fork the execution."""
+    tried: list[int] = []
+
+    def flaky() -> int:
+        tried.append(1)
+        if len(tried) == 1:
+            raise OSError("busy")
+        return len(tried)
+
+    @manager.workflow("region")
+    def region(run: Run) -> str:
+        run.sleep("settle", days=1)
+        return "eu"
+
+    @manager.workflow("durable", version="2")
+    def durable(run: Run, day: int) -> None:
+        if not tried:
+            run.step("old", lambda: f"day {day}, unused later")
+        run.step("charge", lambda: {7}, once=True)
+        run.step("flaky", flaky, retry=Retry(2, delay=60, jitter=0))
+        run.signal("paid", timeout=timedelta(hours=1))
+        run.child("eu", region, job_id="durable/eu")
+        run.approval("publish", {"rows": 7})
+
+    def go_on() -> Outcome:
+        return manager.run(durable, job_id="durable", day=3)
+
+    name = go_on().execution_id  # until the next try of `flaky`
+    clock.turn(minutes=2)
+    go_on()  # until the signal
+    manager.signal(name, "paid", {"by": "card"})
+    go_on()  # until the child has ended
+    clock.turn(days=2)
+    manager.run(region, job_id="durable/eu")
+    go_on()  # until the approval
+    (asked,) = manager.approvals(job_id="durable")
+    digest = asked.subject_digest
+    manager.decide(
+        asked.approval_id, "approve", subject_digest=digest, actor="token:ann"
+    )
+    go_on()
+    fork = partial(manager.fork_execution, name, "durable/fork")
+    fork(before="eu", changes={"flaky": 9})
 
 
 def describe(folder: Path) -> dict[str, Any]:
