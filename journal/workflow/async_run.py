@@ -122,11 +122,10 @@ class AsyncRun(Block):
             how = How(retry, is_item=True)
             operation = self._course.step(step, partial(function, item), how)
             async with turns:
-                with self._course.within(step):
-                    try:
-                        return MapItem(step, await self._do(operation))
-                    except Exception as exc:  # noqa: BLE001 - whatever the step raises
-                        return failed(step, exc)
+                try:
+                    return MapItem(step, await self._do(operation))
+                except Exception as exc:  # noqa: BLE001 - whatever the step raises
+                    return failed(step, exc)
 
         tasks = [
             asyncio.ensure_future(one(step, item))
@@ -217,5 +216,6 @@ class AsyncRun(Block):
                 return await asyncio.sleep(act.function())
             case "pause":  # of a clock that is turned by hand
                 return self._course.around.pause(act.function())
-        found = act.function()
-        return await found if inspect.isawaitable(found) else found
+        with self._course.within(act.key):
+            found = act.function()
+            return await found if inspect.isawaitable(found) else found

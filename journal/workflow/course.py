@@ -78,10 +78,12 @@ class Act(NamedTuple):
         kind: ``journal``: it reads or writes the journal; ``program``: it calls the
             program, which may return an awaitable; ``pause``: it takes seconds.
         function: called; for a pause it returns the seconds.
+        key: of the step that the program runs; steps that it asks for are inside that.
     """
 
     kind: Literal["journal", "program", "pause"]
     function: Callable[[], Any]
+    key: str = ""
 
 
 if TYPE_CHECKING:
@@ -258,7 +260,10 @@ class Course:
 
     @contextmanager
     def within(self, key: str) -> Iterator[None]:
-        """Ask for steps inside the step or scope of a key."""
+        """Ask for steps inside the step or scope of a key, if there is one."""
+        if not key:
+            yield
+            return
         token = _SCOPE.set((self, f"{key}>"))
         try:
             yield
@@ -295,7 +300,7 @@ class Course:
             if how.reconcile is None:
                 raise StepUncertain(self.execution_id, key, attempt)
             try:
-                found = yield Act("program", how.reconcile)
+                found = yield Act("program", how.reconcile, key)
             except NotRun:
                 pass
             else:
@@ -304,7 +309,7 @@ class Course:
             if how.once:
                 yield _journal(self._write, durable.begin, key)
             try:
-                value = yield Act("program", call)
+                value = yield Act("program", call, key)
             except Exception as exc:  # noqa: BLE001 - whatever the step raises
                 tries += 1
                 error = exc

@@ -295,8 +295,7 @@ class Run(Block):
         def one(step: str, item: Any) -> MapItem:
             how = How(retry, is_item=True)
             operation = self._course.step(step, partial(function, item), how)
-            with self._course.within(step):
-                return _item(step, lambda: self._do(operation))
+            return _item(step, lambda: self._do(operation))
 
         if workers == 1:
             return tolerated(name, [*map(one, keys, listed)], tolerate)
@@ -428,7 +427,8 @@ class Run(Block):
             act = next(operation)
             while True:
                 try:
-                    found = act.function()
+                    with self._course.within(act.key):
+                        found = act.function()
                     if act.kind == "pause":
                         found = self._course.around.pause(found)
                 except Exception as exc:  # noqa: BLE001 - the operation decides

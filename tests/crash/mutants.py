@@ -748,9 +748,9 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Course.step,
-                'value = yield Act("program", call)',
+                'value = yield Act("program", call, key)',
                 'value = ("result of", key); yield _journal(self._record, key, value); '
-                'yield Act("program", call); return value',
+                'yield Act("program", call, key); return value',
             ),
         ),
         HISTORIES,

@@ -106,6 +106,50 @@ def test_steps_of_one_name_are_numbered(lab: Lab) -> None:
     assert (results, lab.ran) == ([0, 1, 2], ["s0", "s1", "s2", "again"])
 
 
+def test_steps_inside_a_step_have_numbers_of_their_own(lab: Lab) -> None:
+    found: list[Any] = []
+
+    def program(run: Run) -> None:
+        outer = run.step("outer", lambda: run.step("s", lab.did, "inner", 1) + 10)
+        if not lab.ran.count("killed"):
+            lab.did("killed")
+            raise Killed
+        found.extend([outer, run.step("s", lab.did, "s", 2)])
+
+    with pytest.raises(Killed):
+        lab.run(program)
+    assert lab.run(program) == "completed"
+    assert (found, lab.ran) == ([11, 2], ["inner", "killed", "s"])
+    with CheckpointManager(lab.root) as manager:
+        (end,) = manager.history(JOB, types=["execution.completed"])
+    assert "unused_steps" not in end["data"]
+
+
+def test_a_step_that_ends_while_its_execution_is_paused_keeps_its_result(
+    lab: Lab,
+) -> None:
+    def program(run: Run) -> None:
+        def paused() -> None:
+            lab.did("first")
+            with CheckpointManager(lab.root) as manager:
+                manager.pause_execution(run.execution_id)
+
+        run.step("first", paused)
+        run.step("second", lab.did, "second")
+
+    assert lab.run(program) == "waiting"
+    with CheckpointManager(lab.root) as manager:
+        manager.resume_execution(f"exec_{JOB}")
+    assert lab.run(program) == "completed"
+    assert lab.ran == ["first", "second"]
+
+
+def test_a_result_that_cannot_be_stored_fails_the_execution(lab: Lab) -> None:
+    with pytest.raises(errors.InvalidState):
+        lab.run(lambda run: setattr(run, "result", object()))
+    assert lab.status()["status"] == "failed"
+
+
 def test_an_error_fails_the_execution_with_its_text(lab: Lab) -> None:
     def program(run: Run) -> None:
         run.step("divide", lambda: 1 / 0)
