@@ -73,7 +73,7 @@ class Crash:
 
     Attributes:
         event_type: the type of the events that are counted.
-        count: the process ends after so many.
+        count: of the last one, after which the process ends.
         seen: how many there were.
         has_happened: whether the process has ended.
     """
@@ -99,7 +99,7 @@ class Crash:
 
 @contextmanager
 def crash_after(event_type: str, count: int = 1) -> Iterator[Crash]:
-    """End the process once it has written so many events of a type, in this block.
+    """End the process once it has written `count` events of a type, in this block.
 
         with crash_after("step.completed", 2):
             manager.run(ingest, job_id="ingest-7")
@@ -112,7 +112,7 @@ def crash_after(event_type: str, count: int = 1) -> Iterator[Crash]:
 
     Args:
         event_type: for example ``step.completed`` or ``checkpoint.saved``.
-        count: after how many, at least 1.
+        count: at least 1.
 
     Raises:
         InvalidArgument: `count` is less than 1.
