@@ -270,7 +270,7 @@ class Life:
             attempts._table = mine
 
     def _before_lock(self, path: str) -> None:
-        if self._racer is None or not path.endswith((".head", ".jsonl")):
+        if self._racer is None or "/heads/" not in path:
             return
         if self._patience:
             self._patience -= 1
@@ -640,8 +640,9 @@ class Life:
                 self.out.seen |= {*recorded}
                 if bool(execution.leased) != (execution.status == "running"):
                     raise Violation(f"{execution.status}, led by {execution.leased}")
-        if lost := self.out.saved.keys() - _ids(manager):
-            raise Violation(f"saves are lost: {lost}")
+            saved = {name for name, s in self.out.saved.items() if s["of"][0] == job}
+            if lost := saved - view.checkpoints.keys():
+                raise Violation(f"saves are lost: {lost}")
 
     def _check_end(self, manager: CheckpointManager) -> None:
         """Check what the end of an execution has left."""
@@ -693,10 +694,6 @@ class Life:
 
 def _number_of(key: Key) -> str:
     return key[1].rpartition("[")[2][:-1]
-
-
-def _ids(manager: CheckpointManager) -> set[str]:
-    return {info.checkpoint_id for job in (JOB, KID) for info in manager.list(job)}
 
 
 def _agree(wanted: object, found: object) -> bool:

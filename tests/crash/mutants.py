@@ -835,16 +835,6 @@ MUTANTS: dict[str, Mutant] = {
         ),
         HISTORIES,
     ),
-    "an attempt that is over begins a step": Mutant(
-        (
-            Rewrite(
-                durable.begin,
-                'leased(batch, mine.execution_id, mine.attempt, "run a step of")',
-                _NOTHING,
-            ),
-        ),
-        HISTORIES,
-    ),
     "an attempt that is over saves": Mutant(
         (
             Rewrite(
