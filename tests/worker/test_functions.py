@@ -332,3 +332,24 @@ def test_executions_says_in_words_what_a_step_waits_for(folder: Path) -> None:
     assert until["sleeps"].startswith("20")
     shown = call("execution", "status", "exec_timed").out
     assert f'signal "paid" until {until["timed"]}' in shown
+
+
+def test_a_parent_waits_for_a_child_that_a_process_of_its_own_runs(
+    manager: CheckpointManager,
+) -> None:
+    @manager.workflow("child")
+    def child(run: Any) -> Any:
+        return run.signal("go")
+
+    @manager.workflow("parent")
+    def parent(run: Any) -> Any:
+        return run.child("eu", child, job_id="p/eu")
+
+    assert manager.run(parent, job_id="p").status == "waiting"
+    manager.signal("exec_p/eu", "go", {"by": "ann"})
+    elsewhere = child.begin("p/eu")
+    manager.resume_execution("exec_p")
+    outcome = manager.run(parent, job_id="p")
+    assert (outcome.status, outcome.waiting_on) == ("waiting", "eu")
+    assert child.go_on(elsewhere).status == "completed"
+    assert manager.run(parent, job_id="p").result == {"by": "ann"}
