@@ -30,6 +30,12 @@ def test_the_examples_do_what_their_comments_say(
     for block in blocks("python"):
         exec(block, known)
     assert capsys.readouterr().out.splitlines() == [
+        "completed",
+        "completed 3",
+        "1",
+        "[0, 100, 200]",
+        "waiting",
+        "completed",
         "paused",
         "completed",
         "{'version': '8.0', 'tests': 'green'}",
