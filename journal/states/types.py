@@ -97,7 +97,7 @@ class Types:
                 )
         raise InvalidArgument(
             f"{usual} is no dataclass, named tuple, enum or pydantic model",
-            hint="say with `register` how it is stored",
+            hint="register it with functions that store and rebuild it",
         )
 
     def register(

@@ -172,6 +172,7 @@ VERBS = {
     "approve": ("approve", "appr_0"),
     "reject": ("reject", "appr_0", "--reason", "no"),
     "webhooks": ("webhooks",),
+    "schedules": ("schedules",),
     "import": ("import", "files", "."),
     "cleanup": ("cleanup", JOB, "--keep-last", "1"),
     "policy": ("policy", "show"),

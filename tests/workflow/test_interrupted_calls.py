@@ -174,7 +174,7 @@ SWEEPS = [
     pytest.param("a trigger", 83, False, id="a trigger-some lines"),
     *(
         # Each point takes a store of its own; all points of all calls take an hour.
-        pytest.param(name, 13, False, id=f"{name}-line", marks=SLOW)
+        pytest.param(name, 29, False, id=f"{name}-line", marks=SLOW)
         for name in CALLS
     ),
 ]
