@@ -171,6 +171,7 @@ VERBS = {
     "approvals": ("approvals",),
     "approve": ("approve", "appr_0"),
     "reject": ("reject", "appr_0", "--reason", "no"),
+    "schedules": ("schedules",),
     "webhooks": ("webhooks",),
     "schedules": ("schedules",),
     "import": ("import", "files", "."),

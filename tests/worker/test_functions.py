@@ -159,6 +159,7 @@ def test_pending_executions_run_one_by_one_and_a_stopped_worker_interrupts_them(
     assert [line.split()[0] for line in did(flows)].count("first") == 2
 
 
+@pytest.mark.slow
 def test_a_signal_and_the_end_of_a_child_wake_what_waits_for_them(flows: Path) -> None:
     with CheckpointManager("checkpoints") as manager, working(flows) as worker:
         manager.start_workflow_execution("p", "parent", pending=True)
@@ -272,7 +273,7 @@ def test_run_reports_a_failure_and_starts_nothing_to_resume() -> None:
     assert (done.code, "belongs to the store elsewhere" in done.err) == (1, True)
 
 
-@pytest.mark.sampled(every=2)
+@pytest.mark.sampled(every=4)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("function", ["flows:ingest", "flows:later"])
 def test_a_signal_interrupts_a_running_function_which_gives_its_lease_back(
