@@ -173,7 +173,6 @@ VERBS = {
     "reject": ("reject", "appr_0", "--reason", "no"),
     "schedules": ("schedules",),
     "webhooks": ("webhooks",),
-    "schedules": ("schedules",),
     "import": ("import", "files", "."),
     "cleanup": ("cleanup", JOB, "--keep-last", "1"),
     "policy": ("policy", "show"),
