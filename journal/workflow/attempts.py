@@ -75,6 +75,15 @@ class _Table:
 
         self.guard.hold(add)
 
+    def leave(self, key: tuple[str, str], held: Held) -> None:
+        """Remove an attempt, unless the next one has its place."""
+
+        def remove() -> None:
+            if self.held.get(key) is held:
+                del self.held[key]
+
+        self.guard.hold(remove)
+
     def _beat(self, bell: threading.Event) -> None:
         """Renew the leases until none is left."""
         last = time.monotonic()
@@ -188,13 +197,22 @@ class Attempts:
         self._mine.add(key)
         _table.keep(key, held)
 
-    def drop(self, execution_id: str) -> None:
-        """End this process's attempt of an execution, if it has one."""
+    def drop(self, execution_id: str, attempt: int | None = None) -> None:
+        """End this process's attempt of an execution, if it has one.
+
+        May be called again after an exception that interrupted it.
+
+        Args:
+            execution_id: the execution.
+            attempt: only this one.
+        """
         key = self._key(execution_id)
-        held = _table.held.pop(key, None)
+        held = _table.held.get(key)
+        if held is None or attempt not in (None, held.attempt):
+            return
+        _forget(held.lease)
+        _table.leave(key, held)
         self._mine.discard(key)
-        if held is not None:
-            _forget(held.lease)
 
     def holder(self, execution_id: str) -> Holder | None:
         """Return the live holder of a lease, in any process; None if there is none."""

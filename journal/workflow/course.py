@@ -195,7 +195,7 @@ class Course:
         self.execution_id = execution_id
         self._options = options
         self._engine = around.calls.engine
-        self._leave: Callable[[], object] | None = None
+        self._leave: finalize[..., Course] | None = None
         self._begin(attempt)
         self._numbers: Counter[str] = Counter()
         self._asked: dict[str, None] = {}
@@ -214,8 +214,16 @@ class Course:
 
     def close(self) -> None:
         """Give the lease up, if this process still has it: the block has ended."""
-        if self._leave is not None:
-            self._leave()
+        if self._leave is None:
+            return
+        mine = self._engine.attempts, self.execution_id, self.attempt
+        try:
+            _give_up(*mine)
+        except BaseException:
+            _give_up(*mine)  # the first may be interrupted (docs/adr/0026)
+            raise
+        self._leave.detach()
+        self._leave = None
 
     # -- keys --------------------------------------------------------------------------
 
@@ -751,8 +759,7 @@ def _open(
 
 
 def _give_up(attempts: Attempts, execution_id: str, attempt: int) -> None:
-    if attempts.is_mine(execution_id, attempt):
-        attempts.drop(execution_id)
+    attempts.drop(execution_id, attempt)
 
 
 class _Started(Exception):

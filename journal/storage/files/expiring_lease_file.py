@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from milepost.journal.disk.boot import boot_id
 from milepost.journal.disk.disk import within
-from milepost.journal.errors import NoSpace
+from milepost.journal.errors import NoSpace, StorageFailed
 from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.storage.files.failures import fail
@@ -207,9 +207,15 @@ class ExpiringLeaseFile:
         self._mutex.hold(partial(self._release, forget=forget))
 
     def _release(self, *, forget: bool) -> None:
-        term, self._term = self._term, None
-        if term is not None:
+        term = self._term
+        if term is None:
+            return
+        try:
             self._lock.release(term.file, forget=forget)
+        except StorageFailed:
+            self._term = None  # it is released, and its file stays
+            raise
+        self._term = None  # after an interruption it is released again
 
     def after_fork(self) -> None:
         """Leave the lease to the parent: a child's copy would outlive it."""

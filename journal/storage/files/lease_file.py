@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from milepost.journal.errors import StorageFailed
 from milepost.journal.process import forks
 from milepost.journal.storage.files.failures import fail
 from milepost.journal.storage.files.lease_lock import LeaseLock
@@ -93,9 +94,15 @@ class LeaseFile:
 
     def release(self, *, forget: bool = False) -> None:
         """See `Lease.release`."""
-        file, self._file = self._file, None
-        if file is not None:
+        file = self._file
+        if file is None:
+            return
+        try:
             self._lock.release(file, self._facts_path, forget=forget)
+        except StorageFailed:
+            self._file = None  # it is released, and its files stay
+            raise
+        self._file = None  # after an interruption it is released again
 
     def after_fork(self) -> None:
         """Leave the lease to the parent: a child's copy would outlive it."""
