@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,8 +133,13 @@ def jobs_with_executions(reader: Reader, job_id: str | None) -> Iterator[JobView
 
 
 def status(view: JobView, execution: Execution, word: str) -> dict[str, Any]:
-    """Return an execution as plain JSON, with its exact status `word`."""
-    steps = execution.steps
+    """Return an execution as plain JSON, with its exact status `word`.
+
+    Durable steps count as steps.
+    """
+    steps, durable = execution.steps, execution.durable
+    words = Counter(step.status for step in steps)
+    begun = {*durable.tries, *durable.begun} - durable.recorded.keys()
     return {
         "execution_id": execution.execution_id,
         "correlation_id": view.job_id,
@@ -142,9 +148,9 @@ def status(view: JobView, execution: Execution, word: str) -> dict[str, Any]:
         "current_checkpoint": execution.current_step,
         "started_at": stamped(execution.started_at),
         "completed_at": _stamped_if(execution.completed_at),
-        "total_checkpoints": len(steps),
-        "completed_checkpoints": sum(s.status == "completed" for s in steps),
-        "failed_checkpoints": sum(s.status in ("failed", "abandoned") for s in steps),
+        "total_checkpoints": len(steps) + len(durable.recorded) + len(begun),
+        "completed_checkpoints": words["completed"] + len(durable.recorded),
+        "failed_checkpoints": words["failed"] + words["abandoned"] + len(durable.tries),
         "pending_approvals": int(view.workflows.open_approval(execution) is not None),
         "status": word,
         "workflow_version": execution.workflow_version,

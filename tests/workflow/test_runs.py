@@ -369,6 +369,10 @@ def test_the_steps_of_an_execution_are_listed(manager: CheckpointManager) -> Non
         ("flaky", "failed", "step", 2),
     ]
     assert (found[-1].error, found[-1].attempt) == ("OSError: busy", 1)
+    status = manager.get_execution_status(run.execution_id)
+    assert status is not None
+    names = ("total_checkpoints", "completed_checkpoints", "failed_checkpoints")
+    assert [status[name] for name in names] == [5, 4, 1]
     assert found[0].seq < found[-1].seq
 
 
