@@ -98,6 +98,7 @@ class Approval:
 
     Attributes:
         seq: of its ``approval.requested``.
+        step_key: of the durable step that asked.
         subject_seq: the event whose state is the subject.
         digest: of the subject; a decision repeats it.
         ended: the vote that ended it, of an approval or a rejection; else who and when.
@@ -121,6 +122,7 @@ class Approval:
         "required",
         "seq",
         "status",
+        "step_key",
         "subject_seq",
         "votes",
     )
@@ -130,6 +132,7 @@ class Approval:
         self.approval_id = data["approval_id"]
         self.execution_id = data["execution_id"]
         self.checkpoint_id = data.get("checkpoint_id")
+        self.step_key = data.get("key")
         self.seq = event["seq"]
         self.subject_seq = data.get("subject_seq", self.seq)
         self.digest = data["subject_digest"]
@@ -549,8 +552,8 @@ def _request(workflows: Workflows, event: ApprovalRequested) -> None:
     if approval.checkpoint_id is not None:
         workflows.steps[approval.checkpoint_id].approval_id = approval.approval_id
     workflows.approvals[approval.approval_id] = approval
-    if (key := event["data"].get("key")) is not None:
-        execution.durable.asked[key] = approval.approval_id
+    if approval.step_key is not None:
+        execution.durable.asked[approval.step_key] = approval.approval_id
     execution.subject_seqs.append(approval.subject_seq)
 
 

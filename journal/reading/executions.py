@@ -363,7 +363,7 @@ def approval_info(
         view.job_id,
         approval.execution_id,
         found.executions[approval.execution_id].workflow_name,
-        None if step is None else step.name,
+        approval.step_key if step is None else step.name,
         approval.checkpoint_id,
         approval.status,
         stamped(approval.requested_at),

@@ -316,6 +316,7 @@ def test_an_approval_is_awaited_without_a_process(lab: Lab) -> None:
     assert lab.run(program) == "waiting"
     with CheckpointManager(lab.root, actor="ops") as manager:
         (asked,) = manager.approvals()
+        assert (asked.step_name, asked.checkpoint_id) == ("publish", None)
         digest = asked.subject_digest
         manager.decide(asked.approval_id, "approve", subject_digest=digest)
     assert lab.run(program) == "completed"
