@@ -261,6 +261,13 @@ def examples_of(command: click.Command) -> list[str]:
     return [line.strip() for line in example.splitlines() if line.strip()]
 
 
+FLOWS = """
+from milepost import CheckpointManager
+
+@CheckpointManager("checkpoints").workflow("ingest")
+def ingest(run):
+    return run.step("load", int)
+"""
 EXAMPLES = [
     (f"{name} {number}", line)
     for name, command in [*verbs(), ("milepost", milepost)]
@@ -295,6 +302,7 @@ def test_every_example_works_as_it_stands(line: str, store: Path, folder: Path) 
         keys = "export MILEPOST_STORE_KEY_FILE=mine.keys;"
 
     (folder / "day.json").write_text("{}")
+    (folder / "flows.py").write_text(FLOWS)
     asked = ""
     if re.search(r" exec_|\$ID", line):
         with CheckpointManager(store) as manager:

@@ -224,6 +224,7 @@ def test_more_jobs_than_descriptors_are_no_problem_under_any_limit(
     def work() -> list[int]:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        inherited = open_files()  # what earlier tests left to the garbage collector
         manager = CheckpointManager(
             storage=FileStorage(
                 root,
@@ -236,10 +237,14 @@ def test_more_jobs_than_descriptors_are_no_problem_under_any_limit(
         for number in range(limit // 2 + 10):
             manager.save(f"job-{number}", "one", {})
             manager.save(f"job-{number}", "two", {})
-            most = max(most, len(list(Path("/proc/self/fd").iterdir())))
+            most = max(most, len(open_files() - inherited))
         return [len(manager.jobs()), most]
 
     jobs, most = in_child(work)
     assert jobs == limit // 2 + 10
-    # A quarter is the journals'; what else a process has open is not ours.
-    assert most <= limit // 4 + 32
+    # A quarter is the journals'; locks and folders are open for a moment.
+    assert most <= limit // 4 + 8
+
+
+def open_files() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
