@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from milepost.journal.workflow.course import How, OnCancel, open_course
 from milepost.journal.workflow.retries import ONCE, Retry
-from milepost.journal.workflow.run import (
-    Block,
-    MapItem,
-    child_of,
-    failed,
-    seconds,
-    tolerated,
-)
+from milepost.journal.workflow.run import Block, MapItem, failed, tolerated
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -119,8 +112,7 @@ class AsyncRun(Block):
         turns = asyncio.Semaphore(workers)
 
         async def one(step: str, item: Any) -> MapItem:
-            how = How(retry, is_item=True)
-            operation = self._course.step(step, partial(function, item), how)
+            operation = self._item(step, function, item, retry)
             async with turns:
                 try:
                     return MapItem(step, await self._do(operation))
@@ -146,7 +138,7 @@ class AsyncRun(Block):
 
     def asleep_until(self, name: str, at: datetime) -> Coroutine[Any, Any, None]:
         """Wait until a time; see `Run.sleep_until`."""
-        return self._do(self._course.sleep_until(self._course.next_key(name), at))
+        return self._do(self._sleep_until(name, at))
 
     def asignal(
         self,
@@ -157,8 +149,7 @@ class AsyncRun(Block):
         wait_up_to: float = 0.0,
     ) -> Coroutine[Any, Any, Any]:
         """Return the payload of the next signal of a name; see `Run.signal`."""
-        key, limit = self._course.next_key(name), seconds(timeout)
-        return self._do(self._course.signal(key, name, limit, default, wait_up_to))
+        return self._do(self._signal(name, timeout, default, wait_up_to))
 
     def aapproval(
         self,
@@ -174,10 +165,8 @@ class AsyncRun(Block):
         wait_up_to: float = 0.0,
     ) -> Coroutine[Any, Any, ApprovalInfo]:
         """Return the approval of `subject`; see `Run.approval`."""
-        key = self._course.next_key(name)
         terms = self._terms(approvers, required, allow_self, deadline, remind_before)
-        notice = self._notice(name, notify)
-        return self._do(self._course.approval(key, subject, terms, wait_up_to, notice))
+        return self._do(self._approval(name, subject, terms, notify, wait_up_to))
 
     def achild(
         self,
@@ -189,10 +178,7 @@ class AsyncRun(Block):
         **input: Any,  # noqa: A002 - what it is
     ) -> Coroutine[Any, Any, Any]:
         """Return the result of an execution of another workflow; see `Run.child`."""
-        key = self._course.next_key(name)
-        child = child_of(self.job_id, job_id, on_cancel)
-        run = partial(workflow.arun_child, self._course, key, job_id, input)
-        return self._do(self._course.child(key, child, run))
+        return self._do(self._child(name, workflow.arun, job_id, on_cancel, input))
 
     async def _do(self, operation: Operation[_T]) -> _T:
         try:

@@ -210,8 +210,7 @@ class Attempts:
         held = _table.held.get(key)
         if held is None or attempt not in (None, held.attempt):
             return
-        _forget(held.lease)
-        _table.leave(key, held)
+        _end(key, held)
         self._mine.discard(key)
 
     def holder(self, execution_id: str) -> Holder | None:
@@ -265,9 +264,14 @@ class Attempts:
 def end_process(storage: Storage) -> None:
     """End the attempts of this process in a store as its death does; for tests."""
     store_id = storage.store_id
-    for key in [*_table.held]:
-        if key[0] == store_id and (held := _table.held.pop(key, None)) is not None:
-            _forget(held.lease)
+    for key, held in [*_table.held.items()]:
+        if key[0] == store_id:
+            _end(key, held)
+
+
+def _end(key: tuple[str, str], held: Held) -> None:
+    _forget(held.lease)
+    _table.leave(key, held)
 
 
 def _forget(lease: Lease) -> None:

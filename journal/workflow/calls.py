@@ -413,11 +413,8 @@ class Calls:
         execution = execution_of(view, execution_id)
         result = None
         if execution.result_seq:
-            result = self._reader.answer(
-                job_id,
-                lambda view: queries.payload(self._reader, view, execution.result_seq),
-            )
-            result = types.decode(result["value"])
+            stored = self.engine.stored(job_id, execution.result_seq)
+            result = types.decode(stored["value"])
         return Outcome(
             execution_id,
             self._status_of(view, execution),
@@ -428,17 +425,21 @@ class Calls:
 
     def _is_child_over(self, job_id: str, execution: Execution) -> bool:
         """Return whether an execution waits for a child that has ended."""
-        key = execution.waiting_on
-        if execution.status != "waiting" or key not in execution.durable.children:
+        child_job, key = queries.awaited_job(execution), execution.waiting_on
+        if child_job is None or key is None:
             return False
         origin = StepOrigin(job_id=job_id, execution_id=execution.execution_id, key=key)
-        child = self.child(execution.durable.children[key].job_id, origin)
-        return child is not None and child.status not in UNFINISHED
+        return self.ended_child(child_job, origin) is not None
 
     def child(self, job_id: str, parent: StepOrigin) -> Execution | None:
         """Return the execution that a step of another job started, if it is there."""
         known = self._reader.view(job_id).workflows.executions.values()
         return next((e for e in known if e.parent == parent), None)
+
+    def ended_child(self, job_id: str, parent: StepOrigin) -> Execution | None:
+        """Return the execution that a step of another job started, if it has ended."""
+        found = self.child(job_id, parent)
+        return None if found is None or found.status in UNFINISHED else found
 
     def remind(self, approval_id: str, *, actor: str) -> bool:
         """Record a reminder that is due; False if it is not."""
@@ -665,11 +666,7 @@ class Calls:
         job_id, execution_id = self.directory.execution(execution_id)
         decide = partial(steps.consume, name=name, actor=actor)
         seq = self.engine.as_attempt(execution_id, decide, actor=actor)
-        if seq is None:
-            return None
-        return self._reader.answer(
-            job_id, lambda view: queries.payload(self._reader, view, seq)
-        )
+        return None if seq is None else self.engine.stored(job_id, seq)
 
     # -- approvals ---------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from milepost.journal.errors import (
     StepUncertain,
     UnknownExecution,
 )
+from milepost.journal.events.workflow_events import StepOrigin
 from milepost.journal.ids import EXECUTION
 from milepost.journal.reading import executions as queries
 from milepost.journal.workflow.engine import USUAL
@@ -49,12 +50,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from milepost.journal.batch import Batch
-    from milepost.journal.events.workflow_events import StepOrigin
+    from milepost.journal.commands.executions import Payload
     from milepost.journal.execution_models import ApprovalInfo, Outcome
     from milepost.journal.index.durable import Child
     from milepost.journal.index.executions import Execution, Workflows
     from milepost.journal.states.types import Types
-    from milepost.journal.workflow.attempts import Attempts
     from milepost.journal.workflow.calls import Calls
 
 _T = TypeVar("_T")
@@ -145,9 +145,6 @@ class How(NamedTuple):
     is_item: bool = False
 
 
-ONCE_EACH = How()
-
-
 class Surroundings(NamedTuple):
     """What the executions that a manager runs have in common.
 
@@ -206,9 +203,8 @@ class Course:
         self.close()
         self.attempt = attempt
         if attempt:
-            leave = finalize(
-                self, _give_up, self._engine.attempts, self.execution_id, attempt
-            )
+            drop = self._engine.attempts.drop
+            leave = finalize(self, drop, self.execution_id, attempt)
             leave.atexit = False  # the storage knows that the process has ended
             self._leave = leave
 
@@ -216,11 +212,11 @@ class Course:
         """Give the lease up, if this process still has it: the block has ended."""
         if self._leave is None:
             return
-        mine = self._engine.attempts, self.execution_id, self.attempt
+        drop, mine = self._engine.attempts.drop, (self.execution_id, self.attempt)
         try:
-            _give_up(*mine)
+            drop(*mine)
         except BaseException:
-            _give_up(*mine)  # the first may be interrupted (docs/adr/0026)
+            drop(*mine)  # the first may be interrupted (docs/adr/0026)
             raise
         self._leave.detach()
         self._leave = None
@@ -300,7 +296,7 @@ class Course:
         """Return the recorded result of a step, or run it and record the result."""
         execution = yield _journal(self._execution)
         if key in execution.durable.recorded:
-            return (yield _journal(self.result, key, "step"))
+            return (yield _journal(self._result, execution, key, "step"))
         self._check_may_run(execution, key)
         tries = execution.durable.tries.get(key, 0)
         if how.once and key in execution.durable.begun:
@@ -382,20 +378,22 @@ class Course:
         )
 
     def _record(self, key: str, value: Any, kind: str = "step") -> Any:
-        payload = self._engine.payload({"value": self.around.types.encode(value)})
-        self._write(durable.complete, key, payload, kind)
+        self._write(durable.complete, key, self._payload(value), kind)
         return value
 
-    def result(self, key: str, kind: str) -> Any:
+    def _payload(self, value: Any) -> Payload:
+        return self._engine.payload({"value": self.around.types.encode(value)})
+
+    def _result(self, execution: Execution, key: str, kind: str) -> Any:
         """Return a recorded result.
 
         Raises:
             StepsChanged: it is of another kind.
         """
-        seq, known = self._execution().durable.recorded[key]
+        seq, known = execution.durable.recorded[key]
         if known != kind:
             raise self._changed(key, known, kind)
-        stored = self.payload(seq)
+        stored = self._engine.stored(self.job_id, seq)
         return self.around.types.decode(stored if kind == "signal" else stored["value"])
 
     # -- waits -------------------------------------------------------------------------
@@ -404,7 +402,7 @@ class Course:
         """Wait until a time, as it was when this was first asked."""
         execution = yield _journal(self._execution)
         if key in execution.durable.recorded:
-            yield _journal(self.result, key, "sleep")
+            yield _journal(self._result, execution, key, "sleep")
             return
         self._check_may_run(execution, key)
         if key in execution.durable.timers:
@@ -426,7 +424,7 @@ class Course:
             known = execution.durable.recorded.get(key)
             if known is not None:
                 kind = "step" if known.kind == "step" else "signal"  # or its default
-                return (yield _journal(self.result, key, kind))
+                return (yield _journal(self._result, execution, key, kind))
             self._check_may_run(execution, key)
             until = execution.durable.timers.get(key)
             at = None if until is None else moment(until)
@@ -457,7 +455,7 @@ class Course:
         if key not in execution.durable.asked:
             self._check_may_run(execution, key)
             if notify is not None:
-                yield from self.step(*notify, ONCE_EACH)
+                yield from self.step(*notify, How())
             encoded = self.around.types.encode(dict(subject))
             payload = self._engine.payload(encoded)
             yield _journal(self._write, durable.ask, key, payload, terms)
@@ -507,20 +505,28 @@ class Course:
 
     # -- children ----------------------------------------------------------------------
 
-    def child(self, key: str, child: Child, run: Callable[[], Any]) -> Operation[Any]:
+    def child(
+        self, key: str, child: Child, run: Callable[[StepOrigin], Any]
+    ) -> Operation[Any]:
         """Return the result of a child execution; `run` runs it as far as it goes."""
         execution = yield _journal(self._execution)
         if key in execution.durable.recorded:
-            return (yield _journal(self.result, key, "child"))
+            return (yield _journal(self._result, execution, key, "child"))
         self._check_may_run(execution, key)
         if key not in execution.durable.children:
             yield _journal(self._write, durable.begin, key, child)
-        try:
-            outcome = yield Act("program", run)
-        except LeaseLive:  # a process of its own runs the child, and wakes this one
-            yield _journal(self._write, durable.wait, key)
-            raise Suspended from None
-        match outcome.status:
+        origin = StepOrigin(job_id=self.job_id, execution_id=self.execution_id, key=key)
+        ended = _journal(self._ended_child, child.job_id, origin)
+        outcome = yield ended
+        if outcome is None:
+            try:
+                outcome = yield Act("program", partial(run, origin))
+            except Exception as exc:
+                # With `LeaseLive`, a process of its own runs it, and wakes this one.
+                outcome = yield ended
+                if outcome is None and not isinstance(exc, LeaseLive):
+                    raise
+        match outcome and outcome.status:
             case "completed":
                 return (yield _journal(self._record, key, outcome.result, "child"))
             case "failed" | "cancelled":
@@ -530,6 +536,13 @@ class Course:
                 )
         yield _journal(self._write, durable.wait, key)
         raise Suspended
+
+    def _ended_child(self, job_id: str, origin: StepOrigin) -> Outcome | None:
+        calls, types = self.around.calls, self.around.types
+        found = calls.ended_child(job_id, origin)
+        return (
+            None if found is None else calls.outcome(job_id, found.execution_id, types)
+        )
 
     # -- checkpoints, and the end ------------------------------------------------------
 
@@ -558,10 +571,7 @@ class Course:
         """End the execution with a result; without effect while it waits."""
         unused = self._unused()
         data = {"unused_steps": unused} if unused else {}
-        payload = None
-        if result is not None:
-            encoded = self.around.types.encode(result)
-            payload = self._engine.payload({"value": encoded})
+        payload = None if result is None else self._payload(result)
         try:
             self._end(End("execution.completed", "complete", 0, data, payload))
         except IllegalTransition:
@@ -635,16 +645,9 @@ class Course:
         """The status of the execution."""
         return self._execution().status
 
-    def payload(self, seq: int) -> dict[str, Any]:
-        """Return the state of an event that saves no checkpoint."""
-        reader = self._engine.reader
-        return reader.answer(
-            self.job_id, lambda view: queries.payload(reader, view, seq)
-        )
-
     def input(self) -> dict[str, Any]:
         """Return the initial data."""
-        raw = self.payload(self._execution().seq)
+        raw = self._engine.stored(self.job_id, self._execution().seq)
         found: dict[str, Any] = self.around.types.decode(raw)
         return found
 
@@ -756,10 +759,6 @@ def _open(
     if execution_of(calls.engine.reader.view(job_id), name).status != "waiting":
         attempt = calls.acquire(name, USUAL, actor=around.actor).attempt
     return Course(around, job_id, name, attempt, options)
-
-
-def _give_up(attempts: Attempts, execution_id: str, attempt: int) -> None:
-    attempts.drop(execution_id, attempt)
 
 
 class _Started(Exception):

@@ -13,7 +13,7 @@ from milepost.journal.commands import executions
 from milepost.journal.commands.executions import Payload, execution_of
 from milepost.journal.commands.requests import NO_KEY, Request
 from milepost.journal.errors import MilepostError
-from milepost.journal.reading.executions import Directory
+from milepost.journal.reading import executions as queries
 from milepost.journal.states import json_states, line_codec
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
 from milepost.journal.workflow.triggers import Triggers
@@ -67,7 +67,7 @@ class Engine:
         self.reader = reader
         self.packer = packer
         self.attempts = attempts
-        self.directory = Directory(reader)
+        self.directory = queries.Directory(reader)
         self.triggers = Triggers(reader, packer, attempts)
         self._store = reader.store
 
@@ -83,6 +83,16 @@ class Engine:
         encoded = line_codec.encode_state(raw, None, body, key=key)
         fields = {"state_digest": encoded.digest, "state_bytes": encoded.raw_bytes}
         return Payload(fields, encoded)
+
+    def stored(self, job_id: str, seq: int) -> dict[str, Any]:
+        """Return the state of an event that saves no checkpoint.
+
+        Raises:
+            UnreadableState: it was purged, or differs from what was written.
+        """
+        return self.reader.answer(
+            job_id, lambda view: queries.payload(self.reader, view, seq)
+        )
 
     def start(
         self,

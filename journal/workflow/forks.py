@@ -10,7 +10,6 @@ from milepost.journal.commands import durable
 from milepost.journal.commands.executions import Workflow, execution_of
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.events.workflow_events import BranchOrigin
-from milepost.journal.reading import executions as queries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,16 +41,10 @@ def fork(
             f"changes name {unknown[0]!r:.80}, which is no step that is kept; "
             f"kept are: {', '.join(kept) or 'none'}"
         )
-
-    def stored(seq: int) -> Mapping[str, Any]:
-        return engine.reader.answer(
-            source, lambda view: queries.payload(engine.reader, view, seq)
-        )
-
     copies = []
     for key, (seq, kind) in kept.items():
         if key not in changes:
-            state = stored(seq)
+            state = engine.stored(source, seq)
         elif kind == "signal":
             state = types.encode(changes[key])
         else:
@@ -61,7 +54,10 @@ def fork(
     if before is not None:
         origin["before"] = before
     name, version = execution.workflow_name, execution.workflow_version
-    given = stored(execution.seq) if data is None else types.encode(dict(data))
+    if data is None:
+        given = engine.stored(source, execution.seq)
+    else:
+        given = types.encode(dict(data))
     decide = partial(
         durable.fork,
         workflow=Workflow(name, version, branched_from=origin),

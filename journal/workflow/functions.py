@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
 from milepost.journal.errors import InvalidArgument
-from milepost.journal.events.workflow_events import StepOrigin
-from milepost.journal.index.transitions import UNFINISHED
 from milepost.journal.workflow.course import open_course
 from milepost.journal.workflow.run import Run
 
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from milepost.journal.events.workflow_events import StepOrigin
     from milepost.journal.execution_models import Outcome
     from milepost.journal.workflow.course import Course, Options, Surroundings
 
@@ -137,42 +136,3 @@ class WorkflowFunction:
     def resume_job(self, job_id: str) -> Outcome:
         """Run the workflow in a job of its manager's store; see `run`."""
         return self.go_on(self.begin(job_id, {}))
-
-    def run_child(
-        self, parent: Course, key: str, job_id: str, given: Mapping[str, Any]
-    ) -> Outcome:
-        """Run the execution that a step of another one starts, as far as it goes."""
-        origin, ended = self._child(parent, key, job_id)
-        try:
-            return ended or self.run(parent.around, job_id, given, origin)
-        except Exception:
-            _, ended = self._child(parent, key, job_id)
-            if ended is None:
-                raise
-            return ended
-
-    async def arun_child(
-        self, parent: Course, key: str, job_id: str, given: Mapping[str, Any]
-    ) -> Outcome:
-        """Run the execution that a step starts; see `run_child`."""
-        origin, ended = self._child(parent, key, job_id)
-        try:
-            return ended or await self.arun(parent.around, job_id, given, origin)
-        except Exception:
-            _, ended = self._child(parent, key, job_id)
-            if ended is None:
-                raise
-            return ended
-
-    def _child(
-        self, parent: Course, key: str, job_id: str
-    ) -> tuple[StepOrigin, Outcome | None]:
-        """Return where a child comes from, and its outcome if it has ended."""
-        around = parent.around
-        origin = StepOrigin(
-            job_id=parent.job_id, execution_id=parent.execution_id, key=key
-        )
-        known = around.calls.child(ids.check_job_id(job_id), origin)
-        if known is None or known.status in UNFINISHED:
-            return origin, None
-        return origin, around.calls.outcome(job_id, known.execution_id, around.types)

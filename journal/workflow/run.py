@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, overload
 
+from milepost.journal import ids
 from milepost.journal.commands import saving
 from milepost.journal.commands.approvals import Terms
 from milepost.journal.errors import InvalidArgument, MilepostError, StepFailed
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     )
     from types import TracebackType
 
+    from milepost.journal.events.workflow_events import StepOrigin
     from milepost.journal.execution_models import ApprovalInfo
-    from milepost.journal.workflow.course import Course, Operation
+    from milepost.journal.workflow.course import Act, Course, Operation, Surroundings
     from milepost.journal.workflow.functions import WorkflowFunction
 
 _T = TypeVar("_T")
@@ -148,6 +150,55 @@ class Block:
             self._course.fail(exc)  # a result that cannot be stored
             raise
 
+    # Operations that both twins run: each takes the number of its step at once.
+
+    def _item(
+        self, key: str, function: Callable[[Any], Any], item: Any, retry: Retry
+    ) -> Operation[Any]:
+        how = How(retry, is_item=True)
+        return self._course.step(key, partial(function, item), how)
+
+    def _sleep_until(self, name: str, at: datetime) -> Operation[None]:
+        return self._course.sleep_until(self._course.next_key(name), at)
+
+    def _signal(
+        self, name: str, timeout: timedelta | None, default: Any, wait_up_to: float
+    ) -> Operation[Any]:
+        key = self._course.next_key(name)
+        seconds = None if timeout is None else timeout.total_seconds()
+        return self._course.signal(key, name, seconds, default, wait_up_to)
+
+    def _approval(
+        self,
+        name: str,
+        subject: Mapping[str, Any],
+        terms: Terms,
+        notify: Callable[[], object] | None,
+        wait_up_to: float,
+    ) -> Operation[ApprovalInfo]:
+        key = self._course.next_key(name)
+        notice = None
+        if notify is not None:
+            notice = self._course.next_key(f"{name}-notify"), notify
+        return self._course.approval(key, subject, terms, wait_up_to, notice)
+
+    def _child(
+        self,
+        name: str,
+        run: Callable[[Surroundings, str, Mapping[str, Any], StepOrigin], Any],
+        job_id: str,
+        on_cancel: OnCancel,
+        given: Mapping[str, Any],
+    ) -> Operation[Any]:
+        key = self._course.next_key(name)
+        if job_id == self.job_id:
+            raise InvalidArgument(f"a child needs another job than {job_id!r}")
+        child = Child(ids.check_job_id(job_id), on_cancel)
+        begin = partial(run, self._course.around, job_id, given)
+        return self._course.child(key, child, begin)
+
+    # What they work with.
+
     def _at(self, seconds: float, hours: float, days: float) -> datetime:
         span = timedelta(seconds=seconds, hours=hours, days=days)
         return self._course.around.clock() + span
@@ -165,14 +216,6 @@ class Block:
         if at is not None and remind_before is not None:
             remind = at - remind_before
         return Terms(approvers, required, allow_self, at, remind, "reject", "continue")
-
-    def _notice(
-        self, name: str, notify: Callable[[], Any] | None
-    ) -> tuple[str, Callable[[], Any]] | None:
-        """Return the step that tells people of an approval."""
-        if notify is None:
-            return None
-        return self._course.next_key(f"{name}-notify"), notify
 
     def _keys(
         self, name: str, items: Sequence[Any], key: Callable[[Any], object] | None
@@ -293,9 +336,10 @@ class Run(Block):
         keys = self._keys(name, listed, key)
 
         def one(step: str, item: Any) -> MapItem:
-            how = How(retry, is_item=True)
-            operation = self._course.step(step, partial(function, item), how)
-            return _item(step, lambda: self._do(operation))
+            try:
+                return MapItem(step, self._do(self._item(step, function, item, retry)))
+            except Exception as exc:  # noqa: BLE001 - whatever the step raises
+                return failed(step, exc)
 
         if workers == 1:
             return tolerated(name, [*map(one, keys, listed)], tolerate)
@@ -331,7 +375,7 @@ class Run(Block):
             Suspended: more than 30 seconds are left.
             Exception: as `step`.
         """
-        self._do(self._course.sleep_until(self._course.next_key(name), at))
+        self._do(self._sleep_until(name, at))
 
     def signal(
         self,
@@ -353,8 +397,7 @@ class Run(Block):
             Suspended: there is none yet.
             Exception: as `step`.
         """
-        key, limit = self._course.next_key(name), seconds(timeout)
-        return self._do(self._course.signal(key, name, limit, default, wait_up_to))
+        return self._do(self._signal(name, timeout, default, wait_up_to))
 
     def approval(
         self,
@@ -387,10 +430,8 @@ class Run(Block):
             Suspended: it is not decided yet.
             Exception: as `step`.
         """
-        key = self._course.next_key(name)
         terms = self._terms(approvers, required, allow_self, deadline, remind_before)
-        notice = self._notice(name, notify)
-        return self._do(self._course.approval(key, subject, terms, wait_up_to, notice))
+        return self._do(self._approval(name, subject, terms, notify, wait_up_to))
 
     def child(
         self,
@@ -417,20 +458,14 @@ class Run(Block):
             Suspended: the child waits.
             Exception: as `step`.
         """
-        key = self._course.next_key(name)
-        child = child_of(self.job_id, job_id, on_cancel)
-        run = partial(workflow.run_child, self._course, key, job_id, input)
-        return self._do(self._course.child(key, child, run))
+        return self._do(self._child(name, workflow.run, job_id, on_cancel, input))
 
     def _do(self, operation: Operation[_T]) -> _T:
         try:
             act = next(operation)
             while True:
                 try:
-                    with self._course.within(act.key):
-                        found = act.function()
-                    if act.kind == "pause":
-                        found = self._course.around.pause(found)
+                    found = self._perform(act)
                 except Exception as exc:  # noqa: BLE001 - the operation decides
                     act = operation.throw(exc)
                 else:
@@ -439,12 +474,14 @@ class Run(Block):
             answer: _T = end.value
             return answer
 
-
-def _item(key: str, call: Callable[[], Any]) -> MapItem:
-    try:
-        return MapItem(key, call())
-    except Exception as exc:  # noqa: BLE001 - whatever the step raises
-        return failed(key, exc)
+    def _perform(self, act: Act) -> Any:
+        match act.kind:
+            case "journal":
+                return act.function()
+            case "pause":
+                return self._course.around.pause(act.function())
+        with self._course.within(act.key):
+            return act.function()
 
 
 def failed(key: str, error: Exception) -> MapItem:
@@ -463,15 +500,3 @@ def tolerated(name: str, found: list[MapItem], tolerate: int) -> list[MapItem]:
             f"tolerated; the first is {bad[0].key!r}: {bad[0].error}"
         ) from bad[0].error
     return found
-
-
-def child_of(parent: str, job_id: str, on_cancel: str) -> Child:
-    """Return the child that a step of job `parent` starts in another job."""
-    if job_id == parent:
-        raise InvalidArgument(f"a child needs another job than {parent!r}")
-    return Child(job_id, on_cancel)
-
-
-def seconds(span: timedelta | None) -> float | None:
-    """Return the length of a span, None of None."""
-    return None if span is None else span.total_seconds()
