@@ -5,22 +5,15 @@ A new leader uses it to detect missed runs.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
-
 from milepost.journal.clock import stamp
-from milepost.journal.storage.records import change
 from milepost.worker.schedule.report import Outcome
+from milepost.worker.schedule.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from milepost.journal.storage.contract import Storage
-
-FORMAT = 2
 
 
 class LastRun(NamedTuple):
@@ -62,77 +55,35 @@ class UnreadableLastRuns(ValueError):
     """The record is damaged, so missed runs are unknown."""
 
 
-class LastRuns:
-    """The last runs of a store."""
+class LastRuns(Table[TaskRecord]):
+    """The last runs of a store, by task."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._record = storage.record("last-runs")
+    name = "last-runs"
+    key = "tasks"
+    format = 2
+    unreadable = UnreadableLastRuns
 
-    def read(self) -> dict[str, TaskRecord]:
-        """Return the record of each task; empty in a new store.
+    @staticmethod
+    def fields(entry: TaskRecord) -> dict[str, Any]:
+        """See `Table.fields`."""
+        last = entry.last
+        return {
+            "due_after": stamp(entry.due_after),
+            "last": last and last._asdict() | {"at": stamp(last.at)},
+            "resume_after": entry.resume_after,
+            "failures": entry.failures,
+        }
 
-        Raises:
-            UnreadableLastRuns: the record is damaged.
-            OSError: it can't be read.
-        """
-        found = self._record.get()
-        return {} if found is None else _decoded(found.value)
-
-    def write(self, task: str, record: TaskRecord) -> None:
-        """Store `record` durably.
-
-        Several tasks may end at once, also in different processes.
-
-        Raises:
-            OSError: it can't be written; the previous content is unchanged.
-        """
-
-        def added(raw: bytes | None) -> bytes:
-            tasks = {}
-            with suppress(UnreadableLastRuns):
-                tasks = {} if raw is None else _decoded(raw)
-            return _encoded({**tasks, task: record})
-
-        change(self._record, added)
-
-
-def _encoded(tasks: Mapping[str, TaskRecord]) -> bytes:
-    records = {task: _encoded_record(each) for task, each in tasks.items()}
-    document = {"format": FORMAT, "tasks": records}
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
-
-
-def _encoded_record(record: TaskRecord) -> dict[str, Any]:
-    last = record.last
-    return {
-        "due_after": stamp(record.due_after),
-        "last": last and last._asdict() | {"at": stamp(last.at)},
-        "resume_after": record.resume_after,
-        "failures": record.failures,
-    }
-
-
-def _decoded(raw: bytes) -> dict[str, TaskRecord]:
-    try:
-        document = orjson.loads(raw)
-        format_ = document["format"]
-        tasks = document["tasks"] if format_ == FORMAT else {}
-        found = {task: _record(each) for task, each in tasks.items()}
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
-        raise UnreadableLastRuns(f"last-runs: invalid content: {exc}") from exc
-    if format_ != FORMAT:
-        raise UnreadableLastRuns(f"last-runs: format {format_!r}, not {FORMAT}")
-    return found
-
-
-def _record(record: Mapping[str, Any]) -> TaskRecord:
-    last = record["last"]
-    return TaskRecord(
-        due_after=_moment(record["due_after"]),
-        last=LastRun(**{**last, "at": _moment(last["at"])}) if last else None,
-        resume_after=record["resume_after"],
-        failures=record["failures"],
-    )
+    @staticmethod
+    def entry(fields: Mapping[str, Any]) -> TaskRecord:
+        """See `Table.entry`."""
+        last = fields["last"]
+        return TaskRecord(
+            due_after=_moment(fields["due_after"]),
+            last=LastRun(**{**last, "at": _moment(last["at"])}) if last else None,
+            resume_after=fields["resume_after"],
+            failures=fields["failures"],
+        )
 
 
 def _moment(text: str) -> datetime:

@@ -6,16 +6,10 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import orjson
-
-from milepost.journal.storage.records import change
+from milepost.worker.schedule.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-
-    from milepost.journal.storage.contract import Storage
-
-FORMAT = 1
 
 
 class Begun(NamedTuple):
@@ -50,36 +44,13 @@ class UnreadableSchedules(ValueError):
     """The record is damaged, so it is unknown which slots are done with."""
 
 
-class ScheduleRecords:
+class ScheduleRecords(Table[ScheduleRecord]):
     """The records of the schedules of a store, by name."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._record = storage.record("schedules")
-
-    def read(self) -> dict[str, ScheduleRecord]:
-        """Return the record of each schedule; empty in a new store.
-
-        Raises:
-            UnreadableSchedules: the record is damaged.
-            OSError: it cannot be read.
-        """
-        found = self._record.get()
-        return {} if found is None else _decoded(found.value)
-
-    def write(self, name: str, record: ScheduleRecord) -> None:
-        """Store the record of a schedule durably.
-
-        Raises:
-            OSError: it cannot be written; the previous content is unchanged.
-        """
-
-        def added(raw: bytes | None) -> bytes:
-            known = {}
-            with suppress(UnreadableSchedules):
-                known = {} if raw is None else _decoded(raw)
-            return _encoded({**known, name: record})
-
-        change(self._record, added)
+    name = "schedules"
+    key = "schedules"
+    format = 1
+    unreadable = UnreadableSchedules
 
     def forget_others(self, names: Collection[str]) -> None:
         """Forget the schedules that are not configured any more.
@@ -92,48 +63,27 @@ class ScheduleRecords:
         with suppress(UnreadableSchedules):
             if self.read().keys() <= {*names}:
                 return
+        self._edit(lambda known: {name: known[name] for name in known if name in names})
 
-        def left(raw: bytes | None) -> bytes:
-            known = {}
-            with suppress(UnreadableSchedules):
-                known = {} if raw is None else _decoded(raw)
-            return _encoded({n: known[n] for n in known if n in names})
+    @staticmethod
+    def fields(entry: ScheduleRecord) -> dict[str, Any]:
+        """See `Table.fields`."""
+        return {
+            **entry._asdict(),
+            "after": entry.after.isoformat(timespec="seconds"),
+            "last": None if entry.last is None else [*entry.last],
+            "unfinished": [[*each] for each in entry.unfinished],
+        }
 
-        change(self._record, left)
-
-
-def _encoded(records: Mapping[str, ScheduleRecord]) -> bytes:
-    found = {name: _fields(record) for name, record in records.items()}
-    document = {"format": FORMAT, "schedules": found}
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
-
-
-def _fields(record: ScheduleRecord) -> dict[str, Any]:
-    return {
-        **record._asdict(),
-        "after": record.after.isoformat(timespec="seconds"),
-        "last": None if record.last is None else [*record.last],
-        "unfinished": [[*each] for each in record.unfinished],
-    }
-
-
-def _decoded(raw: bytes) -> dict[str, ScheduleRecord]:
-    try:
-        document = orjson.loads(raw)
-        if document["format"] != FORMAT:
-            raise UnreadableSchedules(f"schedules: format {document['format']!r}")
-        return {name: _record(each) for name, each in document["schedules"].items()}
-    except (ValueError, TypeError, LookupError, AttributeError) as exc:
-        raise UnreadableSchedules(f"schedules: invalid content: {exc}") from exc
-
-
-def _record(known: dict[str, Any]) -> ScheduleRecord:
-    last = known["last"]
-    return ScheduleRecord(
-        datetime.fromisoformat(known["after"]),
-        known["zone"],
-        None if last is None else Begun(*last),
-        tuple(Begun(*each) for each in known["unfinished"]),
-        known["started"],
-        known["skipped"],
-    )
+    @staticmethod
+    def entry(fields: Mapping[str, Any]) -> ScheduleRecord:
+        """See `Table.entry`."""
+        last = fields["last"]
+        return ScheduleRecord(
+            datetime.fromisoformat(fields["after"]),
+            fields["zone"],
+            None if last is None else Begun(*last),
+            tuple(Begun(*each) for each in fields["unfinished"]),
+            fields["started"],
+            fields["skipped"],
+        )
