@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 from benchmarks import stores
 from benchmarks.running import PROJECT, Figure, Subject, Target
 from benchmarks.states import states
-from benchmarks.step_peers import Absurd, Dbos, Milepost, has_absurd, has_dbos
+from benchmarks.step_peers import (
+    Absurd,
+    Dbos,
+    Forking,
+    Milepost,
+    has_absurd,
+    has_dbos,
+)
 from benchmarks.timing import Times, race
 from milepost import CheckpointManager
 
@@ -173,7 +180,7 @@ def _forks(run: Run, contenders: dict[str, Contender]) -> list[Figure]:
     calls = {
         name: partial(peer.fork, peer.work(steps), steps)
         for name, peer in contenders.items()
-        if name != _ABSURD_NAME
+        if isinstance(peer, Forking)
     }
     times = race(calls, rounds=run.pick(15, 2))
     return [_beside(f"fork after {steps - 1} steps", times)]

@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 from itertools import count, cycle
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from milepost import CheckpointManager
 
@@ -25,11 +25,16 @@ class Contender(Protocol):
     def work(self, steps: int) -> str:
         """Run a workflow of `steps` steps with results of 1 KB; return its id."""
 
-    def fork(self, workflow_id: str, before: int) -> None:
-        """Start another workflow with the results before a step, from 1."""
-
     def size_bytes(self) -> int:
         """Return the length of its files, or the size of its tables."""
+
+
+@runtime_checkable
+class Forking(Contender, Protocol):
+    """One that has forks."""
+
+    def fork(self, workflow_id: str, before: int) -> None:
+        """Start another workflow with the results before a step, from 1."""
 
 
 class Milepost:
@@ -50,7 +55,7 @@ class Milepost:
         return run.execution_id
 
     def fork(self, workflow_id: str, before: int) -> None:
-        """See `Contender.fork`."""
+        """See `Forking.fork`."""
         job = f"fork-{next(self._numbers)}"
         key = f"{_STEP}#{before}"
         self._manager.fork_execution(workflow_id, job, before=key)
@@ -96,7 +101,7 @@ class Dbos:
         return str(handle.workflow_id)
 
     def fork(self, workflow_id: str, before: int) -> None:
-        """See `Contender.fork`."""
+        """See `Forking.fork`."""
         self._dbos.fork_workflow(workflow_id, before)
 
     def size_bytes(self) -> int:
@@ -137,10 +142,6 @@ class Absurd:
         spawned = self._app.spawn("work", {"steps": steps})
         self._app.work_batch()
         return str(spawned["task_id"])
-
-    def fork(self, workflow_id: str, before: int) -> None:
-        """See `Contender.fork`: it has no forks."""
-        raise NotImplementedError
 
     def size_bytes(self) -> int:
         """See `Contender.size_bytes`."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from queue import Queue
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from benchmarks import stores
+from benchmarks.workflows import Here
 from milepost import CheckpointManager
 from milepost.journal.clock import utc_now
 from milepost.worker.config.settings import Settings
@@ -38,26 +37,11 @@ for line in sys.stdin:
 """
 
 
-class _Here:
-    """An executor that takes the lease in a thread of this process."""
-
-    def __init__(self, manager: CheckpointManager) -> None:
-        self._manager = manager
-        self.acquired: Queue[float] = Queue()
-
-    def resume_job(self, job_id: str) -> None:
-        Thread(target=self._acquire, args=(job_id,), daemon=True).start()
-
-    def _acquire(self, job_id: str) -> None:
-        self._manager.acquire_lease(f"exec_{job_id}")
-        self.acquired.put(time.monotonic())
-
-
 def main() -> None:
     """Sweep twice, decide ten times, print the figures."""
     settings = Settings.model_validate({"workflows": [{"auto_resume": True}]})
     with CheckpointManager(sys.argv[1]) as manager:
-        here = _Here(manager)
+        here = Here(manager)
         supervisor = Supervisor(
             manager,
             here,
@@ -80,7 +64,7 @@ def main() -> None:
             worker.stop()
 
 
-def _decide(worker: Worker, here: _Here, jobs: Iterable[str]) -> None:
+def _decide(worker: Worker, here: Here, jobs: Iterable[str]) -> None:
     while not worker.status.leader:
         time.sleep(0.01)
     time.sleep(2)  # its first sweep

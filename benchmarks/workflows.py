@@ -73,7 +73,7 @@ time.sleep(3600)
 """
 
 
-class _Here:
+class Here:
     """An executor that takes the lease in a thread of this process."""
 
     def __init__(self, manager: CheckpointManager) -> None:
@@ -81,6 +81,7 @@ class _Here:
         self.acquired: Queue[float] = Queue()
 
     def resume_job(self, job_id: str) -> None:
+        """Take the lease of the job's execution."""
         Thread(target=self._acquire, args=(job_id,), daemon=True).start()
 
     def _acquire(self, job_id: str) -> None:
@@ -111,11 +112,11 @@ def _times(name: str, run: Run, times: int, once: object, *, bound_ms: float) ->
 
 
 @contextmanager
-def _worked(root: Path) -> Iterator[tuple[CheckpointManager, _Here]]:
+def _worked(root: Path) -> Iterator[tuple[CheckpointManager, Here]]:
     """Run a worker that resumes every workflow at once."""
     settings = Settings.model_validate({"workflows": [{"auto_resume": True}]})
     with CheckpointManager(root) as manager, ExitStack() as closing:
-        here = _Here(manager)
+        here = Here(manager)
         manager.save("other", "step", {})
         worker = Worker(manager, settings, executor=here)
         closing.callback(worker.stop)

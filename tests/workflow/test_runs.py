@@ -17,6 +17,7 @@ from milepost import (
     Retry,
     Run,
     Suspended,
+    WorkflowFunction,
     errors,
 )
 from tests.support.workflows import JOB
@@ -524,15 +525,24 @@ def test_a_child_runs_once_in_a_job_of_its_own(manager: CheckpointManager) -> No
     assert child["workflow_name"] == "publish"
 
 
-def test_a_parent_waits_for_a_child_that_waits(manager: CheckpointManager) -> None:
+def waiting_pair(
+    manager: CheckpointManager, **how: Any
+) -> tuple[WorkflowFunction, WorkflowFunction]:
+    """Return a workflow, and one in job ``pay`` that it waits for: it waits too."""
+
     @manager.workflow("child")
     def child(run: Run) -> Any:
         return run.signal("paid")
 
     @manager.workflow("work")
     def work(run: Run) -> Any:
-        return run.child("pay", child, job_id="pay")
+        return run.child("pay", child, job_id="pay", **how)
 
+    return work, child
+
+
+def test_a_parent_waits_for_a_child_that_waits(manager: CheckpointManager) -> None:
+    work, child = waiting_pair(manager)
     assert manager.run(work, job_id=JOB).waiting_on == "pay"
     assert manager.run(work, job_id=JOB).status == "waiting"
     manager.signal("exec_pay", "paid", {"n": 1})
@@ -544,14 +554,7 @@ def test_a_parent_waits_for_a_child_that_waits(manager: CheckpointManager) -> No
 def test_a_parent_is_woken_though_its_child_could_not_tell_it(
     manager: CheckpointManager,
 ) -> None:
-    @manager.workflow("child")
-    def child(run: Run) -> Any:
-        return run.signal("paid")
-
-    @manager.workflow("work")
-    def work(run: Run) -> Any:
-        return run.child("pay", child, job_id="pay")
-
+    work, _ = waiting_pair(manager)
     manager.run(work, job_id=JOB)
     manager.fail_execution("exec_pay", "card refused")
     with pytest.raises(errors.StepFailed, match="job 'pay' is failed: card refused"):
@@ -564,14 +567,7 @@ def test_a_parent_is_woken_though_its_child_could_not_tell_it(
 def test_a_child_is_cancelled_with_its_parent_if_so_wanted(
     manager: CheckpointManager, on_cancel: Any, status: str
 ) -> None:
-    @manager.workflow("child")
-    def child(run: Run) -> Any:
-        return run.signal("paid")
-
-    @manager.workflow("work")
-    def work(run: Run) -> Any:
-        return run.child("pay", child, job_id="pay", on_cancel=on_cancel)
-
+    work, _ = waiting_pair(manager, on_cancel=on_cancel)
     manager.run(work, job_id=JOB)
     manager.cancel_execution(f"exec_{JOB}")
     assert [e["status"] for e in manager.list_executions(job_id="pay")] == [status]
