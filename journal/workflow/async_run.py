@@ -202,6 +202,6 @@ class AsyncRun(Block):
                 return await asyncio.sleep(act.function())
             case "pause":  # of a clock that is turned by hand
                 return self._course.around.pause(act.function())
-        with self._course.within(act.key):
+        with self._course.keys.within(act.key):
             found = act.function()
             return await found if inspect.isawaitable(found) else found

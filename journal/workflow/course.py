@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import traceback
-from collections import Counter
-from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 from functools import partial
 from operator import attrgetter
@@ -43,10 +39,11 @@ from milepost.journal.events.workflow_events import StepOrigin
 from milepost.journal.ids import EXECUTION
 from milepost.journal.reading import executions as queries
 from milepost.journal.workflow.engine import USUAL
+from milepost.journal.workflow.keys import Keys
 from milepost.journal.workflow.retries import ONCE, OVER, NotRun, Retry, Suspended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping
     from datetime import datetime
 
     from milepost.journal.batch import Batch
@@ -65,7 +62,6 @@ Exhausted = Literal["fail", "pause"]
 SHORT_SECONDS = 30.0
 # How often a wait in the process looks at the journal.
 _LOOK_SECONDS = 0.05
-_MAX_KEY_BYTES = 2048
 _MAX_ERROR = 500
 
 _log = logging.getLogger("milepost.workflow")
@@ -163,11 +159,6 @@ class Surroundings(NamedTuple):
     actor: str
 
 
-# The scope of the steps that the current thread or task asks for, and of which course.
-_SCOPE: ContextVar[tuple[object, str]] = ContextVar("milepost scope")
-_SPECIAL = str.maketrans({mark: f"%{ord(mark):02X}" for mark in "%#[]>"})
-
-
 class Course:
     """One attempt of an execution.
 
@@ -177,6 +168,9 @@ class Course:
         execution_id: the execution.
         attempt: its number; 0: the execution waits, or has ended.
         options: how it runs.
+
+    Attributes:
+        keys: of the steps that it asks for.
     """
 
     def __init__(
@@ -194,9 +188,7 @@ class Course:
         self._engine = around.calls.engine
         self._leave: finalize[..., Course] | None = None
         self._begin(attempt)
-        self._numbers: Counter[str] = Counter()
-        self._asked: dict[str, None] = {}
-        self._guard = threading.Lock()
+        self.keys = Keys()
 
     def _begin(self, attempt: int) -> None:
         """Run as an attempt, whose lease is given up with this object at the latest."""
@@ -230,65 +222,21 @@ class Course:
             InvalidArgument: the name is out of bounds.
             StepsChanged: in strict order, another step was recorded.
         """
-        with self._guard:
-            base = self._base(name)
-            self._numbers[base] += 1
-            key = _numbered(base, self._numbers[base])
-            self._asked[key] = None
-        if self._options.strict_order and ">" not in key:
-            self._check_order(key)
+        key = self.keys.next(name)
+        if self._options.strict_order:
+            recorded = self._execution().durable.recorded
+            if (expected := self.keys.expected(recorded, key)) is not None:
+                raise StepsChanged(
+                    f"execution {self.execution_id}: step {expected!r} was recorded, "
+                    f"and the program asks for {key!r}",
+                    hint="run the program that began it, or start another execution",
+                )
         return key
 
     def external_key(self, name: str) -> str:
         """Return a text that stands for the next step of a name, in every attempt."""
-        with self._guard:
-            base = self._base(name)
-            key = _numbered(base, self._numbers[base] + 1)
-        text = f"{self.execution_id}:{key}"
+        text = f"{self.execution_id}:{self.keys.following(name)}"
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def item_key(self, key: str, item: object) -> str:
-        """Return the key of an item of a map."""
-        made = f"{key}[{str(item).translate(_SPECIAL)}]"
-        with self._guard:
-            if made in self._asked:
-                raise InvalidArgument(f"two items of map {key!r} have the key {item!r}")
-            self._asked[made] = None
-        return _checked(made)
-
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Number the steps of this block, in this thread or task, by themselves."""
-        with self.within(self.next_key(name)):
-            yield
-
-    @contextmanager
-    def within(self, key: str) -> Iterator[None]:
-        """Ask for steps inside the step or scope of a key, if there is one."""
-        if not key:
-            yield
-            return
-        token = _SCOPE.set((self, f"{key}>"))
-        try:
-            yield
-        finally:
-            _SCOPE.reset(token)
-
-    def _base(self, name: str) -> str:
-        course, prefix = _SCOPE.get((None, ""))
-        label = ids.check_label("the name of a step", name).translate(_SPECIAL)
-        return _checked(f"{prefix}{label}" if course is self else label)
-
-    def _check_order(self, key: str) -> None:
-        recorded = self._execution().durable.recorded
-        top = {k.partition("[")[0]: None for k in recorded if ">" not in k}
-        unused = [k for k in top if k not in self._asked or k == key]
-        if unused and unused[0] != key:
-            raise StepsChanged(
-                f"execution {self.execution_id}: step {unused[0]!r} was recorded, and "
-                f"the program asks for {key!r}",
-                hint="run the program that began it, or start another execution",
-            )
 
     # -- steps -------------------------------------------------------------------------
 
@@ -569,7 +517,7 @@ class Course:
 
     def complete(self, result: Any) -> None:
         """End the execution with a result; without effect while it waits."""
-        unused = self._unused()
+        unused = self.keys.unused(self._execution().durable.recorded)
         data = {"unused_steps": unused} if unused else {}
         payload = None if result is None else self._payload(result)
         try:
@@ -578,19 +526,6 @@ class Course:
             if self._execution().status != "waiting":
                 raise
         self._tell_parent()
-
-    def _unused(self) -> list[str]:
-        """Return the recorded steps that the program did not ask for.
-
-        A step with a result does not run again, so those inside it are not asked for.
-        """
-        recorded = self._execution().durable.recorded
-
-        def is_inside(key: str) -> bool:
-            outer, mark, _ = key.rpartition(">")
-            return bool(mark) and (outer in recorded or is_inside(outer))
-
-        return sorted(k for k in recorded if k not in self._asked and not is_inside(k))
 
     def fail(self, error: Exception) -> None:
         """End the execution with an error, unless this attempt is over."""
@@ -763,20 +698,6 @@ def _open(
 
 class _Started(Exception):
     """Another process started an execution of the workflow meanwhile."""
-
-
-def _numbered(base: str, number: int) -> str:
-    return base if number == 1 else f"{base}#{number}"
-
-
-def _checked(key: str) -> str:
-    size = len(key.encode())
-    if size > _MAX_KEY_BYTES:
-        raise InvalidArgument(
-            f"the key of a step is at most {_MAX_KEY_BYTES} bytes, with its scopes; "
-            f"{key[:60]!r}… has {size}"
-        )
-    return key
 
 
 def _text_of(error: Exception) -> str:

@@ -98,7 +98,7 @@ class Block:
         Needed where several threads or tasks ask for steps of one name: the order of
         their calls differs from attempt to attempt.  Items of a map have scopes.
         """
-        return self._course.scope(name)
+        return self._course.keys.within(self._course.next_key(name))
 
     def check(self) -> None:
         """Refuse to go on if the execution was paused or cancelled.
@@ -222,7 +222,7 @@ class Block:
     ) -> list[str]:
         base = self._course.next_key(name)
         return [
-            self._course.item_key(base, place if key is None else key(item))
+            self._course.keys.item(base, place if key is None else key(item))
             for place, item in enumerate(items)
         ]
 
@@ -480,7 +480,7 @@ class Run(Block):
                 return act.function()
             case "pause":
                 return self._course.around.pause(act.function())
-        with self._course.within(act.key):
+        with self._course.keys.within(act.key):
             return act.function()
 
 

@@ -29,6 +29,7 @@ from milepost.journal.store.store import Store
 from milepost.journal.workflow.calls import Calls
 from milepost.journal.workflow.course import Course
 from milepost.journal.workflow.engine import Engine
+from milepost.journal.workflow.keys import Keys
 from tests.crash import histories
 from tests.crash.explore import Budget, Explorer
 from tests.crash.ledger import Violation
@@ -857,6 +858,6 @@ MUTANTS: dict[str, Mutant] = {
         HISTORIES,
     ),
     "steps inside a recorded one are unused": Mutant(
-        (Rewrite(Course._unused, " and not is_inside(k)", ""),), HISTORIES
+        (Rewrite(Keys.unused, " and not is_inside(k)", ""),), HISTORIES
     ),
 }
