@@ -459,7 +459,7 @@ def apply(workflows: Workflows, event: WorkflowEvent) -> None:
             | "approval.expired"
             | "approval.withdrawn"
         ):
-            _decide(workflows.approvals[event["data"]["approval_id"]], event)
+            _decide(execution, workflows.approvals[event["data"]["approval_id"]], event)
         case _:
             assert_never(event)
 
@@ -557,7 +557,7 @@ def _request(workflows: Workflows, event: ApprovalRequested) -> None:
     execution.subject_seqs.append(approval.subject_seq)
 
 
-def _decide(approval: Approval, event: ApprovalChanged) -> None:
+def _decide(execution: Execution, approval: Approval, event: ApprovalChanged) -> None:
     type_, data = event["type"], event["data"]
     approval.status = after("approval", type_, approval.status) or approval.status
     vote = Vote(event["actor"], event["at"], data.get("comment"))
@@ -567,3 +567,6 @@ def _decide(approval: Approval, event: ApprovalChanged) -> None:
         approval.is_reminded = True
     if approval.status != "pending":
         approval.ended = vote
+    is_refused = approval.status in ("rejected", "expired")
+    if is_refused and execution.waiting_on == approval.approval_id:
+        execution.is_paused = approval.on_reject == "wait"

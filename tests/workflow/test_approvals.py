@@ -209,6 +209,23 @@ def test_a_late_decision_is_refused_and_the_end_recorded(
     assert status(manager, run) == "waiting"
 
 
+@pytest.mark.parametrize("how", ["rejected", "expired"])
+def test_an_execution_whose_approval_was_refused_is_paused(
+    manager: CheckpointManager, run: str, clock: Clock, how: str
+) -> None:
+    asked = ask(manager, run, deadline=clock.now + timedelta(hours=1))
+    if how == "rejected":
+        reject(manager, asked, "bob")
+    else:
+        clock.turn(hours=1)
+        with pytest.raises(errors.ApprovalDecided):
+            approve(manager, asked, "bob")
+    before = manager.seq(JOB)
+    assert not manager.pause_execution(run)
+    assert manager.seq(JOB) == before
+    assert manager.resume_execution(run)
+
+
 @pytest.mark.parametrize(
     "end",
     [
