@@ -433,13 +433,15 @@ _KINDS = {
 }
 
 
+_PERMISSIONS = 0o7777
+
+
 def _stat_of(found: os.stat_result) -> Stat:
-    mode = stat.S_IMODE(found.st_mode)
     return Stat(
         found.st_ino,
         found.st_size,
         found.st_nlink,
-        mode,
+        found.st_mode & _PERMISSIONS,
         found.st_ctime_ns,
         found.st_dev,
     )

@@ -53,24 +53,23 @@ def to_json(
     if types is not None:
         encoded: dict[str, Any] = types.encode(state)
         return to_json(encoded, limits, what=what)
+    # orjson has a fixed bound of levels.  Lists around the state turn it into ours, and
+    # a slice removes their brackets.
+    lists = _ORJSON_DEPTH - limits.max_depth
+    wrapped: object = state
+    for _ in range(lists // 9):
+        wrapped = [[[[[[[[[wrapped]]]]]]]]]
+    for _ in range(lists % 9):
+        wrapped = [wrapped]
     try:
-        raw = orjson.dumps(state)
+        raw = orjson.dumps(wrapped)[lists : -lists or None]
     except _REFUSALS:
-        raw, back = _at_one_moment(state, limits, what)
-    else:
-        _check_size(raw, limits, what)
-        # Comparing with what a reader gets checks the promise itself, at C speed.
-        back = orjson.loads(raw)
-        if back != state:
-            raw, back = _at_one_moment(state, limits, what)
-    # Checking the depth costs more than all the rest, and most states have too few
-    # brackets to be too deep.
-    if raw.count(b"{") + raw.count(b"[") > limits.max_depth:
-        try:
-            _check_depth(back, limits.max_depth)
-        except orjson.JSONEncodeError as exc:
-            raise _find(back, limits, what) or InvalidState("$", str(exc)) from exc
-    return raw
+        return _at_one_moment(state, wrapped, lists, limits, what)
+    _check_size(raw, limits, what)
+    # Comparing with what a reader gets checks the promise itself, at C speed.
+    if orjson.loads(raw) == state:
+        return raw
+    return _at_one_moment(state, wrapped, lists, limits, what)
 
 
 def _check_size(raw: bytes, limits: Limits, what: str) -> None:
@@ -83,9 +82,9 @@ def _check_size(raw: bytes, limits: Limits, what: str) -> None:
 
 
 def _at_one_moment(
-    state: dict[str, Any], limits: Limits, what: str
-) -> tuple[bytes, dict[str, Any]]:
-    """Return `state` as JSON and the value that it reads back as, atomically.
+    state: dict[str, Any], wrapped: object, lists: int, limits: Limits, what: str
+) -> bytes:
+    """Return `state`, which is in as many `lists`, as JSON that reads back, atomically.
 
     Another thread may change the state between two steps of Python code.  So one call
     of C code encodes, decodes and compares: the interpreter switches to no other thread
@@ -97,19 +96,19 @@ def _at_one_moment(
     """
     cause: Exception | None = None
     for _ in range(_ATTEMPTS):
-        raws, again = tee(map(orjson.dumps, (state,)))
-        backs, compared = tee(map(orjson.loads, again))
-        same = map(operator.eq, compared, (state,))
+        raws, again = tee(map(orjson.dumps, (wrapped,)))
+        same = map(operator.eq, map(orjson.loads, again), (wrapped,))
         try:
-            answers = zip(raws, backs, same, strict=True)
-            raw, back, is_same = gc_pause.at_rest(partial(next, answers))
+            answers = zip(raws, same, strict=True)
+            raw, is_same = gc_pause.at_rest(partial(next, answers))
         except _REFUSALS as exc:
             cause = exc
         else:
             cause = None
             if is_same:
-                _check_size(raw, limits, what)
-                return raw, back
+                stripped: bytes = raw[lists : -lists or None]
+                _check_size(stripped, limits, what)
+                return stripped
         problem = None
         with suppress(RuntimeError):  # a container changed during iteration
             problem = _find(state, limits, what)
@@ -117,16 +116,6 @@ def _at_one_moment(
             raise problem from cause
     reason = str(cause or f"the {what} changed while it was being saved")
     raise InvalidState("$", reason) from cause
-
-
-def _check_depth(state: object, max_depth: int) -> None:
-    """Raise `orjson.JSONEncodeError` for more levels than `max_depth`, at C speed."""
-    # orjson has a fixed bound.  Nesting the state in as many lists as the difference
-    # turns it into ours.
-    wrapped = state
-    for _ in range(_ORJSON_DEPTH - max_depth):
-        wrapped = [wrapped]
-    orjson.dumps(wrapped)
 
 
 _WRAP = "wrap it: {'value': …}"

@@ -33,6 +33,7 @@ _ENTRY_BYTES = 1024
 _MAX_HINTS = 4096
 _CANDIDATES = 4
 _FULL_SEARCH_EVERY = 16
+_SAMPLES, _SAMPLE_BYTES = 4, 32
 # A delta this much shorter than its state needs no further search.
 _GOOD_ENOUGH = 8
 # Nor does one that is hardly longer than the best of the last search.
@@ -76,6 +77,11 @@ class _Hint:
         # By stride: length of the delta after the newest state, when no other was much
         # shorter.
         self.enough: dict[int, int] = {}
+
+    @property
+    def is_rare(self) -> bool:
+        """Whether deltas do not help this job: most saves only look for a sign."""
+        return self.misses > 1 and self.misses % _FULL_SEARCH_EVERY != 0
 
     def is_enough(self, lag: int, body: Body, raw_bytes: int) -> bool:
         """Return whether a further search is unlikely to find a shorter delta."""
@@ -166,8 +172,9 @@ class Packer:
         hint = self._hint(view.job_id)
         best: Packed | None = None
         tried: dict[int, _Tried] = {}
+        is_rare = hint.is_rare
         for lag, entry in self._candidates(view, hint):
-            packed = self._delta(view, raw, entry, read)
+            packed = self._delta(view, raw, entry, read, is_tried=not is_rare)
             if packed is None:
                 continue
             if hint.is_enough(lag, packed.body, len(raw)):
@@ -243,8 +250,7 @@ class Packer:
             found[_CANDIDATES] = view.current
             order.insert(0, _CANDIDATES)
         seen = [lag for lag in dict.fromkeys(order) if lag in found]
-        # If deltas do not help this job, search rarely.
-        if hint.misses > 1 and hint.misses % _FULL_SEARCH_EVERY:
+        if hint.is_rare:
             seen = seen[:1]
         for lag in seen:
             yield lag, found[lag]
@@ -255,8 +261,13 @@ class Packer:
         raw: bytes,
         entry: Entry,
         read: Callable[[JobView, int], Member],
+        *,
+        is_tried: bool,
     ) -> Packed | None:
-        """Return `raw` as a delta in the chain of `entry`; None if impossible."""
+        """Return `raw` as a delta in the chain of `entry`; None if impossible.
+
+        `is_tried`: even if the base shares no sample with it.
+        """
         try:
             start = self._known(view, entry.seq, entry.checkpoint_id, read)
             base = delta.base_of(start.links, partial(_is_live, view))
@@ -269,6 +280,8 @@ class Packer:
 
         reach = len(raw) + len(known.raw)
         if len(known.raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
+            return None
+        if not (is_tried or _is_alike(raw, known.raw)):
             return None
         depth = start.links[0].depth + 1
         body = encoding.delta(raw, known.raw, base=base.seq, depth=depth)
@@ -321,6 +334,16 @@ class Packer:
 
 def _cached_bytes(known: Known) -> int:
     return len(known.raw) + _ENTRY_BYTES
+
+
+def _is_alike(raw: bytes, base: bytes) -> bool:
+    """Return whether one of a few samples of `raw` is in `base`.
+
+    A delta takes as long as the rest of the save, this a tenth of it.
+    """
+    step = len(raw) // (_SAMPLES + 1)
+    places = range(step, step * (_SAMPLES + 1), step)
+    return any(raw[at : at + _SAMPLE_BYTES] in base for at in places)
 
 
 def _is_live(view: JobView, link: Link) -> bool:

@@ -300,6 +300,27 @@ class JobStorage(Protocol):
             DamagedJournal: it cannot be recovered without loss.
         """
 
+    def take(self) -> HeldJob | None:
+        """Lock the job as `hold` does, if that is possible at once.
+
+        The caller calls `refuse_nested` before, and `let_go` afterwards, whatever this
+        returns or raises; twice, since the first may be interrupted (docs/adr/0026).
+
+        Returns:
+            The locked job; None if another writer is active or waits, if the job needs
+            recovery, or if it cannot be locked: `hold` tells why.
+        """
+
+    def let_go(self) -> None:
+        """Release the lock of this thread; idempotent."""
+
+    def refuse_nested(self) -> None:
+        """Refuse to lock the job again.
+
+        Raises:
+            NestedCall: this thread has it locked.
+        """
+
     def rewriting(self) -> AbstractContextManager[Rewrite]:
         """Begin a copy of the job; removed unless it replaces the job.
 

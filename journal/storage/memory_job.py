@@ -107,6 +107,19 @@ class MemoryJob:
         """See `JobStorage.hold`."""
         return MemoryLockScope(self, wait=wait)
 
+    def take(self) -> HeldMemoryJob | None:
+        """See `JobStorage.take`."""
+        return HeldMemoryJob(self) if self.lock.acquire(0) else None
+
+    def let_go(self) -> None:
+        """See `JobStorage.let_go`."""
+        self.lock.release()
+
+    def refuse_nested(self) -> None:
+        """See `JobStorage.refuse_nested`."""
+        if self.lock.is_mine:
+            raise NestedCall.inside()
+
     @contextmanager
     def rewriting(self) -> Iterator[MemoryRewrite]:
         """See `JobStorage.rewriting`."""
@@ -244,11 +257,9 @@ class MemoryLockScope:
         self._is_mine = False
 
     def __enter__(self) -> HeldMemoryJob:
-        lock = self._job.lock
-        if lock.is_mine:
-            raise NestedCall.inside()
+        self._job.refuse_nested()
         self._is_mine = True
-        if not lock.acquire(-1 if self._wait else 0):
+        if not self._job.lock.acquire(-1 if self._wait else 0):
             raise Busy
         return HeldMemoryJob(self._job)
 

@@ -95,6 +95,19 @@ class WriteQueue:
         self._waiting: deque[Waiter] = deque()
         self._lead = Mutex()
 
+    def try_lead(self) -> bool:
+        """Lead without a place in the queue, if no caller waits or leads.
+
+        The caller calls `stop_leading` twice, whatever this returns (docs/adr/0026).
+        """
+        return not self._waiting and self._lead.acquire(0)
+
+    def stop_leading(self) -> None:
+        """Let the first caller that waits lead; idempotent."""
+        self._lead.release()
+        if self._waiting:
+            self._wake_front()
+
     def submit(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> object:
         """Commit the request of `me`, with others or alone; return its answer.
 
@@ -133,8 +146,7 @@ class WriteQueue:
     def leave(self, me: Waiter) -> None:
         """End the wait of `me`, and its lead if an exception left it; idempotent."""
         me.is_gone = True
-        self._lead.release()
-        self._wake_front()
+        self.stop_leading()
 
     def _is_first(self, me: Waiter) -> bool:
         self._clear()

@@ -39,13 +39,16 @@ if TYPE_CHECKING:
         Storage,
         Version,
     )
-    from milepost.journal.store.group_commit import Waiter
+    from milepost.journal.store.group_commit import Request, Waiter
 
 _log = logging.getLogger("milepost.journal")
 
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 # Folding more events than this pauses the garbage collector.
 _MANY_EVENTS = 256
+
+# The answer to a caller whose turn has not come.
+LATER = object()
 
 
 class Job:
@@ -304,6 +307,44 @@ class Job:
 
     # -- commit ------------------------------------------------------------------------
 
+    def commit_alone(self, request: Request) -> object:
+        """Serve one caller if no other writer is active; else return `LATER`.
+
+        The usual case of `commit`, without a queue.
+
+        Raises:
+            Exception: of the request, or of its write.
+        """
+        self.stored.refuse_nested()
+        try:
+            return self._commit_alone(request)
+        finally:  # an exception may have interrupted the first
+            self.stored.let_go()
+            self.queue.stop_leading()
+
+    def _commit_alone(self, request: Request) -> object:
+        try:
+            if not self.queue.try_lead():
+                return LATER
+            held, view = self.stored.take(), self.view
+            if (
+                held is None
+                or self.version is None
+                or held.version != self.version
+                or view.faults
+                or view.newer_seq
+                or held.repairs()
+            ):
+                return LATER
+            batch = Batch(view, self._clock(), self._check_key)
+            answer = request(batch)
+            if len(batch):
+                self._append(held, batch.encode())
+            return answer
+        finally:
+            self.stored.let_go()
+            self.queue.stop_leading()
+
     def commit(self, waiters: deque[Waiter]) -> None:
         """Serve `waiters` from the left, and finish each."""
         if self.view.seq == 0:
@@ -315,11 +356,7 @@ class Job:
                 with scope as held:
                     served, written = self._decide(leader, waiters, held)
                     if written is not None:
-                        view = self.view
-                        # Refresh before the next answer, should the append fail.
-                        self.version = None
-                        new = held.append(view.mark, written.lines, written.last)
-                        self.folding.hold(partial(self._add, view, written, new))
+                        self._append(held, written)
             finally:
                 scope.release()  # an exception may have interrupted the first release
             for _ in range(served):
@@ -400,6 +437,13 @@ class Job:
         for waiter in decided:
             waiter.landing = written.last
         return served, written
+
+    def _append(self, held: HeldJob, written: Written) -> None:
+        """Append a write, then fold it."""
+        view = self.view
+        self.version = None  # refresh before the next answer, should the append fail
+        new = held.append(view.mark, written.lines, written.last)
+        self.folding.hold(partial(self._add, view, written, new))
 
     def _add(self, view: JobView, written: Written, version: Version) -> None:
         """Fold a write that was appended."""

@@ -21,7 +21,7 @@ from milepost.journal.storage.contract import during, every_job
 from milepost.journal.store.compaction import Compaction, Compactor
 from milepost.journal.store.dropped_keys import DroppedKeys
 from milepost.journal.store.group_commit import Waiter
-from milepost.journal.store.job import Job, refuse_newer
+from milepost.journal.store.job import LATER, Job, refuse_newer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,13 +196,21 @@ class Store:
             if self.view(job_id).seq == 0:
                 ids.check_new_job_id(job_id)
             job = self._job(job_id)
-        waiter = Waiter(request, is_shared=is_shared)
         self._calls.enter()
+        try:
+            answer = job.commit_alone(request)
+            if answer is LATER:
+                answer = self._in_turn(job, Waiter(request, is_shared=is_shared))
+            return answer
+        finally:
+            self._calls.leave()
+
+    @staticmethod
+    def _in_turn(job: Job, waiter: Waiter) -> Any:
         try:
             return job.queue.submit(waiter, job.commit)
         finally:
             job.queue.leave(waiter)
-            self._calls.leave()
 
     def _check_key(self) -> None:
         """Refuse to write a state without a key, or with a dropped one.

@@ -264,14 +264,14 @@ MUTANTS: dict[str, Mutant] = {
     "shows before it syncs": Mutant(
         (
             Rewrite(
-                Job.commit,
-                "                    view = self.view\n",
-                "                    view = self.view\n"
-                "                    mark = view.mark\n"
-                "                    for stored in written.events:\n"
-                "                        job_view.apply(view, *stored)\n",
+                Job._append,
+                "    view = self.view\n",
+                "    view = self.view\n"
+                "    mark = view.mark\n"
+                "    for stored in written.events:\n"
+                "        job_view.apply(view, *stored)\n",
             ),
-            Rewrite(Job.commit, "held.append(view.mark,", "held.append(mark,"),
+            Rewrite(Job._append, "held.append(view.mark,", "held.append(mark,"),
         ),
         "save",
     ),

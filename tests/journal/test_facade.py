@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 SAVE = [
     "CheckpointManager.save",
     "Store.write",
-    "WriteQueue.submit",
-    "Job.commit",
+    "Job.commit_alone",
+    "Job._commit_alone",
+    "Job._append",
     "HeldFileJob.append",
     "PosixFile.append",
 ]

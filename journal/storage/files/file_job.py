@@ -244,6 +244,27 @@ class FileJob:
         """
         return JobLockScope(self._lock, self._as_it_is, "cannot repair")
 
+    def take(self) -> HeldFileJob | None:
+        """See `JobStorage.take`."""
+        files, memory = self.files, self._memory
+        if not (files.is_listed and self._lock.try_take()):
+            return None
+        try:
+            raw, found = files.head.read(), files.stat()
+        except OSError:
+            return None
+        if not recovering.is_as_left(files, memory, raw, found):
+            return None
+        return self._held(files.head.head.shown)
+
+    def let_go(self) -> None:
+        """See `JobStorage.let_go`."""
+        self._lock.release()
+
+    def refuse_nested(self) -> None:
+        """See `JobStorage.refuse_nested`."""
+        self._lock.refuse_nested()
+
     def _settled(self, wait: bool) -> HeldFileJob:
         may_create = partial(recovering.may_make_head, self.files)
         self._lock.take(wait=wait, may_create=may_create)

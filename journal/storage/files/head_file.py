@@ -143,6 +143,23 @@ class HeadFile:
         assert self._locked is not None, "only under the lock"
         return self._locked.file.read(0, head_codec.READ_BYTES)
 
+    def try_lock(self) -> bool:
+        """Take the lock if nothing stands in the way; return whether it was taken.
+
+        Raises:
+            OSError: the file cannot be locked.
+        """
+        opened = self._opened
+        if opened is None or self._passed or self.is_spent:
+            return False
+        self._holder = threading.get_ident()
+        self._locked = opened
+        # No overtaking of waiters.
+        if opened.file.queued(0) is not None or not opened.file.try_lock():
+            return False
+        found = self._disk.stat(self._path)
+        return found is not None and found.inode == opened.inode and found.links == 1
+
     def lock(self, *, wait: bool, may_create: MayCreate) -> None:
         """Take the lock that excludes every other writer of the job.
 

@@ -84,7 +84,7 @@ class JobFiles:
 
         The journal of a new job may get the inode of the one that was removed.
         """
-        return Version(inode + (self._removed[self.job_id] << 64), size)
+        return Version(inode + (self._removed.get(self.job_id, 0) << 64), size)
 
     def count_removal(self) -> None:
         """Tell the next journal from the one that was just removed."""

@@ -54,6 +54,18 @@ class JobLock:
         self.files.count_as_open()
         self.files.head.lock(wait=wait, may_create=may_create)
 
+    def try_take(self) -> bool:
+        """Take both locks if nothing stands in the way; return whether it has them.
+
+        The caller calls `release` in any case.
+        """
+        if not self.mutex.acquire(0):
+            return False
+        try:
+            return self.files.head.try_lock()
+        except OSError:
+            return False
+
     def refuse_nested(self) -> None:
         """Refuse to wait for a lock that this thread has taken.
 

@@ -73,13 +73,18 @@ class Memory:
         self.is_settled = True
 
 
-def settle(files: JobFiles, memory: Memory) -> Extent:
-    """Recover both files, under the lock; return the acknowledged extent."""
-    raw = files.head.read()
-    found = files.stat()
+def is_as_left(files: JobFiles, memory: Memory, raw: bytes, found: Stat | None) -> bool:
+    """Return whether no other process wrote since, and nothing is to be recovered.
+
+    Args:
+        files: of the job, whose lock is held.
+        memory: of them; learns whether the journal has other links.
+        raw: the bytes of the head.
+        found: the journal.
+    """
     head = files.head.head
     memory.is_shared = found is not None and found.links > 1
-    if (
+    return (
         memory.is_settled
         and raw == files.head.raw
         and found is not None
@@ -87,8 +92,15 @@ def settle(files: JobFiles, memory: Memory) -> Extent:
         and found.inode == head.inode == files.inode
         and not memory.is_poisoned
         and not head.is_poisoned
-    ):
-        return head.shown  # no other process wrote since
+    )
+
+
+def settle(files: JobFiles, memory: Memory) -> Extent:
+    """Recover both files, under the lock; return the acknowledged extent."""
+    raw = files.head.read()
+    found = files.stat()
+    if is_as_left(files, memory, raw, found):
+        return files.head.head.shown
     # Another writer may have crashed before it journaled a repair.
     memory.may_owe_repairs = True
     has_slot = files.head.take_over(raw)
