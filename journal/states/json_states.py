@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_METADATA_BYTES = 64 * 1024
 INT_MIN, INT_MAX = -(2**63), 2**64 - 1
 _ORJSON_DEPTH = 254
+# With types: a value of a subclass is not plain JSON.
+_STRICT = orjson.OPT_PASSTHROUGH_SUBCLASS
 # What orjson raises for a value that JSON cannot represent.
 _REFUSALS = (TypeError, ValueError, RecursionError)
 # How often a state that changes meanwhile is encoded before the save fails.
@@ -50,9 +52,6 @@ def to_json(
         raise InvalidState(
             "$", f"{what} must be a dict, got {type(state).__name__}", hint=_WRAP
         )
-    if types is not None:
-        encoded: dict[str, Any] = types.encode(state)
-        return to_json(encoded, limits, what=what)
     # orjson has a fixed bound of levels.  Lists around the state turn it into ours, and
     # a slice removes their brackets.
     lists = _ORJSON_DEPTH - limits.max_depth
@@ -62,13 +61,19 @@ def to_json(
     for _ in range(lists % 9):
         wrapped = [wrapped]
     try:
-        raw = orjson.dumps(wrapped)[lists : -lists or None]
+        raw = orjson.dumps(wrapped, option=None if types is None else _STRICT)
+        raw = raw[lists : -lists or None]
+        is_plain = types is None or types.is_plain(state, raw)
     except _REFUSALS:
-        return _at_one_moment(state, wrapped, lists, limits, what)
-    _check_size(raw, limits, what)
-    # Comparing with what a reader gets checks the promise itself, at C speed.
-    if orjson.loads(raw) == state:
-        return raw
+        is_plain = False
+    if is_plain:
+        _check_size(raw, limits, what)
+        # Comparing with what a reader gets checks the promise itself, at C speed.
+        if orjson.loads(raw) == state:
+            return raw
+    if types is not None:
+        encoded: dict[str, Any] = types.encode(state)
+        return to_json(encoded, limits, what=what)
     return _at_one_moment(state, wrapped, lists, limits, what)
 
 

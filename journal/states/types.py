@@ -145,6 +145,19 @@ class Types:
         except RuntimeError as exc:  # too deep for the stack; or a dict that changed
             raise InvalidState("$", f"it cannot be encoded: {exc}") from exc
 
+    def is_plain(self, value: Any, raw: bytes) -> bool:
+        """Return whether a value needs no encoding, if `raw` reads back equal to it.
+
+        Args:
+            value: a list or a dict.
+            raw: its JSON; `orjson` refused subclasses.
+
+        Raises:
+            ValueError: it needs one.
+        """
+        marshal.dumps(value)  # refuses enums, which are JSON for orjson
+        return _TAG not in raw
+
     def decode(self, value: Any) -> Any:
         """Return a value equal to the one that was encoded as `value`.
 
@@ -167,7 +180,7 @@ class Types:
             return value
         if kind is float and math.isfinite(value):
             return value
-        if (kind is list or kind is dict) and _is_json(value):
+        if (kind is list or kind is dict) and self._is_json(value):
             return value
         if depth > DEPTH_LIMIT:
             deep = f"it nests deeper than {DEPTH_LIMIT} levels, or contains itself"
@@ -188,6 +201,15 @@ class Types:
             why = f"type {kind.__name__!r} is not registered"
             raise InvalidState(_path(where), why, hint=hint)
         return self._tagged(known, value, where, depth)
+
+    def _is_json(self, value: Any) -> bool:
+        """Return whether a list or a dict is plain JSON without tags, at C speed."""
+        try:
+            raw = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+            is_plain = self.is_plain(value, raw)
+        except (TypeError, ValueError):
+            return False
+        return is_plain and bool(orjson.loads(raw) == value)
 
     def _tagged(self, known: Kind, value: Any, where: _Where, depth: int) -> Any:
         try:
@@ -303,16 +325,6 @@ def _path(where: _Where) -> str:
     return "".join(["$", *reversed(parts)])
 
 
-def _is_json(value: Any) -> bool:
-    """Return whether a list or a dict is plain JSON without tags, at C speed."""
-    try:
-        raw = orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
-        marshal.dumps(value)  # refuses enums, which are JSON for orjson
-    except (TypeError, ValueError):
-        return False
-    return _TAG not in raw and bool(orjson.loads(raw) == value)
-
-
 def _text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -348,6 +360,9 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 class _AsStored(Types):
+    def is_plain(self, *_: object) -> bool:
+        return True
+
     def encode(self, value: object) -> Any:
         return value
 

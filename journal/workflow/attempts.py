@@ -35,21 +35,22 @@ class Held(NamedTuple):
     """An attempt of this process.  A lost one stays known until the next begins.
 
     `is_renewed`: a thread of this process renews its lease; else its caller does, which
-    may be on another machine.
+    may be on another machine.  `store_id`: of its store.
     """
 
     lease: Lease
     attempt: int
     ttl_seconds: float
     is_renewed: bool = True
+    store_id: str = ""
 
 
 class _Table:
-    """The attempts of this process, by store and execution."""
+    """The attempts of this process, by execution: ids are unique in all stores."""
 
     def __init__(self) -> None:
         self.guard = Mutex()
-        self.held: dict[tuple[str, str], Held] = {}
+        self.held: dict[str, Held] = {}
         self._bell = threading.Event()
         self._thread: threading.Thread | None = None
         forks.watch(self)
@@ -58,7 +59,7 @@ class _Table:
         """Leave the attempts to the parent."""
         self.__init__()  # type: ignore[misc] # nothing of the parent may stay
 
-    def keep(self, key: tuple[str, str], held: Held) -> None:
+    def keep(self, execution_id: str, held: Held) -> None:
         """Add an attempt, whose lease is renewed from now on."""
 
         def add() -> None:
@@ -70,17 +71,17 @@ class _Table:
                     target=beat, name="milepost-heartbeat", daemon=True
                 )
                 self._thread.start()
-            self.held[key] = held
+            self.held[execution_id] = held
             self._bell.set()
 
         self.guard.hold(add)
 
-    def leave(self, key: tuple[str, str], held: Held) -> None:
+    def leave(self, execution_id: str, held: Held) -> None:
         """Remove an attempt, unless the next one has its place."""
 
         def remove() -> None:
-            if self.held.get(key) is held:
-                del self.held[key]
+            if self.held.get(execution_id) is held:
+                del self.held[execution_id]
 
         self.guard.hold(remove)
 
@@ -93,7 +94,7 @@ class _Table:
                 if time.monotonic() < last + pause:
                     continue
             last = time.monotonic()
-            for (_, execution_id), held in [*self.held.items()]:
+            for execution_id, held in [*self.held.items()]:
                 if not held.is_renewed:
                     continue
                 try:
@@ -121,7 +122,7 @@ class Attempts:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._mine: set[tuple[str, str]] = set()  # begun through this object
+        self._mine: set[str] = set()  # begun through this object
         # Contenders that only look; a kept one looks in half the time.
         self._looking: dict[str, Lease] = {}
 
@@ -135,14 +136,14 @@ class Attempts:
         Raises:
             LeaseLost: it had one, and lost it.
         """
-        held = _table.held.get(self._key(execution_id))
+        held = _table.held.get(execution_id)
         if held is not None and self.is_lost(execution_id):
             raise LeaseLost(execution_id, held.attempt, "it was not renewed in time")
         return held
 
     def held(self, execution_id: str) -> Held | None:
         """Return this process's attempt of an execution, None if it lost it."""
-        held = _table.held.get(self._key(execution_id))
+        held = _table.held.get(execution_id)
         return None if held is None or not held.lease.is_held() else held
 
     def running(self, execution_id: str) -> int | None:
@@ -157,22 +158,28 @@ class Attempts:
 
     def renew(self, execution_id: str, attempt: int) -> bool:
         """Renew the lease of an attempt; return whether this process runs it."""
-        held = _table.held.get(self._key(execution_id))
+        held = _table.held.get(execution_id)
         return held is not None and held.attempt == attempt and held.lease.renew()
 
     def has(self, execution_id: str) -> bool:
         """Return whether this process has, or lost, an attempt of an execution."""
-        return self._key(execution_id) in _table.held
+        return execution_id in _table.held
 
     def is_lost(self, execution_id: str) -> bool:
         """Return whether this process lost its attempt of an execution."""
-        held = _table.held.get(self._key(execution_id))
+        held = _table.held.get(execution_id)
         return held is not None and not held.lease.is_held()
 
     def known(self) -> list[str]:
         """Return the executions that this process has, or lost, an attempt of."""
         store_id = self._storage.store_id
-        return [name for store, name in [*_table.held] if store == store_id]
+        held = [*_table.held.items()]
+        return [name for name, attempt in held if attempt.store_id == store_id]
+
+    @staticmethod
+    def of_process() -> list[str]:
+        """Return what `known` does, for every store."""
+        return [*_table.held]
 
     def take(
         self, execution_id: str, who: str, ttl_seconds: float = TTL_SECONDS
@@ -189,13 +196,13 @@ class Attempts:
 
     def keep(self, execution_id: str, held: Held) -> None:
         """Keep the lease of an attempt that the journal knows."""
-        for _, name in [*self._mine]:
-            known = _table.held.get(self._key(name))
+        for name in [*self._mine]:
+            known = _table.held.get(name)
             if known is not None and not known.is_renewed and self.is_lost(name):
                 self.drop(name)  # its caller went away
-        key = self._key(execution_id)
-        self._mine.add(key)
-        _table.keep(key, held)
+        self._mine.add(execution_id)
+        store_id = self._storage.store_id or ""
+        _table.keep(execution_id, held._replace(store_id=store_id))
 
     def drop(self, execution_id: str, attempt: int | None = None) -> None:
         """End this process's attempt of an execution, if it has one.
@@ -206,12 +213,11 @@ class Attempts:
             execution_id: the execution.
             attempt: only this one.
         """
-        key = self._key(execution_id)
-        held = _table.held.get(key)
+        held = _table.held.get(execution_id)
         if held is None or attempt not in (None, held.attempt):
             return
-        _end(key, held)
-        self._mine.discard(key)
+        _end(execution_id, held)
+        self._mine.discard(execution_id)
 
     def holder(self, execution_id: str) -> Holder | None:
         """Return the live holder of a lease, in any process; None if there is none."""
@@ -242,7 +248,7 @@ class Attempts:
 
         Its execution reads as interrupted once the worker or another process notices.
         """
-        for _, execution_id in [*self._mine]:
+        for execution_id in [*self._mine]:
             self.drop(execution_id)
 
     def _look(self, execution_id: str) -> Lease:
@@ -257,21 +263,18 @@ class Attempts:
     def _lease(self, execution_id: str, ttl_seconds: float) -> Lease:
         return self._storage.lease(execution_id, ttl_seconds)
 
-    def _key(self, execution_id: str) -> tuple[str, str]:
-        return self._storage.store_id or "", execution_id
-
 
 def end_process(storage: Storage) -> None:
     """End the attempts of this process in a store as its death does; for tests."""
     store_id = storage.store_id
-    for key, held in [*_table.held.items()]:
-        if key[0] == store_id:
-            _end(key, held)
+    for execution_id, held in [*_table.held.items()]:
+        if held.store_id == store_id:
+            _end(execution_id, held)
 
 
-def _end(key: tuple[str, str], held: Held) -> None:
+def _end(execution_id: str, held: Held) -> None:
     _forget(held.lease)
-    _table.leave(key, held)
+    _table.leave(execution_id, held)
 
 
 def _forget(lease: Lease) -> None:

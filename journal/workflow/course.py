@@ -27,6 +27,7 @@ from milepost.journal.errors import (
     Expired,
     IllegalTransition,
     InvalidArgument,
+    InvalidState,
     LeaseLive,
     MilepostError,
     Rejected,
@@ -330,7 +331,12 @@ class Course:
         return value
 
     def _payload(self, value: Any) -> Payload:
-        return self._engine.payload({"value": self.around.types.encode(value)})
+        types = self.around.types
+        try:
+            return self._engine.payload({"value": value}, types)
+        except InvalidState:
+            types.encode(value)  # names the path in the value itself, if it can
+            raise
 
     def _result(self, execution: Execution, key: str, kind: str) -> Any:
         """Return a recorded result.
@@ -404,8 +410,7 @@ class Course:
             self._check_may_run(execution, key)
             if notify is not None:
                 yield from self.step(*notify, How())
-            encoded = self.around.types.encode(dict(subject))
-            payload = self._engine.payload(encoded)
+            payload = self._engine.payload(dict(subject), self.around.types)
             yield _journal(self._write, durable.ask, key, payload, terms)
             yield from self._turn(wait)
         elif execution.status == "waiting":

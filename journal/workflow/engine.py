@@ -5,7 +5,6 @@ Finds the job of an execution, encodes payloads, holds leases, and writes.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from milepost.journal import ids
@@ -19,13 +18,14 @@ from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts, Held
 from milepost.journal.workflow.triggers import Triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from milepost.journal.batch import Batch
     from milepost.journal.index.executions import Execution, Workflows
     from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.packer import Packer
+    from milepost.journal.states.types import Types
     from milepost.journal.storage.leases import Lease
 
 _T = TypeVar("_T")
@@ -71,13 +71,20 @@ class Engine:
         self.triggers = Triggers(reader, packer, attempts)
         self._store = reader.store
 
-    def payload(self, value: Mapping[str, Any] | None) -> Payload:
+    def payload(
+        self, value: Mapping[str, Any] | None, types: Types | None = None
+    ) -> Payload:
         """Encode a state of an event that saves no checkpoint.
+
+        Args:
+            value: the state; None for an empty one.
+            types: of values that are not plain JSON.
 
         Raises:
             InvalidState: it would not round-trip; names the path.
         """
-        raw = json_states.to_json({} if value is None else value, self.reader.limits)
+        state = {} if value is None else value
+        raw = json_states.to_json(state, self.reader.limits, types=types)
         body = self.packer.whole(raw).body
         key = self.reader.vault.key
         encoded = line_codec.encode_state(raw, None, body, key=key)
@@ -115,14 +122,20 @@ class Engine:
         if is_leased:
             self._store.storage.create()
             lease = self.attempts.take(execution_id, actor)
-        with self._settling(job_id, (execution_id, lease)) as write:
-            started: str = write(lambda batch: decide(batch, execution_id))
+
+        def learn(started: str) -> None:
             self.directory.learn(started, job_id)
             if lease is not None and started == execution_id:
                 self.attempts.keep(execution_id, Held(lease, 1, TTL_SECONDS))
             elif lease is not None:
                 lease.release(forget=True)  # a repeat of a request
-        return started
+
+        return self._write(
+            job_id,
+            lambda batch: decide(batch, execution_id),
+            (execution_id, lease),
+            learn,
+        )
 
     def refuse_live(self, known: Workflows) -> None:
         """Refuse a second start while another process runs an execution of the job.
@@ -151,9 +164,7 @@ class Engine:
 
     def change(self, job_id: str, decide: Callable[[Batch], _T]) -> _T:
         """Run a decision that needs no lease, and give up the leases that it ended."""
-        with self._settling(job_id) as write:
-            answer: _T = write(decide)
-        return answer
+        return self._write(job_id, decide)
 
     def as_attempt(
         self,
@@ -206,16 +217,17 @@ class Engine:
                 )
             return attempt, decide(batch, execution_id, attempt)
 
-        answer: _T
-        with self._settling(job_id, (execution_id, lease)) as write:
-            attempt, answer = write(act)
+        def keep(found: tuple[int, _T]) -> None:
+            attempt, _ = found
             if lease is not None and attempt:
-                held = Held(lease, attempt, tenure.ttl_seconds, tenure.is_renewed)
-                self.attempts.keep(execution_id, held)
+                mine = Held(lease, attempt, tenure.ttl_seconds, tenure.is_renewed)
+                self.attempts.keep(execution_id, mine)
             elif lease is not None:
                 lease.release(forget=True)  # a repeat of a request
             elif held is not None and attempt != held.attempt:
                 self.attempts.keep(execution_id, held._replace(attempt=attempt))
+
+        _, answer = self._write(job_id, act, (execution_id, lease), keep)
         return answer
 
     def _as_known(
@@ -230,15 +242,15 @@ class Engine:
 
         def act(batch: Batch) -> _T:
             known = execution_of(batch.view, execution_id)
-            is_repeat = request.earlier(batch.view, batch.now) is not None
-            is_mine = self.attempts.is_mine(execution_id, attempt)
-            if 0 < attempt == known.leased and not is_mine and not is_repeat:
+            if (
+                0 < attempt == known.leased
+                and not self.attempts.is_mine(execution_id, attempt)
+                and request.earlier(batch.view, batch.now) is None
+            ):
                 raise self.not_mine(known, attempt)
             return decide(batch, execution_id, attempt)
 
-        with self._settling(job_id) as write:
-            answer: _T = write(act)
-        return answer
+        return self._write(job_id, act)
 
     def not_mine(self, known: Execution, attempt: int) -> MilepostError:
         """Return why this process may not write as an attempt."""
@@ -247,30 +259,38 @@ class Engine:
             return self.attempts.live(known.execution_id, holder)
         return executions.lost(known, attempt)
 
-    @contextmanager
-    def _settling(
-        self, job_id: str, taken: tuple[str, Lease | None] = ("", None)
-    ) -> Iterator[Callable[[Callable[[Batch], Any]], Any]]:
+    def _write(
+        self,
+        job_id: str,
+        request: Callable[[Batch], _T],
+        taken: tuple[str, Lease | None] = ("", None),
+        then: Callable[[_T], None] | None = None,
+    ) -> _T:
         """Write; then give up the leases that have ended, and fire triggers.
 
-        Yields what writes.  After a refused or interrupted write, whether it is in the
-        journal or not, leases are given up too, and with them the one that was `taken`
-        for it: the next call takes over.
+        After a refused or interrupted write, whether it is in the journal or not,
+        leases are given up too, and with them the one that was `taken` for it: the next
+        call takes over.
+
+        Args:
+            job_id: the job.
+            request: decides what is written.
+            taken: an execution, and its lease that was taken for this.
+            then: called with the answer of `request`, after the write.
         """
         execution_id, lease = taken
         added: list[tuple[int, str, Mapping[str, Any]]] = []
 
-        def write(request: Callable[[Batch], Any]) -> Any:
-            def decide(batch: Batch) -> Any:
-                before = batch.seq
-                answer = request(batch)
-                added[:] = batch.since(before)
-                return answer
-
-            return self._store.write(job_id, decide)
+        def decide(batch: Batch) -> _T:
+            before = batch.seq
+            answer = request(batch)
+            added[:] = batch.since(before)
+            return answer
 
         try:
-            yield write
+            answer: _T = self._store.write(job_id, decide)
+            if then is not None:
+                then(answer)
         except BaseException:
             if lease is not None:
                 self.attempts.drop(execution_id)
@@ -285,10 +305,11 @@ class Engine:
             self._give_up(job_id, self._fresh)
             raise
         self.triggers.fire(events)
+        return answer
 
     def _give_up(self, job_id: str, view_of: Callable[[str], JobView | None]) -> None:
         """Drop the attempts that have ended in a job."""
-        attempts = self.attempts.known()
+        attempts = self.attempts.of_process()
         if not attempts:
             return
         view = view_of(job_id) or view_of(job_id)
