@@ -665,8 +665,8 @@ MUTANTS: dict[str, Mutant] = {
             ),
             Rewrite(
                 Engine.as_attempt,
-                "self.attempts.keep(execution_id, held)",
-                "lease.acquire('a'); self.attempts.keep(execution_id, held)",
+                "self.attempts.keep(execution_id, mine)",
+                "lease.acquire('a'); self.attempts.keep(execution_id, mine)",
             ),
         ),
         "execute",
@@ -675,9 +675,9 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Engine.change,
-                "answer: _T = write(decide)",
+                "return self._write(job_id, decide)",
                 "[self.attempts.drop(name) for name in self.attempts.known()]; "
-                "answer = write(decide)",
+                "return self._write(job_id, decide)",
             ),
         ),
         "end executions",
