@@ -2268,13 +2268,17 @@ class CheckpointManager:
             job_id: the job.
             actor: the actor of the compaction, instead of the manager's.
             threshold: what makes it worthwhile; by default, any state that is due.
+                If no state is purged or overdue by its `erase_within_seconds`, the
+                compaction only frees space, and is skipped if it frees none, because
+                deltas lose their bases.
             rewrap: compact in any case, so that the current key wraps all states.
             trust_clock: accept the current time although the clock jumped.
             on_piece: called between pieces of the journal with the bytes read since the
                 last call; its exceptions end the compaction without any change.
 
         Returns:
-            The result, None if nothing was due.
+            The result, None if nothing was due; see `Compaction.growth_bytes` for a
+            compaction that was skipped.
 
         Raises:
             ClockJumped: a state is due by age, and the clock jumped.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.storage.contract import OnPiece
+    from milepost.journal.store.compaction import Need
 
 ALWAYS = Threshold()
 # Waits of an erasure for a running compaction.
@@ -108,12 +109,14 @@ def compact(
         Conflict: another compaction of the job is running.
     """
 
-    def is_worth(view: JobView, drop: frozenset[int]) -> bool:
-        return rewrap or threshold.is_met(view, drop, due.now, due.trash_seconds)
+    def need(view: JobView, drop: frozenset[int]) -> Need:
+        if rewrap or due.salvage_files(view):
+            return "required"
+        return threshold.need(view, drop, due.now, due.trash_seconds)
 
     try:
         return reader.store.compact(
-            job_id, due.due, due.salvage_files, is_worth, actor, reader.vault, on_piece
+            job_id, due.due, due.salvage_files, need, actor, reader.vault, on_piece
         )
     except Busy:
         raise Conflict(

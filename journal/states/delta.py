@@ -21,6 +21,8 @@ _RADIX = 4
 PERIOD = _RADIX**4
 # Readers reject longer chains.  Chains have at most 13 states unless some are deleted.
 MAX_LINKS = 32
+# A restore reads at most this multiple of the state, or this many bytes.
+_READ_FACTOR, _READ_BYTES = 4, 64 * 1024
 
 
 class Link(NamedTuple):
@@ -37,6 +39,11 @@ def stride(depth: int) -> int:
     while depth % (found * _RADIX) == 0:
         found *= _RADIX
     return found
+
+
+def most_to_read(raw_bytes: int) -> int:
+    """Return how many stored bytes a state of `raw_bytes` may depend on."""
+    return max(_READ_FACTOR * raw_bytes, _READ_BYTES)
 
 
 def base_of(chain: Sequence[Link], is_lasting: Callable[[Link], bool]) -> Link | None:

@@ -48,8 +48,15 @@ def compressed(raw: bytes, *, is_json: bool = True) -> Body:
     return plain(raw) if is_json and body.text_bytes >= len(raw) else body
 
 
-def delta(raw: bytes, base_raw: bytes, *, base: int, depth: int) -> Body:
-    """Return `raw` as a delta against `base_raw`, the state of event `base`."""
+def delta(raw: bytes, base_raw: bytes, *, base: int, depth: int) -> Body | None:
+    """Return `raw` as a delta against `base_raw`, the state of event `base`.
+
+    Returns:
+        None if the base is too short, or both are too long.
+    """
     from milepost.journal.states import zstd
 
+    reach = len(raw) + len(base_raw)
+    if len(base_raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
+        return None
     return Body("zstd-delta", zstd.compress(raw, base_raw), base, depth)

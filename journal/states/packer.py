@@ -38,8 +38,6 @@ _SAMPLES, _SAMPLE_BYTES = 4, 32
 _GOOD_ENOUGH = 8
 # Nor does one that is hardly longer than the best of the last search.
 _AS_EXPECTED = 1.25
-# A restore reads at most this multiple of the state, or this many bytes.
-_READ_FACTOR, _READ_BYTES = 4, 64 * 1024
 
 
 class Known(NamedTuple):
@@ -276,17 +274,14 @@ class Packer:
             known = self._known(view, base.seq, base.checkpoint_id, read)
         except (UnreadableState, NewerFormat, StorageFailed):
             return None  # damage of an old state must not fail a new save
-        from milepost.journal.states import zstd
-
-        reach = len(raw) + len(known.raw)
-        if len(known.raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
-            return None
         if not (is_tried or _is_alike(raw, known.raw)):
             return None
         depth = start.links[0].depth + 1
         body = encoding.delta(raw, known.raw, base=base.seq, depth=depth)
+        if body is None:
+            return None
         to_read = known.stored_bytes + body.text_bytes
-        if to_read > max(_READ_FACTOR * len(raw), _READ_BYTES):
+        if to_read > delta.most_to_read(len(raw)):
             return None
         return Packed(body, base, known)
 

@@ -7,8 +7,9 @@ if its own key is available; its ciphertext is not changed.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from milepost.journal.errors import (
     MissingKey,
@@ -18,6 +19,7 @@ from milepost.journal.errors import (
 )
 from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.states import delta, delta_chain, encoding, line_codec
+from milepost.journal.states.delta import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -27,23 +29,38 @@ if TYPE_CHECKING:
     from milepost.journal.states.access import Vault
     from milepost.journal.states.encoding import Body
 
-# At this chain length, a state is re-encoded as a whole one.
-_MAX_LINKS = delta.MAX_LINKS // 2
+
+# ``optional``: it only frees space; ``required``: it erases, whatever that costs.
+Need = Literal["none", "optional", "required"]
 
 
 class Compaction(NamedTuple):
-    """Result of a compaction: states dropped and re-encoded, bytes before and after."""
+    """Result of a compaction: states dropped and re-encoded, bytes before and after.
+
+    Attributes:
+        growth_bytes: None, unless the compaction was skipped: nothing was changed,
+            because the journal would have grown by so much.
+    """
 
     job_id: str
     dropped: int
     reencoded: int
     bytes_before: int
     bytes_after: int
+    growth_bytes: int | None = None
 
     @property
     def bytes_freed(self) -> int:
         """Number of bytes saved, not counting the compaction's own event."""
         return self.bytes_before - self.bytes_after
+
+
+class Unworthy(NamedTuple):
+    """A compaction that was skipped: what it would have dropped, and its result."""
+
+    generation: int | None
+    drop: frozenset[int]
+    growth_bytes: int
 
 
 def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
@@ -99,14 +116,14 @@ class Threshold(NamedTuple):
 
     min_bytes: int = 0
     min_fraction: float = 0.0
-    erase_within_seconds: float | None = 0.0
+    erase_within_seconds: float | None = 7 * 86_400.0
 
-    def is_met(
+    def need(
         self, view: JobView, drop: Collection[int], now: datetime, trash_seconds: float
-    ) -> bool:
-        """Return whether dropping `drop` justifies rewriting the journal."""
+    ) -> Need:
+        """Return whether the journal is to be rewritten without `drop`."""
         if not drop:
-            return False
+            return "none"
         within = self.erase_within_seconds
         latest = now - timedelta(seconds=trash_seconds + (within or 0.0))
         is_late = any(
@@ -117,9 +134,10 @@ class Threshold(NamedTuple):
         )
         # Likewise the states of executions: erased, or removed long enough ago.
         since = datetime.min.replace(tzinfo=UTC) if within is None else latest
-        is_late = is_late or not _payloads(view, since).isdisjoint(drop)
+        if is_late or not _payloads(view, since).isdisjoint(drop):
+            return "required"
         least = max(self.min_bytes, self.min_fraction * view.stored_bytes)
-        return is_late or dead_bytes(view, drop) >= least
+        return "optional" if dead_bytes(view, drop) >= least else "none"
 
 
 class Compactor:
@@ -147,9 +165,10 @@ class Compactor:
         self._lines = read
         self._vault = vault
         self._address = address
-        # Links to whole states in the new journal.
-        self._links: dict[int, int] = {}
-        self.dropped = self.reencoded = 0
+        # The states of the new journal.
+        self._copied: dict[int, _Copied] = {}
+        self._last_live = 0
+        self.dropped = self.reencoded = self.bytes_freed = 0
 
     def lines_of(self, seq: int, lines: bytes) -> bytes:
         """Return the new lines of event `seq`, from its state line and event line.
@@ -159,6 +178,11 @@ class Compactor:
                 can be restored: by a live checkpoint, or with a key that is missing.
             NewerFormat: the same, for a codec that this version does not know.
         """
+        new = self._new_lines(seq, lines)
+        self.bytes_freed += len(lines) - len(new)
+        return new
+
+    def _new_lines(self, seq: int, lines: bytes) -> bytes:
         state_line, _, event_line = lines[:-1].rpartition(b"\n")
         event_line += b"\n"
         if not state_line:
@@ -179,41 +203,80 @@ class Compactor:
 
     def _kept(self, seq: int, state_line: bytes) -> bytes:
         parts = line_codec.read_line(state_line, seq=seq)
-        links = self._links.get(parts.base) if parts.base else -1
-        if links is not None and links + 1 < delta.MAX_LINKS:
-            self._links[seq] = links + 1
-            return self._vault.rewrap(state_line, self._address(seq))
-        line = self._reencode(seq)
-        self.reencoded += 1
+        if parts.base and not 0 < len(self._chain(parts.base)) < delta.MAX_LINKS:
+            line, base, depth = self._reencode(seq)
+            self.reencoded += 1
+        else:
+            line = self._vault.rewrap(state_line, self._address(seq))
+            base, depth = parts.base, parts.depth
+        self._copied[seq] = _Copied(base, depth, len(line))
+        if seq in self._live:
+            self._last_live = seq
         return line
+
+    def _chain(self, seq: int) -> list[Link]:
+        """Return the delta chain of a state in the new journal; empty without one."""
+        chain = []
+        while (copied := self._copied.get(seq)) is not None:
+            chain.append(Link(seq, copied.depth, ""))
+            seq = copied.base
+        return chain
 
     def _read(self, seq: int) -> delta_chain.Member:
         return delta_chain.member(self._lines(seq), self._address(seq), self._vault)
 
-    def _reencode(self, seq: int) -> bytes:
+    def _reencode(self, seq: int) -> tuple[bytes, int, int]:
         unpacked = delta_chain.prove(seq, self._read)
         parts, data, _ = unpacked.members[0]
         body = self._body(unpacked)
-        self._links[seq] = self._links[body.base] + 1 if body.base else 0
-        return line_codec.line_of(
+        line = line_codec.line_of(
             parts,
             body,
             self._address(seq),
             raw_bytes=data["state_bytes"],
             key=self._vault.key if parts.key_id else None,
-        )[:-1]
+        )
+        return line[:-1], body.base, body.depth
 
     def _body(self, unpacked: delta_chain.Unpacked) -> Body:
-        """Return the state as a delta to the nearest remaining one, or whole."""
-        parts, data, _ = unpacked.members[0]
-        whole = encoding.compressed(unpacked.raw, is_json="state_type" not in data)
-        for member in unpacked.members[1:]:
-            links = self._links.get(member.parts.seq, _MAX_LINKS)
-            if links >= _MAX_LINKS:
-                continue
-            base = delta_chain.unpack(member.parts.seq, self._read).raw
-            delta = encoding.delta(
-                unpacked.raw, base, base=member.parts.seq, depth=parts.depth
-            )
-            return min(delta, whole, key=lambda body: body.text_bytes)
-        return whole
+        """Return the shortest of: whole, or a delta after a state that remains.
+
+        That is the nearest one of its old chain, or the last one that was copied.
+        """
+        raw, data = unpacked.raw, unpacked.members[0].data
+        best = encoding.compressed(raw, is_json="state_type" not in data)
+        chain = (member.parts.seq for member in unpacked.members[1:])
+        nearest = next(filter(self._copied.get, chain), 0)
+        for start in {nearest, self._last_live} - {0}:
+            # A state that is unreadable itself is no base.
+            with suppress(UnreadableState, NewerFormat):
+                body = self._delta(unpacked, self._chain(start))
+                if body is not None and body.text_bytes < best.text_bytes:
+                    best = body
+        return best
+
+    def _delta(self, unpacked: delta_chain.Unpacked, chain: list[Link]) -> Body | None:
+        """Return a state as a delta in `chain`; None if that is impossible."""
+        base = delta.base_of(chain, lambda _: True)
+        if base is None:
+            return None
+        found = delta_chain.unpack(base.seq, self._read)
+        # A lost key must lose its own states only.
+        is_secret = bool(unpacked.members[0].parts.key_id)
+        if any(bool(member.parts.key_id) != is_secret for member in found.members):
+            return None
+        raw, depth = unpacked.raw, chain[0].depth + 1
+        body = encoding.delta(raw, found.raw, base=base.seq, depth=depth)
+        if body is None:
+            return None
+        stored = sum(self._copied[x.seq].size_bytes for x in self._chain(base.seq))
+        is_readable = stored + body.text_bytes <= delta.most_to_read(len(raw))
+        return body if is_readable else None
+
+
+class _Copied(NamedTuple):
+    """A state line in the new journal; `base` and `depth` are as in `Body`."""
+
+    base: int
+    depth: int
+    size_bytes: int

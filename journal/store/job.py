@@ -24,6 +24,7 @@ from milepost.journal.process.mutex import Mutex
 from milepost.journal.recovery.diagnosis import gives_up
 from milepost.journal.storage import removals
 from milepost.journal.storage.contract import Position, during
+from milepost.journal.store.compaction import Unworthy
 from milepost.journal.store.group_commit import WriteQueue
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Job:
         error: why the job is quarantined.
         folding: held while the view changes.
         queue: the writers of this process.
+        unworthy: the last compaction that was skipped, so that it is not tried again.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Job:
         self.error: MilepostError | None = None
         self.folding = Mutex()
         self.queue = WriteQueue()
+        self.unworthy = Unworthy(None, frozenset(), 0)
 
     @property
     def is_current(self) -> bool:

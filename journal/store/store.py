@@ -18,7 +18,7 @@ from milepost.journal.index.job_view import Entry, JobView, erased_runs
 from milepost.journal.process import forks
 from milepost.journal.process.calls import Calls
 from milepost.journal.storage.contract import during, every_job
-from milepost.journal.store.compaction import Compaction, Compactor
+from milepost.journal.store.compaction import Compaction, Compactor, Unworthy
 from milepost.journal.store.dropped_keys import DroppedKeys
 from milepost.journal.store.group_commit import Waiter
 from milepost.journal.store.job import LATER, Job, refuse_newer
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Rewrite,
         Storage,
     )
+    from milepost.journal.store.compaction import Need
     from milepost.journal.store.group_commit import Request
 
 # Events that are read at once when they are read from the newest to the oldest.
@@ -243,7 +244,7 @@ class Store:
         job_id: str,
         due: Callable[[JobView], frozenset[int]],
         expired: Callable[[JobView], list[str]],
-        is_worth: Callable[[JobView, frozenset[int]], bool],
+        need: Callable[[JobView, frozenset[int]], Need],
         actor: str,
         vault: Vault,
         on_piece: OnPiece | None = None,
@@ -251,13 +252,14 @@ class Store:
         """Rewrite a journal without the states that are due, if it is worthwhile.
 
         Readers and writers continue meanwhile; writers only wait while the latest
-        writes are copied.
+        writes are copied.  If it is optional, and the copy is not shorter, because
+        states are re-encoded without their bases, the copy is discarded.
 
         Args:
             job_id: the job.
             due: returns the saves whose states are dropped.
             expired: returns the salvage files to remove.
-            is_worth: decides whether to start, given the states that are due.
+            need: decides whether to start, given the states that are due.
             actor: the actor of the compaction.
             vault: the available keys.
             on_piece: called between pieces, never under the job's lock.
@@ -271,14 +273,22 @@ class Store:
         view = self.readable(job_id)
         drop = due(view)
         job = self._job(job_id)
-        if not is_worth(view, drop) and not expired(view):
+        needed = need(view, drop)
+        if needed == "none":
             # Otherwise an idle job would keep its leftover file for ever.
             job.stored.sweep()
             return None
+        known = Unworthy(job.generation, drop, job.unworthy.growth_bytes)
+        if needed == "optional" and job.unworthy == known:
+            return self._skipped(job, view)  # later saves do not depend on these states
         with job.stored.rewriting() as rewrite:
             live = {entry.seq for entry in self.live(view)}
             compactor = Compactor(drop, live, job.stored.lines, vault, view.address_of)
             rewrite.copy(view.seq, compactor.lines_of, on_piece)
+            if needed == "optional" and compactor.bytes_freed <= 0:
+                growth = -compactor.bytes_freed
+                job.unworthy = Unworthy(job.generation, drop, growth)
+                return self._skipped(job, view)
             rewrite.follow()
 
             def place(held: HeldJob) -> Compaction:
@@ -292,6 +302,11 @@ class Store:
                 )
 
             return self._calls.alone(partial(during, job.stored.hold(), place))
+
+    @staticmethod
+    def _skipped(job: Job, view: JobView) -> Compaction:
+        size, growth = view.stored_bytes, job.unworthy.growth_bytes
+        return Compaction(view.job_id, 0, 0, size, size, growth)
 
     def _place(
         self,

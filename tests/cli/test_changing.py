@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from milepost import CheckpointManager
 from tests.support.cli import JOB, call, ids_of, types_of
 from tests.support.eventually import DEADLINE_SECONDS
 
@@ -26,6 +28,24 @@ def test_one_job_that_cannot_be_compacted_keeps_no_other_from_it(store: Path) ->
     assert done.code == 3
     assert [job["job_id"] for job in done.json["data"]["jobs"]] == [JOB]
     assert done.json["data"]["left_out"] == {"another": "damaged"}  # I10
+
+
+def test_a_compaction_that_was_skipped_is_shown_with_its_reason(store: Path) -> None:
+    blocks = [random.Random(n).randbytes(2000).hex() for n in range(8)]
+    with CheckpointManager(store) as manager:
+        first = manager.save("parts", "all", {"of": blocks})
+        for mask in range(1, 256, 9):
+            manager.restore("parts", first)
+            some = [block * (mask >> n & 1) for n, block in enumerate(blocks)]
+            manager.save("parts", "some", {"of": some})
+        manager.delete("parts", first)
+    (store.parent / "config.toml").write_text('[retention]\ntrash_period = "0s"\n')
+
+    done = call("compact", "parts")
+    assert "skipped job parts: its journal would grow by" in done.err
+    found = call("compact", "parts", "--json").json["data"]
+    assert (found["jobs"], found["bytes_freed"]) == ([], 0)
+    assert found["skipped"][0]["growth_bytes"] > 0
 
 
 def test_restore_prints_the_bytes_that_the_store_has_and_moves_current(

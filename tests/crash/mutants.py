@@ -410,7 +410,7 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction drops an event line": Mutant(
         (
             Rewrite(
-                Compactor.lines_of,
+                Compactor._new_lines,
                 "        self.dropped += 1\n        return event_line\n",
                 "        self.dropped += 1\n        return b''\n",
             ),
@@ -421,8 +421,8 @@ MUTANTS: dict[str, Mutant] = {
         (
             Rewrite(
                 Compactor._kept,
-                "self._links.get(parts.base)",
-                "self._links.get(parts.base, 0)",
+                "not 0 < len(self._chain(parts.base)) < delta.MAX_LINKS",
+                "len(self._chain(parts.base)) >= delta.MAX_LINKS",
             ),
         ),
         "compact",
@@ -430,7 +430,7 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction drops what is live": Mutant(
         (
             Rewrite(
-                Compactor.lines_of, "if seq in self._drop:", "if seq in self._live:"
+                Compactor._new_lines, "if seq in self._drop:", "if seq in self._live:"
             ),
         ),
         "compact",
@@ -438,7 +438,9 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction drops the states of other events": Mutant(
         (
             Rewrite(
-                Compactor.lines_of, "if seq in self._drop:", "if seq not in self._live:"
+                Compactor._new_lines,
+                "if seq in self._drop:",
+                "if seq not in self._live:",
             ),
         ),
         "compact states of other events",

@@ -121,6 +121,109 @@ def test_every_second_state_may_go_and_the_rest_still_restores(
     assert manager.verify(JOB, deep=True)[0].ok
 
 
+def overlap(manager: CheckpointManager) -> tuple[str, list[str]]:
+    """Save a state of many blocks, and after it states of some blocks each.
+
+    Without the first one, blocks that several of the others share are stored often.
+    """
+    blocks = [noise(n, 4000) for n in range(8)]
+    first = manager.save(JOB, "all", {"of": blocks})
+    parts = []
+    for mask in range(1, 256, 9):
+        manager.restore(JOB, first)  # so that the next state is a delta from it
+        some = [block for n, block in enumerate(blocks) if mask >> n & 1]
+        parts.append(manager.save(JOB, "some", {"of": some}))
+    return first, parts
+
+
+def test_a_compaction_that_frees_nothing_is_skipped_until_a_state_is_overdue(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    first, parts = overlap(manager)
+    states = [manager.get(JOB, checkpoint_id).state for checkpoint_id in parts]
+    manager.delete(JOB, first)
+    clock.turn(days=8)
+    before = journal_of(root, JOB).read_bytes()
+    done = manager.compact(JOB)
+    assert done is not None
+    assert done.growth_bytes is not None
+    assert (done.dropped, done.bytes_freed) == (0, 0)
+    assert journal_of(root, JOB).read_bytes() == before
+    assert [p.name for p in (root / "journals").iterdir()] == ["etl.jsonl"]
+    clock.turn(days=7)
+    late = manager.compact(JOB)
+    assert late is not None
+    assert (late.dropped, late.growth_bytes) == (1, None)  # I9
+    assert late.bytes_freed == -done.growth_bytes
+    assert [manager.get(JOB, c).state for c in parts] == states  # I5
+
+
+@pytest.mark.parametrize("how", ["purged", "due at once", "rewrapped", "erased"])
+def test_a_compaction_that_erases_is_never_skipped(
+    manager: CheckpointManager, root: Path, clock: Clock, how: str
+) -> None:
+    first, _ = overlap(manager)
+    size = journal_of(root, JOB).stat().st_size
+    manager.delete(JOB, first, purge=how == "purged")
+    clock.turn(days=8)
+    at_once = Threshold(erase_within_seconds=0.0)
+    if how == "due at once":
+        manager.compact(JOB, threshold=at_once)
+    elif how == "rewrapped":
+        manager.compact(JOB, rewrap=True)
+    elif how == "erased":
+        manager.erase(JOB)
+    is_smaller = journal_of(root, JOB).stat().st_size < size
+    assert is_smaller == (how == "erased")
+    assert manager.compact(JOB, threshold=at_once) is None  # I9
+
+
+def test_a_compaction_that_was_skipped_is_not_tried_again_for_the_same_states(
+    root: Path, clock: Clock
+) -> None:
+    disk = FaultyDisk(root)
+    storage = FileStorage(root, disk=disk)
+    with CheckpointManager(storage=storage, clock=clock) as manager:
+        first, parts = overlap(manager)
+        manager.delete(JOB, first)
+        clock.turn(days=8)
+        skipped = manager.compact(JOB)
+        manager.save(JOB, "more", {"n": 1})
+        copied = len(disk.of("append"))
+        again = manager.compact(JOB)
+        assert len(disk.of("append")) == copied
+        assert again is not None
+        assert skipped is not None
+        assert again.growth_bytes == skipped.growth_bytes
+        for one in parts:
+            manager.delete(JOB, one)
+        clock.turn(days=8)
+        done = manager.compact(JOB)
+        assert done is not None
+        assert done.dropped == len(parts) + 1  # I9
+
+
+def test_states_whose_bases_go_are_deltas_from_those_that_stay(
+    manager: CheckpointManager, root: Path, clock: Clock
+) -> None:
+    chat: list[str] = []
+    ids = []
+    for n in range(80):
+        chat.append(noise(n, 1000))
+        ids.append(manager.save(JOB, "turn", {"messages": chat}))
+    size = journal_of(root, JOB).stat().st_size
+    for checkpoint_id in ids[1:-1:2]:
+        manager.delete(JOB, checkpoint_id)
+    clock.turn(days=8)
+    done = manager.compact(JOB)
+    assert done is not None
+    assert done.reencoded > 20
+    assert done.bytes_after < size
+    for n, checkpoint_id in enumerate(ids):
+        if n % 2 == 0 or n == 79:
+            assert manager.get(JOB, checkpoint_id).state["messages"] == chat[: n + 1]
+
+
 def pieces_of(root: Path, seq: int) -> list[bytes]:
     """Return what only the state line of save `seq` holds: body, salt, keys, all."""
     lines = journal_of(root, JOB).read_bytes().splitlines()

@@ -98,6 +98,23 @@ def test_compaction_takes_what_is_worth_it_and_leaves_the_rest_to_the_trash(
     assert [found.ok for found in work.manager.verify(deep=True)] == [True, True]
 
 
+def test_a_compaction_that_frees_nothing_is_counted_as_skipped(work: Work) -> None:
+    blocks = [random.Random(n).randbytes(2000).hex() for n in range(8)]
+    first = work.manager.save("a", "all", {"of": blocks})
+    for mask in range(1, 256, 9):
+        work.manager.restore("a", first)
+        work.manager.save(
+            "a", "some", {"of": [blocks[n] * (mask >> n & 1) for n in range(8)]}
+        )
+    work.manager.delete("a", first)
+    work.clock.turn(seconds=work.manager.trash_seconds + 1)
+    skipped = work.run("compact")
+    assert (skipped.counts["compacted"], skipped.counts["skipped"]) == (0, 1)
+    assert skipped.line == "0 compacted, 1 skipped, 1 job"
+    work.clock.turn(days=2)
+    assert work.run("purge").counts["states_erased"] == 1  # I9
+
+
 def test_the_trash_waits_for_what_is_late_and_no_longer(work: Work) -> None:
     work.fill("a")
     work.empty_trash(hours=23)

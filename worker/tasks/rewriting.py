@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from milepost.journal.errors import Conflict
@@ -13,10 +14,12 @@ if TYPE_CHECKING:
     from milepost.journal.store.compaction import Threshold
     from milepost.worker.tasks.task import TaskContext
 
+log = logging.getLogger("milepost.worker")
+
 
 def rewrite(run: TaskContext, task: str, threshold: Threshold) -> TaskReport:
     """Compact journals that meet `threshold`, up to `worker.max_rewrite` bytes."""
-    tally = Tally(("compacted", "states_erased", "bytes_freed"))
+    tally = Tally(("compacted", "states_erased", "bytes_freed", "skipped"))
     left = run.settings.worker.max_rewrite_bytes
 
     def visit(info: JobInfo) -> None:
@@ -30,8 +33,17 @@ def rewrite(run: TaskContext, task: str, threshold: Threshold) -> TaskReport:
             )
         except Conflict:
             return  # another compaction is running
-        if done is not None:
-            left -= done.bytes_before
+        if done is None:
+            return
+        left -= done.bytes_before
+        if done.growth_bytes is not None:
+            log.info(
+                "compaction of %r skipped: the journal would grow by %d bytes",
+                info.job_id,
+                done.growth_bytes,
+            )
+            tally.add(skipped=1)
+        else:
             tally.add(
                 compacted=1, states_erased=done.dropped, bytes_freed=done.bytes_freed
             )

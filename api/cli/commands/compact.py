@@ -46,9 +46,11 @@ def compact_command(
     """Free the space of deleted states whose trash period has ended.
 
     Compacts each JOB, or every job.  All events are kept: the journal still
-    records the checkpoints, and `verify` still proves it.
+    records the checkpoints, and `verify` still proves it.  A job whose journal
+    would not become shorter is skipped, until a deleted state is overdue by 7 days.
     """
     done: list[Compaction] = []
+    skipped: list[Compaction] = []
     left_out: list[tuple[str, MilepostError]] = []
     with frame.open_to_write() as manager:
         for job in jobs:
@@ -70,7 +72,7 @@ def compact_command(
                     left_out.append((job, exc))  # continue with the others
                     found = None
                 if found is not None:
-                    done.append(found)
+                    (done if found.growth_bytes is None else skipped).append(found)
                 progress.job()
     freed = sum(found.bytes_freed for found in done)
     states = counted(sum(found.dropped for found in done), "state")
@@ -78,11 +80,13 @@ def compact_command(
         {
             "jobs": [compaction_fields(found) for found in done],
             "bytes_freed": freed,
+            "skipped": [compaction_fields(found) for found in skipped],
             "left_out": {job: exc.code for job, exc in left_out},
         },
         Table(_COLUMNS, map(_row, done)),
         (
             *(f"left out job {job}: {exc}" for job, exc in left_out),
+            *map(_skip, skipped),
             *[f"dropped {states}, freed {counted(freed, 'byte')}"] * bool(done),
         ),
     )
@@ -95,3 +99,8 @@ def compact_command(
 
 def _row(found: Compaction) -> tuple[object, ...]:
     return found.job_id, found.dropped, found.bytes_freed, found.bytes_after
+
+
+def _skip(found: Compaction) -> str:
+    growth = counted(found.growth_bytes or 0, "byte")
+    return f"skipped job {found.job_id}: its journal would grow by {growth}"
