@@ -214,7 +214,7 @@ class CheckpointManager:
         self._reader = Reader(
             self._store, vault, Limits(max_state_bytes, max_depth), folder, types
         )
-        self._packer = Packer(codec, vault.key_id)
+        self._packer = Packer(codec, vault.key_id, self._reader.recent)
         attempts = Attempts(storage)
         #: What the worker does for workflows; other callers use the methods here.
         self.workflows = Calls(Engine(self._reader, self._packer, attempts))
@@ -267,7 +267,7 @@ class CheckpointManager:
         """Sync pending writes, give up leases, close every file.  Idempotent."""
         self.workflows.close()
         self._store.close()
-        self._packer.forget()
+        self._reader.recent.forget()
 
     def graceful(self, *, grace_seconds: float = 10.0) -> AbstractContextManager[Stop]:
         """Return a block in which SIGTERM and SIGINT ask the job to stop.

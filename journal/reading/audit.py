@@ -76,7 +76,7 @@ def _check_states(
     for entry in view.checkpoints.values():
         if deep or entry.seq in view.faults:
             try:
-                reader.open(view, entry)
+                reader.open(view, entry, from_disk=True)
             except MissingKey as exc:
                 locked[f"key {exc.key_id!r} is missing"] += 1
             except NewerFormat:

@@ -28,6 +28,7 @@ from milepost.journal.index.content import Content, fields_of
 from milepost.journal.models import CheckpointInfo, ErrorInfo, Hold
 from milepost.journal.states import delta_chain, line_codec, state_digest
 from milepost.journal.states.migrations import Migrated, Migrations
+from milepost.journal.states.recent_states import Known, RecentStates
 from milepost.journal.storage.contract import every_job
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from milepost.journal.events.vocabulary import CheckpointSaved
     from milepost.journal.index.job_view import Entry, JobView
     from milepost.journal.states.access import Vault
-    from milepost.journal.states.delta_chain import Member
+    from milepost.journal.states.delta_chain import Member, Unpacked
     from milepost.journal.states.json_states import Limits
     from milepost.journal.states.line_codec import Header
     from milepost.journal.states.state_digest import DecodedState
@@ -61,6 +62,7 @@ class Reader:
         types: the types that states may have besides plain JSON; None: none.
 
     Attributes:
+        recent: the states that were saved or read last, under the current key.
         migrations: what `migrated` applies.
         cursor: of the last refresh of all jobs.
     """
@@ -73,6 +75,7 @@ class Reader:
         root: Path | None,
         types: Types | None = None,
     ) -> None:
+        self.recent = RecentStates()
         self.store = store
         self.vault = vault
         self.limits = limits
@@ -165,14 +168,36 @@ class Reader:
             )
         return event
 
-    def open(self, view: JobView, entry: Entry) -> DecodedState:
-        """Read a state and verify its digest."""
+    def open(
+        self, view: JobView, entry: Entry, *, from_disk: bool = False
+    ) -> DecodedState:
+        """Read a state and verify its digest.
+
+        Args:
+            view: of its job.
+            entry: its checkpoint.
+            from_disk: read its bases too, instead of decoding it with a cached one.
+        """
         if (fault := view.faults.get(entry.seq)) is None:
+            recall = None if from_disk else partial(self.recent.get, view.job_id)
             try:
-                return delta_chain.open_state(entry.seq, partial(self.read, view))
+                unpacked = delta_chain.prove(
+                    entry.seq, partial(self.read, view), recall
+                )
+                self._remember(view, unpacked)
+                return delta_chain.decoded(unpacked)
             except UnreadableState as exc:
                 raise unreadable(view, entry, exc) from exc
         raise unreadable(view, entry, UnreadableState(fault))
+
+    def _remember(self, view: JobView, unpacked: Unpacked) -> None:
+        """Keep a state that is not stored as it is, and its chain, under one key."""
+        key_id = self.vault.key_id
+        if unpacked.members[0].parts.codec != "json" and all(
+            member.parts.key_id == key_id for member in unpacked.members
+        ):
+            known = Known(unpacked.raw, unpacked.links, unpacked.stored_bytes)
+            self.recent.put(view.job_id, known)
 
     def problem_of(self, view: JobView, entry: Entry) -> UnreadableState | None:
         """Return why a checkpoint's stored state is unreadable, None if it is not."""

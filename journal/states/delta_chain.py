@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from milepost.journal.errors import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.line_codec import Parts
+    from milepost.journal.states.recent_states import Known
     from milepost.journal.states.state_digest import DecodedState
 
 
@@ -35,46 +37,63 @@ class Member(NamedTuple):
 
 
 class Unpacked(NamedTuple):
-    """A state's raw bytes, and its delta chain, beginning with the state itself."""
+    """A state's raw bytes, and its delta chain, beginning with the state itself.
+
+    `rest` are the links of the chain that were not read, of `rest_bytes` stored bytes,
+    because a state was cached.
+    """
 
     raw: bytes
     members: tuple[Member, ...]
+    rest: tuple[Link, ...] = ()
+    rest_bytes: int = 0
 
     @property
     def links(self) -> tuple[Link, ...]:
         """The chain as `milepost.journal.states.delta` sees it."""
-        return tuple(
+        links = [
             Link(m.parts.seq, m.parts.depth, str(m.data.get("checkpoint_id", "")))
             for m in self.members
-        )
+        ]
+        return (*links, *self.rest)
 
     @property
     def stored_bytes(self) -> int:
         """The bytes that reading the state takes."""
-        return sum(m.stored_bytes for m in self.members)
+        return self.rest_bytes + sum(m.stored_bytes for m in self.members)
 
 
-def unpack(seq: int, read: Callable[[int], Member]) -> Unpacked:
+def unpack(
+    seq: int,
+    read: Callable[[int], Member],
+    recall: Callable[[int], Known | None] = lambda _: None,
+) -> Unpacked:
     """Return the raw bytes of the state of event `seq`, without checking its digest.
 
     Args:
         seq: of the event.
         read: returns a state, as `member` does.
+        recall: returns a cached state; it need not be the stored one.
 
     Raises:
         UnreadableState: a state of the chain is missing or damaged.
         NewerFormat: a codec that this version does not know.
     """
     members = [read(seq)]
+    if (known := recall(seq)) is not None:
+        rest_bytes = known.stored_bytes - members[0].stored_bytes
+        return Unpacked(known.raw, (members[0],), known.links[1:], rest_bytes)
     while (base := members[-1].parts.base) != 0:
         if base >= members[-1].parts.seq or len(members) > delta.MAX_LINKS:
             raise UnreadableState(f"state {seq} has a delta chain without an end")
+        if (known := recall(base)) is not None:
+            break
         members.append(read(base))
-    raw: bytes | None = None
+    raw, rest, rest_bytes = (None, (), 0) if known is None else known
     for member in reversed(members):
         raw = line_codec.raw_of(member.parts, member.data["state_bytes"], raw)
     assert raw is not None
-    return Unpacked(raw, tuple(members))
+    return Unpacked(raw, tuple(members), rest, rest_bytes)
 
 
 def member(lines: tuple[bytes, bytes], address: StateAddress, vault: Vault) -> Member:
@@ -103,13 +122,28 @@ def member(lines: tuple[bytes, bytes], address: StateAddress, vault: Vault) -> M
     return Member(parts, data, len(state_line))
 
 
-def prove(seq: int, read: Callable[[int], Member]) -> Unpacked:
+def prove(
+    seq: int,
+    read: Callable[[int], Member],
+    recall: Callable[[int], Known | None] | None = None,
+) -> Unpacked:
     """Return the raw bytes of the state of event `seq`, verified by its digest.
+
+    Args:
+        seq: of the event.
+        read: returns a state, as `member` does.
+        recall: as `unpack`; without it, all bytes are stored ones.
 
     Raises:
         UnreadableState, NewerFormat: as `unpack`; or the digest does not match.
     """
-    unpacked = unpack(seq, read)
+    if recall is not None:
+        with suppress(UnreadableState):  # perhaps the cached state is another one
+            return _proven(unpack(seq, read, recall))
+    return _proven(unpack(seq, read))
+
+
+def _proven(unpacked: Unpacked) -> Unpacked:
     parts, data, _ = unpacked.members[0]
     state_digest.prove(parts, unpacked.raw, data["state_digest"])
     return unpacked
@@ -121,12 +155,23 @@ def open_state(seq: int, read: Callable[[int], Member]) -> DecodedState:
     Raises:
         UnreadableState, NewerFormat: as `prove`; or it is not JSON.
     """
-    raw, members = prove(seq, read)
-    parts, data, _ = members[0]
+    return decoded(prove(seq, read))
+
+
+def decoded(unpacked: Unpacked) -> DecodedState:
+    """Return the state and the metadata of a verified state.
+
+    Raises:
+        UnreadableState: it is not JSON.
+        NewerFormat: it has a type that this version does not know.
+    """
+    parts, data, _ = unpacked.members[0]
     if "state_type" in data:
         kind = data["state_type"][:80]
-        raise NewerFormat(f"state {seq} is {kind!r}, which this version cannot read")
-    return state_digest.decoded(parts, raw)
+        raise NewerFormat(
+            f"state {parts.seq} is {kind!r}, which this version cannot read"
+        )
+    return state_digest.decoded(parts, unpacked.raw)
 
 
 def problem_of(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from milepost.journal.errors import NewerFormat, StorageFailed, UnreadableState
 from milepost.journal.process import forks
-from milepost.journal.process.mutex import Mutex
 from milepost.journal.states import delta, delta_chain, encoding
 from milepost.journal.states.delta import Link
+from milepost.journal.states.recent_states import Known, RecentStates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +25,6 @@ Codec = Literal["auto", "json", "zstd"]
 # Smaller states stay readable JSON: compressing them takes as long as the whole save
 # (docs/adr/0009).
 _SMALL_BYTES = 2048
-_CACHE_BYTES = 32 * 1024 * 1024
-# Cache overhead of a state: the key, the chain, the entry.
-_ENTRY_BYTES = 1024
 _MAX_HINTS = 4096
 _CANDIDATES = 4
 _FULL_SEARCH_EVERY = 16
@@ -38,14 +33,6 @@ _SAMPLES, _SAMPLE_BYTES = 4, 32
 _GOOD_ENOUGH = 8
 # Nor does one that is hardly longer than the best of the last search.
 _AS_EXPECTED = 1.25
-
-
-class Known(NamedTuple):
-    """A cached state: its raw bytes, its delta chain, and the cost of reading it."""
-
-    raw: bytes
-    links: tuple[Link, ...]
-    stored_bytes: int
 
 
 class Packed(NamedTuple):
@@ -134,14 +121,15 @@ class Packer:
     Args:
         codec: see `Codec`.
         key_id: of the key that encrypts new states, as `Vault.key_id`.
+        recent: cached states; all of them are under that key.
     """
 
-    def __init__(self, codec: Codec, key_id: str = "") -> None:
+    def __init__(
+        self, codec: Codec, key_id: str = "", recent: RecentStates | None = None
+    ) -> None:
         self._codec = codec
         self._key_id = key_id
-        self._guard = Mutex()
-        self._states: OrderedDict[tuple[str, str], Known] = OrderedDict()
-        self._bytes = 0
+        self._recent = RecentStates() if recent is None else recent
         self._hints: dict[str, _Hint] = {}
         forks.watch(self)
 
@@ -197,8 +185,11 @@ class Packer:
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
             return
         before = packed.known
-        self._keep(
-            (job_id, link.checkpoint_id),
+        # Copied, because orjson's result keeps its write buffer, about ten times as
+        # large, alive.
+        raw = bytes(memoryview(raw))
+        self._recent.put(
+            job_id,
             Known(
                 raw,
                 (link, *(() if before is None else before.links)),
@@ -207,20 +198,8 @@ class Packer:
         )
 
     def after_fork(self) -> None:
-        """Reset in a forked child: a thread of the parent may have held the guard."""
-        self._guard = Mutex()
-        self._states = OrderedDict()
+        """Reset in a forked child: a thread of the parent may have been packing."""
         self._hints = {}
-        self._bytes = 0
-
-    def forget(self) -> None:
-        """Clear the cache."""
-        self._guard.hold(self._clear)
-
-    def _clear(self) -> None:
-        self._states.clear()
-        self._hints.clear()
-        self._bytes = 0
 
     # -- inside ----------------------------------------------------------------
 
@@ -292,43 +271,17 @@ class Packer:
         checkpoint_id: str,
         read: Callable[[JobView, int], Member],
     ) -> Known:
-        key = (view.job_id, checkpoint_id)
-        known = self._states.get(key)
-        if known is not None:
-            with suppress(KeyError):  # it is just being dropped: still good
-                self._states.move_to_end(key)
+        known = self._recent.get(view.job_id, seq)
+        # After a restored backup, the event may be another one.
+        if known is not None and known.links[0].checkpoint_id == checkpoint_id:
             return known
         found = delta_chain.unpack(seq, partial(read, view))
         # A lost key must lose its own states only, so a base is under the same key.
         if any(member.parts.key_id != self._key_id for member in found.members):
             raise UnreadableState(f"state {seq} is under another key")
         known = Known(found.raw, found.links, found.stored_bytes)
-        self._keep(key, known)
+        self._recent.put(view.job_id, known)
         return known
-
-    def _keep(self, key: tuple[str, str], known: Known) -> None:
-        if len(known.raw) > _CACHE_BYTES // 4:
-            return
-        # Copied, because orjson's result keeps its write buffer, about ten times as
-        # large, alive.
-        known = known._replace(raw=bytes(memoryview(known.raw)))
-        try:
-            self._guard.hold(partial(self._put, key, known))
-        except BaseException:
-            self.forget()  # the count may not match the content
-            raise
-
-    def _put(self, key: tuple[str, str], known: Known) -> None:
-        old = self._states.pop(key, None)
-        self._bytes += _cached_bytes(known) - (0 if old is None else _cached_bytes(old))
-        self._states[key] = known
-        while self._bytes > _CACHE_BYTES:
-            _, dropped = self._states.popitem(last=False)
-            self._bytes -= _cached_bytes(dropped)
-
-
-def _cached_bytes(known: Known) -> int:
-    return len(known.raw) + _ENTRY_BYTES
 
 
 def _is_alike(raw: bytes, base: bytes) -> bool:

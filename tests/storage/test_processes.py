@@ -649,7 +649,7 @@ def test_a_fork_while_another_thread_packs_states_does_not_hang_the_child(
     large = {"text": "0123456789" * 1000}
     manager = CheckpointManager(root)
     saved = [manager.save(JOB, "before", large)]
-    guard = manager._packer._guard
+    guard = manager._reader.recent._guard
     holding = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -118,6 +118,7 @@ class FaultyDisk:
         self, root: Path, *, syncs: bool = True, medium: Medium | None = None
     ) -> None:
         self.calls: list[Call] = []
+        self.read_bytes = 0
         self.syncs = syncs
         self.medium = medium or Medium()
         self._inside = f"{root}/"
@@ -207,7 +208,9 @@ class FaultyFile:
 
     def read(self, offset: int, size: int) -> bytes:
         self._disk.meet("read", self._path)
-        return self._real.read(offset, size)
+        found = self._real.read(offset, size)
+        self._disk.read_bytes += len(found)
+        return found
 
     def append(self, data: bytes) -> int:
         fault = self._disk.meet("append", self._path)
