@@ -18,6 +18,7 @@ MAX_ID_BYTES = 512
 MAX_NAME_BYTES = 200
 _CUT_NAME_BYTES = 150
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_IS_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_BYTES}}}")
 _NOT_SLUG = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_SLUG = 64
 _RANDOM = re.compile(r"[0-9a-f]{20}")
@@ -105,6 +106,8 @@ def file_name(job_id: str) -> str:
     outside the folder.  A name over 200 bytes is cut and gets ``~`` and a hash; other
     names have no ``~``, so the two forms cannot collide.
     """
+    if _IS_NAME.fullmatch(job_id):
+        return job_id
     raw = job_id.encode()
     name = "".join(chr(b) if b in _SAFE else f"%{b:02X}" for b in raw)
     if len(name) > MAX_NAME_BYTES:
@@ -114,6 +117,8 @@ def file_name(job_id: str) -> str:
 
 def job_of(name: str) -> str | None:
     """Return the job id whose `file_name` is `name`; None if it was cut."""
+    if _IS_NAME.fullmatch(name):
+        return name
     if "~" in name:
         return None
     try:

@@ -1126,7 +1126,7 @@ class CheckpointManager:
 
         Never required for correct results: every call refreshes.  It makes them faster.
         """
-        return queries.refresh(self._reader, job_ids)
+        return self._store.refresh(job_ids)
 
     def register_migration(
         self, workflow_name: str, from_version: str, to_version: str, migrate: Migrate

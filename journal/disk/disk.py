@@ -136,11 +136,17 @@ class Disk(Protocol):
             ReadOnlyStore: a new file cannot be made like `like`; nothing was created.
         """
 
-    def stat(self, path: Path) -> Stat | None:
+    def stat(self, path: Path | str) -> Stat | None:
         """Return the status of `path`, None if it does not exist."""
 
     def names(self, folder: Path) -> list[str]:
         """Return the names in `folder`, unordered; none if it does not exist."""
+
+    def stat_folder(self, folder: Path) -> Stat | None:
+        """Return the status of `folder`, through symbolic links; None without one.
+
+        Its time changes when a name in it comes, goes or names another file.
+        """
 
     def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         """Create `folder` if it is missing, with `mode` less the umask."""
@@ -364,7 +370,7 @@ class PosixDisk:
             raise
         return file
 
-    def stat(self, path: Path) -> Stat | None:
+    def stat(self, path: Path | str) -> Stat | None:
         """See `Disk.stat`."""
         try:
             return _stat_of(os.stat(path, follow_symlinks=False))
@@ -377,6 +383,13 @@ class PosixDisk:
             return os.listdir(folder)
         except FileNotFoundError:
             return []
+
+    def stat_folder(self, folder: Path) -> Stat | None:
+        """See `Disk.stat_folder`."""
+        try:
+            return _stat_of(os.stat(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         """See `Disk.make_folder`."""

@@ -20,7 +20,7 @@ from milepost.journal.clock import stamp
 from milepost.journal.errors import InvalidArgument, MilepostError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
 
 _NAME = re.compile(r".+_([0-9]{1,11})_[0-9A-Za-z]{8}\.json", re.DOTALL)
@@ -127,11 +127,14 @@ def folders(
             yield Folder(path, name, files, others)
 
 
-def jobs_beside(root: Path, known: Collection[str]) -> list[str]:
+def jobs_beside(root: Path, known: Iterable[str]) -> list[str]:
     """Return the jobs with checkpoint files in `root` that are not `known`, sorted."""
     found = set()
-    is_store = (root / "store.json").exists()
-    skipped = {*known, *_FOLDERS_OF_JOBS} if is_store else known
+    own = _FOLDERS_OF_JOBS if (root / "store.json").exists() else ()
+    if next(folders(root, levels=1, skipped=own), None) is None:
+        return []  # as usual, and without a look at the known jobs
+    known = {*known}
+    skipped = {*known, *own}
     for folder in folders(root, levels=1, skipped=skipped):
         if folder.files and (job_id := _job_of(folder)) not in known:
             with suppress(InvalidArgument):

@@ -92,15 +92,9 @@ class Directory:
     def _job_of(self, id_: str, has: Callable[[Workflows, str], bool]) -> str:
         if (known := self._jobs.get(id_)) is not None:
             return known
-        store = self._reader.store
-        for job_id in store.known_then_all():
-            try:
-                view = store.readable(job_id)
-            except MilepostError:
-                continue  # damage of one job must not hide another's execution
-            if has(view.workflows, id_):
-                self.learn(id_, job_id)
-                return job_id
+        for view in self._reader.store.having(lambda view: has(view.workflows, id_)):
+            self.learn(id_, view.job_id)
+            return view.job_id
         raise UnknownExecution(id_)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+from bisect import bisect_right
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from milepost.journal.errors import (
 from milepost.journal.index.answers import LIFETIME
 from milepost.journal.models import Checkpoint, CheckpointInfo, ErrorInfo, JobInfo
 from milepost.journal.process import gc_pause
+from milepost.journal.reading import summaries
 from milepost.journal.reading.reader import check_limit, unknown
 
 if TYPE_CHECKING:
@@ -169,15 +171,12 @@ def find(reader: Reader, checkpoint_id: str) -> CheckpointInfo:
         NotImported: no job has it, but some jobs are not imported yet.
     """
     deleted: UnknownCheckpoint | None = None
-    for job_id in reader.store.known_then_all():
-        try:
-            view = reader.store.readable(job_id)
-        except MilepostError:
-            continue  # damage of one job must not hide another's checkpoint
+    for view in reader.store.having(
+        lambda view: checkpoint_id in view.checkpoints or checkpoint_id in view.trash
+    ):
         if checkpoint_id in view.checkpoints:
-            return reader.answer(job_id, partial(reader.one, checkpoint_id))
-        if checkpoint_id in view.trash:
-            deleted = unknown(view, checkpoint_id)
+            return reader.answer(view.job_id, partial(reader.one, checkpoint_id))
+        deleted = unknown(view, checkpoint_id)
     for job_id in [] if deleted else reader.not_imported():
         reader.view(job_id)  # raises: the checkpoint may be in this job
     raise deleted or UnknownCheckpoint(checkpoint_id)
@@ -187,20 +186,18 @@ def jobs(
     reader: Reader, *, match: str | None, limit: int | None, after: str | None
 ) -> list[JobInfo]:
     """Return the jobs that match, sorted by id, including damaged ones."""
+    job_ids = reader.job_ids()
+    if after is not None:
+        job_ids = job_ids[bisect_right(job_ids, after) :]
+    if match is not None:
+        job_ids = fnmatch.filter(job_ids, match)
+    look = partial(job, reader)
 
     def collect() -> list[JobInfo]:
-        found: list[JobInfo] = []
-        for job_id in reader.job_ids():
-            if after is not None and job_id <= after:
-                continue
-            if match is not None and not fnmatch.fnmatchcase(job_id, match):
-                continue
-            if limit is not None and len(found) >= limit:
-                break
-            info = job(reader, job_id)
-            if info is not None:
-                found.append(info)
-        return found
+        if limit is None:
+            return summaries.of(reader.store, job_ids, look)
+        infos = (info for job_id in job_ids if (info := look(job_id)) is not None)
+        return [*islice(infos, limit)]
 
     return gc_pause.at_rest(collect)
 
@@ -215,24 +212,6 @@ def job(reader: Reader, job_id: str) -> JobInfo | None:
         raise  # not caused by the job
     except MilepostError as exc:
         return JobInfo(job_id, damage=ErrorInfo.of(exc))
-
-
-def refresh(reader: Reader, job_ids: Collection[str] | None) -> set[str]:
-    """Read the latest writes of other processes; return the jobs that changed."""
-    moved = set()
-    cursor = reader.cursor
-    if job_ids is None:
-        job_ids, cursor = reader.store.storage.changed(cursor)
-    for job_id in job_ids:
-        before = reader.store.folded_seq(job_id)
-        try:
-            after = reader.store.view(job_id).seq
-        except MilepostError:
-            continue  # its readers get the error
-        if after != before:
-            moved.add(job_id)
-    reader.cursor = cursor  # now that all were read
-    return moved
 
 
 def recorded(reader: Reader, job_id: str, key: str, now: datetime) -> list[Event]:

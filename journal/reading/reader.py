@@ -64,7 +64,6 @@ class Reader:
     Attributes:
         recent: the states that were saved or read last, under the current key.
         migrations: what `migrated` applies.
-        cursor: of the last refresh of all jobs.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Reader:
         self.root = root
         self.types = types
         self.migrations = Migrations()
-        self.cursor: str | None = None
 
     def job_ids(self) -> list[str]:
         """Return the ids of all jobs, sorted; faster than `jobs`, which reads journals.
@@ -99,7 +97,7 @@ class Reader:
     def _beside(self, stored: Iterable[str]) -> list[str]:
         if self.root is None:
             return []
-        return checkpoint_folder.jobs_beside(self.root, {*stored})
+        return checkpoint_folder.jobs_beside(self.root, stored)
 
     def stored(self, view: JobView) -> JobStorage:
         """Return the job of `view` in the storage."""

@@ -22,6 +22,7 @@ from milepost.journal.disk.disk import (
 from milepost.journal.errors import MilepostError, NotImported
 from milepost.journal.events.codec import peek
 from milepost.journal.importing import checkpoint_folder
+from milepost.journal.storage.files import cache
 from milepost.journal.storage.files.recovery.salvage import job_name
 from milepost.journal.storage.files.storage import FORMAT, FileStorage
 from milepost.journal.storage.removals import PREFIX
@@ -222,12 +223,12 @@ _KINDS = {
 
 
 def _stray_paths(root: Path) -> Iterator[tuple[str, Path]]:
-    known = {"store.json", "records", "worker", *_FOLDERS}
+    known = {"store.json", "records", "worker", cache.NAME, *_FOLDERS}
     known |= {f.path.name for f in checkpoint_folder.folders(root, levels=1) if f.files}
     for name in _names(root):
         path = root / name
         if name not in known:
-            is_ours = name.startswith("store.") and name.endswith(".tmp")
+            is_ours = name.startswith(("store.", "jobs.")) and name.endswith(".tmp")
             yield ("leftover" if is_ours else "unknown_file"), path
     jobs = {
         name.removesuffix(".jsonl")

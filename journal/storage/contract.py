@@ -435,6 +435,21 @@ class Storage(Protocol):
     def job(self, job_id: str) -> JobStorage:
         """Return the storage of one job; the job need not exist."""
 
+    def recall(self) -> bytes | None:
+        """Return the bytes that any process kept last with `keep`; None without any.
+
+        They may be lost at any time, and older ones may come back.
+        """
+
+    def keep(self, value: bytes) -> None:
+        """Keep a cache of the store, without a lock and without a sync.
+
+        It is lost with the removal of any job.  Errors are ignored.
+
+        Args:
+            value: the cache; empty: lose it.
+        """
+
     def repairer(
         self, vault: Vault, clock: Callable[[], datetime], actor: str
     ) -> Repairer:

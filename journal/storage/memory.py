@@ -209,6 +209,13 @@ class MemoryStorage:
         """See `Storage.job`."""
         return self._jobs.setdefault(job_id, MemoryJob(job_id, self))
 
+    def recall(self) -> bytes | None:
+        """See `Storage.recall`: no other process has a use for it."""
+        return None
+
+    def keep(self, value: bytes) -> None:
+        """See `Storage.keep`."""
+
     def repairer(
         self, vault: Vault, clock: Callable[[], datetime], actor: str
     ) -> MemoryRepairer:

@@ -12,19 +12,24 @@ from milepost.journal import ids
 from milepost.journal.batch import Batch
 from milepost.journal.crypto import key_record
 from milepost.journal.disk.disk import Busy
-from milepost.journal.errors import DroppedKey, KeyNeeded
+from milepost.journal.errors import (
+    DroppedKey,
+    KeyNeeded,
+    MilepostError,
+    NestedCall,
+)
 from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.index.job_view import Entry, JobView, erased_runs
 from milepost.journal.process import forks
 from milepost.journal.process.calls import Calls
-from milepost.journal.storage.contract import during, every_job
+from milepost.journal.storage.contract import during
 from milepost.journal.store.compaction import Compaction, Compactor, Unworthy
 from milepost.journal.store.dropped_keys import DroppedKeys
 from milepost.journal.store.group_commit import Waiter
 from milepost.journal.store.job import LATER, Job, refuse_newer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from datetime import datetime
 
     from milepost.journal.events.vocabulary import Event
@@ -61,14 +66,19 @@ class Store:
         self.storage = storage
         self._clock = clock
         self.dropped_keys = DroppedKeys(storage)
-        self._jobs: dict[str, Job] = {}
         self._calls = Calls()
+        self._forget()
         forks.watch(self)
+
+    def _forget(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._cursor: str | None = None  # every change before it was read
+        self._unread: set[str] = set()  # but for those of these jobs, which failed
 
     def after_fork(self) -> None:
         """Discard, in a forked child, views and queues that may be half changed."""
-        self._jobs = {}
         self._calls = Calls()
+        self._forget()
 
     def _job(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
@@ -152,21 +162,71 @@ class Store:
             yield from reversed([*self.history(view, start, until_seq=bound)])
             bound = start
 
-    def known_then_all(self) -> Iterator[str]:
-        """Yield the jobs known to this process, then the others."""
-        known = list(self._jobs)
-        yield from known
-        yield from set(every_job(self.storage)) - set(known)
+    def refresh(self, job_ids: Collection[str] | None = None) -> set[str]:
+        """Read the latest writes of other processes; return the jobs that changed.
+
+        Args:
+            job_ids: where to look; None: where the storage names a change.
+        """
+        cursor = self._cursor
+        if job_ids is None:
+            job_ids, cursor = self.storage.changed(cursor)
+        moved = {job_id for job_id in job_ids if self._look(job_id)}
+        self._cursor = cursor  # now that all were read
+        return moved
+
+    def _look(self, job_id: str) -> bool:
+        """Refresh a job; return whether it moved.  Its readers get its errors."""
+        job = self._jobs.get(job_id)
+        before = 0 if job is None else job.view.seq
+        try:
+            after = self.view(job_id).seq
+        except NestedCall:
+            raise  # not caused by the job
+        except MilepostError:
+            self._unread.add(job_id)
+            return False
+        self._unread.discard(job_id)
+        return after != before
+
+    def having(self, has: Callable[[JobView], bool]) -> Iterator[JobView]:
+        """Yield the readable jobs for which `has` is true.
+
+        Those that this process knows come first, and only they are looked at.  The
+        others need a look for changes at every job.
+        """
+        yield from self._having(has)
+        self.refresh()
+        for job_id in [*self._unread]:
+            self._look(job_id)
+        yield from self._having(has)
+
+    def _having(self, has: Callable[[JobView], bool]) -> Iterator[JobView]:
+        for job_id, job in [*self._jobs.items()]:
+            if not has(job.view):
+                continue
+            try:
+                view = self.readable(job_id)
+            except NestedCall:
+                raise  # not caused by the job
+            except MilepostError:
+                continue  # the damage of one job must not hide what others have (I10)
+            if has(view):
+                yield view
+
+    def knows(self, job_id: str) -> bool:
+        """Return whether this process has a view of a job, however old."""
+        return job_id in self._jobs
+
+    def is_settled(self, job_id: str) -> bool:
+        """Return whether the view of a job is all that its storage has."""
+        job = self._jobs.get(job_id)
+        return job is not None and job.is_current
 
     def is_confirmed(self, policy_hash: str) -> bool:
         """Return whether a plan of this policy was confirmed in a job known here."""
         jobs = list(self._jobs.values())
         return any(policy_hash in job.view.confirmed for job in jobs)
-
-    def folded_seq(self, job_id: str) -> int:
-        """Return how far this process has read a job, without a refresh."""
-        job = self._jobs.get(job_id)
-        return 0 if job is None else job.view.seq
 
     def replay(
         self, job_id: str, *, until_seq: int, on_piece: OnPiece | None = None
@@ -350,4 +410,4 @@ class Store:
         """
         self._calls.check()
         self.storage.close()
-        self._jobs.clear()
+        self._forget()

@@ -406,7 +406,7 @@ class SimDisk:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return SimFile(self, str(path), inode, writes=mode != "read")
 
-    def stat(self, path: Path) -> Stat | None:
+    def stat(self, path: Path | str) -> Stat | None:
         """See `Disk.stat`."""
         inode = self.world.find(str(path))
         if inode is None:
@@ -420,6 +420,11 @@ class SimDisk:
         """See `Disk.names`."""
         inode = self.world.find(str(folder))
         return [] if inode is None else list(self.world.folders[inode].seen)
+
+    def stat_folder(self, folder: Path) -> Stat | None:
+        """See `Disk.stat_folder`."""
+        inode = self.world.find(str(folder))
+        return None if inode is None else Stat(inode, 0)
 
     def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         """See `Disk.make_folder`."""

@@ -136,7 +136,7 @@ class FaultyDisk:
         self._faults.append(fault)
         return fault
 
-    def meet(self, operation: str, path: Path) -> Fault | None:
+    def meet(self, operation: str, path: Path | str) -> Fault | None:
         """Write the call down; return the fault that cuts it short, if any does."""
         call = Call(operation, str(path).removeprefix(self._inside))
         self.calls.append(call)
@@ -161,13 +161,17 @@ class FaultyDisk:
             self.medium.made(file.stat())
         return FaultyFile(self, path, file)
 
-    def stat(self, path: Path) -> Stat | None:
+    def stat(self, path: Path | str) -> Stat | None:
         self.meet("stat", path)
         return self._real.stat(path)
 
     def names(self, folder: Path) -> list[str]:
         self.meet("names", folder)
         return self._real.names(folder)
+
+    def stat_folder(self, folder: Path) -> Stat | None:
+        self.meet("stat_folder", folder)
+        return self._real.stat_folder(folder)
 
     def make_folder(self, folder: Path, *, mode: int = PRIVATE_FOLDER) -> None:
         self.meet("make_folder", folder)

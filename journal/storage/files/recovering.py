@@ -17,6 +17,7 @@ from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import NewerFormat, StorageFailed
 from milepost.journal.recovery.diagnosis import Condition
 from milepost.journal.storage import removals
+from milepost.journal.storage.files import cache
 from milepost.journal.storage.files.recovery.facts import origin_of_journal
 from milepost.journal.storage.files.recovery.head import Extent, Head
 from milepost.journal.storage.files.recovery.judgement import Action, judge, problem_of
@@ -220,6 +221,7 @@ def remove(files: JobFiles, memory: Memory) -> None:
         files.disk.sync_folder(files.folders.salvage)
     files.disk.unlink(files.path)
     files.disk.sync_folder(files.folders.journals)
+    cache.drop(files.disk, files.folders)
     files.opened = None
     files.count_removal()
     files.head.is_spent = True

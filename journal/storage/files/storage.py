@@ -6,6 +6,7 @@ import logging
 import resource
 import threading
 import weakref
+from bisect import bisect_right
 from collections import Counter
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -35,6 +36,7 @@ from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.storage import changes
 from milepost.journal.storage.contract import PAGE_JOBS
+from milepost.journal.storage.files import cache
 from milepost.journal.storage.files.cached_file import CachedFile
 from milepost.journal.storage.files.expiring_lease_file import ExpiringLeaseFile
 from milepost.journal.storage.files.failures import fail, failure
@@ -245,14 +247,15 @@ class FileStorage:
                 file.close()
 
     def jobs(self, after: str = "", limit: int = PAGE_JOBS) -> list[str]:
-        """See `Storage.jobs`: each page lists the folder."""
-        later = (job_id for job_id in self._listing.jobs() if job_id > after)
-        return sorted(later)[:limit]
+        """See `Storage.jobs`: the folders are listed again after a change of names."""
+        found = [*self._listing.jobs(_now_ns())]
+        first = bisect_right(found, after)
+        return found[first : first + limit]
 
     def changed(self, cursor: str | None) -> Changes:
         """See `Storage.changed`: two `stat` per job."""
-        now_ns = int(utc_now().timestamp() * 1e9)
-        names = self._listing.jobs()
+        now_ns = _now_ns()
+        names = self._listing.jobs(now_ns)
         marks = {job: self._listing.fingerprint(n, now_ns) for job, n in names.items()}
         return changes.since(cursor, self._known_id(), marks)
 
@@ -278,6 +281,14 @@ class FileStorage:
             self._removed,
         )
         return self._listed(FileJob(place))
+
+    def recall(self) -> bytes | None:
+        """See `Storage.recall`."""
+        return cache.load(self._disk, self._folders)
+
+    def keep(self, value: bytes) -> None:
+        """See `Storage.keep`."""
+        cache.keep(self._disk, self._folders, value)
 
     def _has_files_open(self, file: FileJob) -> bool:
         return self._listed(file) is file
@@ -383,6 +394,10 @@ class FileStorage:
         self._stop_flusher = threading.Event()
         for file in files:
             file.after_fork()
+
+
+def _now_ns() -> int:
+    return int(utc_now().timestamp() * 1e9)
 
 
 def _most_open() -> int:
