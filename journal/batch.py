@@ -117,7 +117,8 @@ class Batch:
         Raises:
             InvalidEvent: as `add`.
         """
-        self._removed |= self.view.checkpoints.keys() & set(checkpoint_ids)
+        live = self.view.checkpoints
+        self._removed.update(c for c in checkpoint_ids if c in live)
         if self.current > self.view.seq:  # saved by this batch, so it stays current
             self.add(type_, actor, data)
             return

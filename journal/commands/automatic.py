@@ -69,7 +69,7 @@ def save(
 
 def _remove_older(batch: Batch, keep: Keep, actor: str) -> None:
     view = batch.view
-    made = [e for e in view.checkpoints.values() if e.labels.trigger == keep.trigger]
+    made = [e for e in view.checkpoints.after(0) if e.labels.trigger == keep.trigger]
     shielded = {*view.pinned, *view.held, *view.workflows.needed()}
     reason = f"trigger {keep.trigger} keeps its last {keep.last}"
     removed = {

@@ -16,7 +16,8 @@ from milepost.journal.events.codec import STATE_MISSING
 if TYPE_CHECKING:
     from milepost.journal.batch import Batch
     from milepost.journal.events.vocabulary import Event
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView
 
     ProblemOf = Callable[[JobView, Entry], UnreadableState | None]
 

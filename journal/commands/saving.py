@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from milepost.journal.batch import Batch
     from milepost.journal.events.vocabulary import CheckpointSaved, ForkOrigin
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packed, Packer

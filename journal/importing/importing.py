@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from milepost.journal.batch import Batch
     from milepost.journal.importing.checkpoint_folder import CheckpointFile, Folder
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.json_states import Limits
     from milepost.journal.states.line_codec import EncodedState
@@ -155,8 +156,12 @@ class Importer:
             gone = self._gone(view, dated)
             known = len(gone)
             known += sum(self._is_known(folder, view, each) for each in dated)
-            there = gone | view.checkpoints.keys()
-            new = [d.name for d in dated if d.checkpoint_id not in there]
+            new = [
+                each.name
+                for each in dated
+                if each.checkpoint_id not in gone
+                and each.checkpoint_id not in view.checkpoints
+            ]
             for batch in _batches(self._ready(folder, name) for name in new):
                 imported += len(batch) if self._dry_run else self._write(job_id, batch)
         except StorageFailed:
@@ -167,7 +172,8 @@ class Importer:
 
     def _gone(self, view: JobView, dated: list[_Dated]) -> set[str]:
         """Return the ids that were saved before and are not live any more."""
-        asked = {d.checkpoint_id for d in dated} - view.checkpoints.keys()
+        asked = {d.checkpoint_id for d in dated}
+        asked.difference_update(filter(view.checkpoints.__contains__, [*asked]))
         if view.seq == 0 or not asked:
             return set()
         saved = (

@@ -19,11 +19,13 @@ from milepost.journal.events.vocabulary import (
 from milepost.journal.events.workflow_events import is_workflow_event
 from milepost.journal.index import executions
 from milepost.journal.index.answers import Answered, remember
+from milepost.journal.index.checkpoints import Checkpoints
+from milepost.journal.index.entries import Entry, Labels
 from milepost.journal.index.executions import Misfit, Workflows
 from milepost.journal.index.lineage import Lineage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from milepost.journal.index.executions import Moved
 
@@ -37,43 +39,6 @@ MALFORMED = (
     *(InvalidEvent, AttributeError, KeyError, TypeError, ValueError),
     *(IndexError, OverflowError, RecursionError),
 )
-
-
-class Labels(NamedTuple):
-    """Fields that many checkpoints of a workflow share; one object for all of them."""
-
-    workflow_name: str | None = None
-    workflow_version: str = DEFAULT_WORKFLOW_VERSION
-    tags: tuple[str, ...] = ()
-    has_metadata: bool = False
-    is_failed: bool = False
-    trigger: str | None = None  # saved it
-    is_aside: bool = False  # saving it did not make it current
-
-
-class Entry:
-    """One checkpoint, with the fields that lists and policies need.
-
-    Slots and shared values keep it under 400 bytes, including its dict entry.
-    """
-
-    __slots__ = ("at", "checkpoint_id", "labels", "parent_id", "seq", "step_name")
-
-    def __init__(
-        self,
-        checkpoint_id: str,
-        step_name: str,
-        seq: int,
-        parent_id: str | None,
-        at: str,
-        labels: Labels,
-    ) -> None:
-        self.checkpoint_id = checkpoint_id
-        self.step_name = step_name
-        self.seq = seq
-        self.parent_id = parent_id
-        self.at = at
-        self.labels = labels
 
 
 class StoredSizes:
@@ -100,11 +65,19 @@ class StoredSizes:
             raise KeyError(seq)
         return self._sizes[at]
 
-    def numbered(self) -> dict[int, tuple[int, int]]:
-        """Map each save's seq to its 1-based number in the job and its size."""
-        states, others = zip(self._seqs, self._sizes, strict=False), {*self._others}
-        saves = (state for state in states if state[0] not in others)
-        return {seq: (number, size) for number, (seq, size) in enumerate(saves, 1)}
+    def of(self, entries: Iterable[Entry]) -> Iterator[int]:
+        """Yield the size of each checkpoint; they are in order of seq."""
+        seqs, sizes, at = self._seqs, self._sizes, -1
+        for entry in entries:
+            at += 1  # of the next state, unless some between are deleted
+            if seqs[at] != entry.seq:
+                at = bisect_left(seqs, entry.seq, at)
+            yield sizes[at]
+
+    def number_of(self, seq: int) -> int:
+        """Return the 1-based number, among the job's saves, of the one as `seq`."""
+        others = bisect_left(self._others, seq)
+        return bisect_left(self._seqs, seq) + 1 - others
 
     def others(self) -> list[int]:
         """Return the events other than saves that have a state."""
@@ -187,7 +160,7 @@ class JobView:
         self.seq = 0
         self.hash: str | None = None
         self.stored_bytes = 0  # of all events
-        self.checkpoints: dict[str, Entry] = {}  # live ones, oldest first
+        self.checkpoints = Checkpoints()
         self.trash: dict[str, Trashed] = {}
         self.sizes = StoredSizes()
         self.latest: Entry | None = None  # the newest live one
@@ -225,7 +198,7 @@ class JobView:
 
     def keyed(self, key: str) -> Entry | None:
         """Return the checkpoint that an idempotency key refers to; see `save`."""
-        entry = self.checkpoints.get(self.keys.get(key, ""))
+        entry = self.checkpoints.get(self.keys.get(key))
         if entry is None or self.current is None:
             return None
         is_on_line = self.lineage.leads(entry.seq, self.current.seq)
@@ -340,7 +313,8 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
         labels,
     )
     view.sizes.add(seq, size)
-    view.checkpoints[checkpoint_id] = view.latest = entry
+    view.checkpoints.add(entry)
+    view.latest = entry
     if not labels.is_aside:
         view.current = view.chosen = entry
         view.completion = None
@@ -350,10 +324,10 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
 def _id_of(view: JobView, seq: int) -> str | None:
     """Return the id of the checkpoint saved as event `seq`, deleted or not."""
     trashed = (found.entry for found in view.trash.values())
-    for entry in itertools.chain(view.checkpoints.values(), trashed):
-        if entry.seq == seq:
-            return entry.checkpoint_id
-    return None
+    entry = view.checkpoints.saved_as(seq) or next(
+        (entry for entry in trashed if entry.seq == seq), None
+    )
+    return None if entry is None else entry.checkpoint_id
 
 
 def check(
@@ -512,7 +486,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
 
 def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None:
     for checkpoint_id, reason in removed.items():
-        entry = view.checkpoints.pop(checkpoint_id)
+        entry = view.checkpoints.remove(checkpoint_id)
         was_pinned = checkpoint_id in view.pinned
         view.pinned.discard(checkpoint_id)
         view.trash[checkpoint_id] = Trashed(entry, at, actor, reason, was_pinned)
@@ -560,13 +534,13 @@ def _erase(view: JobView, runs: list[list[int]]) -> None:
         if trashed.entry.seq <= lasts[bisect_right(firsts, trashed.entry.seq)]
     }
     kept = (t.entry for t in view.trash.values() if t.entry.checkpoint_id not in gone)
-    for entry in itertools.chain(view.checkpoints.values(), kept):
+    for entry in itertools.chain(view.checkpoints.after(0), kept):
         while entry.parent_id in gone:
             entry.parent_id = gone[entry.parent_id]
     chosen = view.chosen
     while chosen is not None and chosen.checkpoint_id in gone:
         parent_id = chosen.parent_id
-        chosen = view.checkpoints.get(parent_id or "") or (
+        chosen = view.checkpoints.get(parent_id) or (
             view.trash[parent_id].entry if parent_id in view.trash else None
         )
     view.chosen = chosen
@@ -602,9 +576,7 @@ def parent_of(view: JobView, entry: Entry) -> str | None:
 
 def _undelete(view: JobView, checkpoint_id: str) -> None:
     trashed = view.trash.pop(checkpoint_id)
-    entries = [*view.checkpoints.values(), trashed.entry]
-    entries.sort(key=lambda entry: entry.seq)
-    view.checkpoints = {entry.checkpoint_id: entry for entry in entries}
+    view.checkpoints.put_back(trashed.entry)
     if trashed.was_pinned:
         view.pinned.add(checkpoint_id)
     view.deleted -= 1
@@ -612,7 +584,7 @@ def _undelete(view: JobView, checkpoint_id: str) -> None:
 
 
 def _settle_current(view: JobView) -> None:
-    view.latest = next(reversed(view.checkpoints.values()), None)
+    view.latest = next(view.checkpoints.newest_first(), None)
     found = current_without(view, ())
     view.current = None if found is None else view.checkpoints[found]
 
@@ -644,7 +616,7 @@ def current_without(
         return found
     left = (
         entry.checkpoint_id
-        for entry in reversed(view.checkpoints.values())
+        for entry in view.checkpoints.newest_first()
         if entry.checkpoint_id not in removed and not entry.labels.is_aside
     )
     newest = next(left, None)

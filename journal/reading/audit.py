@@ -73,7 +73,7 @@ def _check_states(
 ) -> Counter[str]:
     """Check live states; return the number that could not be, by reason."""
     locked: Counter[str] = Counter()
-    for entry in view.checkpoints.values():
+    for entry in view.checkpoints.after(0):
         if deep or entry.seq in view.faults:
             try:
                 reader.open(view, entry, from_disk=True)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from milepost.journal.events.vocabulary import Event
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.migrations import Migrated
     from milepost.journal.states.state_digest import DecodedState
@@ -40,7 +41,12 @@ NO_DEFAULT = object()
 
 def live(reader: Reader, job_id: str) -> list[CheckpointInfo]:
     """Return the job's checkpoints, oldest first."""
-    return reader.answer(job_id, lambda v: reader.infos(v, reader.store.live(v)))
+
+    def ask(view: JobView) -> list[CheckpointInfo]:
+        return reader.infos(view, reader.store.live(view))
+
+    # The collector would traverse a long list again and again while it grows.
+    return gc_pause.at_rest(partial(reader.answer, job_id, ask))
 
 
 def page(
@@ -50,8 +56,7 @@ def page(
     check_limit(limit)
 
     def ask(view: JobView) -> list[CheckpointInfo]:
-        later = (e for e in reader.store.live(view) if e.seq > after_seq)
-        return reader.infos(view, [*islice(later, limit)])
+        return reader.infos(view, reader.store.live(view, after_seq, limit))
 
     return reader.answer(job_id, ask)
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.events.vocabulary import CheckpointSaved
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView, LegalHold
     from milepost.journal.states.access import Vault
     from milepost.journal.states.delta_chain import Member, Unpacked
     from milepost.journal.states.json_states import Limits
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from milepost.journal.store.store import Store
 
 _T = TypeVar("_T")
+# The metadata of a checkpoint, and why it is not shown if it is not.
+_Metadata = tuple[dict[str, Any], ErrorInfo | None]
 
 
 class Reader:
@@ -235,7 +238,8 @@ class Reader:
         """Return a checkpoint and its state, both from one view."""
         entry = entry_of(view, checkpoint_id)
         opened = self.open(view, entry)
-        return _info(view, entry, opened.metadata), opened
+        (info,) = _infos(view, [entry], lambda _: (opened.metadata, None))
+        return info, opened
 
     def migrated(self, info: CheckpointInfo, opened: DecodedState) -> Migrated:
         """Return a state, migrated to the newest version of its workflow."""
@@ -263,15 +267,14 @@ class Reader:
         return decoded
 
     def infos(self, view: JobView, entries: Sequence[Entry]) -> list[CheckpointInfo]:
-        """Return checkpoints as callers see them, with metadata."""
-        return [self.info(view, entry) for entry in entries]
+        """Return checkpoints, in order of seq, as callers see them, with metadata."""
+        return _infos(view, entries, partial(self._metadata_or_problem, view))
 
-    def info(self, view: JobView, entry: Entry) -> CheckpointInfo:
-        """Return a checkpoint as callers see it, with metadata."""
+    def _metadata_or_problem(self, view: JobView, entry: Entry) -> _Metadata:
         try:
-            return _info(view, entry, self.metadata(view, entry))
+            return self.metadata(view, entry), None
         except (MissingKey, PlaintextRefused) as exc:
-            return _info(view, entry, {})._replace(metadata_problem=ErrorInfo.of(exc))
+            return {}, ErrorInfo.of(exc)
 
     def metadata(self, view: JobView, entry: Entry) -> dict[str, Any]:
         """Return the metadata of a checkpoint."""
@@ -301,29 +304,42 @@ class Reader:
         return line_codec.read_header(raw, seq=seq), raw
 
 
-def _info(view: JobView, entry: Entry, metadata: dict[str, Any]) -> CheckpointInfo:
-    labels = entry.labels
-    return CheckpointInfo(
-        entry.checkpoint_id,
-        view.job_id,
-        entry.step_name,
-        stamped(entry.at),
-        labels.workflow_version,
-        labels.workflow_name,
-        metadata,
-        entry.seq,
-        job_view.parent_of(view, entry),
-        labels.tags,
-        entry.checkpoint_id in view.pinned,
-        view.sizes[entry.seq],
-        _hold(view, entry),
-        failed=labels.is_failed,
-    )
+def _infos(
+    view: JobView, entries: Sequence[Entry], read: Callable[[Entry], _Metadata]
+) -> list[CheckpointInfo]:
+    """Return checkpoints in order of seq; `read` returns the metadata of those with it.
+
+    One loop without a call per checkpoint, because lists are long.
+    """
+    job_id, trash, pinned, held = view.job_id, view.trash, view.pinned, view.held
+    found = []
+    for entry, size in zip(entries, view.sizes.of(entries), strict=True):
+        workflow, version, tags, has_metadata, is_failed, _, _ = entry.labels
+        checkpoint_id, parent_id = entry.checkpoint_id, entry.parent_id
+        metadata, problem = read(entry) if has_metadata else ({}, None)
+        fields = (
+            checkpoint_id,
+            job_id,
+            entry.step_name,
+            stamped(entry.at),
+            version,
+            workflow,
+            metadata,
+            entry.seq,
+            job_view.parent_of(view, entry) if parent_id in trash else parent_id,
+            tags,
+            checkpoint_id in pinned,
+            size,
+            _hold(held[checkpoint_id]) if checkpoint_id in held else None,
+            problem,
+            is_failed,
+        )
+        found.append(CheckpointInfo._make(fields))
+    return found
 
 
-def _hold(view: JobView, entry: Entry) -> Hold | None:
-    held = view.held.get(entry.checkpoint_id)
-    return held and Hold(held.actor, stamped(held.at), held.reason)
+def _hold(held: LegalHold) -> Hold:
+    return Hold(held.actor, stamped(held.at), held.reason)
 
 
 def entry_of(view: JobView, checkpoint_id: str) -> Entry:

@@ -15,7 +15,8 @@ from milepost.journal.retention.policy import policy_hash
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView
     from milepost.journal.retention.decisions import Decision
     from milepost.journal.retention.policy import Policy
 
@@ -36,12 +37,12 @@ def candidates(
         policy: metadata is read only if it ranks by a metric.
         read: returns a checkpoint's metadata.
     """
-    numbered = view.sizes.numbered()
+    entries = [*entries]
     current, held, pinned = view.current, view.held, view.pinned
     needed = view.workflows.needed()
     best = policy.keep_best
     found = []
-    for entry in entries:
+    for entry, size in zip(entries, view.sizes.of(entries), strict=True):
         shields = []
         if entry.checkpoint_id in held:
             shields.append("held")
@@ -57,14 +58,13 @@ def candidates(
                 metric, not_a_number = _number_at(read(view, entry), best.metric)
             except UnreadableState:
                 shields.append(f"its {best.metric!r} cannot be read")
-        number, size = numbered[entry.seq]
         found.append(
             Candidate(
                 entry.checkpoint_id,
                 entry.seq,
                 moment(entry.at),
                 tuple(shields),
-                number,
+                view.sizes.number_of(entry.seq),
                 entry.labels.tags,
                 size,
                 entry.labels.is_failed,

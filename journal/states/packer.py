@@ -15,7 +15,8 @@ from milepost.journal.states.recent_states import Known, RecentStates
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from milepost.journal.index.job_view import Entry, JobView
+    from milepost.journal.index.entries import Entry
+    from milepost.journal.index.job_view import JobView
     from milepost.journal.states.delta_chain import Member
     from milepost.journal.states.encoding import Body
 
@@ -217,10 +218,7 @@ class Packer:
 
         A restore moves a job back, and some jobs alternate between shapes.
         """
-        try:
-            newest = [*islice(reversed(view.checkpoints.values()), _CANDIDATES)]
-        except RuntimeError:  # another thread is folding; the next save searches again
-            newest = []
+        newest = islice(view.checkpoints.newest_first(), _CANDIDATES)
         found = dict(enumerate(newest))
         order = [hint.lag, *range(_CANDIDATES)]
         if view.current is not None and view.current is not found.get(0):

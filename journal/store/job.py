@@ -384,12 +384,12 @@ class Job:
 
     def _refuse_faults(self, view: JobView) -> None:
         """Refuse a job in which the state of a live checkpoint rotted."""
-        for entry in view.checkpoints.values():
-            if entry.seq in view.faults:
+        for seq in sorted(view.faults):
+            if (entry := view.checkpoints.saved_as(seq)) is not None:
                 raise self.stored.damage(
-                    entry.seq - 1,
+                    seq - 1,
                     f"the intact state of checkpoint {entry.checkpoint_id!r}",
-                    view.faults[entry.seq],
+                    view.faults[seq],
                 )
 
     def _decide(

@@ -6,6 +6,7 @@ A write is durable first, then visible, then acknowledged.
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from milepost.journal import ids
@@ -19,7 +20,7 @@ from milepost.journal.errors import (
     NestedCall,
 )
 from milepost.journal.events.codec import STATE_MISSING
-from milepost.journal.index.job_view import Entry, JobView, erased_runs
+from milepost.journal.index.job_view import JobView, erased_runs
 from milepost.journal.process import forks
 from milepost.journal.process.calls import Calls
 from milepost.journal.storage.contract import during
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from milepost.journal.events.vocabulary import Event
+    from milepost.journal.index.entries import Entry
     from milepost.journal.states.access import Vault
     from milepost.journal.storage.contract import (
         HeldJob,
@@ -126,15 +128,24 @@ class Store:
         job = self._jobs.get(job_id)
         return self.view(job_id) if job is None or job.view.seq == 0 else job.view
 
-    def live(self, view: JobView) -> list[Entry]:
-        """Return the live checkpoints, oldest first, as a consistent snapshot.
+    def live(
+        self, view: JobView, after_seq: int = 0, limit: int | None = None
+    ) -> list[Entry]:
+        """Return live checkpoints, oldest first, as they are at one moment.
 
         A view is folded in place, and one event may remove many checkpoints.
+
+        Args:
+            view: the job.
+            after_seq: only those that were saved after this event.
+            limit: at most this many.
         """
+
+        def read() -> list[Entry]:
+            return [*islice(view.checkpoints.after(after_seq), limit)]
+
         job = self._jobs.get(view.job_id)
-        if job is None:
-            return [*view.checkpoints.values()]
-        return job.folding.hold(lambda: [*view.checkpoints.values()])
+        return read() if job is None else job.folding.hold(read)
 
     def readable(self, job_id: str) -> JobView:
         """Return `view` if this version can fold all of it.

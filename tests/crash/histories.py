@@ -641,7 +641,7 @@ class Life:
                 if bool(execution.leased) != (execution.status == "running"):
                     raise Violation(f"{execution.status}, led by {execution.leased}")
             saved = {name for name, s in self.out.saved.items() if s["of"][0] == job}
-            if lost := saved - view.checkpoints.keys():
+            if lost := saved.difference(view.checkpoints):
                 raise Violation(f"saves are lost: {lost}")
 
     def _check_end(self, manager: CheckpointManager) -> None:

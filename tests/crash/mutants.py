@@ -308,7 +308,7 @@ MUTANTS: dict[str, Mutant] = {
             Rewrite(
                 queries.latest,
                 "reader.info_of(view, view.latest)",
-                "reader.infos(view, [e for e in view.checkpoints.values()"
+                "reader.infos(view, [e for e in view.checkpoints.after(0)"
                 " if e.seq not in view.faults][-1:])[0]",
             ),
         ),

@@ -164,13 +164,12 @@ class _Examination:
             return ()
         return tuple(
             entry.checkpoint_id
-            for entry in view.checkpoints.values()
+            for entry in view.checkpoints.after(0)
             if not self._opens(entry.seq)
         )
 
     def _misses_a_live_state(self) -> bool:
-        faults, entries = self._view.faults, self._view.checkpoints.values()
-        return bool(faults) and any(entry.seq in faults for entry in entries)
+        return any(map(self._view.checkpoints.saved_as, self._view.faults))
 
     def _opens(self, seq: int) -> bool:
         if seq in self._view.faults:
@@ -182,7 +181,7 @@ class _Examination:
         view = self._view
         if view.newer_seq:
             return
-        entries = [*view.checkpoints.values(), *(t.entry for t in view.trash.values())]
+        entries = [*view.checkpoints.after(0), *(t.entry for t in view.trash.values())]
         for seq in (*(entry.seq for entry in entries), *view.sizes.others()):
             if seq in view.faults:
                 continue

@@ -1,0 +1,110 @@
+"""The live checkpoints of a job, beside a plain sorted list of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from milepost.journal.index.checkpoints import Checkpoints
+from milepost.journal.index.entries import Entry, Labels
+
+LABELS = Labels()
+
+
+def entry_of(seq: int, made: type[Entry] = Entry) -> Entry:
+    return made(f"s_{seq}", "s", seq, None, "2026-11-23T05:00:00+00:00", LABELS)
+
+
+def filled(seqs: range, made: type[Entry] = Entry) -> Checkpoints:
+    checkpoints = Checkpoints()
+    for seq in seqs:
+        checkpoints.add(entry_of(seq, made))
+    return checkpoints
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["save", "remove", "put back"]), st.integers(0, 2000)),
+    max_size=80,
+)
+
+
+@settings(deadline=None, max_examples=200, database=None)
+@given(steps=STEPS, first=st.integers(0, 700), gap=st.integers(1, 300))
+def test_any_order_of_changes_leaves_the_order_of_the_saves(
+    steps: list[tuple[str, int]], first: int, gap: int
+) -> None:
+    checkpoints, seq = Checkpoints(), first
+    live: dict[int, Entry] = {}
+    gone: dict[int, Entry] = {}
+    for verb, number in steps:
+        if verb == "save" or not (live if verb == "remove" else gone):
+            seq += 1 + number % gap
+            live[seq] = entry_of(seq)
+            checkpoints.add(live[seq])
+        elif verb == "remove":
+            chosen = [*live][number % len(live)]
+            gone[chosen] = live.pop(chosen)
+            assert checkpoints.remove(f"s_{chosen}") is gone[chosen]
+        else:
+            chosen = [*gone][number % len(gone)]
+            live[chosen] = gone.pop(chosen)
+            checkpoints.put_back(live[chosen])
+        check(checkpoints, live, gone, number)
+
+
+def check(
+    checkpoints: Checkpoints, live: dict[int, Any], gone: dict[int, Any], start: int
+) -> None:
+    seqs = sorted(live)
+    assert len(checkpoints) == len(seqs)
+    assert [*checkpoints] == [f"s_{seq}" for seq in seqs]
+    assert [e.seq for e in checkpoints.newest_first()] == seqs[::-1]
+    for after in (start, *seqs[start % 3 :: 3]):
+        later = [live[seq] for seq in seqs if seq > after]
+        assert [*checkpoints.after(after)] == later
+    for seq in seqs:
+        name = f"s_{seq}"
+        assert name in checkpoints
+        found = (checkpoints[name], checkpoints.get(name), checkpoints.saved_as(seq))
+        assert all(one is live[seq] for one in found)
+    for seq in gone:
+        assert f"s_{seq}" not in checkpoints
+        assert checkpoints.get(f"s_{seq}") is checkpoints.saved_as(seq) is None
+
+
+class Counted(Entry):
+    """An entry that counts how often its seq is read, of all entries."""
+
+    __slots__ = ("number",)
+    reads = 0
+
+    @property  # type: ignore[override]
+    def seq(self) -> int:
+        Counted.reads += 1
+        return self.number
+
+    @seq.setter
+    def seq(self, seq: int) -> None:
+        self.number = seq
+
+
+def first_page(checkpoints: Checkpoints, seq: int) -> object:
+    return [next(checkpoints.after(seq)) for _ in range(3)]
+
+
+def undelete(checkpoints: Checkpoints, seq: int) -> object:
+    return checkpoints.put_back(checkpoints.remove(f"s_{seq}"))
+
+
+@pytest.mark.parametrize("act", [first_page, undelete, Checkpoints.saved_as])
+def test_no_change_and_no_page_looks_at_more_entries_of_a_longer_job(act: Any) -> None:
+    counts = []
+    for count in (2_000, 20_000):
+        checkpoints = filled(range(count), Counted)
+        Counted.reads = 0
+        act(checkpoints, count // 2)
+        counts.append(Counted.reads)
+    assert counts[0] == counts[1] < 40
