@@ -23,7 +23,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test slow crash quick lint bytecode bench clean
+.PHONY: help setup demo test slow crash quick lint bytecode bench peers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -63,8 +63,12 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 bytecode: $(STAMP)
 	@$(PYTHON) -m pytest --collect-only -qq >/dev/null 2>&1 || true
 
-bench: $(STAMP) ## measure side by side with the peers
+bench: $(STAMP) ## measure side by side with the peers that are installed
 	@$(PYTHON) -m benchmarks $(BENCH_ARGS)
+
+peers: $(STAMP) ## install into .venv what bench measures beside Milepost
+	@$(PYTHON) -m pip install --disable-pip-version-check --quiet \
+	  --constraint constraints.txt --editable '.[bench]'
 
 clean: ## remove .venv, caches and the demo's data
 	@rm -rf .venv build dist demo-data .pytest_cache .mypy_cache .ruff_cache \

@@ -12,15 +12,18 @@ import orjson
 
 from benchmarks import (
     api_lists,
+    chart,
     durable_saves,
     durable_steps,
     group_commits,
     histories,
+    listings,
     machine,
     many_jobs,
-    memory,
     noticing,
+    opening,
     planning,
+    processes,
     reading,
     replays,
     report,
@@ -40,15 +43,17 @@ if TYPE_CHECKING:
 SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "save": durable_saves.measure,
     "group": group_commits.measure,
+    "processes": processes.measure,
     "replay": replays.measure,
     "read": reading.measure,
     "api": api_lists.measure,
     "notice": noticing.measure,
-    "memory": memory.measure,
+    "open": opening.measure,
     "bytes": sizes.measure,
     "states": histories.measure,
     "plan": planning.measure,
     "startup": startups.measure,
+    "listings": listings.measure,
     "workflows": workflows.measure,
     "steps": durable_steps.measure,
     "jobs": many_jobs.measure,
@@ -99,7 +104,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--record",
         action="store_true",
-        help="also write latest.md, the record that is kept with the code",
+        help="also write latest.md and its chart, which are kept with the code",
     )
     arguments = parser.parse_args()
     if arguments.record and arguments.quick:
@@ -123,7 +128,10 @@ def _store(found: Report, folder: Path, *, record: bool) -> None:
     (folder / name).write_bytes(json + b"\n")
     if record:
         (folder / "latest.md").write_text(report.markdown(found), encoding="utf-8")
+        drawn = chart.svg(chart.groups(found.subjects))
+        (folder / "latest.svg").write_text(drawn, encoding="utf-8")
     targets = [f.is_met for s in found.subjects.values() for f in s.figures]
+    print(report.table(found.subjects.values()))
     print(f"{targets.count(True)} targets met, {targets.count(False)} missed.")
 
 

@@ -1,122 +1,113 @@
-"""The cost of a durable save beyond the bare write and sync below it."""
+"""The time of a durable save, beside a bare write and sync, and other stores."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from itertools import cycle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import stores
-from benchmarks.peers import BareAppend, JsonFiles, SqliteRows
+from benchmarks.contenders import OURS, PLAIN, SQLITE, opened
+from benchmarks.peers import BareAppend, Logged, Milepost
 from benchmarks.running import Subject, Target
-from benchmarks.states import states
-from benchmarks.timing import race
+from benchmarks.states import edits, growing, states
+from benchmarks.timing import figures, race
 from milepost import CheckpointManager, Key, KeyRing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-    from benchmarks.peers import Care
     from benchmarks.running import Figure, Run
     from benchmarks.timing import Times
 
-OURS = "Milepost, durability always"
-ENCRYPTED = "Milepost, encrypted"
-PLAIN = "Milepost, codec json"
 FLOOR = "bare append + fdatasync"
-_CARES: tuple[Care, ...] = ("synced and renamed", "synced in place", "not synced")
-_TARGETS = {1: Target(1.5, of="ratio")}
+_KINDS = ("unrelated", "edited", "growing")
+_OF_THE_FLOOR = {1: 1.45, 10: 1.75, 100: 3.6}
+_OF_A_ROW = {"unrelated": 1.15, "edited": 1.0, "growing": 1.0}
 
 
 def measure(run: Run) -> Subject:
-    """Save states of three sizes, each in turns with every peer."""
-    figures: list[Figure] = []
-    for kilobytes, rounds in ((1, 80), (10, 50), (100, 40)):
-        figures += _figures(kilobytes, _race(run, kilobytes, run.pick(rounds, 5)))
-        figures.append(_computing(run, kilobytes, run.pick(rounds, 5)))
+    """Save states of three sizes and three kinds, each in turns with every peer."""
+    found: list[Figure] = []
+    for kilobytes, rounds in ((1, 80), (10, 60), (100, 40)):
+        for kind in _KINDS:
+            folder = run.new_folder(f"save-{kilobytes}-{kind}")
+            sources = _states(kilobytes * 1024, kind)
+            times = _race(folder, sources, kind, run.pick(rounds, 5))
+            found += _figures(kilobytes, kind, times)
     return Subject(
         "Durable save",
-        "Time until one caller has its answer.  The ratio is to the bare append of the "
-        "same number of bytes: 1.0 adds nothing to the cost of the disk; that of "
-        "the encrypted save is to the same one without keys.  What a "
-        "save adds is Python's time and hardly depends on the disk, so the faster the "
-        "disk the higher the ratio; the row with dumps and SHA-256 shows how much of "
-        "it any checked save in Python pays.  “Not synced” survives no power cut.  A "
-        "SQLite row and a file hold orjson's bytes, without digest, chain or check; "
-        "SQLite's copying of its log into the database is not in the figures.",
-        tuple(figures),
+        "Time until one caller has its answer.  *Unrelated* states share no more than "
+        "their shape; *edited* ones have some records changed at each save; *growing* "
+        "ones get longer by a message.  The bare append writes as many bytes as "
+        "Milepost stores, and adds nothing to the cost of the disk.  What a save adds "
+        "is Python's time and hardly depends on the disk, so the faster the disk the "
+        "higher the ratio.  Peers store orjson's bytes, LangGraph its own; none has a "
+        "digest, a chain, or a check that what is stored can be read.",
+        tuple(found),
     )
 
 
-def _race(run: Run, kilobytes: int, rounds: int) -> dict[str, Times]:
-    folder = run.new_folder(f"save-{kilobytes}")
-    source = cycle(states(kilobytes * 1024))
+def _states(size_bytes: int, kind: str) -> list[dict[str, Any]]:
+    if kind == "edited":
+        return edits(size_bytes, count=64, changed=5 if size_bytes > 50_000 else 1)
+    if kind == "growing":
+        return growing(size_bytes, count=64 if size_bytes > 5_000 else 16)
+    return states(size_bytes, count=64)
+
+
+def _race(
+    folder: Path, sources: list[dict[str, Any]], kind: str, rounds: int
+) -> dict[str, Times]:
     with ExitStack() as stack:
-        manager = stack.enter_context(CheckpointManager(folder / "milepost"))
-        keys = KeyRing([Key.new("bench")])
-        locked = stack.enter_context(CheckpointManager(folder / "locked", keys=keys))
-        plain = stack.enter_context(CheckpointManager(folder / "plain", codec="json"))
-        for _ in range(2):  # the first one also opens the job
-            manager.save(stores.JOB, stores.STEP, next(source))
-            locked.save(stores.JOB, stores.STEP, next(source))
-            plain.save(stores.JOB, stores.STEP, next(source))
-        size_bytes = manager.list(stores.JOB)[-1].stored_bytes
+        peers = dict(opened(folder))
+        peers[PLAIN] = Milepost(folder / "json", codec="json")
+        if kind == "unrelated":
+            keys = KeyRing([Key.new("bench")])
+            peers[f"{OURS}, encrypted"] = Milepost(folder / "encrypted", keys=keys)
+        contenders: dict[str, Callable[[], object]] = {}
+        for name, peer in peers.items():
+            stack.callback(peer.close)
+            if isinstance(peer, Logged):
+                peer.warm_up()
+            contenders[name] = partial(_save, peer.save, cycle(sources))
+            for _ in range(2):  # the first one also opens the job
+                contenders[name]()
+        size_bytes = _stored_bytes(folder / OURS)
         bare = stack.enter_context(BareAppend(folder / "bare", size_bytes))
-        least = stack.enter_context(BareAppend(folder / "least", size_bytes))
-        rows = stack.enter_context(SqliteRows(folder / "rows.db"))
-        contenders: dict[str, Callable[[], object]] = {
-            FLOOR: bare.save,
-            OURS: lambda: manager.save(stores.JOB, stores.STEP, next(source)),
-            ENCRYPTED: lambda: locked.save(stores.JOB, stores.STEP, next(source)),
-            PLAIN: lambda: plain.save(stores.JOB, stores.STEP, next(source)),
-            "dumps + SHA-256 + bare append": lambda: least.save_checked(next(source)),
-            "SQLite row, WAL, FULL": lambda: rows.save(next(source)),
-        }
-        for care in _CARES:
-            (folder / care).mkdir()
-            files = JsonFiles(folder / care, care)
-            contenders[f"JSON file, {care}"] = _saver(files, source)
+        contenders[FLOOR] = bare.save
+        if kind == "unrelated":
+            least = stack.enter_context(BareAppend(folder / "least", size_bytes))
+            save = partial(_save, least.save_checked, cycle(sources))
+            contenders[f"dumps + SHA-256 + {FLOOR}"] = save
         return race(contenders, rounds=rounds, calls=5)
 
 
-def _computing(run: Run, kilobytes: int, rounds: int) -> Figure:
-    """Return the processor time of a save."""
-    folder = run.new_folder(f"computing-{kilobytes}")
-    source = cycle(states(kilobytes * 1024))
-    with CheckpointManager(folder / "milepost") as manager:
-        for _ in range(2):
-            manager.save(stores.JOB, stores.STEP, next(source))
-        size_bytes = manager.list(stores.JOB)[-1].stored_bytes
-        with BareAppend(folder / "bare", size_bytes) as bare:
-            contenders: dict[str, Callable[[], object]] = {
-                FLOOR: bare.save,
-                OURS: lambda: manager.save(stores.JOB, stores.STEP, next(source)),
-            }
-            times = race(contenders, rounds=rounds, calls=5, waits=False)
-    return times[OURS].figure(
-        f"{kilobytes} KB: {OURS}, processor time", "µs", beside=(FLOOR, times[FLOOR])
+def _save(
+    save: Callable[[dict[str, Any]], object], source: Iterable[dict[str, Any]]
+) -> None:
+    save(next(iter(source)))
+
+
+def _stored_bytes(folder: Path) -> int:
+    with CheckpointManager(folder) as manager:
+        return manager.list(stores.JOB)[-1].stored_bytes
+
+
+def _figures(kilobytes: int, kind: str, times: dict[str, Times]) -> list[Figure]:
+    targets = {SQLITE: Target(_OF_A_ROW[kind], of="ratio")}
+    if kind == "unrelated":
+        targets[FLOOR] = Target(_OF_THE_FLOOR[kilobytes], of="ratio")
+    if kilobytes == 10:
+        targets[PLAIN] = Target(1.3, of="ratio")
+    computed = {name: found.computed for name, found in times.items()}
+    spent = ", ".join(
+        f"{name} {computed[name].p50 * 1e6:,.0f}" for name in (OURS, SQLITE, FLOOR)
     )
-
-
-def _saver(files: JsonFiles, source: cycle[dict[str, object]]) -> Callable[[], None]:
-    return lambda: files.save(next(source))
-
-
-def _figures(kilobytes: int, times: dict[str, Times]) -> list[Figure]:
-    floor, ours = times[FLOOR], times[OURS]
+    name, why = f"{kilobytes} KB, {kind}", f"processor time, µs: {spent}"
     return [
-        found.figure(
-            f"{kilobytes} KB: {name}",
-            "µs",
-            beside=_beside(name, floor, ours),
-            target=_TARGETS.get(kilobytes) if name == OURS else None,
-        )
-        for name, found in times.items()
+        *figures(name, "µs", OURS, times, targets=targets, why=why),
+        *figures(f"{name}, processor time", "µs", OURS, computed),
     ]
-
-
-def _beside(name: str, floor: Times, ours: Times) -> tuple[str, Times] | None:
-    """Return the peer of a row; of encryption, the same save without it."""
-    if name == FLOOR:
-        return None
-    return (OURS, ours) if name == ENCRYPTED else (FLOOR, floor)

@@ -11,6 +11,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from benchmarks import stores
+from benchmarks.contenders import ABSURD, DBOS, OURS
 from benchmarks.running import PROJECT, Figure, Subject, Target
 from benchmarks.states import states
 from benchmarks.step_peers import (
@@ -33,18 +34,14 @@ if TYPE_CHECKING:
 
 _NOTE = (
     "A step has a result of 1 KB, which is durable before the next one begins.  "
-    "*steps/s*: whole workflows, their start and end included, in turns in one "
-    "process; a ratio above 1 is faster than the peer.  *beside a save*: a step and a "
+    "*workflows*: whole ones, their start and end included, in turns in one "
+    "process.  *beside a save*: a step and a "
     "durable save of the same 1 KB in turns in one process.  *restart*: from the start "
     "of a new process until it runs the first step without a result, after a SIGKILL.  "
     "*fork*: another workflow with the results of all steps but one.  *waiting*: "
     "executions that wait for an approval, and a worker that looks after them; a sweep "
-    "looks at each.  DBOS keeps its data in SQLite with a full sync for each commit, "
-    "Absurd in PostgreSQL with its defaults, reached over a Unix socket.  Both are "
-    "measured where they are installed.  Absurd has no forks, and starts a killed task "
-    "again after the end of its claim."
+    "looks at each.  Absurd starts a killed task again after the end of its claim."
 )
-_OURS, _DBOS_NAME, _ABSURD_NAME = "Milepost", "DBOS on SQLite", "Absurd on PostgreSQL"
 
 _RESTART = """
 import sys, time
@@ -99,15 +96,15 @@ def measure(run: Run) -> Subject:
 def _contenders(run: Run, stack: ExitStack) -> dict[str, Contender]:
     results = states(1024)
     ours = Milepost(run.new_folder("steps-milepost"), results)
-    contenders: dict[str, Contender] = {_OURS: ours}
+    contenders: dict[str, Contender] = {OURS: ours}
     if has_dbos():
         dbos = Dbos(run.new_folder("steps-dbos"), results)
         stack.callback(dbos.close)
-        contenders[_DBOS_NAME] = dbos
+        contenders[DBOS] = dbos
     if has_absurd():
         absurd = Absurd(results)
         stack.callback(absurd.close)
-        contenders[_ABSURD_NAME] = absurd
+        contenders[ABSURD] = absurd
     return contenders
 
 
@@ -147,15 +144,14 @@ def _speed(run: Run, contenders: dict[str, Contender]) -> list[Figure]:
         for name, peer in contenders.items()
     }
     found = []
-    peers: list[str | None] = [name for name in contenders if name != _OURS]
+    peers: list[str | None] = [name for name in contenders if name != OURS]
     for peer in peers or [None]:
-        target = Target(2.5, "ratio", is_floor=True) if peer == _DBOS_NAME else None
-        title = "steps/s" if peer is None else f"steps/s, against {peer}"
-        mine, size = times[_OURS], grown[_OURS]
+        target = Target(2.5, "ratio", is_floor=True) if peer == DBOS else None
+        mine, size = times[OURS], grown[OURS]
         other = None if peer is None else times[peer]
         found += [
             Figure(
-                title,
+                "workflows of durable steps",
                 steps / mine.p50,
                 "steps/s",
                 peer=peer,
@@ -164,7 +160,7 @@ def _speed(run: Run, contenders: dict[str, Contender]) -> list[Figure]:
                 target=target,
             ),
             Figure(
-                title.replace("steps/s", "bytes per step"),
+                "a durable step on the disk",
                 size,
                 "bytes",
                 peer=peer,
@@ -188,7 +184,7 @@ def _forks(run: Run, contenders: dict[str, Contender]) -> list[Figure]:
 
 def _restarts(run: Run) -> Figure:
     steps, times = run.pick(100, 10), run.pick(5, 2)
-    codes = {_OURS: _RESTART} | ({_DBOS_NAME: _RESTART_DBOS} if has_dbos() else {})
+    codes = {OURS: _RESTART} | ({DBOS: _RESTART_DBOS} if has_dbos() else {})
     took: dict[str, list[tuple[float, ...]]] = {name: [] for name in codes}
     for number in range(times):
         for name, code in codes.items():
@@ -215,8 +211,8 @@ def _restart(code: str, root: Path, steps: int) -> float:
 
 
 def _beside(name: str, times: dict[str, Times]) -> Figure:
-    beside = (_DBOS_NAME, times[_DBOS_NAME]) if _DBOS_NAME in times else None
-    return times[_OURS].figure(name, "ms", beside=beside)
+    beside = (DBOS, times[DBOS]) if DBOS in times else None
+    return times[OURS].figure(name, "ms", beside=beside)
 
 
 def _waiting(run: Run) -> list[Figure]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import statistics
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import cycle
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -26,15 +25,13 @@ from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.group_commit import Waiter, WriteQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.synchronize import Barrier as Line
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from benchmarks.running import Run
     from milepost.journal.disk.disk import Mode
 
 _THREADS = 32
-_PROCESSES = 8
 _LONGER_MS = (0.5, 2)
 _PINNED = "on one processor"
 
@@ -99,16 +96,15 @@ def measure(run: Run) -> Subject:
     busy_seconds = _seconds_of_python(folder / "unsynced", run.pick(500, 50))
     rates = _rates(run, folder, busy_seconds)
     floor = f"bare append after {busy_seconds * 1e6:.0f} µs of Python, 32 files"
-    processes = f"{_PROCESSES} processes, a job each"
     peer, alone = "1 thread", rates.alone
+    why = f"{busy_seconds * 1e6:.0f} µs of Python per save, one thread at a time"
     figures = [
         _figure("1 thread", alone, "1 thread, no queue", rates.direct, 0.95),
-        _figure("32 threads, one job", rates.shared, peer, alone, 5),
-        _figure("32 threads, 32 jobs", rates.own, peer, alone, 4),
+        _figure("32 threads, one job", rates.shared, peer, alone, 4, why),
+        _figure("32 threads, 32 jobs", rates.own, peer, alone, 2, why),
         _figure("32 threads, 32 jobs", rates.own, floor, rates.busy),
         _figure(f"32 threads, one job, {_PINNED}", rates.shared_pinned, peer, alone),
         _figure(f"32 threads, 32 jobs, {_PINNED}", rates.own_pinned, peer, alone),
-        _figure(processes, rates.apart, peer, alone),
         _figure("bare append, 1 thread", rates.bare),
         _figure(
             "bare append, 32 threads, 32 files",
@@ -118,14 +114,13 @@ def measure(run: Run) -> Subject:
         ),
     ]
     for milliseconds in _LONGER_MS:
-        figures += _on_a_slow_disk(run, folder, milliseconds)
+        figures += _on_a_slow_disk(run, folder, milliseconds, why)
     return Subject(
         "Group commit",
         "Durable saves of 1 KB.  Only one thread at a time runs Python, so 32 files "
         "that are synced at once are bound by Python's time on a fast disk: the row "
         "with a bare append after as much Python as a save takes is the most that is "
-        "to be had there, and the row with processes, of which each runs its own "
-        "Python, the most that this machine's processors leave.  Rows with a longer "
+        "to be had there.  Rows with a longer "
         "sync are of the same disk behind a wrapper that sleeps before each sync.  "
         "Threads on one processor do not wake each other on another one for an "
         "interpreter that is taken.  A single thread is compared with one whose saves "
@@ -134,7 +129,9 @@ def measure(run: Run) -> Subject:
     )
 
 
-def _on_a_slow_disk(run: Run, folder: Path, milliseconds: float) -> list[Figure]:
+def _on_a_slow_disk(
+    run: Run, folder: Path, milliseconds: float, why: str
+) -> list[Figure]:
     """Compare 32 threads with one where each sync takes longer."""
     source = cycle(states(1024))
     root = folder / f"slow-{milliseconds:g}"
@@ -159,8 +156,8 @@ def _on_a_slow_disk(run: Run, folder: Path, milliseconds: float) -> list[Figure]
     peer, longer = "1 thread", f"a sync {milliseconds:g} ms longer"
     own_name = f"32 threads, 32 jobs, {longer}"
     return [
-        _figure(f"32 threads, one job, {longer}", shared, peer, alone, 5),
-        _figure(own_name, own, peer, alone, 4),
+        _figure(f"32 threads, one job, {longer}", shared, peer, alone, 4, why),
+        _figure(own_name, own, peer, alone, 4, why),
         _figure(f"{own_name}, {_PINNED}", pinned, peer, alone),
     ]
 
@@ -177,7 +174,6 @@ class _Rates(NamedTuple):
     busy: Sequence[float]
     shared_pinned: Sequence[float]
     own_pinned: Sequence[float]
-    apart: Sequence[float]
 
 
 def _figure(
@@ -186,6 +182,7 @@ def _figure(
     peer: str | None = None,
     peer_rates: Sequence[float] = (),
     times_more: float | None = None,
+    why: str = "",
 ) -> Figure:
     target = None
     if times_more is not None:
@@ -200,6 +197,7 @@ def _figure(
         peer_value=median(peer_rates) if ratios else None,
         ratio=median(ratios) if ratios else None,
         target=target,
+        why=why,
     )
 
 
@@ -244,10 +242,8 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
         )
         for contender in contenders:
             _rate(contender)  # opens every file before the first round
-        each = run.pick(200, 10)
-        with _processes(folder / "milepost", each) as rate_apart:
-            turns = [*(partial(_rate, each) for each in contenders), rate_apart]
-            rounds = [_in_any_order(turns) for _ in range(run.pick(10, 3))]
+        turns = [partial(_rate, each) for each in contenders]
+        rounds = [_in_any_order(turns) for _ in range(run.pick(10, 3))]
     return _Rates(*zip(*rounds, strict=True))
 
 
@@ -257,46 +253,6 @@ def _in_any_order(turns: Sequence[Callable[[], float]]) -> list[float]:
     for number in random.sample(range(len(turns)), len(turns)):
         found[number] = turns[number]()
     return found
-
-
-@contextmanager
-def _processes(root: Path, each: int) -> Iterator[Callable[[], float]]:
-    """Start processes with a job each; yield a function that returns their rate."""
-    spawn = multiprocessing.get_context("spawn")
-    lines = spawn.Barrier(_PROCESSES + 1), spawn.Barrier(_PROCESSES + 1)
-    working = [
-        spawn.Process(target=_save_in_turns, args=(root, number, each, *lines))
-        for number in range(_PROCESSES)
-    ]
-    for process in working:
-        process.start()
-
-    def rate() -> float:
-        lines[0].wait()
-        start = perf_counter()
-        lines[1].wait()
-        return _PROCESSES * each / (perf_counter() - start)
-
-    try:
-        rate()  # opens every file
-        yield rate
-    finally:
-        lines[0].abort()
-        for process in working:
-            process.join()
-
-
-def _save_in_turns(
-    root: Path, number: int, each: int, start_line: Line, finish: Line
-) -> None:
-    """Save `each` times whenever all processes are ready, until the line is aborted."""
-    source = cycle(states(1024))
-    with CheckpointManager(root) as manager, suppress(BrokenBarrierError):
-        while True:
-            start_line.wait()
-            for _ in range(each):
-                manager.save(f"apart-{number}", stores.STEP, next(source))
-            finish.wait()
 
 
 def _rate(contender: _Contender) -> float:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.timing import Times
 
 _OURS, _ALL_LINES, _EVENT_LINES = "replay", "bare", "bare, event lines only"
-_RATE = Target(200_000, is_floor=True)
+_RATE = Target(250_000, is_floor=True)
 
 
 def measure(run: Run) -> Subject:
@@ -86,6 +86,8 @@ def _figures(
     name: str, events: int, times: dict[str, Times], target: Target | None
 ) -> list[Figure]:
     ours = times[_OURS]
+    bare = events / times[_ALL_LINES].p50
+    why = f"loads + SHA-256 of the lines alone: {bare:,.0f} events/s"
     return [
         ours.figure(
             f"{name}: an event",
@@ -93,6 +95,7 @@ def _figures(
             beside=("loads + SHA-256, all lines", times[_ALL_LINES]),
             parts=events,
             target=Target(2, of="ratio"),
+            why=why,
         ),
         ours.figure(
             f"{name}: an event",
@@ -100,5 +103,5 @@ def _figures(
             beside=("loads + SHA-256, event lines", times[_EVENT_LINES]),
             parts=events,
         ),
-        Figure(f"{name}: rate", events / ours.p50, "events/s", target=target),
+        Figure(f"{name}: rate", events / ours.p50, "events/s", target=target, why=why),
     ]

@@ -41,10 +41,13 @@ class Target(NamedTuple):
 class Figure(NamedTuple):
     """One measured number, and its peer.
 
+    Figures of one name are one row of the table, each beside another peer.
+
     Attributes:
-        unit: of `value`, `p99` and `peer_value` alike.
+        unit: of `value`, `p99` and both values of the peer.
         ratio: to the peer; the median of the rounds' own ratios, so it need not be
             the quotient of `value` and `peer_value`.
+        why: what was measured about a miss of the target; shown if it is missed.
     """
 
     name: str
@@ -55,6 +58,13 @@ class Figure(NamedTuple):
     peer_value: float | None = None
     ratio: float | None = None
     target: Target | None = None
+    peer_p99: float | None = None
+    why: str = ""
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better."""
+        return self.unit.endswith("/s")
 
     @property
     def is_met(self) -> bool | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import orjson
 
 from benchmarks import stores
-from benchmarks.peers import JsonFiles, SqliteRows
+from benchmarks.contenders import OURS, stores_of_states
 from benchmarks.running import Figure, Subject, Target
 from benchmarks.states import states
 
@@ -25,40 +26,25 @@ def measure(run: Run) -> Subject:
     count = run.pick(1_000, 100)
     same = states(1024, count=count)
     folder = run.new_folder("sizes")
-    stores.fill(folder / "milepost", same)
-    files = JsonFiles(_made(folder / "files"), "not synced")
-    with SqliteRows(_made(folder / "rows") / "rows.db", is_durable=False) as rows:
-        for state in same:
-            files.save(state)
-            rows.save(state)
-    ours = _per_checkpoint(folder / "milepost", count)
+    for name, opening in stores_of_states().items():
+        with closing(opening(folder / name, is_durable=False)) as peer:
+            for state in same:
+                peer.save(state)
+    os.sync()  # blocks are allocated when they are written, not before
+    each = {p.name: _allocated_bytes(p) / count for p in folder.iterdir()}
+    each["the state's JSON alone"] = 1024.0
+    ours = each.pop(OURS)
+    name = "disk per 1 KB checkpoint"
     disk = [
-        Figure(
-            f"disk per 1 KB checkpoint, against {peer}",
-            ours,
-            "bytes",
-            None,
-            peer,
-            p,
-            ours / p,
-        )
-        for peer, p in (
-            ("the state's JSON alone", 1024.0),
-            ("JSON files", _per_checkpoint(folder / "files", count)),
-            ("SQLite", _per_checkpoint(folder / "rows", count)),
-        )
+        Figure(name, ours, "bytes", None, peer, theirs, ours / theirs)
+        for peer, theirs in each.items()
     ]
     return Subject(
         "Bytes",
         f"Disk is what {count:,} checkpoints occupy in allocated blocks, whole store, "
         "divided by their number.",
-        (_event_line(folder / "milepost"), *disk),
+        (_event_line(folder / OURS), *disk),
     )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _event_line(folder: Path) -> Figure:
@@ -73,7 +59,6 @@ def _event_line(folder: Path) -> Figure:
     )
 
 
-def _per_checkpoint(folder: Path, count: int) -> float:
-    os.sync()  # blocks are allocated when they are written, not before
+def _allocated_bytes(folder: Path) -> int:
     found = (path.stat() for path in folder.rglob("*") if path.is_file())
-    return sum(stat.st_blocks * _BLOCK_BYTES for stat in found) / count
+    return sum(stat.st_blocks * _BLOCK_BYTES for stat in found)

@@ -31,14 +31,13 @@ def measure(run: Run) -> Subject:
     folder = run.new_folder("startup")
     store = folder / "store"
     stores.fill(store, ({"done": number} for number in range(3)))
-    listing = ["-c", _COMMAND, "--store", str(store), "list", stores.JOB]
-    tried = _python(folder, listing, may_fail=True)
+    tried = command(folder, store, "list", stores.JOB, may_fail=True)
     if tried.returncode:
         reason = (tried.stderr or b"no message").decode().splitlines()[-1]
         return Subject(_TITLE, _NOTE, skipped=f"`milepost list` fails: {reason}")
     contenders: dict[str, Callable[[], object]] = {
         "bare": lambda: _python(folder, ["-c", "pass"]),
-        "listing": lambda: _python(folder, listing),
+        "listing": lambda: command(folder, store, "list", stores.JOB),
     }
     times = race(contenders, rounds=run.pick(25, 4))
     bare, ours = times["bare"], times["listing"]
@@ -49,6 +48,14 @@ def measure(run: Run) -> Subject:
         Figure("milepost list, beyond Python", more * 1e3, "ms", target=Target(100)),
     )
     return Subject(_TITLE, _NOTE, figures)
+
+
+def command(
+    folder: Path, store: Path, *words: str, may_fail: bool = False
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `milepost` in a folder, on a store."""
+    started = ["-c", _COMMAND, "--store", str(store), *words]
+    return _python(folder, started, may_fail=may_fail)
 
 
 def _python(

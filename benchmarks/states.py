@@ -80,6 +80,15 @@ def edits(size_bytes: int, *, count: int, changed: int = 5) -> list[dict[str, An
     return found
 
 
+def growing(size_bytes: int, *, count: int) -> list[dict[str, Any]]:
+    """Return states that grow from half of a size to one and a half of it."""
+    source = random.Random(11)
+    each = size_bytes // count
+    begin = text(source, size_bytes // 2)
+    said = [{"said": text(source, each - len('{"said":""},'))} for _ in range(count)]
+    return [{"begin": begin, "messages": said[:n]} for n in range(1, count + 1)]
+
+
 def in_turns(size_bytes: int, *, count: int) -> list[dict[str, Any]]:
     """Return states of two shapes in turns."""
     source = random.Random(3)

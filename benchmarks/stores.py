@@ -90,8 +90,8 @@ def resident_bytes() -> int:
 def fill(
     folder: Path, states: Iterable[dict[str, Any]], *, codec: Codec = "auto"
 ) -> None:
-    """Save every state to the store's one job, without waiting for the disk."""
-    with CheckpointManager(folder, durability="never", codec=codec) as manager:
+    """Save every state to the store's one job, synced now and then."""
+    with CheckpointManager(folder, durability="interval", codec=codec) as manager:
         for state in states:
             manager.save(JOB, STEP, state)
 

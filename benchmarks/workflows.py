@@ -12,6 +12,7 @@ from queue import Queue
 from threading import Thread
 from typing import TYPE_CHECKING
 
+from benchmarks.contenders import DBOS
 from benchmarks.running import PROJECT, Figure, Subject, Target
 from benchmarks.timing import Times
 from milepost import CheckpointManager
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from benchmarks.running import Run
+from benchmarks.running import Run
 
 _TITLE = "Workflows: crash to resumed, decision to running"
 _NOTE = (
@@ -31,7 +32,7 @@ _NOTE = (
     "*crash, new process*: from SIGKILL until the next step runs in a process that is "
     "started at once; it includes the start of Python. "
     "*decision*: from the answer to an approval in another process until the next "
-    "attempt has the lease. DBOS runs on SQLite, and is measured where it is installed."
+    "attempt has the lease. "
 )
 _DEADLINE_SECONDS = 30.0
 
@@ -100,7 +101,7 @@ def measure(run: Run) -> Subject:
     beside = None
     if importlib.util.find_spec("dbos") is not None:
         theirs = [_restart(run, f"dbos-{n}", _DBOS) for n in range(times)]
-        beside = "DBOS", Times((tuple(theirs),))
+        beside = DBOS, Times((tuple(theirs),))
     mine = Times((tuple(took),))
     figures.append(mine.figure("crash, new process", "ms", beside=beside))
     return Subject(_TITLE, _NOTE, tuple(figures))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 TOP = Path(__file__).parents[2]
 COLUMNS = 100
+# One table with a column for each system, written by the benchmarks.
+MEASURED = "benchmarks/results/latest.md"
 # docs/glossary.md has the term of the field for each of them.
 WORDS = (
     r"let(?:s|ting)? go",
@@ -90,7 +92,7 @@ def test_no_document_and_no_code_has_a_forbidden_word() -> None:
 
 
 def test_no_line_of_a_document_is_over_100_columns() -> None:
-    found = reported(DOCUMENTS, too_wide)
+    found = reported([name for name in DOCUMENTS if name != MEASURED], too_wide)
     assert not found, "\n".join(found)
 
 
