@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import orjson
 
 from benchmarks import (
-    api_lists,
     chart,
     durable_saves,
     durable_steps,
     group_commits,
     histories,
+    http_rates,
     listings,
     machine,
     many_jobs,
@@ -46,7 +46,7 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "processes": processes.measure,
     "replay": replays.measure,
     "read": reading.measure,
-    "api": api_lists.measure,
+    "api": http_rates.measure,
     "notice": noticing.measure,
     "open": opening.measure,
     "bytes": sizes.measure,

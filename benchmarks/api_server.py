@@ -1,4 +1,4 @@
-"""The server that `api_lists` asks: `python -m benchmarks.api_server FD FOLDER`.
+"""The server that `http_rates` asks: `python -m benchmarks.api_server FD FOLDER`.
 
 The parent passes a listening socket, so no free port has to be found.
 """

@@ -42,7 +42,7 @@ SUBJECTS = {
     "workflows",
     "steps",
 }
-UNITS = {"µs", "ms", "saves/s", "steps/s", "events/s", "bytes"}
+UNITS = {"µs", "ms", "saves/s", "steps/s", "events/s", "requests/s", "bytes"}
 
 
 def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
