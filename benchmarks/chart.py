@@ -24,13 +24,13 @@ CHOSEN = {
     ),
     "read": ("list of 100,000",),
     "open": ("newest state of 100,000",),
-    "processes": ("8 processes",),
+    "processes": ("a job each",),
     "steps": ("workflows of durable steps",),
 }
 _TITLE = "Milepost beside other stores"
 _READING = (
-    "Each bar is another system's figure as a multiple of Milepost's, on a log scale.",
-    "Right of the line: slower or larger than Milepost. Left: faster or smaller.",
+    "Bars, on a log scale: how many times Milepost's time, bytes, or time for one of",
+    "a rate another system takes. Right of the line: more than Milepost. Left: less.",
 )
 _WIDTH, _LEFT, _RIGHT = 900, 290, 30
 _TOP, _BAR, _HEAD = 82, 16, 26

@@ -121,8 +121,8 @@ def _turn(pipes: Sequence[Connection], name: str, seconds: float) -> _Turn:
 def _figures(found: dict[str, list[_Turn]]) -> Iterator[Figure]:
     mine = found.pop(OURS)
     for name, unit, scale, of in (
-        (f"{_PROCESSES} processes", "saves/s", 1.0, 0),
-        (f"{_PROCESSES} processes, 99th percentile of a save", "ms", 1e3, 1),
+        ("a job each", "saves/s", 1.0, 0),
+        ("a job each, 99th percentile of a save", "ms", 1e3, 1),
     ):
         for peer, theirs in found.items():
             pairs = zip(mine, theirs, strict=True)

@@ -181,7 +181,7 @@ def cost(
 
 
 def rate(peer: str, ratio: float) -> Figure:
-    found = cost(peer, ratio, name="8 processes")
+    found = cost(peer, ratio, name="a job each")
     return found._replace(unit="saves/s")
 
 
@@ -277,7 +277,7 @@ def test_the_chart_shows_the_values_of_the_table_for_every_system() -> None:
     shown = [text for text in texts if text.endswith(" x)")]
     assert shown == ["LMDB 10 (0.0333 x)", "SQLite 600 (2 x)", "SQLite 15 (20 x)"]
     assert "Durable save: 10 KB, edited, µs. Milepost 300" in texts
-    assert "8 <processes>: 8 processes, saves/s. Milepost 300" in texts
+    assert "8 <processes>: a job each, saves/s. Milepost 300" in texts
     table = cells([*subjects.values()], "10 KB, edited, µs")
     assert table["Milepost"] == "300"
     assert table["LMDB"].startswith("10 ")
