@@ -58,7 +58,7 @@ SUBJECTS: dict[str, Callable[[Run], Subject]] = {
     "steps": durable_steps.measure,
     "jobs": many_jobs.measure,
 }
-# These take minutes, and run only if they are asked for.
+# These take minutes, and run only for a record, or if they are asked for.
 LONG = frozenset({"jobs"})
 
 
@@ -74,9 +74,8 @@ def main() -> None:
         print(f"{caution}\n")
     with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as folder:
         run = Run(Path(folder), arguments.quick)
-        subjects = _measure(
-            run, arguments.only or [n for n in SUBJECTS if n not in LONG]
-        )
+        whole = [n for n in SUBJECTS if arguments.record or n not in LONG]
+        subjects = _measure(run, arguments.only or whole)
     found = Report(stamp(utc_now()), arguments.quick, facts, subjects)
     _store(found, arguments.results, record=arguments.record)
 

@@ -10,6 +10,7 @@ from benchmarks.contenders import OURS, SQLITE, filled, stores_of_states
 from benchmarks.peers import Paged
 from benchmarks.running import Subject, Target
 from benchmarks.timing import figures, race
+from milepost import CheckpointInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,8 +46,8 @@ def measure(run: Run) -> Subject:
     return Subject(
         "Reading",
         "Milepost checks the files at each call, so that it also sees the writes of "
-        "other processes, and verifies the newest state.  Its list has 17 fields for "
-        "each checkpoint, a row of SQLite five.  LMDB reads keys, which have the same "
+        "other processes, and verifies the newest state.  Its list has every field of "
+        "`CheckpointInfo`, a row of SQLite five.  LMDB reads keys, which have the same "
         "five; diskcache keys without them; a folder's list is names and sizes.  "
         "eventsourcing and LangGraph have no list without the states.",
         tuple(found),
@@ -60,7 +61,8 @@ def _lists(
     times = race(calls, rounds=rounds, waits=False)
     targets = {SQLITE: target} if target else {}
     mine, theirs = (times[name].p50 / count * 1e6 for name in (OURS, SQLITE))
-    why = f"{mine:.2f} µs for each with 17 fields, SQLite {theirs:.2f} with 5"
+    fields = len(CheckpointInfo._fields)
+    why = f"{mine:.2f} µs for each with {fields} fields, SQLite {theirs:.2f} with 5"
     return figures(f"list of {count:,}", "µs", OURS, times, targets=targets, why=why)
 
 
