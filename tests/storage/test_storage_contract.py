@@ -229,6 +229,49 @@ def test_a_thread_that_holds_a_job_is_refused_at_once_and_goes_on_holding_it(
     assert outcome == ["busy", "got"]
 
 
+def taken(job: JobStorage) -> Position | None:
+    """Take a job at once, if that is possible, and let go of it."""
+    try:
+        held = job.take()
+        return None if held is None else held.position
+    finally:
+        job.let_go()
+
+
+def test_a_job_is_taken_at_once_while_it_is_as_its_last_writer_left_it(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage)
+    assert taken(job) == job.position()._replace(is_settled=True)
+    with_it = job.take()
+    assert with_it is not None
+    made = lines(storage, JOB, with_it.position.last)
+    assert with_it.append(*made) == job.version()
+    job.let_go()
+    job.let_go()
+    assert stored(job) == [1, 2]
+    with job.hold(wait=False) as held:
+        assert held.position.last == made.last
+
+
+def test_a_job_that_another_thread_has_is_not_taken(
+    storage: Storage, job: JobStorage
+) -> None:
+    outcome: list[Position | None] = []
+    append(storage)
+    assert job.take() is not None
+    run(lambda: outcome.append(taken(job))).join(10)
+    with pytest.raises(NestedCall):
+        job.refuse_nested()
+    with pytest.raises(NestedCall), job.hold():
+        pass
+    run(lambda: outcome.append(taken(job))).join(10)
+    job.let_go()
+    job.refuse_nested()
+    run(lambda: outcome.append(taken(job))).join(10)
+    assert outcome == [None, None, job.position()]
+
+
 def test_readers_are_never_kept_waiting_by_a_writer(
     storage: Storage, job: JobStorage
 ) -> None:
