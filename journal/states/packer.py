@@ -186,9 +186,6 @@ class Packer:
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
             return
         before = packed.known
-        # Copied, because orjson's result keeps its write buffer, about ten times as
-        # large, alive.
-        raw = bytes(memoryview(raw))
         self._recent.put(
             job_id,
             Known(
