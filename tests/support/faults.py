@@ -118,7 +118,7 @@ class FaultyDisk:
         self, root: Path, *, syncs: bool = True, medium: Medium | None = None
     ) -> None:
         self.calls: list[Call] = []
-        self.read_bytes = 0
+        self.read_bytes = self.longest_read = 0
         self.syncs = syncs
         self.medium = medium or Medium()
         self._inside = f"{root}/"
@@ -214,6 +214,7 @@ class FaultyFile:
         self._disk.meet("read", self._path)
         found = self._real.read(offset, size)
         self._disk.read_bytes += len(found)
+        self._disk.longest_read = max(self._disk.longest_read, len(found))
         return found
 
     def append(self, data: bytes) -> int:

@@ -5,6 +5,7 @@ Memory is bounded by one piece, or by the longest line if that is longer.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from milepost.journal.events.codec import CorruptLine, peek, scan
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     Read = Callable[[int, int], bytes]
 
 PIECE_BYTES = 1024 * 1024
+# More decoded events leave the processor's cache before they are folded.
+_GROUP_EVENTS = 256
 # In unverified bytes, longer lines are skipped.
 _LONGEST_CLAIM_BYTES = 16 * PIECE_BYTES
 
@@ -58,13 +61,16 @@ def walk(
     while end < size:
         before = end
         data = read(before, min(want, size - before))
+        events = scan(data, seq=seq, prev=prev, offset=before)
         problem = None
-        found: list[Located] = []
-        try:
-            found.extend(scan(data, seq=seq, prev=prev, offset=before))
-        except CorruptLine as exc:
-            problem = exc  # raised after the events before it
-        if found:
+        while problem is None:
+            found: list[Located] = []
+            try:
+                found.extend(islice(events, _GROUP_EVENTS))
+            except CorruptLine as exc:
+                problem = exc  # raised after the events before it
+            if not found:
+                break
             event, offset, length, _ = found[-1]
             seq, prev, end = event["seq"], event["hash"], offset + length
             yield found, data, before
