@@ -24,13 +24,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:  # the extra `fast` is not installed
+    HttpToolsProtocol = None  # type: ignore[assignment, misc]
+
 if TYPE_CHECKING:
     import asyncio
+
+    _Protocol = H11Protocol
+else:
+    _Protocol = object
 
 # A client that receives less of its answer in `send` seconds is not reading it.
 _SEND_LEAST_BYTES = 64 * 1024
 # Close several at once: the search visits every connection.
 _EVICTED_PART = 16
+# As h11: what a parser keeps of a head, or of the end of a body, that does not end.
+_UNPARSED_MAX_BYTES = 64 * 1024
+_HAVE_BODY = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Bounds(NamedTuple):
@@ -52,8 +64,8 @@ class Phase(Enum):
     SEND = auto()
 
 
-class Connection(H11Protocol):
-    """A client's connection, with deadlines."""
+class Connection(_Protocol):
+    """A client's connection, with deadlines, on a protocol of uvicorn."""
 
     def __init__(self, *args: Any, bounds: Bounds, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -106,21 +118,17 @@ class Connection(H11Protocol):
         self._is_blocked = False
         self._look()
 
-    def shutdown(self) -> None:
-        """Close the connection, now or after its answer."""
-        # h11 refuses to close a failed connection.
-        if self.conn.our_state is h11.ERROR:
-            self.transport.close()
-        else:
-            super().shutdown()
-
     # -- phases --------------------------------------------------------------------
+
+    def _has_more_body(self) -> bool:
+        """Return whether the head of a request has arrived, but not all of its body."""
+        raise NotImplementedError
 
     def _found(self) -> Phase:
         is_answered = self.cycle is None or self.cycle.response_complete
         if self._is_blocked or self.transport.is_closing():
             return Phase.SEND
-        if self.conn.their_state is h11.SEND_BODY:
+        if self._has_more_body():
             return Phase.REST if is_answered else Phase.BODY
         return Phase.HEAD if is_answered else Phase.WORK
 
@@ -172,3 +180,69 @@ class Connection(H11Protocol):
             each.transport.abort()
             # No longer counted, although asyncio reports the loss only later.
             self.connections.discard(each)
+
+
+class H11Connection(Connection, H11Protocol):
+    """A connection that is parsed in Python."""
+
+    def _has_more_body(self) -> bool:
+        return self.conn.their_state is h11.SEND_BODY
+
+    def shutdown(self) -> None:
+        """Close the connection, now or after its answer."""
+        # h11 refuses to close a failed connection.
+        if self.conn.our_state is h11.ERROR:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+
+if HttpToolsProtocol is None:
+    Fastest: type[Connection] = H11Connection
+else:
+
+    class HttptoolsConnection(  # type: ignore[misc] # `_Protocol` is h11 for types
+        Connection, HttpToolsProtocol
+    ):
+        """A connection that is parsed by httptools, which has no bound of its own."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self._is_in_body = False
+            self._unparsed_bytes = 0  # at most, since the parser last gave something
+
+        def _has_more_body(self) -> bool:
+            return self._is_in_body
+
+        def data_received(self, data: bytes) -> None:
+            """Process data; refuse a head, or a trailer, that is too large."""
+            self._unparsed_bytes += len(data)
+            super().data_received(data)
+            is_open = not self.transport.is_closing()
+            if self._unparsed_bytes > _UNPARSED_MAX_BYTES and is_open:
+                msg = "Invalid HTTP request received."  # as uvicorn says it
+                self.logger.warning(msg)
+                self.send_400_response(msg)
+
+        def on_headers_complete(self) -> None:
+            """Start the request; its body follows."""
+            # After such a head httptools reads no further; the answer is the last one.
+            is_last = self.parser.should_upgrade()
+            if is_last and not _HAVE_BODY.isdisjoint(name for name, _ in self.headers):
+                raise ValueError("a body after `Upgrade`")  # uvicorn answers 400
+            self._unparsed_bytes, self._is_in_body = 0, True
+            super().on_headers_complete()
+            if is_last:
+                self.cycle.keep_alive = False
+
+        def on_body(self, body: bytes) -> None:
+            """Take a part of the body."""
+            self._unparsed_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            """End the body."""
+            self._unparsed_bytes, self._is_in_body = 0, False
+            super().on_message_complete()
+
+    Fastest = HttptoolsConnection

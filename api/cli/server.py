@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvicorn
 
-from milepost.api.cli.connections import Bounds, Connection
+from milepost.api.cli.connections import Bounds, Fastest
 from milepost.api.cli.exits import Failure
 from milepost.api.cli.output import say
 from milepost.api.cli.stores import actor
@@ -114,7 +114,7 @@ def _config(app: FastAPI, settings: ApiSettings) -> uvicorn.Config:
         send_seconds=settings.send_timeout_seconds,
     )
     # Uvicorn calls this as the protocol class.
-    protocol: Any = partial(Connection, bounds=bounds)
+    protocol: Any = partial(Fastest, bounds=bounds)
     return uvicorn.Config(
         app,
         http=protocol,

@@ -15,8 +15,8 @@ def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
 
     The fields of the original endpoints come first.
     """
-    broken = info.metadata_problem
-    return {
+    held, broken = info.held, info.metadata_problem
+    fields: dict[str, Any] = {
         "checkpoint_id": info.checkpoint_id,
         "job_id": info.job_id,
         "step_name": info.step_name,
@@ -24,15 +24,18 @@ def checkpoint_fields(info: CheckpointInfo, **state: Any) -> dict[str, Any]:
         "workflow_version": info.workflow_version,
         "workflow_name": info.workflow_name,
         "metadata": info.metadata,
-        **state,
-        "seq": info.seq,
-        "parent_id": info.parent_id,
-        "tags": info.tags,
-        **protection_fields(info),
-        "failed": info.failed,
-        "stored_bytes": info.stored_bytes,
-        **({"metadata_problem": problem_fields(broken)} if broken else {}),
     }
+    fields |= state
+    fields["seq"] = info.seq
+    fields["parent_id"] = info.parent_id
+    fields["tags"] = info.tags
+    fields["pinned"] = info.pinned
+    fields["held"] = held and held._asdict()
+    fields["failed"] = info.failed
+    fields["stored_bytes"] = info.stored_bytes
+    if broken:
+        fields["metadata_problem"] = problem_fields(broken)
+    return fields
 
 
 def protection_fields(info: CheckpointInfo) -> dict[str, Any]:

@@ -14,18 +14,19 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_origin
 
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from milepost.api.http.services import Services, services_of
 from milepost.journal.errors import MilepostError, UnknownCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from fastapi import Request, Response
+    from fastapi import Response
     from fastapi.dependencies.models import Dependant
 
-    from milepost.api.http.services import Services
     from milepost.journal.manager import CheckpointManager
 
 
@@ -46,8 +47,8 @@ class Resource(APIRoute):
         known = _query_of(self.dependant)
 
         async def checked(request: Request) -> Response:
-            errors = [*_misfits(request.query_params.multi_items(), known)]
-            if errors:
+            items = request.query_params.multi_items()
+            if items and (errors := _misfits(items, known)):
                 raise RequestValidationError(errors)
             return await answer(request)
 
@@ -91,18 +92,26 @@ def _advice(name: str, known: dict[str, bool]) -> str:
     return f" (known: {', '.join(known)})" if known else " (there are none)"
 
 
+_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
 def _in_turn(handler: Callable[..., Any], *, is_reading: bool) -> Callable[..., Any]:
     """Return `handler` as a coroutine that runs it in a thread."""
 
     @functools.wraps(handler)
-    async def asked(**values: Any) -> Any:  # what FastAPI parsed for the handler
-        services: Services = values["services"]
+    async def asked(asked_by: Request, **values: Any) -> Any:  # as FastAPI parsed them
+        values["services"] = services = services_of(asked_by)
         work = partial(handler, **values)
         if is_reading:
             return await services.readers.run(_named(values), work)
         job_id = await _job_of(services, values)
         return await services.writers.run(job_id, work)
 
+    # FastAPI gives it the request instead of the services, which is quicker.
+    signature = inspect.signature(handler)
+    parsed = [p for name, p in signature.parameters.items() if name != "services"]
+    request = inspect.Parameter("asked_by", _KEYWORD, annotation=Request)
+    asked.__signature__ = signature.replace(parameters=[request, *parsed])  # type: ignore[attr-defined] # as `inspect` reads it
     return asked
 
 

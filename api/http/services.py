@@ -88,19 +88,31 @@ class Services:
                 self._manager = None
 
 
-async def _services(request: Request) -> Services:
+# A dependency that has dependencies costs a tenth of a small request for each of them.
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that got a request."""
     services: Services = request.app.state.services
     return services
 
 
-async def _caller(request: Request) -> Principal:
-    # Set by the gate; the actor never comes from the request's content.
-    principal: Principal = getattr(request.state, "principal", EVERYONE)
+def caller_of(request: Request) -> Principal:
+    """Return the sender of a request; never from the request's content."""
+    principal: Principal = getattr(request.state, "principal", EVERYONE)  # by the gate
     return principal
 
 
-async def _actor(caller: "Caller") -> str:
-    return caller.actor
+async def _services(request: Request) -> Services:
+    return services_of(request)
+
+
+async def _caller(request: Request) -> Principal:
+    return caller_of(request)
+
+
+async def _actor(request: Request) -> str:
+    return caller_of(request).actor
 
 
 UseServices = Annotated[Services, Depends(_services)]

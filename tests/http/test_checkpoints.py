@@ -48,6 +48,36 @@ def test_listing_answers_what_it_always_has_and_then_the_rest(
     ]
 
 
+def test_lists_and_reads_are_the_same_bytes_as_ever(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    first = manager.save("etl", "load", {"n": 1}, metadata={"b": 2, "a": 1})
+    second = manager.save("etl", "é", {}, tags=["x", "y"], pinned=True, failed=True)
+    manager.hold("etl", second, actor="me", reason="audit")
+    sizes = [info.stored_bytes for info in manager.list("etl")]
+    rows = [
+        (
+            f'{{"checkpoint_id":"{first}","job_id":"etl","step_name":"load",'
+            f'"timestamp":"{AT}","workflow_version":"1.0","workflow_name":null,'
+            f'"metadata":{{"b":2,"a":1}},"seq":2,"parent_id":null,"tags":[],'
+            f'"pinned":false,"held":null,"failed":false,"stored_bytes":{sizes[0]}}}'
+        ),
+        (
+            f'{{"checkpoint_id":"{second}","job_id":"etl","step_name":"é",'
+            f'"timestamp":"{AT}","workflow_version":"1.0","workflow_name":null,'
+            f'"metadata":{{}},"seq":3,"parent_id":"{first}","tags":["x","y"],'
+            f'"pinned":true,"held":{{"actor":"me","since":"{AT}","reason":"audit"}},'
+            f'"failed":true,"stored_bytes":{sizes[1]}}}'
+        ),
+    ]
+    whole = f'{{"job_id":"etl","checkpoints":[{rows[0]},{rows[1]}],"total":2,'
+    whole += f'"timestamp":"{AT}"}}'
+    answer = client.get("/api/checkpoints", params={"job_id": "etl"})
+    assert answer.content.decode() == whole
+    one = rows[0].replace(',"seq"', ',"state_snapshot":{"n":1},"seq"')
+    assert client.get(f"/api/checkpoints/{first}").content.decode() == one
+
+
 def test_no_field_of_a_checkpoint_is_hidden(
     client: TestClient, manager: CheckpointManager
 ) -> None:

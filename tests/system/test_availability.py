@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,12 +53,12 @@ class Running(NamedTuple):
             "127.0.0.1", self.port, timeout=DEADLINE_SECONDS
         )
         headers = {"Content-Type": "application/json"}
-        client.request(
-            method, path, None if body is None else json.dumps(body), headers
-        )
-        answer = client.getresponse()
-        raw = answer.read()
-        client.close()
+        with closing(client):  # also if the server is killed meanwhile
+            client.request(
+                method, path, None if body is None else json.dumps(body), headers
+            )
+            answer = client.getresponse()
+            raw = answer.read()
         found = {name.lower(): value for name, value in answer.getheaders()}
         return answer.status, found, json.loads(raw) if raw else None
 
@@ -95,6 +96,7 @@ def serving(
     stderr: Any = subprocess.PIPE,
     more: str = "",
     become: Sequence[str] = (),
+    milepost: Sequence[str] = ("milepost",),
     **api: object,
 ) -> Iterator[Running]:
     """Run a server with these settings, and the usual limit of open files."""
@@ -103,7 +105,7 @@ def serving(
     text = "\n".join(["[api]", "port = 0", *lines, *store, more])
     (folder / "config.toml").write_text(text)
     child = subprocess.Popen(
-        [*become, "sh", "-c", "ulimit -n 1024; exec milepost serve"],
+        [*become, "sh", "-c", 'ulimit -n 1024; exec "$@" serve', "sh", *milepost],
         stderr=stderr,
         text=True,
         env=clean_environ(),
@@ -153,6 +155,18 @@ def is_dropped(client: socket.socket) -> bool:
     return True
 
 
+WITHOUT_EXTRA = """
+import sys
+sys.modules["httptools"] = sys.modules["uvloop"] = None
+from milepost.api.cli.main import main
+main()
+"""
+# With the extra `fast` and without it, clients meet the same server.
+PARSERS = pytest.mark.parametrize(
+    "milepost",
+    [("milepost",), (sys.executable, "-c", WITHOUT_EXTRA)],
+    ids=["fast", "plain"],
+)
 HALF_A_HEAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "
 HALF_A_BODY = (
     b"POST /api/checkpoints HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -169,12 +183,14 @@ SENT = pytest.mark.parametrize(
 
 
 @pytest.mark.slow
+@PARSERS
 @SENT
 def test_more_clients_that_send_too_little_than_there_are_files_stop_nobody(
-    sent: bytes, folder: Path
+    sent: bytes, milepost: Sequence[str], folder: Path
 ) -> None:
     long = {f"{name}_timeout": FOREVER for name in ("head", "body", "idle", "send")}
-    with serving(folder, **long) as running, ExitStack() as opened:
+    made = serving(folder, milepost=milepost, **long)
+    with made as running, ExitStack() as opened:
         clients = []
         for _ in range(1200):
             client = opened.enter_context(running.connect())
@@ -190,12 +206,14 @@ def test_more_clients_that_send_too_little_than_there_are_files_stop_nobody(
 
 
 @pytest.mark.slow
+@PARSERS
 @SENT
 def test_a_client_that_sends_too_little_is_dropped_even_if_bytes_trickle_in(
-    sent: bytes, folder: Path
+    sent: bytes, milepost: Sequence[str], folder: Path
 ) -> None:
     short = dict.fromkeys(("head_timeout", "body_timeout", "idle_timeout"), "300ms")
-    with serving(folder, **short) as running, running.connect(sent) as client:
+    made = serving(folder, milepost=milepost, **short)
+    with made as running, running.connect(sent) as client:
         is_over = threading.Event()
 
         def trickle() -> None:
@@ -212,8 +230,12 @@ def test_a_client_that_sends_too_little_is_dropped_even_if_bytes_trickle_in(
 
 
 @pytest.mark.slow
-def test_a_client_that_takes_no_answer_is_dropped(folder: Path) -> None:
-    with serving(folder, max_body="12MiB", send_timeout="300ms") as running:
+@PARSERS
+def test_a_client_that_takes_no_answer_is_dropped(
+    milepost: Sequence[str], folder: Path
+) -> None:
+    made = serving(folder, milepost=milepost, max_body="12MiB", send_timeout="300ms")
+    with made as running:
         before = running.sockets
         large = {**SAVE, "job_id": "large", "state": {"x": "x" * 10_000_000}}
         _, saved = running.ask("POST", "/api/checkpoints", large)
@@ -225,6 +247,103 @@ def test_a_client_that_takes_no_answer_is_dropped(folder: Path) -> None:
             eventually(lambda: running.sockets == before)
 
             running.is_well()
+
+
+CHUNKED = HALF_A_BODY.replace(b"Content-Length: 100000", b"Transfer-Encoding: chunked")
+ENDLESS = {
+    "a header": (HALF_A_HEAD, b"x" * 65536),
+    "headers": (AN_ANSWERED_REQUEST[:-2], b"X-Y: z\r\n" * 9000),
+    "a target": (b"GET /", b"x" * 65536),
+    "trailers": (CHUNKED[:-1] + b"2\r\n{}\r\n0\r\n", b"X-Y: z\r\n" * 9000),
+    "a trailer": (CHUNKED[:-1] + b"2\r\n{}\r\n0\r\nX: ", b"x" * 65536),
+}
+
+
+@PARSERS
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_head_without_an_end_is_not_kept(
+    kind: str, milepost: Sequence[str], folder: Path
+) -> None:
+    begin, more = ENDLESS[kind]
+    with (
+        serving(folder, milepost=milepost) as running,
+        running.connect(begin) as client,
+        suppress(ConnectionError),
+    ):
+        for _ in range(200):  # 13 MB
+            client.sendall(more)
+        raise AssertionError("the server reads on")
+
+
+@PARSERS
+def test_requests_of_every_kind_have_the_same_answers(
+    milepost: Sequence[str], folder: Path
+) -> None:
+    def answer(sent: bytes) -> tuple[bytes, bytes]:
+        once = sent.replace(b"Content-Type", b"Connection: close\r\nContent-Type")
+        with running.connect(once) as client:
+            raw = b"".join(iter(partial(client.recv, 65536), b""))
+        head, _, body = raw.partition(b"\r\n\r\n")
+        return head.partition(b"\r\n")[0], body
+
+    whole = b'{"job_id":"other","step_name":"s","state":{}}'
+    chunks = b"".join(b"1\r\n%b\r\n" % bytes([byte]) for byte in whole)
+    with serving(folder, milepost=milepost) as running:
+        assert answer(AN_ANSWERED_REQUEST.replace(b"1.1", b"1.0")) == (
+            b"HTTP/1.1 200 OK",
+            b'{"status":"ok"}',
+        )
+        status, body = answer(CHUNKED[:-1] + chunks + b"0\r\n\r\n")
+        assert status == b"HTTP/1.1 201 Created"
+        assert b'"job_id":"other"' in body
+        status, body = answer(HALF_A_REFUSED_BODY)
+        assert status == b"HTTP/1.1 400 Bad Request"
+        assert b"bad_host" in body
+        for broken in (b"\0\r\n\r\n", HALF_A_BODY.replace(b"100000", b"-1")):
+            assert answer(broken) == (
+                b"HTTP/1.1 400 Bad Request",
+                b"Invalid HTTP request received.",
+            )
+
+
+@PARSERS
+def test_a_request_that_asks_for_another_protocol_is_answered_or_refused(
+    milepost: Sequence[str], folder: Path
+) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    body = json.dumps(SAVE).encode()
+    post = HALF_A_BODY[:-3].replace(b"100000", b"%d" % len(body))
+    with serving(folder, milepost=milepost) as running:
+        with running.connect(AN_ANSWERED_REQUEST[:-2] + upgrade) as client:
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with running.connect(post + upgrade + body) as client:
+            status = client.recv(65536)[:13]
+        _, listed = running.ask("GET", "/api/checkpoints?job_id=other")
+        # Never as if it had no body, which is legal for other requests.
+        assert (status, listed["total"]) in [
+            (b"HTTP/1.1 201 ", 1),
+            (b"HTTP/1.1 400 ", 0),
+        ]
+
+
+@PARSERS
+def test_forty_clients_that_read_one_job_are_all_answered(
+    milepost: Sequence[str], folder: Path
+) -> None:
+    with serving(folder, milepost=milepost) as running:
+        assert running.ask("POST", "/api/checkpoints", SAVE)[0] == 201
+        clients = [
+            http.client.HTTPConnection("127.0.0.1", running.port, DEADLINE_SECONDS)
+            for _ in range(40)
+        ]
+        for _ in range(5):
+            for client in clients:
+                client.request("GET", "/api/checkpoints?job_id=other")
+            for client in clients:
+                answer = client.getresponse()
+                assert (answer.status, json.loads(answer.read())["total"]) == (200, 1)
+        for client in clients:
+            client.close()
 
 
 WRITES = [

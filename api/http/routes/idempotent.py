@@ -4,10 +4,10 @@
 from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
 from milepost.api.http.responses import etag
-from milepost.api.http.services import Actor, Services, UseServices
+from milepost.api.http.services import Services, caller_of, services_of
 from milepost.journal.clock import stamped
 from milepost.journal.errors import InvalidArgument
 from milepost.journal.events.vocabulary import Event
@@ -48,7 +48,7 @@ class Repeatable:
         key: the client's key, or None.
     """
 
-    def __init__(self, services: UseServices, actor: str, key: str | None) -> None:
+    def __init__(self, services: Services, actor: str, key: str | None) -> None:
         self.actor = actor
         self.key = check_key(key)
         self._services = services
@@ -92,9 +92,10 @@ def check_key(key: str | None) -> str | None:
 
 
 async def _repeatable(
-    services: UseServices, actor: Actor, idempotency_key: IdempotencyKey = None
+    request: Request, idempotency_key: IdempotencyKey = None
 ) -> Repeatable:
-    return Repeatable(services, actor, idempotency_key)
+    actor = caller_of(request).actor
+    return Repeatable(services_of(request), actor, idempotency_key)
 
 
 UseRepeatable = Annotated[Repeatable, Depends(_repeatable)]

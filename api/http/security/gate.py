@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 import anyio
 import anyio.to_thread
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 
 from milepost.api.http.responses import error_answer
 from milepost.api.http.security.body import BodyLimits, Refused, check_shape
@@ -41,15 +41,15 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 # Probes use addresses: a kubelet's Host is the address of the pod.  Their answers
 # reveal nothing but that a server exists.
 PROBE_PATHS = frozenset({"/healthz", "/readyz"})
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "cache-control": "no-store",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-}
+_HEADERS = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
 _CHECK_IN_THREAD_BYTES = 64 * 1024
 
 
@@ -139,6 +139,8 @@ class SecurityMiddleware:
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
         """Return the whole body; None if the client disconnected before its end."""
         declared = headers.get("content-length", "")
+        if not declared and "transfer-encoding" not in headers:
+            return b""  # HTTP/1.1: a request with neither has no body
         if declared.isdecimal() and int(declared[:20]) > self._limits.size_bytes:
             raise self._too_large()
         chunks: list[bytes] = []
@@ -182,10 +184,10 @@ class _Answering:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.has_begun = True
-            message["headers"] = list(message.get("headers", []))
-            headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
-                headers.setdefault(name, value)
+            headers = [*message.get("headers", ())]
+            given = {name for name, _ in headers}
+            headers += [header for header in _HEADERS if header[0] not in given]
+            message["headers"] = headers
         await self._send(message)
 
 
