@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -68,8 +70,14 @@ class LmdbRows:
         self._folder, self._lmdb, self._is_durable = folder, lmdb, is_durable
         self._db = self._opened()
         self._job = job
+
+    @cached_property
+    def _numbers(self) -> count[int]:
+        return count(self._count() + 1)
+
+    def _count(self) -> int:
         newest = self._newest()
-        self._count = int(bytes(newest[0]).split(b"/")[1]) if newest else 0
+        return int(newest[0].split(b"/")[1]) if newest else 0
 
     def _opened(self) -> Any:
         return self._lmdb.open(
@@ -96,9 +104,9 @@ class LmdbRows:
 
     def save(self, state: dict[str, Any]) -> None:
         """See `Peer.save`."""
-        self._count += 1
+        name = key(self._job, next(self._numbers)).encode()
         with self._db.begin(write=True) as writing:
-            writing.put(key(self._job, self._count).encode(), orjson.dumps(state))
+            writing.put(name, orjson.dumps(state))
 
     def load(self, number: int) -> Any:
         """See `Peer.load`."""
@@ -130,9 +138,10 @@ class LmdbRows:
 
     def keep_last(self, keep: int) -> None:
         """See `Removing.keep_last`; only a copy of the file is shorter."""
+        surplus = self._count() - keep
         with self._db.begin(write=True) as writing, writing.cursor() as cursor:
             cursor.set_range(f"{self._job}/".encode())
-            for _ in range(self._count - keep):
+            for _ in range(surplus):
                 cursor.delete()
         copied = self._folder / "copy"
         copied.mkdir()
@@ -168,7 +177,10 @@ class DiskCacheRows:
             sqlite_wal_autocheckpoint=LOG_PAGES,
         )
         self._job = job
-        self._count = len(self._cache) if is_durable else 0
+
+    @cached_property
+    def _numbers(self) -> count[int]:
+        return count(len(self._cache) + 1)
 
     def warm_up(self) -> None:
         """See `Logged.warm_up`."""
@@ -177,8 +189,7 @@ class DiskCacheRows:
 
     def save(self, state: dict[str, Any]) -> None:
         """See `Peer.save`."""
-        self._count += 1
-        self._cache[self._key(self._count)] = orjson.dumps(state)
+        self._cache[self._key(next(self._numbers))] = orjson.dumps(state)
 
     def _key(self, number: int) -> str:
         return f"{self._job}/{number:010d}"
@@ -197,8 +208,9 @@ class DiskCacheRows:
 
     def keep_last(self, keep: int) -> None:
         """See `Removing.keep_last`; its database shrinks by itself."""
+        surplus = len(self._cache) - keep
         with self._cache.transact():
-            for number in range(1, self._count - keep + 1):
+            for number in range(1, surplus + 1):
                 del self._cache[self._key(number)]
 
     def close(self) -> None:
@@ -229,8 +241,11 @@ class StoredEvents:
             self._db = connection.cursor().sqlite_cursor.connection
             set_pragmas(self._db, is_durable=is_durable)
         self._event, self._job = StoredEvent, job
-        newest = self._recorder.select_events(job, desc=True, limit=1)
-        self._count = newest[0].originator_version if newest else 0
+
+    @cached_property
+    def _numbers(self) -> count[int]:
+        newest = self._recorder.select_events(self._job, desc=True, limit=1)
+        return count(newest[0].originator_version + 1 if newest else 1)
 
     def warm_up(self) -> None:
         """See `Logged.warm_up`."""
@@ -238,10 +253,9 @@ class StoredEvents:
 
     def save(self, state: dict[str, Any]) -> None:
         """See `Peer.save`."""
-        self._count += 1
         event = self._event(
             originator_id=self._job,
-            originator_version=self._count,
+            originator_version=next(self._numbers),
             topic="extract",
             state=orjson.dumps(state),
         )
@@ -286,8 +300,11 @@ class LangGraphRows:
         self._saver.setup()
         set_pragmas(self._db, is_durable=is_durable)
         self._job = job
+
+    @cached_property
+    def _numbers(self) -> count[int]:
         newest = self._saver.get_tuple(self._config())
-        self._count = int(newest.checkpoint["id"]) if newest else 0
+        return count(int(newest.checkpoint["id"]) + 1 if newest else 1)
 
     def _config(self, number: int | None = None) -> dict[str, Any]:
         found = {"thread_id": self._job, "checkpoint_ns": ""}
@@ -301,19 +318,18 @@ class LangGraphRows:
 
     def save(self, state: dict[str, Any]) -> None:
         """See `Peer.save`."""
-        config = self._config(self._count)
-        self._count += 1
+        number = next(self._numbers)
         checkpoint = {
             "v": 4,
-            "id": f"{self._count:010d}",
+            "id": f"{number:010d}",
             "ts": "2026-11-23T05:00:00.123456+00:00",
             "channel_values": {"state": state},
-            "channel_versions": {"state": self._count},
+            "channel_versions": {"state": number},
             "versions_seen": {},
             "updated_channels": ["state"],
         }
-        metadata = {"source": "loop", "step": self._count, "parents": {}}
-        self._saver.put(config, checkpoint, metadata, {})
+        metadata = {"source": "loop", "step": number, "parents": {}}
+        self._saver.put(self._config(number - 1), checkpoint, metadata, {})
 
     def load(self, number: int) -> Any:
         """See `Peer.load`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -155,7 +156,10 @@ class JsonFiles:
         self._folder = folder / job
         self._folder.mkdir(parents=True, exist_ok=True)
         self._is_durable = is_durable
-        self._numbers = count(len(self._names()) + 1)
+
+    @cached_property
+    def _numbers(self) -> count[int]:
+        return count(len(self._names()) + 1)
 
     def save(self, state: dict[str, Any]) -> None:
         """See `Peer.save`."""
