@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import statistics
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -22,7 +21,6 @@ from benchmarks.timing import race
 from milepost import CheckpointManager
 from milepost.journal.disk.disk import PosixDisk, PosixFile
 from milepost.journal.storage.files.storage import FileStorage
-from milepost.journal.store.group_commit import Waiter, WriteQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,17 +44,6 @@ class _Contender(NamedTuple):
     each: int
     save: Callable[[int], object]
     is_pinned: bool = False
-
-
-class _NoQueue(WriteQueue):
-    """A queue that never shares a write."""
-
-    def submit(self, me: Waiter, commit: Callable[[deque[Waiter]], None]) -> object:
-        """See `WriteQueue.submit`."""
-        commit(deque([me]))
-        if me.error is not None:
-            raise me.error
-        return me.answer
 
 
 class _SlowFile(PosixFile):
@@ -91,7 +78,7 @@ class SlowDisk(PosixDisk):
 
 
 def measure(run: Run) -> Subject:
-    """Compare 32 threads with one, on one job and on 32 jobs; and one with no queue."""
+    """Compare 32 threads with one, on one job and on 32 jobs."""
     folder = run.new_folder("group")
     busy_seconds = _seconds_of_python(folder / "unsynced", run.pick(500, 50))
     rates = _rates(run, folder, busy_seconds)
@@ -99,7 +86,7 @@ def measure(run: Run) -> Subject:
     peer, alone = "1 thread", rates.alone
     why = f"{busy_seconds * 1e6:.0f} µs of Python per save, one thread at a time"
     figures = [
-        _figure("1 thread", alone, "1 thread, no queue", rates.direct, 0.95),
+        _figure("1 thread", alone),
         _figure("32 threads, one job", rates.shared, peer, alone, 4, why),
         _figure("32 threads, 32 jobs", rates.own, peer, alone, 2, why),
         _figure("32 threads, 32 jobs", rates.own, floor, rates.busy),
@@ -123,8 +110,7 @@ def measure(run: Run) -> Subject:
         "to be had there.  Rows with a longer "
         "sync are of the same disk behind a wrapper that sleeps before each sync.  "
         "Threads on one processor do not wake each other on another one for an "
-        "interpreter that is taken.  A single thread is compared with one whose saves "
-        "pass through no queue, where saves meet to share a write.",
+        "interpreter that is taken.",
         tuple(figures),
     )
 
@@ -166,7 +152,6 @@ class _Rates(NamedTuple):
     """Saves per second, round by round."""
 
     alone: Sequence[float]
-    direct: Sequence[float]
     shared: Sequence[float]
     own: Sequence[float]
     bare: Sequence[float]
@@ -228,10 +213,8 @@ def _rates(run: Run, folder: Path, busy_seconds: float) -> _Rates:
                 pass
             bare[number].save()
 
-        manager._store._job("direct").queue = _NoQueue()  # noqa: SLF001 - no public way around it
         contenders = (
             _Contender(1, few, lambda _: save("alone")),
-            _Contender(1, few, lambda _: save("direct")),
             _Contender(_THREADS, many, lambda _: save("shared")),
             _Contender(_THREADS, many, lambda number: save(f"own-{number}")),
             _Contender(1, few, lambda _: bare[0].save()),

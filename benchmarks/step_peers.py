@@ -73,6 +73,7 @@ class Dbos:
         from dbos import DBOS  # type: ignore[import-not-found, unused-ignore] # optional
 
         self._folder = folder
+        self._forks: list[Any] = []
         source = cycle(results)
         config = {
             "name": "bench",
@@ -102,14 +103,16 @@ class Dbos:
 
     def fork(self, workflow_id: str, before: int) -> None:
         """See `Forking.fork`."""
-        self._dbos.fork_workflow(workflow_id, before)
+        self._forks.append(self._dbos.fork_workflow(workflow_id, before))
 
     def size_bytes(self) -> int:
         """See `Contender.size_bytes`."""
         return _length(self._folder)
 
     def close(self) -> None:
-        """Stop its threads."""
+        """Wait for its forks, which run in threads, and stop these."""
+        for fork in self._forks:
+            fork.get_result()
         self._dbos.destroy()
         logging.disable(logging.NOTSET)
 
