@@ -36,7 +36,7 @@ _MAX_LEVELS = 8
 _LINK = "a symbolic link, which is not followed"
 # Names of a store's own files, which may be in the same folder.
 _FOLDERS_OF_JOBS = ("journals", "heads", "salvage")
-_OWN_FOLDERS = frozenset({*_FOLDERS_OF_JOBS, "records", "worker"})
+_OWN_FOLDERS = frozenset({*_FOLDERS_OF_JOBS, "records", "snapshots", "worker"})
 
 
 class Unusable(Exception):

@@ -172,8 +172,8 @@ class Importer:
 
     def _gone(self, view: JobView, dated: list[_Dated]) -> set[str]:
         """Return the ids that were saved before and are not live any more."""
-        asked = {d.checkpoint_id for d in dated}
-        asked.difference_update(filter(view.checkpoints.__contains__, [*asked]))
+        ids = (each.checkpoint_id for each in dated)
+        asked = {each for each in ids if each not in view.checkpoints}
         if view.seq == 0 or not asked:
             return set()
         saved = (

@@ -19,7 +19,7 @@ from milepost.journal.events.vocabulary import (
 from milepost.journal.events.workflow_events import is_workflow_event
 from milepost.journal.index import executions
 from milepost.journal.index.answers import Answered, remember
-from milepost.journal.index.checkpoints import Checkpoints
+from milepost.journal.index.checkpoints import NO_CHECKPOINTS, Checkpoints
 from milepost.journal.index.entries import Entry, Labels
 from milepost.journal.index.executions import Misfit, Workflows
 from milepost.journal.index.lineage import Lineage
@@ -50,6 +50,11 @@ class StoredSizes:
         self._seqs = array("Q")
         self._sizes = array("Q")
         self._others = array("Q")
+
+    @property
+    def columns(self) -> tuple[array[int], array[int], array[int]]:
+        """All that is in it, to be read or filled by a snapshot."""
+        return self._seqs, self._sizes, self._others
 
     def add(self, seq: int, size: int, *, is_save: bool = True) -> None:
         """Add the size of event `seq`, the last event with a state so far."""
@@ -132,7 +137,6 @@ class JobView:
         "held",
         "job_id",
         "keys",
-        "labels",
         "last_at",
         "latest",
         "lineage",
@@ -145,8 +149,8 @@ class JobView:
         "salvage_files",
         "saved",
         "seq",
+        "shared",
         "sizes",
-        "steps",
         "store_id",
         "stored_bytes",
         "trash",
@@ -160,7 +164,9 @@ class JobView:
         self.seq = 0
         self.hash: str | None = None
         self.stored_bytes = 0  # of all events
-        self.checkpoints = Checkpoints()
+        # Step names and labels, each of them once.
+        self.shared: dict[Any, Any] = {}
+        self.checkpoints = Checkpoints(NO_CHECKPOINTS, self.shared)
         self.trash: dict[str, Trashed] = {}
         self.sizes = StoredSizes()
         self.latest: Entry | None = None  # the newest live one
@@ -187,8 +193,6 @@ class JobView:
         self.created_at: str | None = None
         self.completion: Completion | None = None  # None after a later save or restore
         self.last_at: str | None = None
-        self.steps: dict[str, str] = {}
-        self.labels: dict[Labels, Labels] = {}
         self.workflows = Workflows()
 
     @property
@@ -284,7 +288,7 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
             data.get("trigger"),
             data.get("aside", False),
         )
-        labels = view.labels.setdefault(labels, labels)
+        labels = view.shared.setdefault(labels, labels)
         if data.get("pinned"):
             view.pinned.add(checkpoint_id)
         if "request_digest" in data:
@@ -306,7 +310,7 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
     step = data["step_name"]
     entry = Entry(
         checkpoint_id,
-        view.steps.setdefault(step, step),
+        view.shared.setdefault(step, step),
         seq,
         parent_id,
         at,

@@ -52,6 +52,11 @@ class Lineage:
         self._starts.append(seq)
         self._runs.append(run)
 
+    def branches(self) -> list[tuple[int, int]]:
+        """Return what `branch` was called with, oldest first."""
+        runs = zip(self._starts, self._runs, strict=True)
+        return [(seq, run.parent) for seq, run in runs if seq]
+
     def leads(self, seq: int, to: int) -> bool:
         """Return whether save `seq` is `to` or one of its ancestors."""
         target, run, last = self._run_of(seq), self._run_of(to), to

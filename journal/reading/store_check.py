@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_FOLDERS = ("journals", "heads", "salvage")
+_FOLDERS = ("journals", "heads", "salvage", "snapshots")
+_COPIED = ("journals", "snapshots")
+_ENDINGS = {"journals": "jsonl", "heads": "", "snapshots": ""}
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 _MAX_LISTED = 20
 _MAX_FIRST_LINES = 100
@@ -245,14 +247,12 @@ def _stray_paths(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _stray(folder: str, name: str, jobs: set[str]) -> str | None:
     stem, _, suffix = name.partition(".")
-    if suffix == "tmp" or (suffix == "copy" and folder == "journals"):
+    if suffix == "tmp" or (suffix == "copy" and folder in _COPIED):
         return "leftover"
     if folder == "salvage" and (job := job_name(name)) is not None:
         return None if job in jobs else "headless_salvage_file"
     is_named_well = ids.job_of(stem) is not None or "~" in stem
-    is_ours = (
-        folder != "salvage" and suffix == {"journals": "jsonl", "heads": ""}[folder]
-    )
+    is_ours = suffix == _ENDINGS.get(folder)
     return None if is_ours and is_named_well else "unknown_file"
 
 

@@ -65,6 +65,18 @@ class Position(NamedTuple):
     is_settled: bool = True
 
 
+class Snapshot(NamedTuple):
+    """A fold of a job's first events, encoded: a cache that can be lost at any time.
+
+    Attributes:
+        last: the last of these events.
+        parts: of the encoded fold.
+    """
+
+    last: Mark
+    parts: list[bytes]
+
+
 def refuse_other(job_id: str, last: Mark, expected: Mark) -> None:
     """Refuse a change of a job that is not at the expected event.
 
@@ -287,6 +299,38 @@ class JobStorage(Protocol):
 
     def damage(self, after_seq: int, expected: str, found: str) -> DamagedJournal:
         """Return the error for damage after event `after_seq`, with its place."""
+
+    def snapshot(self, at: Position) -> Snapshot | None:
+        """Return the kept snapshot, if it is intact and of the first events up to `at`.
+
+        The events are still as they were when it was kept, unless they rotted since.
+
+        Raises:
+            DamagedJournal, StorageFailed: the job cannot be read.
+        """
+
+    def keep_snapshot(self, snapshot: Snapshot, version: Version) -> None:
+        """Replace the kept snapshot; a storage may keep none.
+
+        The lock is not taken while it is written, and nothing is recovered.  Nothing is
+        kept if the job was replaced or removed since `version`, or if an event of the
+        snapshot may be lost in a power cut.
+
+        Args:
+            snapshot: of acknowledged events.
+            version: of the job that was folded.
+
+        Raises:
+            Busy: the job is locked, or another snapshot of it is being written.
+            NoSpace, ReadOnlyStore, StorageFailed: it cannot be written.
+        """
+
+    def drop_snapshot(self) -> None:
+        """Remove the kept snapshot, if there is one.
+
+        Raises:
+            StorageFailed: it cannot be removed.
+        """
 
     def hold(self, *, wait: bool = True) -> LockScope[HeldJob]:
         """Lock the job against every other writer, in this process and in others.

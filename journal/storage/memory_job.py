@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
     from milepost.journal.events.codec import Stored
     from milepost.journal.events.vocabulary import JobRepairedData
-    from milepost.journal.storage.contract import LockScope, OnPiece, Rewrite
+    from milepost.journal.storage.contract import (
+        LockScope,
+        OnPiece,
+        Rewrite,
+        Snapshot,
+    )
     from milepost.journal.storage.removals import Records, Removal
 
 
@@ -102,6 +107,15 @@ class MemoryJob:
             expected=expected,
             found=found,
         )
+
+    def snapshot(self, at: Position) -> None:
+        """See `JobStorage.snapshot`: no other process opens this job."""
+
+    def keep_snapshot(self, snapshot: Snapshot, version: Version) -> None:
+        """See `JobStorage.keep_snapshot`."""
+
+    def drop_snapshot(self) -> None:
+        """See `JobStorage.drop_snapshot`."""
 
     def hold(self, *, wait: bool = True) -> LockScope[HeldMemoryJob]:
         """See `JobStorage.hold`."""

@@ -17,13 +17,13 @@ from milepost.journal.errors import (
     StorageFailed,
 )
 from milepost.journal.events.codec import STATE_MISSING, Mark
-from milepost.journal.index import job_view
+from milepost.journal.index import job_view, snapshot
 from milepost.journal.index.job_view import MALFORMED, InvalidEvent, JobView
 from milepost.journal.process import gc_pause
 from milepost.journal.process.mutex import Mutex
 from milepost.journal.recovery.diagnosis import gives_up
 from milepost.journal.storage import removals
-from milepost.journal.storage.contract import Position, during
+from milepost.journal.storage.contract import Position, Snapshot, during
 from milepost.journal.store.compaction import Unworthy
 from milepost.journal.store.group_commit import WriteQueue
 
@@ -47,6 +47,10 @@ _log = logging.getLogger("milepost.journal")
 _MAX_BATCH_BYTES = 8 * 1024 * 1024
 # Folding more events than this pauses the garbage collector.
 _MANY_EVENTS = 256
+# A new snapshot is kept after this number of events, and this share of all.  Folding
+# the former takes 10 ms; a snapshot of a long job takes longer to write.
+_SNAPSHOT_EVENTS = 2_000
+_SNAPSHOT_SHARE = 100
 
 # The answer to a caller whose turn has not come.
 LATER = object()
@@ -71,6 +75,7 @@ class Job:
         folding: held while the view changes.
         queue: the writers of this process.
         unworthy: the last compaction that was skipped, so that it is not tried again.
+        snapshot_seq: the last event of the kept snapshot, 0 if it is not known.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Job:
         self.folding = Mutex()
         self.queue = WriteQueue()
         self.unworthy = Unworthy(None, frozenset(), 0)
+        self.snapshot_seq = 0
 
     @property
     def is_current(self) -> bool:
@@ -104,6 +110,14 @@ class Job:
         return self.stored.version() == self.version
 
     # -- catch up ----------------------------------------------------------------------
+
+    def refreshed(self) -> JobView:
+        """Return the view of `catch_up`; keep a snapshot after a long replay."""
+        before = self.view.seq
+        view = self.folding.hold(self.catch_up)
+        if view.seq - before >= _SNAPSHOT_EVENTS:
+            self.keep_snapshot()
+        return view
 
     def catch_up(self) -> JobView:
         """Fold new events, recover the job if needed, and return its view.
@@ -189,8 +203,7 @@ class Job:
         self.version = self.generation = None  # until the fold is complete
         misfit = view.misfit
         if is_ahead or is_other or not view.seq or not self._folds_on(view, at.last):
-            view, misfit = self._fresh_view(), ""
-            self.fold(view, at.last.seq)
+            view, misfit = self._open(at), ""
         if view.misfit != misfit:
             # A signal handler's exception looks the same, but does not repeat.
             view = self._fresh_view()
@@ -202,6 +215,45 @@ class Job:
         self.view = view
         self.generation = generation
         self.version = at.version
+
+    def _open(self, at: Position) -> JobView:
+        """Return the fold of the events up to `at`, from a snapshot if one is kept."""
+        view = self._kept(at)
+        self.snapshot_seq = 0 if view is None else view.seq
+        if view is None or not self._folds_on(view, at.last):
+            view = self._fresh_view()
+            self.fold(view, at.last.seq)
+        return view
+
+    def _kept(self, at: Position) -> JobView | None:
+        kept = self.stored.snapshot(at)
+        if kept is None:
+            return None
+        job_id, store_id = self.view.job_id, self._storage.store_id
+        view = snapshot.decode(kept.parts, job_id, store_id)
+        return view if view is not None and view.mark == kept.last else None
+
+    def keep_snapshot(self) -> None:
+        """Keep a snapshot if enough events came since the last one.
+
+        A failure is no error: without a snapshot, the job opens from its events.
+        """
+        made = self.folding.hold(self._snapshot)
+        if made is None:
+            return
+        try:
+            self.stored.keep_snapshot(*made)
+        except (Busy, MilepostError) as exc:
+            _log.debug("job %r: no snapshot: %s", self.view.job_id, exc)
+
+    def _snapshot(self) -> tuple[Snapshot, Version] | None:
+        view, version = self.view, self.version
+        due = max(_SNAPSHOT_EVENTS, view.seq // _SNAPSHOT_SHARE)
+        if version is None or view.seq - self.snapshot_seq < due:
+            return None
+        self.snapshot_seq = view.seq  # if it fails, the next one is not due at once
+        parts = gc_pause.at_rest(partial(snapshot.encode, view))
+        return None if parts is None else (Snapshot(view.mark, parts), version)
 
     def _fresh_view(self) -> JobView:
         return JobView(self.view.job_id, self._storage.store_id)

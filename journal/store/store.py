@@ -5,6 +5,7 @@ A write is durable first, then visible, then acknowledged.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from milepost.journal.batch import Batch
 from milepost.journal.crypto import key_record
 from milepost.journal.disk.disk import Busy
 from milepost.journal.errors import (
+    DamagedJournal,
     DroppedKey,
     KeyNeeded,
     MilepostError,
     NestedCall,
+    StorageFailed,
 )
 from milepost.journal.events.codec import STATE_MISSING
 from milepost.journal.index.job_view import JobView, erased_runs
@@ -118,7 +121,7 @@ class Store:
             job = self._job(job_id)
         elif job.is_current:
             return job.view
-        return self._calls.alone(partial(job.folding.hold, job.catch_up))
+        return self._calls.alone(job.refreshed)
 
     def glance(self, job_id: str) -> JobView:
         """Return the last view of this process without a refresh, or `view` if none.
@@ -242,10 +245,18 @@ class Store:
     def replay(
         self, job_id: str, *, until_seq: int, on_piece: OnPiece | None = None
     ) -> JobView:
-        """Return a separate view, folded from the start up to `until_seq`."""
+        """Return a separate view, folded from the start up to `until_seq`.
+
+        Damage that it finds is found by every process that opens the job afterwards.
+        """
         known = self.view(job_id)
-        view = JobView(job_id, self.storage.store_id)
-        self._job(job_id).fold(view, min(until_seq, known.seq), on_piece)
+        view, job = JobView(job_id, self.storage.store_id), self._job(job_id)
+        try:
+            job.fold(view, min(until_seq, known.seq), on_piece)
+        except DamagedJournal:
+            with suppress(StorageFailed):
+                job.stored.drop_snapshot()
+            raise
         return view
 
     # -- writes ------------------------------------------------------------------------
@@ -348,6 +359,7 @@ class Store:
         if needed == "none":
             # Otherwise an idle job would keep its leftover file for ever.
             job.stored.sweep()
+            self._calls.alone(job.keep_snapshot)
             return None
         known = Unworthy(job.generation, drop, job.unworthy.growth_bytes)
         if needed == "optional" and job.unworthy == known:
@@ -420,5 +432,7 @@ class Store:
             NestedCall: a call of this thread is running.
         """
         self._calls.check()
+        for job in list(self._jobs.values()):
+            job.keep_snapshot()
         self.storage.close()
         self._forget()

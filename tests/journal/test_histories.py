@@ -38,9 +38,11 @@ from milepost.journal.errors import (
 )
 from milepost.journal.recovery.diagnosis import Condition
 from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.store import job as replica
 from tests.support.clock import Clock
 from tests.support.faults import Fault, FaultyDisk, Medium, journal_of
 from tests.support.states import STATES
+from tests.support.views import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -693,6 +695,16 @@ class Histories(RuleBasedStateMachine):
             assert same(manager.get(JOB, id_).state, model.saved[id_].state)  # I5
 
 
+class OpenedFromSnapshots(Histories):
+    """Processes that open a job begin with a snapshot, kept by the one before."""
+
+    def compare(self, manager: CheckpointManager) -> None:
+        view = manager._reader.view(JOB)
+        of_events = manager._store.replay(JOB, until_seq=view.seq)
+        assert whole(view) == whole(of_events)
+        super().compare(manager)
+
+
 def same(a: object, b: object) -> bool:
     """Tell whether two states are equal in kind as well: 1 is not 1.0 nor True."""
     return orjson.dumps(a, option=orjson.OPT_SORT_KEYS) == orjson.dumps(
@@ -701,6 +713,23 @@ def same(a: object, b: object) -> bool:
 
 
 SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=SLOW)])
+def test_a_store_with_snapshots_answers_like_a_dict(
+    examples: int, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_SNAPSHOT_EVENTS", 1)
+    run_state_machine_as_test(
+        OpenedFromSnapshots,
+        settings=settings(
+            deadline=None,
+            max_examples=examples,
+            stateful_step_count=30,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    tally("random histories with snapshots", examples)
 
 
 @pytest.mark.parametrize("examples", [25, pytest.param(800, marks=SLOW)])

@@ -505,6 +505,8 @@ def test_a_stores_own_files_are_not_called_skipped(tmp_path: Path, below: str) -
     assert [*(store / "salvage").iterdir()]
     assert call("worker", "--once", "--store", str(store)).code == 0
     assert [*(store / "records").iterdir()]
+    (store / "snapshots").mkdir()
+    (store / "snapshots" / "etl").touch()
     (store / "heads" / "more").mkdir()
     (store / "heads" / "more" / "file").touch()
     (store / "journals" / "link").symlink_to(tmp_path)

@@ -19,7 +19,7 @@ from milepost.journal.events import codec
 from milepost.journal.events.codec import Mark
 from milepost.journal.states.access import Vault
 from milepost.journal.storage import removals
-from milepost.journal.storage.contract import Position, Storage
+from milepost.journal.storage.contract import Position, Snapshot, Storage
 from milepost.journal.storage.removals import Removal
 from tests.support.appending import JOB, append, lines, run
 from tests.support.faults import forged, last_hash
@@ -533,3 +533,54 @@ def test_a_new_job_is_told_from_the_removed_one_however_long_it_is(
     assert [info.checkpoint_id for info in reader.list(JOB)] == made
     made.append(reader.save(JOB, "three", {}))
     assert [info.checkpoint_id for info in writer.list(JOB)] == made
+
+
+def keep(job: JobStorage, parts: list[bytes]) -> Snapshot:
+    position = job.position()
+    snapshot = Snapshot(position.last, parts)
+    assert position.version is not None
+    job.keep_snapshot(snapshot, position.version)
+    return snapshot
+
+
+def test_a_kept_snapshot_is_returned_as_long_as_its_events_are_there(
+    opened: Callable[[], Storage], storage: Storage
+) -> None:
+    append(storage, count=3)
+    keep(storage.job(JOB), [b"an earlier one"])
+    kept = keep(storage.job(JOB), [b"one", b"", b"three"])
+    append(storage, count=2)
+    other = opened()
+    job = other.job(JOB)
+    at = job.position()
+    assert job.snapshot(at) in (kept, None)
+    assert stored(job, after=3) == [4, 5]
+    assert job.snapshot(at._replace(last=Mark(2))) is None  # it is of 3 events
+    assert job.snapshot(Position()) is None
+    job.drop_snapshot()
+    job.drop_snapshot()
+    assert job.snapshot(at) is None
+    other.close()
+
+
+def test_a_snapshot_goes_when_the_lines_are_replaced_or_removed(
+    storage: Storage, job: JobStorage
+) -> None:
+    append(storage, count=3)
+    keep(job, [b"of the old lines"])
+    before = job.version()
+    with job.rewriting() as rewrite:
+        rewrite.copy(3, without(set()))
+        with job.hold() as held:
+            held.finish(rewrite)
+            made = lines(storage, JOB, held.position.last)
+            held.replace(rewrite, made.lines, made.last)
+    assert job.snapshot(job.position()) is None
+    assert before is not None
+    job.keep_snapshot(Snapshot(job.position().last, [b"too late"]), before)
+    assert job.snapshot(job.position()) is None
+    keep(job, [b"of the new lines"])
+    with job.hold() as held:
+        held.remove(Removal(held.position.last, "2026-11-23T05:00:00+00:00", "me", ""))
+    append(storage, count=4)
+    assert job.snapshot(job.position()) is None

@@ -33,7 +33,9 @@ from milepost.journal.errors import (
     Protected,
     UnknownExecution,
 )
+from milepost.journal.store import job as replica
 from tests.support.clock import Clock
+from tests.support.views import whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -648,6 +650,8 @@ class Histories(RuleBasedStateMachine):
         ids = [r.id for r in self.runs if not r.is_removed]
         for verified in manager.verify(JOB):
             assert verified.ok, verified  # I5
+        view = manager._reader.view(JOB)  # of a new process, from a snapshot
+        assert whole(view) == whole(manager._store.replay(JOB, until_seq=view.seq))
         listed = manager.list_executions(job_id=JOB)
         statuses = [manager.get_execution_status(id_) for id_ in ids]
         for status in (*listed, *statuses):
@@ -674,7 +678,10 @@ class Histories(RuleBasedStateMachine):
     "examples", [10, pytest.param(400, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 @pytest.mark.timeout(1800)
-def test_executions_agree_with_a_plain_model(examples: int, tally: Tally) -> None:
+def test_executions_agree_with_a_plain_model(
+    examples: int, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_SNAPSHOT_EVENTS", 1)
     run_state_machine_as_test(
         Histories,
         settings=settings(

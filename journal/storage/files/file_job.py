@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from milepost.journal.errors import DamagedJournal
     from milepost.journal.events.codec import Located, Stored
     from milepost.journal.events.vocabulary import JobRepairedData
-    from milepost.journal.storage.contract import LockScope, OnPiece
+    from milepost.journal.storage.contract import LockScope, OnPiece, Snapshot
     from milepost.journal.storage.files.folders import Place
     from milepost.journal.storage.files.head_file import OpenFile
     from milepost.journal.storage.files.places import Places
@@ -226,6 +226,70 @@ class FileJob:
         places = self._known.places
         offset = places.ends[min(after_seq, places.last)]
         return self.files.damaged(CorruptLine(offset, expected, found))
+
+    # -- snapshots -----------------------------------------------------------------
+
+    def snapshot(self, at: Position) -> Snapshot | None:
+        """See `JobStorage.snapshot`."""
+        if at.version is None:
+            return None
+        opened, places = self._opened()
+        if not self._is_generation(opened, at.version):
+            return None
+
+        last_seq, size = at.last.seq, at.version.size
+
+        def is_there(extent: Extent) -> bool:
+            return (
+                0 < extent.seq <= last_seq
+                and HASH_END_BYTES < extent.size <= size
+                and self._hash_before(extent.size) == extent.hash
+            )
+
+        found = self.files.snapshot.read(opened.inode, is_there)
+        if found is None:
+            return None
+        snapshot, ends = found
+        places.learn(0, ends)
+        return snapshot
+
+    def keep_snapshot(self, snapshot: Snapshot, version: Version) -> None:
+        """See `JobStorage.keep_snapshot`."""
+        opened, places = self._opened()
+        last = snapshot.last.seq
+        if not self._is_generation(opened, version) or places.last < last:
+            return
+        ends = places.ends[: last + 1]
+
+        take = partial(self._lock.take, wait=False, may_create=lambda **_: False)
+        lock = JobLockScope(self._lock, take, "cannot keep a snapshot of")
+        try:
+            copy = self.files.snapshot.draft(opened.inode, snapshot, ends)
+            try:
+                during(lock, lambda _: self._place(copy, snapshot.last, opened.inode))
+            finally:
+                copy.discard()
+        except OSError as exc:
+            fail(exc, f"cannot keep a snapshot of {self.files.path}")
+
+    def _place(self, copy: JournalCopy, last: Mark, inode: int) -> None:
+        """Keep a snapshot, under the lock, if it is of what the medium has."""
+        head = head_codec.decode(self.files.head.read())
+        # After a power cut, a state that was not synced may be lost, its event not.
+        if head and head.inode == inode and head.synced.seq >= last.seq:
+            copy.place()
+
+    def drop_snapshot(self) -> None:
+        """See `JobStorage.drop_snapshot`."""
+        try:
+            self.files.snapshot.remove()
+        except OSError as exc:
+            raise failure(
+                exc, f"cannot remove the snapshot of {self.files.path}"
+            ) from exc
+
+    def _is_generation(self, opened: OpenFile, version: Version) -> bool:
+        return self.files.version(opened.inode, 0).generation == version.generation
 
     # -- the lock ------------------------------------------------------------------
 

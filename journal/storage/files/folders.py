@@ -25,6 +25,7 @@ class Folders(NamedTuple):
         heads: one head per job.
         salvage: bytes that recovery cut, kept until the trash period ends.
         records: records and leases of the store.
+        snapshots: folds of jobs; can be removed.
     """
 
     root: Path
@@ -32,11 +33,12 @@ class Folders(NamedTuple):
     heads: Path
     salvage: Path
     records: Path
+    snapshots: Path
 
     @classmethod
     def of(cls, root: Path) -> Folders:
         """Return those of the store in `root`."""
-        names = ("journals", "heads", "salvage", "records")
+        names = ("journals", "heads", "salvage", "records", "snapshots")
         return cls(root, *(root / name for name in names))
 
 

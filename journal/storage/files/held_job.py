@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -245,6 +245,8 @@ class HeldFileJob:
         memory.is_settled = False
         if not files.head.head.shown.seq:
             files.disk.sync_folder(files.folders.heads)  # as `create_journal` does
+        with suppress(OSError):  # one that stays is of another file, which shows
+            files.snapshot.remove()
         placed = copy.place()
         placed.unlock()  # otherwise the next rewrite would be refused as busy
         try:

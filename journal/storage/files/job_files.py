@@ -14,6 +14,7 @@ from milepost.journal.storage.files.recovery.head import Head
 from milepost.journal.storage.files.recovery.passage import line_number
 from milepost.journal.storage.files.recovery.salvage import SalvageFiles
 from milepost.journal.storage.files.recovery.snapshot import Evidence, has_tombstone
+from milepost.journal.storage.files.snapshot_file import SnapshotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ class JobFiles:
         salvage: the folder of the salvage files of all jobs.
         salvage_files: those of this job.
         head: the head file, which is also the lock.
+        snapshot: the snapshot of the job's fold.
         store: has the store's records.
         opened: the journal, if it is open.
         is_listed: the job counts among those that have files open.
@@ -59,6 +61,9 @@ class JobFiles:
         self.salvage_files = SalvageFiles(place.disk, place.salvage, place.name)
         head = self.folders.heads / place.name
         self.head = HeadFile(place.disk, head, place.lock_timeout_seconds)
+        self.snapshot = SnapshotFile(
+            place.disk, place.folders, place.name, place.job_id
+        )
         self.opened: OpenFile | None = None
         self.is_listed = False
         self.store = place.store

@@ -170,7 +170,8 @@ def _trusted(memory: Memory, head: Head, found: Stat | None) -> Extent | None:
 
 def _remove_leftovers(files: JobFiles) -> None:
     """Remove temporary files of crashed processes."""
-    for folder in files.folders[1:]:
+    folders = files.folders
+    for folder in (folders.journals, folders.heads, folders.salvage):
         leftover = folder / f"{files.name}.tmp"
         if files.disk.stat(leftover) is not None:
             files.disk.unlink(leftover)
@@ -216,9 +217,11 @@ def remove(files: JobFiles, memory: Memory) -> None:
     """
     files.head.clear()
     files.salvage_files.remove(files.salvage.names_of(files.name))
+    files.snapshot.remove()
     _remove_leftovers(files)
-    if files.disk.stat(files.folders.salvage) is not None:
-        files.disk.sync_folder(files.folders.salvage)
+    for folder in (files.folders.salvage, files.folders.snapshots):
+        if files.disk.stat(folder) is not None:
+            files.disk.sync_folder(folder)
     files.disk.unlink(files.path)
     files.disk.sync_folder(files.folders.journals)
     cache.drop(files.disk, files.folders)
