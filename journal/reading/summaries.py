@@ -26,7 +26,7 @@ _FORMAT = 1
 _RULES = hashlib.sha256(
     repr((_FORMAT, SCHEMA_VERSION, sorted(EVENT_TYPES), JobInfo._fields)).encode()
 ).hexdigest()
-# The cache is written after at least so many events were folded that it had not.
+# The cache is written after the fold of at least this number of events it lacked.
 _LEAST_EVENTS = 1000
 
 

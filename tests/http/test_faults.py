@@ -51,10 +51,17 @@ class Job(MemoryJob):
         self._storage = storage
 
     def hold(self, *, wait: bool = True) -> LockScope[HeldMemoryJob]:
+        self._lock_now()
+        return super().hold(wait=wait)
+
+    def take(self) -> HeldMemoryJob | None:
+        self._lock_now()
+        return super().take()
+
+    def _lock_now(self) -> None:
         before, self._storage.before = self._storage.before, None
         if before is not None:
             before()
-        return super().hold(wait=wait)
 
 
 @pytest.mark.parametrize(

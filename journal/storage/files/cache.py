@@ -1,7 +1,7 @@
 """The cache of a store: one file that may be lost or spoiled at any time.
 
 It is replaced without a lock and without a sync.  So a reader checks its digest, and
-whoever uses it checks that what it says still holds.
+its user checks that what it says still holds.
 """
 
 from __future__ import annotations
