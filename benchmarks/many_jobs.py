@@ -77,7 +77,7 @@ def measure(run: Run) -> Subject:
     figures = (
         Figure("all jobs read, cold", found.fold, "s"),
         Figure("a pass with nothing to do", found.idle, "s", target=Target(10 * scale)),
-        Figure("a pass that removes half", found.half, "s", target=Target(120 * scale)),
+        Figure("a pass that removes half", found.half, "s", target=Target(25 * scale)),
         Figure("memory per checkpoint", found.bytes_each, "bytes", target=Target(400)),
         Figure(
             "p99 of another process's saves meanwhile",
