@@ -185,7 +185,8 @@ class Reader:
                 unpacked = delta_chain.prove(
                     entry.seq, partial(self.read, view), recall
                 )
-                self._remember(view, unpacked)
+                if not unpacked.is_cached:
+                    self._remember(view, unpacked)
                 return delta_chain.decoded(unpacked)
             except UnreadableState as exc:
                 raise unreadable(view, entry, exc) from exc

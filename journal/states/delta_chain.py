@@ -40,13 +40,14 @@ class Unpacked(NamedTuple):
     """A state's raw bytes, and its delta chain, beginning with the state itself.
 
     `rest` are the links of the chain that were not read, of `rest_bytes` stored bytes,
-    because a state was cached.
+    because a state was cached: a base, or if `is_cached` the state itself.
     """
 
     raw: bytes
     members: tuple[Member, ...]
     rest: tuple[Link, ...] = ()
     rest_bytes: int = 0
+    is_cached: bool = False
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -82,7 +83,8 @@ def unpack(
     members = [read(seq)]
     if (known := recall(seq)) is not None:
         rest_bytes = known.stored_bytes - members[0].stored_bytes
-        return Unpacked(known.raw, (members[0],), known.links[1:], rest_bytes)
+        rest = known.links[1:]
+        return Unpacked(known.raw, (members[0],), rest, rest_bytes, is_cached=True)
     while (base := members[-1].parts.base) != 0:
         if base >= members[-1].parts.seq or len(members) > delta.MAX_LINKS:
             raise UnreadableState(f"state {seq} has a delta chain without an end")
