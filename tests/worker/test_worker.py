@@ -44,7 +44,7 @@ class Noticing(CheckpointManager):
     """A store that tells what this process has read without being asked."""
 
     def has_read(self, job_id: str) -> bool:
-        return self._store.folded_seq(job_id) > 0
+        return self._store.knows(job_id)
 
 
 class Home:

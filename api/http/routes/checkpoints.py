@@ -32,6 +32,7 @@ from milepost.api.http.wire.answers import (
 from milepost.api.http.wire.requests import SaveRequest
 from milepost.journal.errors import InvalidArgument, UnknownCheckpoint
 from milepost.journal.manager import CheckpointManager
+from milepost.journal.process import gc_pause
 from milepost.journal.states.types import AS_STORED
 
 router = APIRouter(
@@ -60,23 +61,28 @@ def list_checkpoints(
     seq = manager.seq(job_id)
     is_whole = limit is None and cursor is None
     size = page_size(limit, default=most, most=most)
-    infos = (
-        manager.list(job_id)
-        if is_whole
-        else manager.page(job_id, limit=size + 1, after_seq=int(cursor or 0))
-    )
-    shown = infos if is_whole else infos[:size]
-    content: dict[str, object] = {
-        "job_id": job_id,
-        "checkpoints": [checkpoint_fields(info) for info in shown],
-        "total": len(shown),
-        "timestamp": services.now(),
-    }
-    if not is_whole:
-        job = manager.job(job_id)
-        content["total"] = job.checkpoints if job else 0
-        content["next_cursor"] = str(shown[-1].seq) if len(infos) > size else None
-    return JsonAnswer(content, headers={"ETag": etag(seq)})
+
+    def answer() -> Response:
+        infos = (
+            manager.list(job_id)
+            if is_whole
+            else manager.page(job_id, limit=size + 1, after_seq=int(cursor or 0))
+        )
+        shown = infos if is_whole else infos[:size]
+        content: dict[str, object] = {
+            "job_id": job_id,
+            "checkpoints": [checkpoint_fields(info) for info in shown],
+            "total": len(shown),
+            "timestamp": services.now(),
+        }
+        if not is_whole:
+            job = manager.job(job_id)
+            content["total"] = job.checkpoints if job else 0
+            content["next_cursor"] = str(shown[-1].seq) if len(infos) > size else None
+        return JsonAnswer(content, headers={"ETag": etag(seq)})
+
+    # The collector would traverse thousands of rows, and all of the application.
+    return gc_pause.at_rest(answer)
 
 
 @router.post(
