@@ -52,7 +52,8 @@ def of(
         job_ids: the jobs.
         look: returns the summary of one job, from its view.
     """
-    if all(map(store.knows, job_ids)):
+    if 2 * sum(map(store.knows, job_ids)) >= len(job_ids):
+        # Quicker than to ask the storage about every job.
         return [info for job_id in job_ids if (info := look(job_id)) is not None]
     cache = _load(store)
     changed, cursor = store.storage.changed(cache.cursor)

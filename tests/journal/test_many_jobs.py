@@ -142,6 +142,18 @@ def test_a_process_that_starts_lists_jobs_without_reading_a_journal(
     assert cost["open:read"] == 2  # the cache, and the file of the store
 
 
+def test_a_process_that_knows_most_jobs_looks_only_at_each_of_them(root: Path) -> None:
+    fill(root, FEW)
+    disk = OldDisk(root)
+    with opened(root, disk) as manager:
+        manager.refresh()
+        fill(root, FEW + 1)
+        assert len(manager.jobs()) == FEW + 1
+        cost = counted(disk, manager.jobs)
+    assert cost["open:read"] == 0
+    assert cost["stat"] <= FEW + 4
+
+
 def test_a_page_of_a_store_that_was_just_opened_reads_only_its_jobs(root: Path) -> None:
     fill(root, MANY)
     disk = OldDisk(root)
