@@ -96,7 +96,7 @@ class Checkpoints:
         """Return the checkpoint with this id, None if it is not live."""
         has_packed = bool(self._packed)  # first: another thread may unpack the last one
         entry = self._by_id.get(checkpoint_id or "")
-        if entry is None and has_packed and checkpoint_id:
+        if entry is None and has_packed and isinstance(checkpoint_id, str):
             crc = _crc(checkpoint_id)
             at = bisect_left(self._crcs, crc << _NUMBER_BITS)
             while at < len(self._crcs) and self._crcs[at] >> _NUMBER_BITS == crc:
@@ -205,4 +205,4 @@ class Checkpoints:
 
 
 def _crc(checkpoint_id: str) -> int:
-    return zlib.crc32(checkpoint_id.encode())
+    return zlib.crc32(checkpoint_id.encode(errors="surrogatepass"))

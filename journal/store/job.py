@@ -75,7 +75,6 @@ class Job:
         folding: held while the view changes.
         queue: the writers of this process.
         unworthy: the last compaction that was skipped, so that it is not tried again.
-        snapshot_seq: the last event of the kept snapshot, 0 if it is not known.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class Job:
         self.folding = Mutex()
         self.queue = WriteQueue()
         self.unworthy = Unworthy(None, frozenset(), 0)
-        self.snapshot_seq = 0
+        self._kept_changes = 0  # in the kept snapshot, as far as it is known
 
     @property
     def is_current(self) -> bool:
@@ -113,9 +112,9 @@ class Job:
 
     def refreshed(self) -> JobView:
         """Return the view of `catch_up`; keep a snapshot after a long replay."""
-        before = self.view.seq
+        before = _changes(self.view)
         view = self.folding.hold(self.catch_up)
-        if view.seq - before >= _SNAPSHOT_EVENTS:
+        if _changes(view) - before >= _SNAPSHOT_EVENTS:
             self.keep_snapshot()
         return view
 
@@ -219,18 +218,21 @@ class Job:
     def _open(self, at: Position) -> JobView:
         """Return the fold of the events up to `at`, from a snapshot if one is kept."""
         view = self._kept(at)
-        self.snapshot_seq = 0 if view is None else view.seq
+        self._kept_changes = 0 if view is None else _changes(view)
         if view is None or not self._folds_on(view, at.last):
             view = self._fresh_view()
             self.fold(view, at.last.seq)
         return view
 
     def _kept(self, at: Position) -> JobView | None:
+        if at.last.seq < _SNAPSHOT_EVENTS:
+            return None  # spares short jobs the look
         kept = self.stored.snapshot(at)
         if kept is None:
             return None
         job_id, store_id = self.view.job_id, self._storage.store_id
-        view = snapshot.decode(kept.parts, job_id, store_id)
+        read = partial(snapshot.decode, kept.parts, job_id, store_id)
+        view = gc_pause.at_rest(read)
         return view if view is not None and view.mark == kept.last else None
 
     def keep_snapshot(self) -> None:
@@ -248,10 +250,11 @@ class Job:
 
     def _snapshot(self) -> tuple[Snapshot, Version] | None:
         view, version = self.view, self.version
-        due = max(_SNAPSHOT_EVENTS, view.seq // _SNAPSHOT_SHARE)
-        if version is None or view.seq - self.snapshot_seq < due:
+        changes = _changes(view)
+        due = max(_SNAPSHOT_EVENTS, changes // _SNAPSHOT_SHARE)
+        if version is None or changes - self._kept_changes < due:
             return None
-        self.snapshot_seq = view.seq  # if it fails, the next one is not due at once
+        self._kept_changes = changes  # if it fails, the next one is not due at once
         parts = gc_pause.at_rest(partial(snapshot.encode, view))
         return None if parts is None else (Snapshot(view.mark, parts), version)
 
@@ -517,6 +520,11 @@ class Job:
     def forget_version(self) -> None:
         """Fold from the start before the next answer: the job was rewritten."""
         self.version = None
+
+
+def _changes(view: JobView) -> int:
+    """Return how much was folded: one event may delete many checkpoints."""
+    return view.seq + view.deleted
 
 
 def _named(mark: Mark) -> str:

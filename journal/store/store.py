@@ -355,11 +355,11 @@ class Store:
         view = self.readable(job_id)
         drop = due(view)
         job = self._job(job_id)
+        self._calls.alone(job.keep_snapshot)
         needed = need(view, drop)
         if needed == "none":
             # Otherwise an idle job would keep its leftover file for ever.
             job.stored.sweep()
-            self._calls.alone(job.keep_snapshot)
             return None
         known = Unworthy(job.generation, drop, job.unworthy.growth_bytes)
         if needed == "optional" and job.unworthy == known:

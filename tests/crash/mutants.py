@@ -97,7 +97,29 @@ def _hunt_histories(mutant: Mutant, seed: int) -> Verdict:
 
 _NOTHING = "pass"
 
+# Not broken: each event that is new to a process makes a snapshot due.
+_KEEPS = (
+    Rewrite(Job._snapshot, "max(_SNAPSHOT_EVENTS, changes // _SNAPSHOT_SHARE)", "1"),
+    Rewrite(Job.refreshed, "_changes(view) - before >= _SNAPSHOT_EVENTS", "True"),
+    Rewrite(Job._kept, "at.last.seq < _SNAPSHOT_EVENTS", "False"),
+)
+
 MUTANTS: dict[str, Mutant] = {
+    # -- snapshots
+    "a snapshot has events that are not synced": Mutant(
+        (
+            *_KEEPS,
+            Rewrite(FileJob._place, " and head.synced.seq >= last.seq", ""),
+        ),
+        "interval",
+    ),
+    "nothing removes what a crash left of a snapshot": Mutant(
+        (
+            *_KEEPS,
+            Rewrite(recovering._remove_leftovers, "files.snapshot.sweep()", _NOTHING),
+        ),
+        "interval",
+    ),
     # -- sync
     "no fdatasync": Mutant(
         (Rewrite(HeldFileJob._sync, "file.sync(metadata=is_first)", _NOTHING),), "save"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from milepost.journal.store import job as replica
 from tests.crash.explore import Budget, Explorer
 from tests.crash.mutants import MUTANTS, hunt
 from tests.crash.session import seeded
@@ -42,8 +43,29 @@ def test_no_crash_loses_what_was_acknowledged_or_shown(
     states = crash_states * times
     if times == 1 and WORKLOADS[name].then is not None:
         states //= _COSTLY  # its lives do more
-    explorer = Explorer(states=states, seed=crash_seed)
-    with seeded(crash_seed), suppress(Budget):
+    explore(name, states, crash_seed, tally)
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["save", "interval", "compact", "come and go", "remove"]
+)
+def test_a_snapshot_after_each_event_changes_nothing_of_that(
+    name: str,
+    times: int,
+    crash_states: int,
+    crash_seed: int,
+    tally: Tally,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """I1, I2, I4, I5, I7 where processes open a job from its snapshot."""
+    monkeypatch.setattr(replica, "_SNAPSHOT_EVENTS", 1)
+    explore(name, crash_states * times, crash_seed, tally)
+
+
+def explore(name: str, states: int, seed: int, tally: Tally) -> None:
+    explorer = Explorer(states=states, seed=seed)
+    with seeded(seed), suppress(Budget):
         explorer.survey(record(name))
         explorer.deepen()
     tally("crash states", explorer.count)

@@ -113,6 +113,13 @@ def test_a_read_that_is_interrupted_anywhere_leaves_each_checkpoint_once() -> No
                 break
 
 
+@pytest.mark.parametrize("checkpoint_id", [None, "", "s_1", "s_\ud800", 7])
+def test_an_id_that_no_checkpoint_has_is_not_found(checkpoint_id: Any) -> None:
+    checkpoints = Checkpoints(filled(range(0, 600, 50)).packed(), {})
+    assert checkpoints.get(checkpoint_id) is None
+    assert checkpoint_id not in checkpoints
+
+
 def test_readers_that_unpack_at_once_get_the_same_objects() -> None:
     packed = filled(range(5_000)).packed()
     for _ in range(20):

@@ -1,6 +1,6 @@
 """One job in a folder: reading, which takes no lock, and the scopes of its lock.
 
-Reading changes nothing.  Readers show acknowledged events only; other events in the
+Reading changes no event.  Readers show acknowledged events only; other events in the
 journal are first recovered under the lock.
 """
 
@@ -380,6 +380,7 @@ class FileJob:
         try:
             with suppress(Busy):
                 copy_file.remove_leftover(files.disk, files.copy_path)
+            files.snapshot.sweep()
         except OSError as exc:
             raise failure(exc, f"cannot remove {files.copy_path}") from exc
 

@@ -177,6 +177,7 @@ def _remove_leftovers(files: JobFiles) -> None:
             files.disk.unlink(leftover)
     with suppress(Busy):  # a compaction is in progress
         copy_file.remove_leftover(files.disk, files.copy_path)
+    files.snapshot.sweep()
 
 
 def _sync_names(files: JobFiles) -> None:

@@ -139,14 +139,21 @@ class SnapshotFile:
         yield digest.digest()
 
     def remove(self) -> None:
-        """Remove it under the job's lock, and what a crashed process left of one.
+        """Remove it, and what a crashed process left of one.
 
         Raises:
             OSError: it cannot be removed.
         """
-        if self._disk.stat(self._folders.snapshots) is None:
-            return
-        with suppress(FileNotFoundError):
-            self._disk.unlink(self._path)
-        with suppress(Busy):  # its writer notices under the lock
+        if self._disk.stat(self._path) is not None:
+            with suppress(FileNotFoundError):
+                self._disk.unlink(self._path)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what a crashed process left of one; keep one in progress.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        with suppress(Busy):
             copy_file.remove_leftover(self._disk, self._copy_path)
