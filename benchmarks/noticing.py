@@ -64,7 +64,8 @@ class _Noticing(CheckpointManager):
     def _has_read(self) -> bool:
         """Return whether this process has read more of the job since the last call."""
         # The worker's supervisor may have read it first; then it is not in `moved`.
-        seen, self._seen = self._seen, self._store.folded_seq("watched")
+        view = self._store._job("watched").view  # noqa: SLF001 - without a look at files
+        seen, self._seen = self._seen, view.seq
         return self._seen > seen
 
     def refresh(self, job_ids: Iterable[str] | None = None) -> set[str]:

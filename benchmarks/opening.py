@@ -42,8 +42,9 @@ def measure(run: Run) -> Subject:
     return Subject(
         "Opening in a new process",
         "The time from the opening of the store until the process has its answer, with "
-        "all modules loaded and the files in the page cache.  Memory is what "
-        "the process grew by until it had the newest state, for each checkpoint.",
+        "all modules loaded and the files in the page cache.  The process that saved "
+        "has closed the store, and so kept a snapshot of Milepost's job.  Memory is "
+        "what the process grew by until it had the newest state, for each checkpoint.",
         tuple(found),
     )
 

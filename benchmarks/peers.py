@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import orjson
 
-from benchmarks.stores import JOB, STEP
+from benchmarks.stores import JOB, STEP, unsynced
 from milepost import CheckpointManager
+from milepost.journal.storage.files.storage import FileStorage
 
 if TYPE_CHECKING:
     import builtins
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost import CheckpointInfo
-    from milepost.journal.storage.files.folders import Durability
 
 # A log of 16 MB.  SQLite's default of 4 MB is copied into the database every 40 rows of
 # 100 KB; a log that is never copied grows for ever, and is slower than one whose blocks
@@ -104,9 +104,9 @@ class Milepost:
     def __init__(
         self, folder: Path, job: str = JOB, *, is_durable: bool = True, **options: Any
     ) -> None:
-        # Not "never": a store that was never synced is settled by its next user.
-        durability: Durability = "always" if is_durable else "interval"
-        self._manager = CheckpointManager(folder, durability=durability, **options)
+        storage = FileStorage(folder) if is_durable else unsynced(folder)
+        storage.make_root()
+        self._manager = CheckpointManager(storage=storage, **options)
         self._job = job
         self._ids: list[str] = []
 

@@ -80,7 +80,11 @@ class Row(NamedTuple):
         """
         # Milepost's value to theirs is smallest for the best rate or the worst cost.
         found = {OURS: 1.0}
-        found |= {n: f.ratio for n, f in self.beside.items() if n in NAMES and f.ratio}
+        found |= {
+            name: figure.ratio
+            for name, figure in self.beside.items()
+            if name in NAMES and figure.ratio is not None
+        }
         best = min if self.first.is_rate else max
         return best(found, key=lambda n: found[n]) if len(found) > 1 else None
 

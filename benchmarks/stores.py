@@ -50,17 +50,23 @@ def of_pins(run: Run, count: int) -> Path:
 
 
 def many_jobs(folder: Path, jobs: int, each: int) -> None:
-    """Make a store of many jobs, each of `each` small checkpoints.
-
-    The heads say that all writes are synced, as after durable ones; one sync of the
-    machine makes that true.
-    """
-    storage = FileStorage(folder, disk=_UnsyncedDisk())
-    with CheckpointManager(storage=storage) as manager:
+    """Make a store of many jobs, each of `each` small checkpoints."""
+    with CheckpointManager(storage=unsynced(folder)) as manager:
         for job in range(jobs):
             for number in range(each):
                 manager.save(f"job-{job:05}", STEP, {"done": number})
     os.sync()
+
+
+def unsynced(folder: Path) -> FileStorage:
+    """Return the storage of a folder, without any sync.
+
+    The heads say that all writes are synced, as after durable ones; one sync of the
+    machine afterwards makes that true.
+    """
+    storage = FileStorage(folder, disk=_UnsyncedDisk())
+    storage.make_root()
+    return storage
 
 
 def _no_sync(*, metadata: bool = False) -> None:
@@ -92,10 +98,11 @@ def resident_bytes() -> int:
 def fill(
     folder: Path, states: Iterable[dict[str, Any]], *, codec: Codec = "auto"
 ) -> None:
-    """Save every state to the store's one job, synced now and then."""
-    with CheckpointManager(folder, durability="interval", codec=codec) as manager:
+    """Save every state to the store's one job, without waiting for the disk."""
+    with CheckpointManager(storage=unsynced(folder), codec=codec) as manager:
         for state in states:
             manager.save(JOB, STEP, state)
+    os.sync()
 
 
 def journal_of(folder: Path) -> Path:

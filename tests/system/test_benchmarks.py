@@ -221,6 +221,7 @@ def test_all_figures_of_one_name_are_one_row_with_a_column_for_each_system() -> 
         ((rate("SQLite", 0.9), rate("LMDB", 0.8)), "LMDB"),
         ((cost("SQLite", 0.9), cost("bare append", 9.0)), OURS),
         ((cost("SQLite", 0.9), cost("Milepost, codec json", 1.5)), OURS),
+        ((Figure("memory", 0.0, "bytes", None, "LMDB", 8.0, 0.0),), OURS),
         ((cost("bare append", 0.9),), None),
         ((Figure("memory", 8.0, "bytes"),), None),
     ],
