@@ -8,6 +8,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from tests.support.faults import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tests.support.clock import Clock
 
@@ -363,10 +364,13 @@ def test_current_falls_back_through_what_is_gone(
 
 
 def write_and_clean(
-    root: Path, saved: list[str], tell: Callable[[Any], object] = bool
+    root: Path,
+    saved: list[str],
+    tell: Callable[[Any], object] = bool,
+    numbers: Iterable[int] = range(60),
 ) -> None:
     with CheckpointManager(root, durability="never") as manager:
-        for n in range(60):
+        for n in numbers:
             saved.append(manager.save(JOB, "more", state_of(n + 100)))
             if n % 3 == 0:
                 manager.cleanup(JOB, keep_last=12)
@@ -391,17 +395,19 @@ def test_writers_and_readers_of_other_handles_go_on_through_compactions(
     fill(owner, 20)
     done = threading.Event()
     saved: list[str] = []
+    numbers = takewhile(lambda n: n < 60 or not done.is_set(), count())
     with ThreadPoolExecutor() as pool:
-        writer = pool.submit(write_and_clean, root, saved)
+        writer = pool.submit(write_and_clean, root, saved, numbers=numbers)
         reader = pool.submit(read_until, root, done)
         compactions = 0
-        while not writer.done():
+        while compactions < 3 and not (writer.done() or reader.done()):
             with suppress(Conflict):
-                compactions += owner.compact(JOB) is not None
+                found = owner.compact(JOB)
+                compactions += found is not None and found.dropped > 0
         done.set()
         writer.result()
         reader.result()
-    assert compactions > 2
+    assert compactions == 3
     assert owner.verify(JOB, deep=True)[0].ok
     assert {i.checkpoint_id for i in owner.list(JOB)} <= set(saved)
 
