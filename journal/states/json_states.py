@@ -63,12 +63,11 @@ def to_json(
         wrapped = [wrapped]
     try:
         raw = orjson.dumps(wrapped, option=None if types is None else _STRICT)
-        raw = raw[lists : -lists or None]
         is_plain = types is None or types.is_plain(state, raw)
     except _REFUSALS:
         is_plain = False
     if is_plain:
-        _check_size(raw, limits, what)
+        raw = _stripped(raw, lists, limits, what)
         # Comparing with what a reader gets checks the promise itself, at C speed.
         if orjson.loads(raw) == state:
             return raw
@@ -78,13 +77,16 @@ def to_json(
     return _at_one_moment(state, wrapped, lists, limits, what)
 
 
-def _check_size(raw: bytes, limits: Limits, what: str) -> None:
-    if len(raw) > limits.max_bytes:
+def _stripped(raw: bytes, lists: int, limits: Limits, what: str) -> bytes:
+    """Return the JSON of what is in as many lists, unless it is too large."""
+    size = len(raw) - 2 * lists
+    if size > limits.max_bytes:
         raise StateTooLarge(
             "$",
-            f"{what} has {len(raw)} bytes as JSON, more than {limits.max_bytes}",
+            f"{what} has {size} bytes as JSON, more than {limits.max_bytes}",
             hint="save less, keep large data in files, or raise max_state_bytes",
         )
+    return raw[lists : lists + size]
 
 
 def _at_one_moment(
@@ -112,9 +114,7 @@ def _at_one_moment(
         else:
             cause = None
             if is_same:
-                stripped: bytes = raw[lists : -lists or None]
-                _check_size(stripped, limits, what)
-                return stripped
+                return _stripped(raw, lists, limits, what)
         problem = None
         with suppress(RuntimeError):  # a container changed during iteration
             problem = _find(state, limits, what)

@@ -104,6 +104,9 @@ def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
     return sum(view.sizes[seq] for seq in drop)
 
 
+_EVER = datetime.min.replace(tzinfo=UTC)
+
+
 class Threshold(NamedTuple):
     """When a compaction is worthwhile.
 
@@ -125,16 +128,18 @@ class Threshold(NamedTuple):
         if not drop:
             return "none"
         within = self.erase_within_seconds
-        latest = now - timedelta(seconds=trash_seconds + (within or 0.0))
+        since = _EVER
+        with suppress(OverflowError):  # longer ago than the calendar begins
+            since = now - timedelta(seconds=trash_seconds + (within or 0.0))
         is_late = any(
             trashed.is_purged
-            or (within is not None and datetime.fromisoformat(trashed.at) <= latest)
+            or (within is not None and datetime.fromisoformat(trashed.at) <= since)
             for trashed in view.trash.values()
             if trashed.entry.seq in drop
         )
         # Likewise the states of executions: erased, or removed long enough ago.
-        since = datetime.min.replace(tzinfo=UTC) if within is None else latest
-        if is_late or not _payloads(view, since).isdisjoint(drop):
+        erased = _payloads(view, _EVER if within is None else since)
+        if is_late or not erased.isdisjoint(drop):
             return "required"
         least = max(self.min_bytes, self.min_fraction * view.stored_bytes)
         return "optional" if dead_bytes(view, drop) >= least else "none"
