@@ -58,6 +58,12 @@ def middle(found: Made, run: int) -> str:
     return found.ids[len(found.ids) // 2 + run]
 
 
+def undelete(found: Made, run: int) -> None:
+    deleted = middle(found, 40 + run)
+    found.manager.delete(JOB, deleted)
+    assert found.manager.undelete(JOB, deleted)
+
+
 ONE: dict[str, Callable[[Made, int], object]] = {
     "save": lambda x, _: x.manager.save(JOB, "step", {"n": 0}),
     "latest": lambda x, _: x.manager.latest(JOB),
@@ -65,6 +71,11 @@ ONE: dict[str, Callable[[Made, int], object]] = {
     "restore": lambda x, run: x.manager.restore(JOB, middle(x, run)),
     "pin": lambda x, run: x.manager.pin(JOB, middle(x, run)),
     "delete": lambda x, run: x.manager.delete(JOB, middle(x, 20 + run)),
+    "first page": lambda x, _: x.manager.page(JOB, limit=10),
+    "middle page": lambda x, run: x.manager.page(
+        JOB, limit=10, after_seq=len(x.ids) // 2 + 64 + run
+    ),
+    "undelete": undelete,
 }
 
 
