@@ -164,7 +164,7 @@ class Crowd(NamedTuple):
                 assert begun.wait(HANG_SECONDS)
             deadline = time.monotonic() + HANG_SECONDS
             # Whoever was interrupted before it came to the queue is not waited for.
-            while len(queue) <= queued and not injector.place:
+            while len(queue) < queued and not injector.place:
                 assert time.monotonic() < deadline
                 os.sched_yield()
         may_end.set()
