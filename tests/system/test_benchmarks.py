@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import chart, report
-from benchmarks.contenders import OURS, stores_of_states
+from benchmarks.contenders import NAMES, OURS, stores_of_states
 from benchmarks.peers import Paged, Removing
 from benchmarks.running import Figure, Subject, Target
 from benchmarks.timing import Times, figures, race, race_from_start
@@ -302,6 +302,27 @@ def test_a_bar_begins_at_milepost_and_grows_with_the_logarithm() -> None:
         [each / logarithms[1] for each in logarithms], rel=0.01
     )
     assert [bar["class"] for bar in bars] == ["ahead", "behind", "behind"]
+
+
+def test_every_row_of_the_chart_is_measured_in_a_full_run() -> None:
+    page = (PROJECT / "benchmarks/results/latest.md").read_text(encoding="utf-8")
+    for names in chart.CHOSEN.values():
+        for name in names:
+            assert f"\n| {name}, " in page
+
+
+def test_the_recorded_chart_has_the_values_of_the_recorded_table() -> None:
+    results = PROJECT / "benchmarks/results"
+    page = (results / "latest.md").read_text(encoding="utf-8")
+    root = ET.parse(results / "latest.svg").getroot()
+    texts = [text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    line = ""
+    for text in texts:
+        if head := re.fullmatch(r".+?: (.+)\. Milepost (\S+)", text):
+            (line,) = (x for x in page.splitlines() if x.startswith(f"| {head[1]} | "))
+            assert f"| {head[1]} | {head[2]} " in line
+        elif bar := re.fullmatch(rf"({'|'.join(NAMES)}) (\S+) \(\S+ x\)", text):
+            assert f"| {bar[2]} " in line
 
 
 @pytest.mark.parametrize("name", stores_of_states())
