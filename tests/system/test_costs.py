@@ -123,7 +123,7 @@ def test_what_reads_a_job_costs_at_most_its_history(
 ) -> None:
     found = []
     for each in both:
-        works = [partial(work, each.root, each.disk)] * 4
+        works = [partial(work, each.root, each.disk)] * RUNS
         found.append(least(each.disk, works))
     assert found[1].disk_calls == found[0].disk_calls
     assert grows(*found, factor=1.1 * FACTOR) == []
