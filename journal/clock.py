@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from milepost.journal.errors import UnreadableState
 
+# The first moment of the calendar: everything is later.
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 _STAMP = "2026-11-23T05:00:00.123456+00:00"
 
 
@@ -22,6 +24,14 @@ def boot_seconds() -> float:
     """
     # Not `time.monotonic`, which stops while the machine sleeps.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def before(moment: datetime, seconds: float) -> datetime:
+    """Return the moment this long before `moment`, or `EARLIEST`."""
+    try:
+        return moment - timedelta(seconds=seconds)
+    except OverflowError:
+        return EARLIEST
 
 
 def stamp(moment: datetime) -> str:

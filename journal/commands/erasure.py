@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from milepost.journal.clock import stamp
+from milepost.journal.clock import EARLIEST, before, stamp
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
 from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
@@ -22,6 +21,8 @@ from milepost.journal.store import compaction
 from milepost.journal.store.compaction import Compaction, Threshold
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from milepost.journal.batch import Batch
     from milepost.journal.index.job_view import JobView
     from milepost.journal.reading.reader import Reader
@@ -45,7 +46,7 @@ class Due(NamedTuple):
 
     def salvage_files(self, view: JobView) -> list[str]:
         """Return the salvage files that are due."""
-        latest = stamp(self.now - timedelta(seconds=self.trash_seconds))
+        latest = stamp(before(self.now, self.trash_seconds))
         return sorted(name for name, at in view.salvage_files.items() if at <= latest)
 
     def counts_ages(self, view: JobView) -> bool:
@@ -55,7 +56,7 @@ class Due(NamedTuple):
 
 
 # No state is due by age at this time.
-PURGED = Due(datetime.min.replace(tzinfo=UTC), 0.0)
+PURGED = Due(EARLIEST, 0.0)
 
 
 @answers_repeats(True)

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from milepost.journal import clock
 from milepost.journal.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ _DAYS = {"d": 1, "w": 7}
 _SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 UNITS = (*_SECONDS, *_DAYS, *_MONTHS)
 
-# Subtracting more than a thousand years from today can leave the calendar.
-_EVER = datetime.min.replace(tzinfo=UTC)
 _MAX_SECONDS = 1000 * 365.25 * 86_400
 _PART = re.compile(r"\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)\s*")
 _EXPECTED = (
@@ -79,15 +78,15 @@ class Span(NamedTuple):
             zone: the time zone of months and days.
         """
         if not (self.months or self.days):
-            return _back(moment.astimezone(UTC), self.seconds)
+            return clock.before(moment.astimezone(UTC), self.seconds)
         try:
             local = moment.astimezone(zone)
             year, month = divmod(local.year * 12 + local.month - 1 - self.months, 12)
             day = date(year, month + 1, 1) + timedelta(days=local.day - 1 - self.days)
             there = datetime.combine(day, local.time(), tzinfo=zone).astimezone(UTC)
         except (ValueError, OverflowError):
-            return _EVER
-        return _back(there, self.seconds)
+            return clock.EARLIEST
+        return clock.before(there, self.seconds)
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
@@ -156,10 +155,3 @@ def _seconds_text(seconds: float) -> str:
     if (seconds * 1000).is_integer():
         return f"{seconds * 1000:.0f}ms"
     return f"{seconds:.6f}s".rstrip("0s") + "s"
-
-
-def _back(moment: datetime, seconds: float) -> datetime:
-    try:
-        return moment - timedelta(seconds=seconds)
-    except OverflowError:
-        return _EVER

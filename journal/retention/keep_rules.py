@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime, timedelta
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from milepost.journal.clock import EARLIEST
 from milepost.journal.retention.duration import as_span, how_long
 from milepost.journal.retention.policy import Policy
 
@@ -122,7 +123,7 @@ def _windows(
     newest = counted_from(candidates, now)
     found = {}
     for field, span in policy.windows.items():
-        cutoff = _EVER if newest is None else as_span(span).before(newest.at, zone)
+        cutoff = EARLIEST if newest is None else as_span(span).before(newest.at, zone)
         name = field.removeprefix("keep_within").removeprefix("_")
         found[name] = _Window(str(span), cutoff, newest.at if newest else now)
     return found
@@ -149,9 +150,6 @@ class _OfFailed:
 
     def missed(self, item: Item) -> str:
         return f"of the failed: {self._rule.missed(item)}"
-
-
-_EVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Newest:

@@ -8,9 +8,10 @@ if its own key is available; its ciphertext is not changed.
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from milepost.journal import clock
 from milepost.journal.errors import (
     MissingKey,
     NewerFormat,
@@ -70,7 +71,7 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
     that are dropped already or on hold.  States of unknown events are kept: this
     version does not know how long they are needed.
     """
-    latest = now - timedelta(seconds=trash_seconds)
+    latest = clock.before(now, trash_seconds)
     payloads = _payloads(view, latest)
     return payloads | frozenset(
         trashed.entry.seq
@@ -104,9 +105,6 @@ def dead_bytes(view: JobView, drop: Iterable[int]) -> int:
     return sum(view.sizes[seq] for seq in drop)
 
 
-_EVER = datetime.min.replace(tzinfo=UTC)
-
-
 class Threshold(NamedTuple):
     """When a compaction is worthwhile.
 
@@ -128,9 +126,7 @@ class Threshold(NamedTuple):
         if not drop:
             return "none"
         within = self.erase_within_seconds
-        since = _EVER
-        with suppress(OverflowError):  # longer ago than the calendar begins
-            since = now - timedelta(seconds=trash_seconds + (within or 0.0))
+        since = clock.before(now, trash_seconds + (within or 0.0))
         is_late = any(
             trashed.is_purged
             or (within is not None and datetime.fromisoformat(trashed.at) <= since)
@@ -138,7 +134,7 @@ class Threshold(NamedTuple):
             if trashed.entry.seq in drop
         )
         # Likewise the states of executions: erased, or removed long enough ago.
-        erased = _payloads(view, _EVER if within is None else since)
+        erased = _payloads(view, clock.EARLIEST if within is None else since)
         if is_late or not erased.isdisjoint(drop):
             return "required"
         least = max(self.min_bytes, self.min_fraction * view.stored_bytes)

@@ -715,13 +715,9 @@ def same(a: object, b: object) -> bool:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=SLOW)])
-def test_a_store_with_snapshots_answers_like_a_dict(
-    examples: int, tally: Tally, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replica, "_SNAPSHOT_EVENTS", 1)
+def run(machine: type[Histories], examples: int) -> None:
     run_state_machine_as_test(
-        OpenedFromSnapshots,
+        machine,
         settings=settings(
             deadline=None,
             max_examples=examples,
@@ -729,6 +725,14 @@ def test_a_store_with_snapshots_answers_like_a_dict(
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=SLOW)])
+def test_a_store_with_snapshots_answers_like_a_dict(
+    examples: int, tally: Tally, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_SNAPSHOT_EVENTS", 1)
+    run(OpenedFromSnapshots, examples)
     tally("random histories with snapshots", examples)
 
 
@@ -736,13 +740,5 @@ def test_a_store_with_snapshots_answers_like_a_dict(
 def test_a_store_behind_two_handles_answers_like_a_dict(
     examples: int, tally: Tally
 ) -> None:
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            deadline=None,
-            max_examples=examples,
-            stateful_step_count=30,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run(Histories, examples)
     tally("random histories", examples)
