@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Count it up when the same events fold to another view, or the parts change.
+# Count it up when the same events fold to another view, or the parts change; or when a
+# view gives another summary of its job (`reading/summaries.py`).
 _FORMAT = 1
 _CLASSES: tuple[Any, ...] = (
     JobView,
@@ -50,7 +51,7 @@ _CLASSES: tuple[Any, ...] = (
 )
 # A view is only as good as the fold that made it: a version that knows other events or
 # keeps other fields of them folds from the start.
-_FOLD = zlib.crc32(
+FOLD = zlib.crc32(
     orjson.dumps(
         [
             [_FORMAT, SCHEMA_VERSION, sorted(EVENT_TYPES)],
@@ -81,7 +82,7 @@ def encode(view: JobView) -> list[bytes] | None:
     trash, known = view.trash.values(), view.workflows
     values: dict[str, Any] = {name: getattr(view, name) for name in _PLAIN}
     values |= {
-        "fold": _FOLD,
+        "fold": FOLD,
         "size": packed.size,
         "blocks": [[number, len(data)] for number, data in packed.blocks.items()],
         "trash": entries.to_columns(trashed.entry for trashed in trash),
@@ -129,7 +130,7 @@ def _decoded(
 ) -> JobView | None:
     plain, blocks, index, *sizes = parts
     values = orjson.loads(plain)
-    if values["fold"] != _FOLD or values["job_id"] != job_id:
+    if values["fold"] != FOLD or values["job_id"] != job_id:
         return None
     if store_id not in (None, values["store_id"]):
         return None

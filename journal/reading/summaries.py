@@ -7,12 +7,11 @@ were made: the summaries of jobs that the storage does not name are still right.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from milepost.journal.events.vocabulary import EVENT_TYPES, SCHEMA_VERSION
+from milepost.journal.index.snapshot import FOLD
 from milepost.journal.models import JobInfo
 from milepost.journal.storage.contract import every_job
 
@@ -21,11 +20,8 @@ if TYPE_CHECKING:
 
     from milepost.journal.store.store import Store
 
-# Raised when another fold of the same events would give other summaries.
-_FORMAT = 1
-_RULES = hashlib.sha256(
-    repr((_FORMAT, SCHEMA_VERSION, sorted(EVENT_TYPES), JobInfo._fields)).encode()
-).hexdigest()
+# A version with another fold (`snapshot.FOLD`) or other fields gives other summaries.
+_RULES = [FOLD, *JobInfo._fields]
 # The cache is written after the fold of at least this number of events it lacked.
 _LEAST_EVENTS = 1000
 

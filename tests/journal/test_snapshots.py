@@ -245,7 +245,7 @@ def test_a_view_of_another_fold_counts_for_nothing(
     root: Path, clock: Clock, folded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(root, clock)
-    monkeypatch.setattr("milepost.journal.index.snapshot._FOLD", 7)
+    monkeypatch.setattr("milepost.journal.index.snapshot.FOLD", 7)
     folded.clear()
     with opened(root) as manager:
         seq = manager.seq(JOB)
