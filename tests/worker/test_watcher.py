@@ -280,6 +280,7 @@ def test_it_survives_a_queue_of_events_that_ran_over(tmp_path: Path) -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "all\n"
         child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)  # until it has stopped
         # In turns, for the kernel tells of two events alike in a row only once.
         files = [(tmp_path / f"{name}.jsonl").open("ab", 0) for name in "ab"]
         for number in range(limit + 2000):
