@@ -201,7 +201,7 @@ def test_a_forked_child_neither_holds_nor_keeps_the_lease_of_its_parent(
 
 # -- every interleaving of two ---------------------------------------------------------
 
-STATES = ("new", "free", "live", "expired")
+STATES = ("new", "free", "live", "expired", "old", "copied")
 DEEDS = ("acquire", "renew", "release", "forget", "again", "look")
 
 
@@ -217,10 +217,13 @@ class Meeting:
         )
         if state != "new":
             assert self.first.acquire("first")
-        if state == "free":
+        if state in ("free", "old", "copied"):
             self.first.release()
-        if state == "expired":
+        if state in ("expired", "old", "copied"):
             clock.turn(seconds=TTL)
+        if state == "copied":
+            (root / "copy").unlink(missing_ok=True)
+            os.link(root / "records" / f"{NAME}.lock", root / "copy")
         self.told: dict[str, bool] = {}
 
     def do(self, deed: str) -> None:
@@ -407,6 +410,25 @@ def test_a_holder_that_is_about_to_write_its_tenure_is_waited_for(
     assert lease.acquire("work")
     contending[0].join(30)
     assert (lease.is_held(), other.is_held()) == (True, False)
+
+
+def test_who_is_interrupted_after_a_takeover_leaves_the_draft_of_another_process(
+    root: Path, storage: FileStorage
+) -> None:
+    lease, draft = storage.lease(NAME, TTL), root / "records" / f"{NAME}.lock.tmp"
+    assert lease.acquire("work")
+
+    class Interrupted(PosixDisk):
+        def rename(self, source: Path, target: Path) -> None:
+            super().rename(source, target)
+            draft.touch()
+            raise KeyboardInterrupt
+
+    rescuer = FileStorage(root, steady=later, disk=Interrupted()).lease(NAME, TTL)
+    with pytest.raises(KeyboardInterrupt):
+        rescuer.acquire("rescue")
+    assert not rescuer.is_held()
+    assert draft.exists()
 
 
 def test_a_takeover_that_another_process_gave_up_is_tried_again(

@@ -144,7 +144,7 @@ def test_a_record_that_does_not_change_is_read_once(
     for _ in range(3):
         assert record.get()
     operations = [call.operation for call in disk.calls if "records" in call.path]
-    assert operations == ["stat", "open:read", "read", "stat", "stat"]
+    assert operations == ["stat", "open:read", "fstat", "read", "stat", "stat"]
 
 
 def test_a_store_that_is_not_there_takes_no_record_and_no_lease(root: Path) -> None:

@@ -208,6 +208,7 @@ class FaultyFile:
         self._real = real
 
     def stat(self) -> Stat:
+        self._disk.meet("fstat", self._path)
         return self._real.stat()
 
     def read(self, offset: int, size: int) -> bytes:

@@ -15,6 +15,7 @@ from milepost.journal.storage.files.failures import fail
 from milepost.journal.storage.files.record_file import make_records
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk, File
@@ -48,7 +49,7 @@ class LeaseLock:
         Raises:
             OSError: it cannot be opened, or the store does not exist.
         """
-        return self._take(self.path)
+        return self._take(self.path, self._remove)
 
     def take_draft(self) -> File | None:
         """Lock the draft: the right to replace or remove the file.
@@ -58,9 +59,11 @@ class LeaseLock:
         Raises:
             OSError: as `take`.
         """
-        return self._take(self._draft_path)
+        return self._take(
+            self._draft_path, lambda _draft: self._disk.unlink(self._draft_path)
+        )
 
-    def _take(self, path: Path) -> File | None:
+    def _take(self, path: Path, remove: Callable[[File], None]) -> File | None:
         for _ in range(_MOST_TURNS):
             file = self._open(path)
             if file is None:
@@ -69,23 +72,18 @@ class LeaseLock:
             try:
                 if not file.try_lock():
                     return None
-                is_taken = self._is_alone(file, path)
+                links = self._links(path, file)
+                is_taken = links == 1
                 if is_taken:
                     return file
+                if links > 1:
+                    # A copy of the store made of hard links shares this file, and with
+                    # it the lock.
+                    remove(file)
             finally:
                 if not is_taken:
                     file.close()
         return None
-
-    def _is_alone(self, file: File, path: Path) -> bool:
-        """Return whether a locked file still has its name, and no other one."""
-        if not self._is_at(path, file):  # replaced or removed since it was opened
-            return False
-        if file.stat().links == 1:
-            return True
-        # A copy of the store made of hard links shares this file, and with it the lock.
-        self._disk.unlink(path)
-        return False
 
     def _open(self, path: Path) -> File | None:
         """Open or create a file; None if another process did the same meanwhile."""
@@ -135,25 +133,30 @@ class LeaseLock:
         If the store's folder was removed and created again, a lock on the old file
         excludes no other process.
         """
-        return self._is_at(self.path, file)
+        return self._links(self.path, file) > 0
 
-    def _is_at(self, path: Path, file: File) -> bool:
+    def _links(self, path: Path, file: File) -> int:
+        """Return how many names the file at `path` has, 0 if `file` is another one."""
         try:
             ours, found = file.stat(), self._disk.stat(path)
         except OSError:  # also if another thread has just closed it
-            return False
-        if found is None:
-            return False
-        return (found.device, found.inode) == (ours.device, ours.inode)
+            return 0
+        if found is None or (found.device, found.inode) != (ours.device, ours.inode):
+            return 0
+        return found.links
 
     def replace(self) -> None:
         """Give the draft, which this process has locked, the name of the file."""
         self._disk.rename(self._draft_path, self.path)
 
     def drop_draft(self, draft: File) -> None:
-        """Remove and release a draft that this process has locked."""
+        """Remove and release a draft that this process has locked.
+
+        After an interruption it may be the file of the lease, and another the draft.
+        """
         try:
-            self._disk.unlink(self._draft_path)
+            if self._links(self._draft_path, draft):
+                self._disk.unlink(self._draft_path)
         finally:
             draft.close()
 
