@@ -381,7 +381,7 @@ class CheckpointManager:
             # A refused save must not create the job.
             Batch(view, self._clock()).check_seq(expected_seq)
         saved: saving.Saved = self._store.write(job_id, decide, is_shared=True)
-        return saving.remember(self._packer, job_id, draft, saved)
+        return saving.remember(self._packer, draft, saved)
 
     def restore(
         self,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from milepost.journal.batch import Batch
     from milepost.journal.events.vocabulary import CheckpointSaved, ForkOrigin
     from milepost.journal.index.entries import Entry
-    from milepost.journal.index.job_view import JobView
+    from milepost.journal.index.job_view import Fold, JobView
     from milepost.journal.reading.reader import Reader
     from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packed, Packer
@@ -64,12 +64,13 @@ class Draft(NamedTuple):
 class Saved(NamedTuple):
     """The answer to a save.
 
-    `link` and `packed` say how it was stored; None if the checkpoint already existed.
+    The others say how it was stored; None if the checkpoint already existed.
     """
 
     checkpoint_id: str
     link: Link | None = None
     packed: Packed | None = None
+    fold: Fold | None = None
 
 
 def save(
@@ -101,7 +102,7 @@ def save(
     packed, encoded = draft.packed, draft.encoded
     if not packer.is_usable(packed, batch.view):
         # The base was deleted meanwhile, and compaction may drop it.
-        packed = packer.whole(draft.raw)
+        packed = packer.whole(draft.raw, is_json="state_type" not in draft.data)
         encoded = encoded.stored_as(packed.body)
     checkpoint_id = draft.data["checkpoint_id"] or new_id(
         batch, draft.data["step_name"]
@@ -114,7 +115,7 @@ def save(
     if key is not None and content is not None:
         batch.keys[key] = checkpoint_id, content
     link = Link(seq, packed.body.depth, checkpoint_id)
-    return Saved(checkpoint_id, link, packed)
+    return Saved(checkpoint_id, link, packed, batch.view.fold)
 
 
 def fork(batch: Batch, draft: Draft, origin: ForkOrigin, *, actor: str) -> str:
@@ -267,8 +268,9 @@ def _labels(fields: Fields) -> dict[str, Any]:
     return labels
 
 
-def remember(packer: Packer, job_id: str, draft: Draft, saved: Saved) -> str:
+def remember(packer: Packer, draft: Draft, saved: Saved) -> str:
     """Keep a state that was just saved as a base for later ones; return its id."""
-    if saved.link is not None and saved.packed is not None:
-        packer.remember(job_id, saved.link, draft.raw, saved.packed)
-    return saved.checkpoint_id
+    checkpoint_id, link, packed, fold = saved
+    if link is not None and packed is not None and fold is not None:
+        packer.remember(fold, link, draft.raw, packed)
+    return checkpoint_id

@@ -55,6 +55,12 @@ class BodyHeader(NamedTuple):
     base: int
     depth: int
     raw_bytes: int
+    plus: tuple[int, ...] = ()
+
+    @property
+    def bound(self) -> bytes:
+        """The associated data of the ciphertext."""
+        return _bound("body", *self[:4], *self.plus)
 
 
 def wrap(secret: DataKey, address: StateAddress) -> bytes:
@@ -95,7 +101,7 @@ def seal_body(secret: DataKey, form: BodyHeader, plaintext: bytes) -> bytes:
     """Return `plaintext`, a salt and a state's content, encrypted, as base64."""
     from milepost.journal.crypto import aes_gcm
 
-    return _text(aes_gcm.seal(secret.data_key, plaintext, _bound("body", *form)))
+    return _text(aes_gcm.seal(secret.data_key, plaintext, form.bound))
 
 
 def open_body(secret: DataKey, form: BodyHeader, text: bytes, seq: int) -> bytes:
@@ -104,7 +110,7 @@ def open_body(secret: DataKey, form: BodyHeader, text: bytes, seq: int) -> bytes
     Raises:
         UnreadableState: the ciphertext is not the one written for this state and form.
     """
-    return _unseal(secret.data_key, text, _bound("body", *form), seq, "body")
+    return _unseal(secret.data_key, text, form.bound, seq, "body")
 
 
 def _unseal(key: bytes, text: bytes, bound: bytes, seq: int, what: str) -> bytes:

@@ -120,6 +120,16 @@ class LegalHold(NamedTuple):
     reason: str | None
 
 
+class Fold:
+    """The identity of one fold: the events that it has are the same for ever.
+
+    Another fold of a job may be of another history: after a restored backup, a repair
+    or a removal, an event of the same seq is another one.
+    """
+
+    __slots__ = ()
+
+
 class JobView:
     """Everything known about one job, as of event `seq`."""
 
@@ -133,6 +143,7 @@ class JobView:
         "current",
         "deleted",
         "faults",
+        "fold",
         "hash",
         "held",
         "job_id",
@@ -160,6 +171,7 @@ class JobView:
     def __init__(self, job_id: str, store_id: str | None) -> None:
         self.job_id = job_id
         self.store_id = store_id
+        self.fold = Fold()
         self.origin = ""  # tells jobs of one id apart; see `codec.origin_of`
         self.seq = 0
         self.hash: str | None = None

@@ -180,7 +180,7 @@ class Reader:
             from_disk: read its bases too, instead of decoding it with a cached one.
         """
         if (fault := view.faults.get(entry.seq)) is None:
-            recall = None if from_disk else partial(self.recent.get, view.job_id)
+            recall = None if from_disk else partial(self.recent.get, view.fold)
             try:
                 unpacked = delta_chain.prove(
                     entry.seq, partial(self.read, view), recall
@@ -194,12 +194,10 @@ class Reader:
 
     def _remember(self, view: JobView, unpacked: Unpacked) -> None:
         """Keep a state that is not stored as it is, and its chain, under one key."""
-        key_id = self.vault.key_id
-        if unpacked.members[0].parts.codec != "json" and all(
-            member.parts.key_id == key_id for member in unpacked.members
-        ):
+        codec = unpacked.members[0].parts.codec
+        if codec != "json" and unpacked.key_ids == {self.vault.key_id}:
             known = Known(unpacked.raw, unpacked.links, unpacked.stored_bytes)
-            self.recent.put(view.job_id, known)
+            self.recent.put(view.fold, known)
 
     def problem_of(self, view: JobView, entry: Entry) -> UnreadableState | None:
         """Return why a checkpoint's stored state is unreadable, None if it is not."""

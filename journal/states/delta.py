@@ -21,6 +21,9 @@ _RADIX = 4
 PERIOD = _RADIX**4
 # Readers reject longer chains.  Chains have at most 13 states unless some are deleted.
 MAX_LINKS = 32
+# States that a delta's prefix may have before its base: those of a stride of three
+# digits, if there is one for each checkpoint.
+MAX_PLUS = _RADIX**3
 # A restore reads at most this multiple of the state, or this many bytes.
 _READ_FACTOR, _READ_BYTES = 4, 64 * 1024
 
@@ -42,7 +45,10 @@ def stride(depth: int) -> int:
 
 
 def most_to_read(raw_bytes: int) -> int:
-    """Return how many stored bytes a state of `raw_bytes` may depend on."""
+    """Return how many stored bytes a state of `raw_bytes` may depend on.
+
+    Also how many bytes the states that its prefix has before its base may be.
+    """
     return max(_READ_FACTOR * raw_bytes, _READ_BYTES)
 
 

@@ -39,8 +39,9 @@ class Member(NamedTuple):
 class Unpacked(NamedTuple):
     """A state's raw bytes, and its delta chain, beginning with the state itself.
 
-    `rest` are the links of the chain that were not read, of `rest_bytes` stored bytes,
-    because a state was cached: a base, or if `is_cached` the state itself.
+    `rest` are the links of the chain that were not read, because a state was cached: a
+    base, or if `is_cached` the state itself.  `rest_bytes` are the stored bytes of all
+    that was not read.  `plus` are the states before a base that were read.
     """
 
     raw: bytes
@@ -48,6 +49,7 @@ class Unpacked(NamedTuple):
     rest: tuple[Link, ...] = ()
     rest_bytes: int = 0
     is_cached: bool = False
+    plus: tuple[Member, ...] = ()
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -61,7 +63,13 @@ class Unpacked(NamedTuple):
     @property
     def stored_bytes(self) -> int:
         """The bytes that reading the state takes."""
-        return self.rest_bytes + sum(m.stored_bytes for m in self.members)
+        read = (*self.members, *self.plus)
+        return self.rest_bytes + sum(m.stored_bytes for m in read)
+
+    @property
+    def key_ids(self) -> set[str]:
+        """The keys of all that was read; see `Parts.key_id`."""
+        return {m.parts.key_id for m in (*self.members, *self.plus)}
 
 
 def unpack(
@@ -92,10 +100,53 @@ def unpack(
             break
         members.append(read(base))
     raw, rest, rest_bytes = (None, (), 0) if known is None else known
+    plus: list[Member] = []
     for member in reversed(members):
+        if member.parts.plus and raw is not None:
+            cached_bytes, first = _before_base(member, read, recall, plus)
+            rest_bytes += cached_bytes
+            raw = first + raw
         raw = line_codec.raw_of(member.parts, member.data["state_bytes"], raw)
     assert raw is not None
-    return Unpacked(raw, tuple(members), rest, rest_bytes)
+    return Unpacked(raw, tuple(members), rest, rest_bytes, plus=tuple(plus))
+
+
+def _before_base(
+    delta_of: Member,
+    read: Callable[[int], Member],
+    recall: Callable[[int], Known | None],
+    plus: list[Member],
+) -> tuple[int, bytes]:
+    """Return the start of a delta's prefix, and the stored bytes of its cached states.
+
+    Args:
+        delta_of: the delta.
+        read: as `unpack`.
+        recall: as `unpack`.
+        plus: the states that are read are added to it.
+
+    Raises:
+        UnreadableState, NewerFormat: one of its states is not whole, or unreadable.
+    """
+    seq, raws, cached_bytes = delta_of.parts.seq, [], 0
+    left = delta.most_to_read(delta_of.data["state_bytes"])
+    for each in delta_of.parts.plus:
+        if each >= seq:
+            raise UnreadableState(f"state {seq} needs state {each}, which is later")
+        if (known := recall(each)) is not None:
+            raws.append(known.raw)
+            cached_bytes += known.stored_bytes
+        else:
+            member = read(each)
+            size_bytes = member.data["state_bytes"]
+            if member.parts.base or size_bytes > left:
+                raise UnreadableState(
+                    f"state {seq} needs state {each}, which is a delta or too large"
+                )
+            raws.append(line_codec.raw_of(member.parts, size_bytes))
+            plus.append(member)
+        left -= len(raws[-1])
+    return cached_bytes, b"".join(raws)
 
 
 def member(lines: tuple[bytes, bytes], address: StateAddress, vault: Vault) -> Member:

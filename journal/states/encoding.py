@@ -12,14 +12,16 @@ class Body(NamedTuple):
     Attributes:
         codec: ``json``, ``zstd`` or ``zstd-delta``.
         content: the state's JSON, or a Zstandard frame.
-        base: seq of the state that is a delta's prefix, else 0.
+        base: seq of the state that a delta's prefix ends with, else 0.
         depth: of a delta (`milepost.journal.states.delta`), else 0.
+        plus: seqs of the states that a delta's prefix begins with, in order.
     """
 
     codec: str
     content: bytes
     base: int = 0
     depth: int = 0
+    plus: tuple[int, ...] = ()
 
     @property
     def text_bytes(self) -> int:
@@ -48,15 +50,24 @@ def compressed(raw: bytes, *, is_json: bool = True) -> Body:
     return plain(raw) if is_json and body.text_bytes >= len(raw) else body
 
 
-def delta(raw: bytes, base_raw: bytes, *, base: int, depth: int) -> Body | None:
-    """Return `raw` as a delta against `base_raw`, the state of event `base`.
+def delta(
+    raw: bytes, prefix: bytes, *, base: int, depth: int, plus: tuple[int, ...] = ()
+) -> Body | None:
+    """Return `raw` as a delta against `prefix`.
+
+    Args:
+        raw: the state.
+        prefix: the states of `plus` and then that of event `base`.
+        base: see `Body`.
+        depth: see `Body`.
+        plus: see `Body`.
 
     Returns:
-        None if the base is too short, or both are too long.
+        None if the prefix is too short, or both are too long.
     """
     from milepost.journal.states import zstd
 
-    reach = len(raw) + len(base_raw)
-    if len(base_raw) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
+    reach = len(raw) + len(prefix)
+    if len(prefix) < zstd.SHORTEST_BASE or reach > zstd.LIMIT_BYTES:
         return None
-    return Body("zstd-delta", zstd.compress(raw, base_raw), base, depth)
+    return Body("zstd-delta", zstd.compress(raw, prefix), base, depth, plus)

@@ -4,7 +4,8 @@ A state line is ``{"state":SEQ,"codec":"json","salt":…,"metadata_bytes":…,
 "metadata":{…},"body":…,"crc":"<8 hex>"}``, without the two metadata fields if there is
 no metadata.  With the codecs ``zstd`` and ``zstd-delta`` the body is base64 of a
 Zstandard frame.  A delta names its base and its depth (`milepost.journal.states.delta`)
-before the salt: ``"base":SEQ,"depth":N``.
+before the salt: ``"base":SEQ,"depth":N``; and then ``"plus":[SEQ,…]`` if its prefix has
+other states before the base.
 
 An encrypted one begins ``{"state":SEQ,"alg":"A256GCM","key":ID,"wrapped":…,"codec":…``.
 It has no plain salt, and its metadata and body are ciphertext
@@ -29,7 +30,7 @@ from milepost.journal.crypto.envelope import BodyHeader, DataKey, StateAddress
 from milepost.journal.crypto.keys import MAX_KEY_ID_BYTES, Key
 from milepost.journal.errors import NewerFormat, UnreadableState
 from milepost.journal.events.codec import CRC_SUFFIX_BYTES
-from milepost.journal.states import encoding, state_digest
+from milepost.journal.states import delta, encoding, state_digest
 from milepost.journal.states.encoding import Body
 from milepost.journal.states.json_states import metadata_json
 
@@ -97,7 +98,8 @@ def _rest(body: Body, salt: bytes, meta: bytes) -> bytes:
 
 
 def _secret_rest(secret: DataKey, body: Body, encoded: EncodedState) -> bytes:
-    form = BodyHeader(body.codec, body.base, body.depth, encoded.raw_bytes)
+    raw_bytes = encoded.raw_bytes
+    form = BodyHeader(body.codec, body.base, body.depth, raw_bytes, body.plus)
     meta = encoded.metadata
     if meta:
         meta = b'"%b"' % envelope.seal_metadata(secret, meta)
@@ -107,6 +109,8 @@ def _secret_rest(secret: DataKey, body: Body, encoded: EncodedState) -> bytes:
 
 def _form(body: Body) -> bytes:
     base = b',"base":%d,"depth":%d' % (body.base, body.depth) if body.base else b""
+    if body.plus:
+        base += b',"plus":[%b]' % ",".join(map(str, body.plus)).encode()
     return b'"codec":"%b"%b' % (body.codec.encode(), base)
 
 
@@ -174,13 +178,13 @@ def line_of(
     return state_line(stored, address)
 
 
-def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
+def raw_of(parts: Parts, raw_bytes: int, prefix: bytes | None = None) -> bytes:
     """Return the raw bytes of a state; the caller checks the digest.
 
     Args:
         parts: its line, decrypted.
         raw_bytes: their number; a frame of another size is refused.
-        base: the raw bytes of a delta's base.
+        prefix: of a delta: the raw bytes of `Parts.plus` and then of its base.
 
     Raises:
         UnreadableState: the stored bytes do not decode to a state of this size.
@@ -195,10 +199,10 @@ def raw_of(parts: Parts, raw_bytes: int, base: bytes | None = None) -> bytes:
         return raw
     from milepost.journal.states import zstd
 
-    if parts.base and base is None:
+    if parts.base and prefix is None:
         raise UnreadableState(f"state {parts.seq} needs state {parts.base}")
     try:
-        return zstd.decompress(parts.content, raw_bytes, base or b"")
+        return zstd.decompress(parts.content, raw_bytes, prefix or b"")
     except ValueError as exc:
         raise UnreadableState(f"state {parts.seq}: {exc}") from exc
 
@@ -219,6 +223,7 @@ class Parts(NamedTuple):
     content: bytes  # see `Body`
     key_id: str = ""  # of the key that the line is encrypted with; empty if none
     wrapped: bytes = b""  # the wrapped data key; empty once decrypted
+    plus: tuple[int, ...] = ()  # as in `Body`
 
 
 def decrypted(parts: Parts, key: Key, address: StateAddress, raw_bytes: int) -> Parts:
@@ -234,7 +239,7 @@ def decrypted(parts: Parts, key: Key, address: StateAddress, raw_bytes: int) -> 
         UnreadableState: it does not decrypt with `key` for `address`.
     """
     secret = envelope.unwrap(parts.wrapped, key, address)
-    form = BodyHeader(parts.codec, parts.base, parts.depth, raw_bytes)
+    form = BodyHeader(parts.codec, parts.base, parts.depth, raw_bytes, parts.plus)
     body = envelope.open_body(secret, form, parts.content, parts.seq)
     meta = parts.metadata
     if meta:
@@ -249,21 +254,22 @@ _HEADER = re.compile(
     rb'(?:"alg":"A256GCM","key":"(?P<key>[A-Za-z0-9._-]{1,%d})",'
     rb'"wrapped":"(?P<wrapped>[A-Za-z0-9+/]{%d})",)?'
     rb'(?P<codec>"codec":"(?P<name>json|zstd|zstd-delta)")'
-    rb'(?:,"base":(?P<base>\d{1,19}),"depth":(?P<depth>\d{1,19}))?'
+    rb'(?:,"base":(?P<base>\d{1,19}),"depth":(?P<depth>\d{1,19})'
+    rb'(?:,"plus":\[(?P<plus>\d{1,19}(?:,\d{1,19}){0,%d})\])?)?'
     rb'(?:,"salt":"(?P<salt>[0-9a-f]{32})")?'
     rb'(?:,"metadata_bytes":(?P<metadata>\d{1,19}),"metadata":)?'
-    % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES)
+    % (MAX_KEY_ID_BYTES, envelope.WRAPPED_BYTES, delta.MAX_PLUS - 1)
 )
 _BODY = b',"body":'
 # Matches any codec, including those of newer versions.
 _BASE = re.compile(
     rb'\{"state":\d{1,19},(?:"alg":"[^"]*","key":"[^"]*","wrapped":"[^"]*",)?'
-    rb'"codec":"[^"]*","base":(\d{1,19}),'
+    rb'"codec":"[^"]*","base":(\d{1,19}),(?:"depth":\d{1,19},"plus":\[([\d,]*)\],)?'
 )
 
 
-# The bound of a header: a few numbers and names, a salt or a wrapped key.
-HEADER_BYTES = 320
+# The bound of a header: a few numbers and names, a salt or a wrapped key, `Body.plus`.
+HEADER_BYTES = 320 + 20 * delta.MAX_PLUS
 
 
 def read_line(line: bytes, *, seq: int) -> Parts:
@@ -295,13 +301,17 @@ def read_line(line: bytes, *, seq: int) -> Parts:
         body,
         (header["key"] or b"").decode(),
         header["wrapped"] or b"",
+        tuple(map(int, plus.split(b","))) if (plus := header["plus"]) else (),
     )
 
 
-def base_of(line: bytes) -> int:
-    """Return the base of a state line of any codec; 0 if there is none."""
+def prefix_of(line: bytes) -> list[int]:
+    """Return the states that the prefix of a state line of any codec consists of."""
     match = _BASE.match(line)
-    return 0 if match is None else int(match[1])
+    if match is None:
+        return []
+    plus = (match[2] or b"").split(b",")
+    return [int(seq) for seq in (match[1], *plus) if seq]
 
 
 def _check_crc(line: bytes, seq: int) -> None:

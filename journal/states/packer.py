@@ -13,10 +13,10 @@ from milepost.journal.states.delta import Link
 from milepost.journal.states.recent_states import Known, RecentStates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from milepost.journal.index.entries import Entry
-    from milepost.journal.index.job_view import JobView
+    from milepost.journal.index.job_view import Fold, JobView
     from milepost.journal.states.delta_chain import Member
     from milepost.journal.states.encoding import Body
 
@@ -41,13 +41,17 @@ class Packed(NamedTuple):
 
     Attributes:
         body: the encoding.
-        base: the base of a delta, else None.
-        known: the state of `base`.
+        chain: the delta chain of the base of a delta, the base first; else empty.
+        chain_bytes: what reading the prefix of a delta takes, in stored bytes.
+        plus: as in `Packer.pack`, if the prefix has more than the base.
+        fold: of the states in the prefix, if it has more than the base.
     """
 
     body: Body
-    base: Link | None = None
-    known: Known | None = None
+    chain: tuple[Link, ...] = ()
+    chain_bytes: int = 0
+    plus: Callable[[JobView, Link], Sequence[int]] | None = None
+    fold: Fold | None = None
 
 
 class _Hint:
@@ -134,34 +138,45 @@ class Packer:
         self._hints: dict[str, _Hint] = {}
         forks.watch(self)
 
-    def whole(self, raw: bytes) -> Packed:
+    def whole(self, raw: bytes, *, is_json: bool = True) -> Packed:
         """Return `raw` encoded without a base."""
-        if self._codec == "json" or len(raw) < _SMALL_BYTES:
+        if is_json and (self._codec == "json" or len(raw) < _SMALL_BYTES):
             return Packed(encoding.plain(raw))
-        return Packed(encoding.compressed(raw))
+        return Packed(encoding.compressed(raw, is_json=is_json))
 
     def pack(
         self,
         view: JobView,
         raw: bytes,
         read: Callable[[JobView, int], Member],
+        *,
+        bases: Sequence[Entry] | None = None,
+        plus: Callable[[JobView, Link], Sequence[int]] | None = None,
+        is_json: bool = True,
     ) -> Packed:
         """Return `raw` in the shortest form that a bounded search finds.
 
         Args:
             view: of the job; may be stale.
             raw: the new state.
-            read: returns a save of that view, as `delta_chain.member` does; called for
+            read: returns a state of that view, as `delta_chain.member` does; called for
                 states that are not cached.
+            bases: the checkpoints whose delta chains are tried; by default the current
+                one and the newest.
+            plus: returns the events with whole states that the prefix has in addition
+                to a base: those that were written after it, in order, and that no
+                compaction drops.  The last ones are used that are not too many and not
+                too large (`milepost.journal.states.delta`).
+            is_json: `raw` is JSON.
         """
         if self._codec != "auto" or len(raw) < _SMALL_BYTES:
-            return self.whole(raw)
+            return self.whole(raw, is_json=is_json)
         hint = self._hint(view.job_id)
         best: Packed | None = None
         tried: dict[int, _Tried] = {}
         is_rare = hint.is_rare
-        for lag, entry in self._candidates(view, hint):
-            packed = self._delta(view, raw, entry, read, is_tried=not is_rare)
+        for lag, entry in self._candidates(view, hint, bases):
+            packed = self._delta(view, raw, entry, read, plus, is_tried=not is_rare)
             if packed is None:
                 continue
             if hint.is_enough(lag, packed.body, len(raw)):
@@ -170,7 +185,7 @@ class Packer:
             tried[lag] = _Tried(packed.body.text_bytes, packed.body.depth)
             if lag == _shortest(tried):
                 best = packed
-        whole = self.whole(raw)
+        whole = self.whole(raw, is_json=is_json)
         if best is None or best.body.text_bytes * 10 > whole.body.text_bytes * 9:
             hint.misses += 1
             return whole
@@ -178,22 +193,28 @@ class Packer:
         return best
 
     def is_usable(self, packed: Packed, view: JobView) -> bool:
-        """Return whether a delta's base is live in `view`: no compaction drops it."""
-        return packed.base is None or _is_live(view, packed.base)
+        """Return whether no compaction drops a state of a delta's prefix.
 
-    def remember(self, job_id: str, link: Link, raw: bytes, packed: Packed) -> None:
-        """Cache a state that was just saved, as a base for later ones."""
-        if self._codec != "auto" or len(raw) < _SMALL_BYTES:
+        That is so if they are live in `view`.
+        """
+        if not packed.chain:
+            return True
+        base = packed.chain[0]
+        if not _is_live(view, base):
+            return False
+        if packed.plus is None:
+            return True
+        # In another fold, an event of the same seq may be another one.
+        is_same = packed.fold is view.fold
+        return is_same and {*packed.plus(view, base)}.issuperset(packed.body.plus)
+
+    def remember(self, fold: Fold, link: Link, raw: bytes, packed: Packed) -> None:
+        """Cache a state that was just saved, for the prefixes of later ones."""
+        body = packed.body
+        if self._codec != "auto" or (len(raw) < _SMALL_BYTES and body.codec == "json"):
             return
-        before = packed.known
-        self._recent.put(
-            job_id,
-            Known(
-                raw,
-                (link, *(() if before is None else before.links)),
-                packed.body.text_bytes + (0 if before is None else before.stored_bytes),
-            ),
-        )
+        known = Known(raw, (link, *packed.chain), body.text_bytes + packed.chain_bytes)
+        self._recent.put(fold, known)
 
     def after_fork(self) -> None:
         """Reset in a forked child: a thread of the parent may have been packing."""
@@ -210,16 +231,19 @@ class Packer:
         return hint
 
     @staticmethod
-    def _candidates(view: JobView, hint: _Hint) -> Iterator[tuple[int, Entry]]:
+    def _candidates(
+        view: JobView, hint: _Hint, bases: Sequence[Entry] | None
+    ) -> Iterator[tuple[int, Entry]]:
         """Yield candidates by lag: current, the last success, the newest few.
 
         A restore moves a job back, and some jobs alternate between shapes.
         """
-        newest = islice(view.checkpoints.newest_first(), _CANDIDATES)
-        found = dict(enumerate(newest))
+        newest = view.checkpoints.newest_first() if bases is None else bases
+        found = dict(enumerate(islice(newest, _CANDIDATES)))
         order = [hint.lag, *range(_CANDIDATES)]
-        if view.current is not None and view.current is not found.get(0):
-            found[_CANDIDATES] = view.current
+        current = view.current if bases is None else None
+        if current is not None and current is not found.get(0):
+            found[_CANDIDATES] = current
             order.insert(0, _CANDIDATES)
         seen = [lag for lag in dict.fromkeys(order) if lag in found]
         if hint.is_rare:
@@ -233,6 +257,7 @@ class Packer:
         raw: bytes,
         entry: Entry,
         read: Callable[[JobView, int], Member],
+        plus: Callable[[JobView, Link], Sequence[int]] | None,
         *,
         is_tried: bool,
     ) -> Packed | None:
@@ -240,42 +265,63 @@ class Packer:
 
         `is_tried`: even if the base shares no sample with it.
         """
+        before: Sequence[Known] = ()
         try:
-            start = self._known(view, entry.seq, entry.checkpoint_id, read)
+            start = self._known(view, entry.seq, read)
             base = delta.base_of(start.links, partial(_is_live, view))
             if base is None:
                 return None
-            known = self._known(view, base.seq, base.checkpoint_id, read)
+            known = self._known(view, base.seq, read)
+            if plus is not None:
+                before = self._before_base(view, plus(view, base), read, len(raw))
         except (UnreadableState, NewerFormat, StorageFailed):
             return None  # damage of an old state must not fail a new save
-        if not (is_tried or _is_alike(raw, known.raw)):
+        prefix, chain_bytes = known.raw, known.stored_bytes
+        if not (is_tried or _is_alike(raw, prefix)):
             return None
         depth = start.links[0].depth + 1
-        body = encoding.delta(raw, known.raw, base=base.seq, depth=depth)
-        if body is None:
+        seqs: tuple[int, ...] = ()
+        if before:
+            prefix = b"".join(each.raw for each in (*before, known))
+            chain_bytes += sum(each.stored_bytes for each in before)
+            seqs = tuple(each.links[0].seq for each in before)
+        body = encoding.delta(raw, prefix, base=base.seq, depth=depth, plus=seqs)
+        if body is None or chain_bytes + body.text_bytes > delta.most_to_read(len(raw)):
             return None
-        to_read = known.stored_bytes + body.text_bytes
-        if to_read > delta.most_to_read(len(raw)):
-            return None
-        return Packed(body, base, known)
+        if not before:
+            return Packed(body, known.links, chain_bytes)
+        return Packed(body, known.links, chain_bytes, plus, view.fold)
 
-    def _known(
+    def _before_base(
         self,
         view: JobView,
-        seq: int,
-        checkpoint_id: str,
+        seqs: Sequence[int],
         read: Callable[[JobView, int], Member],
+        raw_bytes: int,
+    ) -> list[Known]:
+        """Return the last states of `seqs` that a prefix may have before its base."""
+        found: list[Known] = []
+        left = delta.most_to_read(raw_bytes)
+        for seq in reversed(seqs[-delta.MAX_PLUS :]):
+            known = self._known(view, seq, read)
+            left -= len(known.raw)
+            if left < 0 or len(known.links) > 1:
+                break
+            found.append(known)
+        return found[::-1]
+
+    def _known(
+        self, view: JobView, seq: int, read: Callable[[JobView, int], Member]
     ) -> Known:
-        known = self._recent.get(view.job_id, seq)
-        # After a restored backup, the event may be another one.
-        if known is not None and known.links[0].checkpoint_id == checkpoint_id:
+        recall = partial(self._recent.get, view.fold)
+        if (known := recall(seq)) is not None:
             return known
-        found = delta_chain.unpack(seq, partial(read, view))
-        # A lost key must lose its own states only, so a base is under the same key.
-        if any(member.parts.key_id != self._key_id for member in found.members):
+        found = delta_chain.unpack(seq, partial(read, view), recall)
+        # A lost key must lose its own states only, so a prefix is under the same key.
+        if found.key_ids != {self._key_id}:
             raise UnreadableState(f"state {seq} is under another key")
         known = Known(found.raw, found.links, found.stored_bytes)
-        self._recent.put(view.job_id, known)
+        self._recent.put(view.fold, known)
         return known
 
 

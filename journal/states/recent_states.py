@@ -1,4 +1,4 @@
-"""The states that this process saved or read last, decoded: bases of later deltas.
+"""The states that this process saved or read last, decoded: prefixes of later deltas.
 
 They prove nothing: a reader verifies the digest of what it decodes with them.
 """
@@ -14,6 +14,7 @@ from milepost.journal.process import forks
 from milepost.journal.process.mutex import Mutex
 
 if TYPE_CHECKING:
+    from milepost.journal.index.job_view import Fold
     from milepost.journal.states.delta import Link
 
 _CACHE_BYTES = 32 * 1024 * 1024
@@ -30,37 +31,38 @@ class Known(NamedTuple):
 
 
 class RecentStates:
-    """The recent states of the jobs of a store, at most 32 MiB.  Safe for threads."""
+    """The recent states of the jobs of a store, at most 32 MiB.  Safe for threads.
+
+    They are those of one fold of a job: after a restored backup or a repair, an event
+    of the same seq may be another one.
+    """
 
     def __init__(self) -> None:
         self._guard = Mutex()
-        self._states: OrderedDict[tuple[str, int], Known] = OrderedDict()
+        self._states: OrderedDict[tuple[Fold, int], Known] = OrderedDict()
         self._bytes = 0
         forks.watch(self)
 
-    def get(self, job_id: str, seq: int) -> Known | None:
-        """Return the state of event `seq`; None if it is not here.
-
-        The job may have lost that event since, and have another one in its place.
-        """
-        key = (job_id, seq)
+    def get(self, fold: Fold, seq: int) -> Known | None:
+        """Return the state of event `seq`; None if it is not here."""
+        key = (fold, seq)
         known = self._states.get(key)
         if known is not None:
             with suppress(KeyError):  # it is just being dropped: still good
                 self._states.move_to_end(key)
         return known
 
-    def put(self, job_id: str, known: Known) -> None:
+    def put(self, fold: Fold, known: Known) -> None:
         """Keep a state, in place of those that were used least recently."""
         if len(known.raw) > _CACHE_BYTES // 4:
             return
         try:
-            self._guard.hold(partial(self._put, (job_id, known.links[0].seq), known))
+            self._guard.hold(partial(self._put, (fold, known.links[0].seq), known))
         except BaseException:
             self.forget()  # the count may not match the content
             raise
 
-    def _put(self, key: tuple[str, int], known: Known) -> None:
+    def _put(self, key: tuple[Fold, int], known: Known) -> None:
         old = self._states.pop(key, None)
         self._bytes += _size_of(known) - (0 if old is None else _size_of(old))
         self._states[key] = known

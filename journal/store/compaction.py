@@ -1,8 +1,8 @@
 """Rewrite a journal without expired states; its events stay the same.
 
 Event lines are copied byte for byte.  A state line is copied, dropped, or re-encoded if
-its delta base is dropped.  A copied encrypted state is rewrapped with the current key
-if its own key is available; its ciphertext is not changed.
+a state of its delta's prefix is dropped.  A copied encrypted state is rewrapped with
+the current key if its own key is available; its ciphertext is not changed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from milepost.journal.index.job_view import JobView
     from milepost.journal.states.access import Vault
     from milepost.journal.states.encoding import Body
+    from milepost.journal.states.line_codec import Parts
 
 
 # ``optional``: it only frees space; ``required``: it erases, whatever that costs.
@@ -155,7 +156,7 @@ class Compactor:
 
     def __init__(
         self,
-        drop: Collection[int],
+        drop: frozenset[int],
         live: Collection[int],
         read: Callable[[int], tuple[bytes, bytes]],
         vault: Vault,
@@ -194,26 +195,34 @@ class Compactor:
         try:
             return self._kept(seq, state_line) + b"\n" + event_line
         except (UnreadableState, NewerFormat) as exc:
-            # With the key it can be undeleted; without its base it would be lost.
+            # With the key it can be undeleted; without its prefix it would be lost.
             if seq in self._live or isinstance(exc, (MissingKey, PlaintextRefused)):
                 raise
             # A newer version can still read it.
-            if line_codec.base_of(state_line) in self._drop:
+            if not self._drop.isdisjoint(line_codec.prefix_of(state_line)):
                 raise
             return lines  # damaged, or unknown and complete
 
     def _kept(self, seq: int, state_line: bytes) -> bytes:
         parts = line_codec.read_line(state_line, seq=seq)
-        if parts.base and not 0 < len(self._chain(parts.base)) < delta.MAX_LINKS:
-            line, base, depth = self._reencode(seq)
-            self.reencoded += 1
-        else:
+        if self._has_prefix(parts):
             line = self._vault.rewrap(state_line, self._address(seq))
-            base, depth = parts.base, parts.depth
-        self._copied[seq] = _Copied(base, depth, len(line))
+            base, depth, plus = parts.base, parts.depth, parts.plus
+        else:
+            line, base, depth, plus = self._reencode(seq)
+            self.reencoded += 1
+        more = sum(self._copied[each].size_bytes for each in plus)
+        self._copied[seq] = _Copied(base, depth, len(line) + more)
         if seq in self._live:
             self._last_live = seq
         return line
+
+    def _has_prefix(self, parts: Parts) -> bool:
+        """Return whether the new journal has all that a state needs."""
+        if not parts.base:
+            return True
+        is_near = 0 < len(self._chain(parts.base)) < delta.MAX_LINKS
+        return is_near and all(map(self._copied.get, parts.plus))
 
     def _chain(self, seq: int) -> list[Link]:
         """Return the delta chain of a state in the new journal; empty without one."""
@@ -226,7 +235,7 @@ class Compactor:
     def _read(self, seq: int) -> delta_chain.Member:
         return delta_chain.member(self._lines(seq), self._address(seq), self._vault)
 
-    def _reencode(self, seq: int) -> tuple[bytes, int, int]:
+    def _reencode(self, seq: int) -> tuple[bytes, int, int, tuple[int, ...]]:
         unpacked = delta_chain.prove(seq, self._read)
         parts, data, _ = unpacked.members[0]
         body = self._body(unpacked)
@@ -237,7 +246,7 @@ class Compactor:
             raw_bytes=data["state_bytes"],
             key=self._vault.key if parts.key_id else None,
         )
-        return line[:-1], body.base, body.depth
+        return line[:-1], body.base, body.depth, body.plus
 
     def _body(self, unpacked: delta_chain.Unpacked) -> Body:
         """Return the shortest of: whole, or a delta after a state that remains.
@@ -264,19 +273,31 @@ class Compactor:
         found = delta_chain.unpack(base.seq, self._read)
         # A lost key must lose its own states only.
         is_secret = bool(unpacked.members[0].parts.key_id)
-        if any(bool(member.parts.key_id) != is_secret for member in found.members):
+        if any(bool(key_id) != is_secret for key_id in found.key_ids):
             return None
         raw, depth = unpacked.raw, chain[0].depth + 1
-        body = encoding.delta(raw, found.raw, base=base.seq, depth=depth)
+        plus, before = self._remaining(unpacked.members[0].parts)
+        prefix = before + found.raw
+        body = encoding.delta(raw, prefix, base=base.seq, depth=depth, plus=plus)
         if body is None:
             return None
-        stored = sum(self._copied[x.seq].size_bytes for x in self._chain(base.seq))
+        needed = (*plus, *(link.seq for link in self._chain(base.seq)))
+        stored = sum(self._copied[each].size_bytes for each in needed)
         is_readable = stored + body.text_bytes <= delta.most_to_read(len(raw))
         return body if is_readable else None
 
+    def _remaining(self, parts: Parts) -> tuple[tuple[int, ...], bytes]:
+        """Return the states before a delta's base that are copied, and their bytes."""
+        plus = tuple(filter(self._copied.get, parts.plus))
+        raws = (delta_chain.unpack(each, self._read).raw for each in plus)
+        return plus, b"".join(raws)
+
 
 class _Copied(NamedTuple):
-    """A state line in the new journal; `base` and `depth` are as in `Body`."""
+    """A state line in the new journal; `base` and `depth` are as in `Body`.
+
+    `size_bytes` are those of its line, and of the states before a delta's base.
+    """
 
     base: int
     depth: int

@@ -526,7 +526,7 @@ class Calls:
         saved = self._finish(job_id, execution_id, name, decide, **how)
         if saved is None:
             return False
-        saving.remember(self.engine.packer, job_id, draft, saved)
+        saving.remember(self.engine.packer, draft, saved)
         self._ended(job_id, execution_id, saved.checkpoint_id, name)
         return True
 

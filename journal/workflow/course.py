@@ -509,7 +509,7 @@ class Course:
             durable.save, draft=draft, packer=packer, is_saved_as=reader.is_saved_as
         )
         saved = self._decide(decide)
-        return saving.remember(packer, self.job_id, draft, saved)
+        return saving.remember(packer, draft, saved)
 
     def check(self) -> None:
         """Refuse to go on if the execution waits, or this attempt is over.

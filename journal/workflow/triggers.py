@@ -252,7 +252,7 @@ class Triggers:
             actor=rule.actor,
         )
         saved = reader.store.write(event.job_id, decide)
-        saving.remember(packer, event.job_id, draft, saved)
+        saving.remember(packer, draft, saved)
 
     def _record(self, rule: Rule, event: TriggerEvent, error: str) -> None:
         """Record a failure in the journal, and log it."""

@@ -11,11 +11,15 @@ from milepost import CheckpointManager, Key, KeyRing
 from milepost.journal.errors import UnknownCheckpoint, UnreadableState
 from milepost.journal.states.delta import Link
 from milepost.journal.states.recent_states import Known
+from milepost.journal.storage.contract import during
 from milepost.journal.storage.files.storage import FileStorage
+from milepost.journal.storage.removals import Removal
 from tests.support.faults import FaultyDisk, journal_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from milepost.journal.storage.contract import HeldJob
 
 JOB = "chat"
 STATES = chat(30, 5000)
@@ -66,13 +70,27 @@ def test_what_is_at_hand_but_is_another_state_is_read_from_the_journal(
         parts = manager._reader.read(manager._reader.view(JOB), event["seq"]).parts
         assert parts.base
         seq = event["seq"] if wrong == "the state" else parts.base
-        # As after a restored backup: the event of this number was another one.
         other = Known(b'{"messages":[]}', (Link(seq, 0, "another"),), 100)
-        manager._reader.recent.put(JOB, other)
+        manager._reader.recent.put(manager._reader.view(JOB).fold, other)
         assert manager.get(JOB, ids[29]).state == STATES[29]
-        assert manager.save(JOB, "turn", STATES[29]) is not None
+
+
+def test_a_job_that_was_created_again_has_no_states_of_the_one_before(
+    root: Path,
+) -> None:
+    def remove(held: HeldJob) -> None:
+        held.remove(Removal(held.position.last, "2026-11-28T05:00:00Z", "me"))
+
+    with CheckpointManager(root) as manager:
+        fill(manager)
+        during(FileStorage(root).job(JOB).hold(), remove)
+        with CheckpointManager(root) as other:
+            for state in chat(29, 6000):
+                other.save(JOB, "turn", state)
+        assert len(manager.list(JOB)) == 29
+        latest = manager.save(JOB, "turn", STATES[29])
     with CheckpointManager(root) as fresh:
-        assert fresh.verify(JOB, deep=True)[0].ok
+        assert fresh.get(JOB, latest).state == STATES[29]
 
 
 def test_rot_of_a_base_is_found_though_it_is_at_hand(root: Path) -> None:
