@@ -13,7 +13,6 @@ from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
 from milepost.journal.index.content import Content, fields_of
 from milepost.journal.reading.reader import entry_of
 from milepost.journal.states import json_states, line_codec
-from milepost.journal.states.delta import Link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,13 +63,12 @@ class Draft(NamedTuple):
 class Saved(NamedTuple):
     """The answer to a save.
 
-    The others say how it was stored; None if the checkpoint already existed.
+    `stored` says how it was stored, in which fold and as which event; None if the
+    checkpoint already existed.
     """
 
     checkpoint_id: str
-    link: Link | None = None
-    packed: Packed | None = None
-    fold: Fold | None = None
+    stored: tuple[Packed, Fold, int] | None = None
 
 
 def save(
@@ -114,8 +112,7 @@ def save(
     batch.ids.add(checkpoint_id)
     if key is not None and content is not None:
         batch.keys[key] = checkpoint_id, content
-    link = Link(seq, packed.body.depth, checkpoint_id)
-    return Saved(checkpoint_id, link, packed, batch.view.fold)
+    return Saved(checkpoint_id, (packed, batch.view.fold, seq))
 
 
 def fork(batch: Batch, draft: Draft, origin: ForkOrigin, *, actor: str) -> str:
@@ -270,7 +267,7 @@ def _labels(fields: Fields) -> dict[str, Any]:
 
 def remember(packer: Packer, draft: Draft, saved: Saved) -> str:
     """Keep a state that was just saved as a base for later ones; return its id."""
-    checkpoint_id, link, packed, fold = saved
-    if link is not None and packed is not None and fold is not None:
-        packer.remember(fold, link, draft.raw, packed)
+    checkpoint_id, stored = saved
+    if stored is not None:
+        packer.remember(*stored, checkpoint_id, draft.raw)
     return checkpoint_id

@@ -41,15 +41,13 @@ class Packed(NamedTuple):
 
     Attributes:
         body: the encoding.
-        chain: the delta chain of the base of a delta, the base first; else empty.
-        chain_bytes: what reading the prefix of a delta takes, in stored bytes.
-        plus: as in `Packer.pack`, if the prefix has more than the base.
-        fold: of the states in the prefix, if it has more than the base.
+        prefix: of a delta: its bytes, the chain of its base, the cost of reading it.
+        plus: as in `Packer.pack`.
+        fold: of the states in the prefix.
     """
 
     body: Body
-    chain: tuple[Link, ...] = ()
-    chain_bytes: int = 0
+    prefix: Known | None = None
     plus: Callable[[JobView, Link], Sequence[int]] | None = None
     fold: Fold | None = None
 
@@ -197,24 +195,36 @@ class Packer:
 
         That is so if they are live in `view`.
         """
-        if not packed.chain:
+        if packed.prefix is None:
             return True
-        base = packed.chain[0]
-        if not _is_live(view, base):
-            return False
-        if packed.plus is None:
-            return True
+        base, plus = packed.prefix.links[0], packed.body.plus
+        if packed.plus is None or not plus:
+            return _is_live(view, base)
         # In another fold, an event of the same seq may be another one.
-        is_same = packed.fold is view.fold
-        return is_same and {*packed.plus(view, base)}.issuperset(packed.body.plus)
+        is_same = packed.fold is view.fold and _is_live(view, base)
+        return is_same and {*packed.plus(view, base)}.issuperset(plus)
 
-    def remember(self, fold: Fold, link: Link, raw: bytes, packed: Packed) -> None:
-        """Cache a state that was just saved, for the prefixes of later ones."""
+    def remember(
+        self, packed: Packed, fold: Fold, seq: int, checkpoint_id: str, raw: bytes
+    ) -> None:
+        """Cache a state that was just saved, for the prefixes of later ones.
+
+        Args:
+            packed: as it was stored.
+            fold: that has its event.
+            seq: of its event.
+            checkpoint_id: empty if the event saves none.
+            raw: the state.
+        """
         body = packed.body
         if self._codec != "auto" or (len(raw) < _SMALL_BYTES and body.codec == "json"):
             return
-        known = Known(raw, (link, *packed.chain), body.text_bytes + packed.chain_bytes)
-        self._recent.put(fold, known)
+        links: tuple[Link, ...] = (Link(seq, body.depth, checkpoint_id),)
+        stored_bytes, prefix = body.text_bytes, packed.prefix
+        if prefix is not None:
+            links += prefix.links
+            stored_bytes += prefix.stored_bytes
+        self._recent.put(fold, Known(raw, links, stored_bytes))
 
     def after_fork(self) -> None:
         """Reset in a forked child: a thread of the parent may have been packing."""
@@ -241,8 +251,8 @@ class Packer:
         newest = view.checkpoints.newest_first() if bases is None else bases
         found = dict(enumerate(islice(newest, _CANDIDATES)))
         order = [hint.lag, *range(_CANDIDATES)]
-        current = view.current if bases is None else None
-        if current is not None and current is not found.get(0):
+        current = view.current
+        if current is not None and current is not found.get(0) and bases is None:
             found[_CANDIDATES] = current
             order.insert(0, _CANDIDATES)
         seen = [lag for lag in dict.fromkeys(order) if lag in found]
@@ -265,7 +275,7 @@ class Packer:
 
         `is_tried`: even if the base shares no sample with it.
         """
-        before: Sequence[Known] = ()
+        seqs: tuple[int, ...] = ()
         try:
             start = self._known(view, entry.seq, read)
             base = delta.base_of(start.links, partial(_is_live, view))
@@ -273,24 +283,20 @@ class Packer:
                 return None
             known = self._known(view, base.seq, read)
             if plus is not None:
-                before = self._before_base(view, plus(view, base), read, len(raw))
+                found = self._before_base(view, plus(view, base), read, len(raw))
+                known, seqs = _joined(found, known)
         except (UnreadableState, NewerFormat, StorageFailed):
             return None  # damage of an old state must not fail a new save
-        prefix, chain_bytes = known.raw, known.stored_bytes
-        if not (is_tried or _is_alike(raw, prefix)):
+        if not (is_tried or _is_alike(raw, known.raw)):
             return None
         depth = start.links[0].depth + 1
-        seqs: tuple[int, ...] = ()
-        if before:
-            prefix = b"".join(each.raw for each in (*before, known))
-            chain_bytes += sum(each.stored_bytes for each in before)
-            seqs = tuple(each.links[0].seq for each in before)
-        body = encoding.delta(raw, prefix, base=base.seq, depth=depth, plus=seqs)
-        if body is None or chain_bytes + body.text_bytes > delta.most_to_read(len(raw)):
+        body = encoding.delta(raw, known.raw, base=base.seq, depth=depth, plus=seqs)
+        if body is None:
             return None
-        if not before:
-            return Packed(body, known.links, chain_bytes)
-        return Packed(body, known.links, chain_bytes, plus, view.fold)
+        to_read = known.stored_bytes + body.text_bytes
+        if to_read > delta.most_to_read(len(raw)):
+            return None
+        return Packed(body, known, plus, view.fold)
 
     def _before_base(
         self,
@@ -313,9 +319,10 @@ class Packer:
     def _known(
         self, view: JobView, seq: int, read: Callable[[JobView, int], Member]
     ) -> Known:
-        recall = partial(self._recent.get, view.fold)
-        if (known := recall(seq)) is not None:
+        known = self._recent.get(view.fold, seq)
+        if known is not None:
             return known
+        recall = partial(self._recent.get, view.fold)
         found = delta_chain.unpack(seq, partial(read, view), recall)
         # A lost key must lose its own states only, so a prefix is under the same key.
         if found.key_ids != {self._key_id}:
@@ -323,6 +330,16 @@ class Packer:
         known = Known(found.raw, found.links, found.stored_bytes)
         self._recent.put(view.fold, known)
         return known
+
+
+def _joined(before: Sequence[Known], base: Known) -> tuple[Known, tuple[int, ...]]:
+    """Return a prefix, and the seqs of the states that it has before its base."""
+    if not before:
+        return base, ()
+    raw = b"".join(each.raw for each in (*before, base))
+    stored_bytes = sum(each.stored_bytes for each in (*before, base))
+    seqs = tuple(each.links[0].seq for each in before)
+    return Known(raw, base.links, stored_bytes), seqs
 
 
 def _is_alike(raw: bytes, base: bytes) -> bool:

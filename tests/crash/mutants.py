@@ -442,12 +442,20 @@ MUTANTS: dict[str, Mutant] = {
     "a compaction drops a live delta's base": Mutant(
         (
             Rewrite(
-                Compactor._kept,
-                "not 0 < len(self._chain(parts.base)) < delta.MAX_LINKS",
-                "len(self._chain(parts.base)) >= delta.MAX_LINKS",
+                Compactor._has_prefix,
+                "0 < len(self._chain(parts.base)) < delta.MAX_LINKS",
+                "len(self._chain(parts.base)) < delta.MAX_LINKS",
             ),
         ),
         "compact",
+    ),
+    "a compaction drops a message of a live delta's prefix": Mutant(
+        (
+            Rewrite(
+                Compactor._has_prefix, "all(map(self._copied.get, parts.plus))", "True"
+            ),
+        ),
+        "compact a thread",
     ),
     "a compaction drops what is live": Mutant(
         (

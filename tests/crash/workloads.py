@@ -16,6 +16,7 @@ from tests.crash import executions
 from tests.crash.ledger import NO_PROMISE, STORE, Ledger, Violation
 from tests.crash.session import ROOT, Moment, Session, forget_attempts
 from tests.crash.simdisk import Content, Fault, SimDisk, World
+from tests.support import threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -427,6 +428,28 @@ def compact_noted_states(session: Session) -> None:
     session.acknowledge(manager, JOB)
 
 
+def compact_a_thread(session: Session) -> None:
+    """A message goes for good that is in the prefix of a later state."""
+    manager = _begun(session)
+    manager.trash_seconds = 0
+    thread = threads.Thread(manager, JOB)
+    for size_bytes in (2200, 300, 300):
+        for step in (partial(thread.say, size_bytes), thread.put):
+            checkpoint_id = step()
+            session.ledger.states |= thread.states
+            session.acknowledge(manager, JOB)
+            if size_bytes == 300 and step == thread.put:
+                view = manager._reader.view(JOB)
+                seq = view.checkpoints[checkpoint_id].seq
+                assert manager._reader.read(view, seq).parts.plus
+    manager.delete(JOB, [*thread.states][2])
+    session.acknowledge(manager, JOB)
+    session.quiet()
+    assert manager.compact(JOB) is not None
+    manager.list(JOB)
+    session.acknowledge(manager, JOB)
+
+
 def hard_linked(session: Session) -> None:
     """A copy by hard links shares both files; two processes go on writing."""
     manager = _begun(session)
@@ -587,6 +610,7 @@ WORKLOADS: dict[str, Workload] = {
     "compact": Workload(compact),
     "states of other events": Workload(note_states),
     "compact states of other events": Workload(compact_noted_states),
+    "compact a thread": Workload(compact_a_thread),
     "hard linked": Workload(hard_linked),
     "take over a rewrite": Workload(take_over_a_rewrite),
     "come and go": Workload(come_and_go),

@@ -70,6 +70,14 @@ def proves(raw: bytes) -> dict[str, Any]:
 
 DEEP = b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"
 HUGE = b"9" * 6000
+
+
+def prefixed(seqs: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return a delta with these states before its base."""
+    more = b',"base":2,"depth":1,"plus":[%b]' % seqs
+    return proves(b"{}"), line("zstd-delta", framed(b"{}"), more)
+
+
 CASES: dict[str, tuple[dict[str, Any], bytes | None]] = {
     "a size that is text": ({"state_bytes": "2"}, line("json", b"{}")),
     "a size below zero": ({"state_bytes": -2}, line("zstd", framed(b"{}"))),
@@ -103,6 +111,11 @@ CASES: dict[str, tuple[dict[str, Any], bytes | None]] = {
         {},
         line("zstd-delta", framed(b"{}"), b',"base":1,"depth":1'),
     ),
+    "a prefix with itself": prefixed(b"3"),
+    "a prefix with a later state": prefixed(b"9"),
+    "a prefix with an event without a state": prefixed(b"1"),
+    "a prefix with a seq of 6,000 digits": prefixed(HUGE),
+    "a prefix of too many states": prefixed(b",".join([b"2"] * 65)),
     "a frame that is none": ({}, line("zstd", b'"%b"' % (b"AAAA" * 9))),
     "text that is no base64": ({}, line("zstd", b'"~~~~"')),
     "no state line": ({}, None),
