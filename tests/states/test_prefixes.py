@@ -12,10 +12,18 @@ import orjson
 import pytest
 
 from milepost import CheckpointManager, Key, KeyRing
-from milepost.journal.errors import UnreadableState
-from milepost.journal.states import delta, delta_chain, state_digest, zstd
+from milepost.journal.crypto.envelope import StateAddress
+from milepost.journal.errors import NewerFormat, UnreadableState
+from milepost.journal.states import (
+    delta,
+    delta_chain,
+    line_codec,
+    state_digest,
+    zstd,
+)
+from milepost.journal.states.encoding import Body
 from milepost.journal.storage.files.storage import FileStorage
-from tests.support.faults import FaultyDisk
+from tests.support.faults import FaultyDisk, journal_of
 from tests.support.lines import Draft as Forged
 from tests.support.lines import append_as_newer
 from tests.support.threads import JOB, TYPE, Thread
@@ -41,10 +49,15 @@ def seq_of(manager: CheckpointManager, checkpoint_id: str) -> int:
 
 
 def stored(manager: CheckpointManager, checkpoint_id: str) -> Any:
-    """Return a state as the journal has it, proved by its digest."""
+    """Return a state as the journal has it, proved by its digest.
+
+    Check that not much more is read for it than may be.
+    """
     reader = manager._reader
     seq, view = seq_of(manager, checkpoint_id), reader.view(JOB)
-    return orjson.loads(delta_chain.prove(seq, partial(reader.read, view)).raw)
+    found = delta_chain.prove(seq, partial(reader.read, view))
+    assert found.stored_bytes < 1.3 * delta.most_to_read(len(found.raw))
+    return orjson.loads(found.raw)
 
 
 def check(root: Path, thread: Thread, keys: KeyRing | None = None) -> None:
@@ -74,6 +87,20 @@ def test_each_message_is_stored_once(
         states = [parts_of(manager, state) for _, state in fill(thread, 70)]
     assert sum(len(parts.content) for parts in states) < 70 * 100
     assert {len(parts.plus) for parts in states} == {1, 4, 16, 64}
+    check(root, thread, keys)
+
+
+@SECRET
+def test_messages_count_in_what_a_state_depends_on(
+    root: Path, keys: KeyRing | None
+) -> None:
+    with CheckpointManager(root, keys=keys, durability="never") as manager:
+        thread = Thread(manager, window=3)
+        for _ in range(90):
+            said = thread.say(1500)
+            thread.put()
+        check(root, thread, keys)
+        manager.delete(JOB, said, purge=True)
     check(root, thread, keys)
 
 
@@ -171,12 +198,13 @@ def test_a_compaction_drops_any_state_of_a_prefix(
     check(root, thread, keys)
 
 
+@pytest.mark.parametrize("typed", [{}, TYPE], ids=["JSON", "opaque"])
 @pytest.mark.parametrize("how", ["deleted", "purged", "compacted"])
 def test_a_state_is_stored_whole_if_a_message_of_its_prefix_left_meanwhile(
-    root: Path, how: str
+    root: Path, how: str, typed: dict[str, str]
 ) -> None:
     with CheckpointManager(root) as manager, CheckpointManager(root) as other:
-        thread = Thread(manager)
+        thread = Thread(manager, typed=typed)
         fill(thread, 2)
         said = thread.say()
         state, packed = thread.packed()
@@ -184,7 +212,8 @@ def test_a_state_is_stored_whole_if_a_message_of_its_prefix_left_meanwhile(
         if how == "compacted":  # a message that came after the state was packed
             said = thread.say()
         other.delete(JOB, said, purge=how != "deleted")
-        assert parts_of(manager, thread.save(state, packed)).base == 0
+        parts = parts_of(manager, thread.save(state, packed))
+        assert parts.codec == ("zstd" if typed else "json")
     check(root, thread)
 
 
@@ -206,7 +235,8 @@ def test_whatever_is_deleted_and_compacted_all_that_is_live_restores(
 ) -> None:
     source = random.Random(seed)
     manager = CheckpointManager(root, keys=keys, durability="never")
-    thread = Thread(manager, typed=source.choice([{}, TYPE]), seed=seed)
+    typed, window = source.choice([{}, TYPE]), source.choice([0, 4])
+    thread = Thread(manager, typed=typed, window=window, seed=seed)
     fill(thread, 5)
     trash: list[str] = []
     used = 0
@@ -279,13 +309,14 @@ def test_a_prefix_that_is_not_the_one_that_was_written_is_refused(
 @pytest.mark.parametrize(
     ("plus", "problem"),
     [
-        ([7], "which is later"),
+        ([8], "which is later"),
         ([9], "which is later"),
         ([1], "event 1 is missing, or has no state"),
         ([5], "which is a delta or too large"),
         ([6], "which is a delta or too large"),
+        ([7, 7], "which is a delta or too large"),
     ],
-    ids=["itself", "later", "no state", "a delta", "too large"],
+    ids=["itself", "later", "no state", "a delta", "too large", "too large together"],
 )
 def test_a_state_that_no_prefix_may_have_is_refused(
     root: Path, plus: list[int], problem: str
@@ -293,8 +324,10 @@ def test_a_state_that_no_prefix_may_have_is_refused(
     with CheckpointManager(root) as manager:
         thread = Thread(manager, "job")
         fill(thread, 1)
-        packed = manager._packer.whole(orjson.dumps({"message": "x" * 70_000}))
-        thread.save({"message": "x" * 70_000}, packed, aside=True)
+        for size_bytes in (70_000, 40_000):
+            message = {"message": "x" * size_bytes}
+            packed = manager._packer.whole(orjson.dumps(message))
+            thread.save(message, packed, aside=True)
         live = manager.list("job")
     raw, salt = b'{"n":1}', bytes(16)
     frame = binascii.b2a_base64(zstd.compress(raw, bytes(8)), newline=False)
@@ -315,3 +348,70 @@ def test_a_state_that_no_prefix_may_have_is_refused(
             thread.say()
             thread.put()
         assert manager.verify("job", deep=True)[0].ok
+
+
+@pytest.mark.parametrize("needed", [2, 3])
+def test_a_compaction_that_drops_what_a_newer_codec_needs_is_refused(
+    root: Path, needed: int
+) -> None:
+    with CheckpointManager(root) as manager:
+        ids = [manager.save("job", "s", {"n": n}) for n in range(3)]
+    state = (
+        b'"codec":"zstd-next","base":2,"depth":1,"plus":[3],"salt":"%032x","body":"A"'
+    )
+    data = {"state_digest": "0" * 64, "state_bytes": 5}
+    append_as_newer(root, Forged("task.done", data=data, state=state % 0))
+    with (
+        CheckpointManager(root) as manager,
+        pytest.raises(NewerFormat, match="zstd-next"),
+    ):
+        manager.delete("job", ids[needed - 2], purge=True)
+    with CheckpointManager(root) as manager:
+        assert b'{"state":%d,' % needed in journal_of(root, "job").read_bytes()
+        assert manager.get("job", ids[2]).state == {"n": 2}
+
+
+def test_a_delta_is_in_no_prefix(root: Path) -> None:
+    with CheckpointManager(root) as manager:
+        thread = Thread(manager)
+        fill(thread, 1)
+        reader = manager._reader
+        view = reader.view(JOB)
+        message, state = [*view.checkpoints.after(0)][-2:]
+        for candidates, taken in (
+            ([message.seq], (message.seq,)),
+            ([message.seq, state.seq], ()),
+        ):
+            packed = manager._packer.pack(
+                view,
+                orjson.dumps(thread.states[state.checkpoint_id]),
+                reader.read,
+                bases=[state],
+                plus=lambda *_, found=candidates: found,
+            )
+            assert packed.body.plus == taken
+
+
+def test_all_that_was_read_counts_as_read(root: Path) -> None:
+    with CheckpointManager(root) as manager:
+        thread = Thread(manager)
+        fill(thread, 2)
+        view = manager._reader.view(JOB)
+        members = {seq: manager._reader.read(view, seq) for seq in range(2, 8)}
+    of_plus = members[6]
+    members[6] = of_plus._replace(parts=of_plus.parts._replace(key_id="old"))
+    found = delta_chain.unpack(7, members.__getitem__)
+    read = [7, 5, 6, 4, 3]  # the chain, and its messages
+    assert found.stored_bytes == sum(members[seq].stored_bytes for seq in read)
+    assert found.key_ids == {"", "old"}
+
+
+def test_the_longest_header_is_within_its_bound() -> None:
+    last = 10**19 - 1
+    body = Body("zstd-delta", b"", last, last, (last,) * delta.MAX_PLUS)
+    key, address = Key("k" * 32, bytes(32)), StateAddress("s", "j", last)
+    encoded = line_codec.encode_state(b"{}", {"n": 1}, body, key=key)
+    line = line_codec.state_line(encoded, address)
+    header = line_codec.read_header(line[: line_codec.HEADER_BYTES], seq=last)
+    assert header == line_codec.read_header(line, seq=last)
+    assert line.startswith(b'"', header.start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 JOB = "thread"
 TYPE = {"state_type": "msgpack"}
+# As text, a compressed message is longer than a plain one.
+_LETTERS = string.ascii_letters + string.digits + "!#$%&()*+,-./:;<=>?@[]^_{|}~"
 
 
 def messages_since(view: JobView, base: Link) -> Sequence[int]:
@@ -36,6 +39,7 @@ class Thread:
         manager: the store.
         job_id: the job that has the thread.
         typed: `TYPE` for states that no reader takes for JSON.
+        window: how many of the last messages a state has; all by default.
         seed: of the messages.
 
     Attributes:
@@ -47,18 +51,20 @@ class Thread:
         manager: CheckpointManager,
         job_id: str = JOB,
         typed: dict[str, str] | None = None,
+        window: int = 0,
         seed: int = 3,
     ) -> None:
         self.manager = manager
         self.states: dict[str, dict[str, Any]] = {}
         self._job_id = job_id
+        self._window = window
         self._typed = {} if typed is None else typed
         self._messages: list[str] = []
         self._random = random.Random(seed)
 
     def say(self, size_bytes: int = 700) -> str:
-        """Append a message of random digits."""
-        text = self._random.randbytes(size_bytes // 2).hex()
+        """Append a message of random letters."""
+        text = "".join(self._random.choices(_LETTERS, k=size_bytes))
         self._messages.append(text)
         state = {"message": text}
         packer = self.manager._packer
@@ -66,12 +72,12 @@ class Thread:
         return self.save(state, packed, aside=True)
 
     def put(self) -> str:
-        """Append the state that has all messages."""
+        """Append the state that has the messages."""
         return self.save(*self.packed())
 
     def packed(self) -> tuple[dict[str, Any], Packed]:
-        """Return the state that has all messages, and the form to store it in."""
-        state = {"messages": [*self._messages]}
+        """Return the state that has the messages, and the form to store it in."""
+        state = {"messages": self._messages[-self._window :]}
         reader = self.manager._reader
         view = reader.view(self._job_id)
         states = [e for e in view.checkpoints.after(0) if not e.labels.is_aside]
