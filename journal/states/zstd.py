@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
@@ -22,6 +23,10 @@ _WINDOW_LOG_SMALL = 23  # 8 MiB: more than this level needs without a base
 _NEAR_BYTES = 2 * 1024 * 1024
 _NEAR_LEVEL = 1
 _HASH_LOG_MIN, _HASH_LOG_MAX = 12, 17
+# Making a compressor takes as long as compressing 1 KB with it.  So each thread keeps
+# one for small states; after a large one it would keep megabytes.
+_kept = threading.local()
+_KEPT_BYTES = 16 * 1024
 LIMIT_BYTES = 1 << _WINDOW_LOG_MAX
 SHORTEST_BASE = 8
 
@@ -35,7 +40,7 @@ def compress(raw: bytes, base: bytes = b"") -> bytes:
             with `raw`.
     """
     if not base:
-        return zstd.compress(raw, _LEVEL)
+        return _whole(raw)
     # The default window of a level is smaller than a large state.  A base outside the
     # window silently saves nothing.
     reach = len(raw) + len(base)
@@ -50,6 +55,17 @@ def compress(raw: bytes, base: bytes = b"") -> bytes:
         options[CompressionParameter.enable_long_distance_matching] = 1
     prefix = zstd.ZstdDict(base, is_raw=True).as_prefix
     return zstd.compress(raw, options=options, zstd_dict=prefix)
+
+
+def _whole(raw: bytes) -> bytes:
+    if len(raw) > _KEPT_BYTES:
+        return zstd.compress(raw, _LEVEL)
+    # While it is in use, a signal handler uses another one, and a failure drops it.
+    kept: zstd.ZstdCompressor | None = _kept.__dict__.pop("compressor", None)
+    compressor = zstd.ZstdCompressor(_LEVEL) if kept is None else kept
+    frame = compressor.compress(raw, zstd.ZstdCompressor.FLUSH_FRAME)
+    _kept.compressor = compressor
+    return frame
 
 
 def decompress(frame: bytes, size_bytes: int, base: bytes = b"") -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -11,6 +12,7 @@ import pytest
 from benchmarks.states import chat, edits, text
 from milepost import CheckpointManager
 from milepost.journal.errors import UnreadableState
+from milepost.journal.states import zstd
 from milepost.journal.storage.files.storage import FileStorage
 from tests.support.faults import FaultyDisk, journal_of
 
@@ -70,6 +72,17 @@ def test_a_job_of_several_shapes_is_not_taken_for_one_without(
     plans = [text(rng, 40_000) for _ in range(shapes)]
     save_all(root, [{"n": n, "plan": plans[n % shapes]} for n in range(60)])
     assert journal_of(root, JOB).stat().st_size < 400_000
+
+
+def test_a_frame_does_not_depend_on_those_before_it() -> None:
+    rng = random.Random(6)
+    sizes = [rng.choice([0, 20, 800, 5000, 16_384, 16_385, 50_000]) for _ in range(60)]
+    states = [text(rng, size_bytes).encode() for size_bytes in sizes]
+    for state in states:
+        with ThreadPoolExecutor() as pool:  # a thread that has compressed nothing
+            fresh = pool.submit(zstd.compress, state).result()
+        assert zstd.compress(state) == fresh
+        assert zstd.decompress(fresh, len(state)) == state
 
 
 def test_a_job_that_jumps_back_pays_for_changes_only(root: Path) -> None:
