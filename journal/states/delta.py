@@ -21,8 +21,8 @@ _RADIX = 4
 PERIOD = _RADIX**4
 # Readers reject longer chains.  Chains have at most 13 states unless some are deleted.
 MAX_LINKS = 32
-# States that a delta's prefix may have before its base: those of a stride of three
-# digits, if there is one for each checkpoint.
+# A delta's prefix has at most this number of states before its base: one for each state
+# of the longest stride.
 MAX_PLUS = _RADIX**3
 # A restore reads at most this multiple of the state, or this many bytes.
 _READ_FACTOR, _READ_BYTES = 4, 64 * 1024

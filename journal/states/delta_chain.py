@@ -102,10 +102,10 @@ def unpack(
     raw, rest, rest_bytes = (None, (), 0) if known is None else known
     plus: list[Member] = []
     for member in reversed(members):
-        if member.parts.plus and raw is not None:
+        if member.parts.plus:
             cached_bytes, first = _before_base(member, read, recall, plus)
             rest_bytes += cached_bytes
-            raw = first + raw
+            raw = first + (raw or b"")
         raw = line_codec.raw_of(member.parts, member.data["state_bytes"], raw)
     assert raw is not None
     return Unpacked(raw, tuple(members), rest, rest_bytes, plus=tuple(plus))
@@ -134,18 +134,20 @@ def _before_base(
         if each >= seq:
             raise UnreadableState(f"state {seq} needs state {each}, which is later")
         if (known := recall(each)) is not None:
+            is_whole, left = len(known.links) == 1, left - len(known.raw)
+        else:
+            plus.append(read(each))
+            parts, size_bytes = plus[-1].parts, plus[-1].data["state_bytes"]
+            is_whole, left = not parts.base, left - size_bytes
+        if not is_whole or left < 0:
+            raise UnreadableState(
+                f"state {seq} needs state {each}, which is a delta or too large"
+            )
+        if known is not None:
             raws.append(known.raw)
             cached_bytes += known.stored_bytes
         else:
-            member = read(each)
-            size_bytes = member.data["state_bytes"]
-            if member.parts.base or size_bytes > left:
-                raise UnreadableState(
-                    f"state {seq} needs state {each}, which is a delta or too large"
-                )
-            raws.append(line_codec.raw_of(member.parts, size_bytes))
-            plus.append(member)
-        left -= len(raws[-1])
+            raws.append(line_codec.raw_of(parts, size_bytes))
     return cached_bytes, b"".join(raws)
 
 

@@ -254,7 +254,7 @@ _HEADER = re.compile(
     rb'(?:"alg":"A256GCM","key":"(?P<key>[A-Za-z0-9._-]{1,%d})",'
     rb'"wrapped":"(?P<wrapped>[A-Za-z0-9+/]{%d})",)?'
     rb'(?P<codec>"codec":"(?P<name>json|zstd|zstd-delta)")'
-    rb'(?:,"base":(?P<base>\d{1,19}),"depth":(?P<depth>\d{1,19})'
+    rb'(?:,"base":(?P<base>[1-9]\d{0,18}),"depth":(?P<depth>\d{1,19})'
     rb'(?:,"plus":\[(?P<plus>\d{1,19}(?:,\d{1,19}){0,%d})\])?)?'
     rb'(?:,"salt":"(?P<salt>[0-9a-f]{32})")?'
     rb'(?:,"metadata_bytes":(?P<metadata>\d{1,19}),"metadata":)?'

@@ -72,9 +72,9 @@ DEEP = b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"
 HUGE = b"9" * 6000
 
 
-def prefixed(seqs: bytes) -> tuple[dict[str, Any], bytes]:
+def prefixed(seqs: bytes, base: int = 2) -> tuple[dict[str, Any], bytes]:
     """Return a delta with these states before its base."""
-    more = b',"base":2,"depth":1,"plus":[%b]' % seqs
+    more = b',"base":%d,"depth":1,"plus":[%b]' % (base, seqs)
     return proves(b"{}"), line("zstd-delta", framed(b"{}"), more)
 
 
@@ -115,6 +115,7 @@ CASES: dict[str, tuple[dict[str, Any], bytes | None]] = {
     "a prefix with a later state": prefixed(b"9"),
     "a prefix with an event without a state": prefixed(b"1"),
     "a prefix with a seq of 6,000 digits": prefixed(HUGE),
+    "a prefix without a base": prefixed(b"9", base=0),
     "a prefix of too many states": prefixed(b",".join([b"2"] * 65)),
     "a frame that is none": ({}, line("zstd", b'"%b"' % (b"AAAA" * 9))),
     "text that is no base64": ({}, line("zstd", b'"~~~~"')),
