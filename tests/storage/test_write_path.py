@@ -14,6 +14,7 @@ import tempfile
 import textwrap
 import threading
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -29,6 +30,7 @@ from milepost.journal.errors import (
     ReadOnlyStore,
     StorageFailed,
 )
+from milepost.journal.storage.files import job_lock
 from milepost.journal.storage.files.recovery.head import Extent
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.group_commit import Waiter
@@ -883,6 +885,54 @@ def test_in_ci_a_test_that_needs_what_could_be_there_fails(
         cwd=tmp_path,
     )
     assert done.returncode == expected, done.stdout + done.stderr
+
+
+# -- turns -----------------------------------------------------------------------------
+
+
+def two_jobs(disk: FaultyDisk, root: Path) -> CheckpointManager:
+    manager = on(disk, root)
+    for job in ("one", "two"):
+        manager.save(job, "first", {})
+    return manager
+
+
+def test_writers_of_two_jobs_prepare_their_writes_in_turns_and_sync_together(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_lock, "_TURN_SECONDS", 60)
+    disk = FaultyDisk(root)
+    manager = two_jobs(disk, root)
+    is_second, overlaps = threading.Event(), list[bool]()
+    in_both = threading.Barrier(2, timeout=30)
+    meet = Fault("append", action=lambda: overlaps.append(is_second.wait(0.2)))
+    for fault in (meet, Fault("append", action=is_second.set)):
+        disk.set(fault)
+    for job in ("one", "two"):
+        disk.set(Fault("sync", on=job, action=in_both.wait))
+    with ThreadPoolExecutor() as pool:
+        ids = [pool.submit(manager.save, job, "next", {}) for job in ("one", "two")]
+        assert [done.result() for done in ids]
+    assert overlaps == [False]
+
+
+def test_a_write_that_hangs_does_not_keep_other_jobs_from_theirs(root: Path) -> None:
+    disk = FaultyDisk(root)
+    manager = two_jobs(disk, root)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        assert goes_on.wait(30)
+
+    disk.set(Fault("append", on="one", action=hang))
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(manager.save, "one", "next", {})
+        assert hangs.wait(30)
+        manager.save("two", "next", {})
+        assert not hanging.done()
+        goes_on.set()
+        assert hanging.result()
 
 
 # -- answers under one write -----------------------------------------------------------

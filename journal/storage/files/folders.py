@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from milepost.journal.disk.disk import Disk
+    from milepost.journal.process.mutex import Mutex
     from milepost.journal.storage.files.file_job import FileJob
     from milepost.journal.storage.files.recovery.salvage import SalvageFolder
     from milepost.journal.storage.removals import Records
@@ -55,6 +56,7 @@ class Place(NamedTuple):
         writes: called before a write.
         store: has the store's records.
         removed: how often this process has removed a job, by id.
+        preparing: of the store; see `JobLock.try_take`.
     """
 
     disk: Disk
@@ -69,3 +71,4 @@ class Place(NamedTuple):
     writes: Callable[[], None]
     store: Records
     removed: Counter[str]
+    preparing: Mutex

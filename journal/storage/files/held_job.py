@@ -102,6 +102,7 @@ class HeldFileJob:
                 hint="free some space",
             )
         if is_synced:
+            files.preparing.release()
             self._sync(file, is_first=is_first)
         else:
             self._memory.owes_sync = True

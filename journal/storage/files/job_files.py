@@ -46,6 +46,7 @@ class JobFiles:
         head: the head file, which is also the lock.
         snapshot: the snapshot of the job's fold.
         store: has the store's records.
+        preparing: see `JobLock.try_take`.
         opened: the journal, if it is open.
         is_listed: the job counts among those that have files open.
     """
@@ -67,6 +68,7 @@ class JobFiles:
         self.opened: OpenFile | None = None
         self.is_listed = False
         self.store = place.store
+        self.preparing = place.preparing
         self._store_id = place.store_id
         self._removed = place.removed
         self._lists = lists

@@ -115,6 +115,7 @@ class FileStorage:
         self._files: dict[str, FileJob] = {}
         self._removed = Counter[str]()
         self._guard = Mutex()
+        self._preparing = Mutex()
         self._durable_id: str | None = None  # of the store whose folders are synced
         self._flusher: threading.Thread | None = None
         self._stop_flusher = threading.Event()
@@ -279,6 +280,7 @@ class FileStorage:
             self._writes,
             self,
             self._removed,
+            self._preparing,
         )
         return self._listed(FileJob(place))
 
@@ -389,6 +391,7 @@ class FileStorage:
         """
         files = list(self._files.values())
         self._guard = Mutex()
+        self._preparing = Mutex()
         self._files = {}
         self._flusher = None
         self._stop_flusher = threading.Event()
