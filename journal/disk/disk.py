@@ -373,7 +373,7 @@ class PosixDisk:
     def stat(self, path: Path | str) -> Stat | None:
         """See `Disk.stat`."""
         try:
-            return _stat_of(os.stat(path, follow_symlinks=False))
+            return _stat_of(os.lstat(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
 

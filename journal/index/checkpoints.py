@@ -81,7 +81,10 @@ class Checkpoints:
         return self._count
 
     def __contains__(self, checkpoint_id: str) -> bool:
-        return self.get(checkpoint_id) is not None
+        has_packed = bool(self._packed)  # first, as in `get`
+        return checkpoint_id in self._by_id or (
+            has_packed and self.get(checkpoint_id) is not None
+        )
 
     def __getitem__(self, checkpoint_id: str) -> Entry:
         entry = self.get(checkpoint_id)

@@ -887,6 +887,23 @@ def test_in_ci_a_test_that_needs_what_could_be_there_fails(
     assert done.returncode == expected, done.stdout + done.stderr
 
 
+def test_a_save_reads_its_head_in_one_system_call(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = CheckpointManager(root)
+    manager.save(JOB, "first", {})
+    sizes: list[int] = []
+    pread = os.pread
+
+    def counted(fd: int, size: int, offset: int) -> bytes:
+        sizes.append(size)
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    manager.save(JOB, "second", {})
+    assert sizes == [1024]
+
+
 # -- turns -----------------------------------------------------------------------------
 
 

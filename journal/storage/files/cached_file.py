@@ -39,6 +39,7 @@ class CachedFile(Generic[_T]):
     ) -> None:
         self._disk = disk
         self._path = path
+        self._name = str(path)  # quicker to ask for
         self._most_bytes = most_bytes
         self._parse = parse
         self._known: _Known[_T] | None = None
@@ -50,7 +51,7 @@ class CachedFile(Generic[_T]):
             OSError: it cannot be read.
             Exception: of `parse`.
         """
-        found = self._disk.stat(self._path)
+        found = self._disk.stat(self._name)
         known = self._known
         if found is None:
             known = None

@@ -314,7 +314,8 @@ class FileJob:
         if not (files.is_listed and self._lock.try_take()):
             return None
         try:
-            raw, found = files.head.read(), files.stat()
+            # Both slots are all that counts; a read beyond the end takes two calls.
+            raw, found = files.head.read(head_codec.FILE_BYTES), files.stat()
         except OSError:
             return None
         if not recovering.is_as_left(files, memory, raw, found):

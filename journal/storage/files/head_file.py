@@ -90,6 +90,7 @@ class HeadFile:
     def __init__(self, disk: Disk, path: Path, lock_timeout_seconds: float) -> None:
         self._disk = disk
         self._path = path
+        self._name = str(path)  # quicker to ask for
         self._lock_timeout_seconds = lock_timeout_seconds
         # Each thread keeps a reference to the file that it uses, so that another thread
         # may replace or drop this one at any time.
@@ -128,7 +129,7 @@ class HeadFile:
         """
         opened = self._opened
         if opened is not None:
-            found = self._disk.stat(self._path)
+            found = self._disk.stat(self._name)
             if found is None or found.inode != opened.inode:
                 opened = None  # the file was replaced, or its folder removed
         if opened is None:
@@ -138,10 +139,10 @@ class HeadFile:
                 return b""
         return opened.file.read(0, head_codec.READ_BYTES)
 
-    def read(self) -> bytes:
-        """Return the file's bytes; requires the lock."""
+    def read(self, size: int = head_codec.READ_BYTES) -> bytes:
+        """Return up to `size` bytes of the file; requires the lock."""
         assert self._locked is not None, "only under the lock"
-        return self._locked.file.read(0, head_codec.READ_BYTES)
+        return self._locked.file.read(0, size)
 
     def try_lock(self) -> bool:
         """Take the lock if nothing stands in the way; return whether it was taken.
@@ -157,7 +158,7 @@ class HeadFile:
         # No overtaking of waiters.
         if opened.file.queued(0) is not None or not opened.file.try_lock():
             return False
-        found = self._disk.stat(self._path)
+        found = self._disk.stat(self._name)
         return found is not None and found.inode == opened.inode and found.links == 1
 
     def lock(self, *, wait: bool, may_create: MayCreate) -> None:
@@ -186,7 +187,7 @@ class HeadFile:
             # exception arrives in between.
             self._locked = opened
             self._acquire(opened, wait=wait)
-            found = self._disk.stat(self._path)
+            found = self._disk.stat(self._name)
             if found is not None and found.inode == opened.inode:
                 if found.links > 1 and opened.is_writable:
                     self._unshare(opened)

@@ -56,6 +56,7 @@ class JobFiles:
         self.name, self.job_id = place.name, place.job_id
         self.durability: Durability = place.durability
         self.path = self.folders.journals / f"{self.name}.jsonl"
+        self._journal = str(self.path)  # quicker to ask for
         self.copy_path = self.folders.journals / f"{self.name}.copy"
         self.temporary = self.folders.journals / f"{self.name}.tmp"
         self.salvage = place.salvage
@@ -84,7 +85,7 @@ class JobFiles:
         Raises:
             OSError: it cannot be read.
         """
-        return self.disk.stat(self.path)
+        return self.disk.stat(self._journal)
 
     def version(self, inode: int, size: int) -> Version:
         """Return the version of the job in a journal of this inode and size.
