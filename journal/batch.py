@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from milepost.journal import ids
 from milepost.journal.clock import stamp
-from milepost.journal.errors import Conflict
+from milepost.journal.errors import Conflict, WrongKind
 from milepost.journal.events import codec
 from milepost.journal.events.codec import Mark
 from milepost.journal.index import job_view
@@ -150,6 +150,21 @@ class Batch:
         nonce = ids.new_nonce()
         self.opening = {"job": self.view.job_id, "store": store_id, "nonce": nonce}
         self.add("job.opened", "journal", self.opening)
+
+    def claim(self, kind: str = "") -> None:
+        """Give a new job this kind; refuse a job of another kind.
+
+        Raises:
+            WrongKind: the job holds something else.
+        """
+        if self.view.seq == 0 and self.seq == self._preamble:
+            # A refused caller may have opened the job as another kind.
+            self.opening.pop("kind", None)
+            if kind:
+                self.opening["kind"] = kind
+        held = self.opening.get("kind", "") if self.opening else self.view.kind
+        if held != kind:
+            raise WrongKind(self.view.job_id, str(held), kind)
 
     def add_repairs(self, repairs: Iterable[JobRepairedData]) -> bool:
         """Add outstanding ``job.repaired`` events; return whether there were any."""

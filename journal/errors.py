@@ -152,6 +152,37 @@ class Conflict(MilepostError, ValueError):
     code = "conflict"
 
 
+# What a job holds, by its kind.
+_HELD = {
+    "": "states",
+    "log": "the entries of a log",
+    "thread": "the checkpoints of a LangGraph thread",
+}
+
+
+class WrongKind(MilepostError, ValueError):
+    """The job holds something else than what the caller writes or reads.
+
+    Attributes:
+        job_id: the job.
+        kind: what it holds: `log`, `thread`, or empty for states.
+        asked: what it would have to hold.
+    """
+
+    code = "wrong_kind"
+    _details = ("job_id", "kind", "asked")
+
+    def __init__(self, job_id: str, kind: str, asked: str) -> None:
+        held = _HELD.get(kind, f"{kind!r:.40}, which this version does not know")
+        super().__init__(
+            f"job {job_id!r} holds {held}, not {_HELD[asked]}",
+            hint="use another job id",
+        )
+        self.job_id = job_id
+        self.kind = kind
+        self.asked = asked
+
+
 class UnknownExecution(MilepostError, ValueError):
     """There is no such execution; nothing was done."""
 

@@ -40,6 +40,7 @@ EXIT_OF_CODE = {
     "unknown_execution": Exit.NOT_FOUND,
     "unknown_approval": Exit.NOT_FOUND,
     "conflict": Exit.CONFLICT,
+    "wrong_kind": Exit.CONFLICT,
     "stale_plan": Exit.CONFLICT,
     "job_running": Exit.CONFLICT,
     "lease_live": Exit.CONFLICT,

@@ -37,6 +37,7 @@ STATUS_OF = {
     "no_checkpoint": 404,
     "conflict": 409,
     "not_imported": 409,
+    "wrong_kind": 409,
     "stale_plan": 409,
     "protected": 409,
     "held": 409,

@@ -136,9 +136,11 @@ def start(
         request: a repeat returns the id of the first one.
 
     Raises:
+        WrongKind: the job holds no states.
         LeaseLive: from `refuse_live`.
         InvalidArgument: a name is out of bounds.
     """
+    batch.claim()
     if (earlier := request.admitted(batch)) is not None:
         made = batch.view.workflows.executions.values()
         first = (e.execution_id for e in made if e.seq >= earlier.first)

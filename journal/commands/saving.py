@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.journal import ids
 from milepost.journal.commands.requests import KeyInUse
-from milepost.journal.errors import Conflict, InvalidArgument
+from milepost.journal.errors import Conflict, InvalidArgument, WrongKind
 from milepost.journal.events.vocabulary import DEFAULT_WORKFLOW_VERSION
 from milepost.journal.index.content import Content, fields_of
 from milepost.journal.reading.reader import entry_of
@@ -85,9 +85,11 @@ def save(
     It becomes current, unless the draft says that it is aside.
 
     Raises:
+        WrongKind: the job holds no states.
         Conflict: `expected_seq` is stale, or the key refers to other content.
         KeyNeeded, DroppedKey: no state may be written with the configured key.
     """
+    batch.claim()
     key, content = draft.data.get("idempotency_key"), None
     if "request_digest" in draft.data:
         key = None  # of a request, which the caller answers
@@ -123,6 +125,7 @@ def fork(batch: Batch, draft: Draft, origin: ForkOrigin, *, actor: str) -> str:
     """
     if batch.seen_seq != 0:
         raise Conflict(f"job {batch.view.job_id!r} already exists")
+    batch.claim()
     batch.opening["forked_from"] = origin
     checkpoint_id = new_id(batch, draft.data["step_name"])
     data = draft.data | {"checkpoint_id": checkpoint_id}
@@ -195,6 +198,7 @@ def copy_of(
     Raises:
         UnknownCheckpoint: it does not exist, or was deleted.
         UnreadableState: its bytes differ from what was saved.
+        WrongKind: the job holds no states.
     """
     source = partial(_source, reader, checkpoint_id)
     entry, event, opened = reader.answer(job_id, source)
@@ -217,6 +221,8 @@ def copy_of(
 def _source(
     reader: Reader, checkpoint_id: str, view: JobView
 ) -> tuple[Entry, CheckpointSaved, DecodedState]:
+    if view.kind:
+        raise WrongKind(view.job_id, view.kind, "")
     entry = entry_of(view, checkpoint_id)
     return entry, reader.event_of(view, entry), reader.open(view, entry)
 

@@ -36,11 +36,15 @@ class ForkOrigin(TypedDict):
 
 
 class JobOpenedData(TypedDict):
-    """The id of the job, and the values that bind its hash chain to this store."""
+    """The id of the job, and the values that bind its hash chain to this store.
+
+    `kind`: what the job holds if its checkpoints are no states: `log`, `thread`.
+    """
 
     job: str
     store: str
     nonce: str
+    kind: NotRequired[str]
     forked_from: NotRequired[ForkOrigin]
 
 

@@ -221,6 +221,7 @@ class Importer:
         encoded = [self._encoded(each) for each in ready]
 
         def request(batch: Batch) -> int:
+            batch.claim()
             view, written = batch.view, 0
             current = view.current
             for each, state in zip(ready, encoded, strict=True):

@@ -148,6 +148,7 @@ class JobView:
         "held",
         "job_id",
         "keys",
+        "kind",
         "last_at",
         "latest",
         "lineage",
@@ -173,6 +174,7 @@ class JobView:
         self.store_id = store_id
         self.fold = Fold()
         self.origin = ""  # tells jobs of one id apart; see `codec.origin_of`
+        self.kind = ""  # what it holds; empty: states
         self.seq = 0
         self.hash: str | None = None
         self.stored_bytes = 0  # of all events
@@ -470,6 +472,7 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             view.created_at = event["at"]
             view.store_id = event["data"]["store"]
             view.origin = origin_of(event)
+            view.kind = event["data"].get("kind", "")
         case "job.repaired":
             if (name := event["data"].get("salvage_file")) is not None:
                 view.salvage_files[name] = event["at"]

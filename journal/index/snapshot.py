@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 # Count it up when the same events fold to another view, or the parts change; or when a
 # view gives another summary of its job (`reading/summaries.py`).
-_FORMAT = 1
+_FORMAT = 2
 _CLASSES: tuple[Any, ...] = (
     JobView,
     Entry,
@@ -61,7 +61,7 @@ FOLD = zlib.crc32(
 )
 # Attributes of a view that are plain JSON.
 _PLAIN = (
-    *("job_id", "store_id", "origin", "seq", "hash", "last_at", "created_at"),
+    *("job_id", "store_id", "origin", "kind", "seq", "hash", "last_at", "created_at"),
     *("stored_bytes", "saved", "deleted", "restored", "keys", "salvage_files"),
 )
 

@@ -222,6 +222,8 @@ def raised() -> Iterator[errors.MilepostError]:
         "attempt": 1,
         "key": "charge",
         "now": "it ended",
+        "kind": "log",
+        "asked": "",
     }
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, errors.MilepostError):
