@@ -50,6 +50,14 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, Collection) and not is_plain and all(map(_is_text, value))
 
 
+def _is_dicts(value: object) -> bool:
+    is_plain = isinstance(value, Mapping)
+    are_dicts = isinstance(value, Collection) and all(
+        isinstance(each, dict) for each in value
+    )
+    return are_dicts and not is_plain
+
+
 def _instance_of(home: str, name: str) -> _Check:
     def check(value: object) -> bool:
         # Compare by name first, so that a class that is never passed is not imported.
@@ -77,7 +85,15 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
         (
             *("job_id", "new_job_id", "jobs", "step_name", "actor", "reason"),
             *("workflow_name", "workflow_version", "from_version", "to_version"),
-            *("idempotency_key", "key_id", "plan_id", "match", "after", "before"),
+            *(
+                "idempotency_key",
+                "key",
+                "key_id",
+                "plan_id",
+                "match",
+                "after",
+                "before",
+            ),
             *("durability", "codec", "correlation_id", "execution_id", "agent_id"),
             *("checkpoint_name", "approval_id", "subject_digest", "comment", "error"),
             *("worker", "status", "approver", "decision", "on_timeout", "on_reject"),
@@ -99,7 +115,15 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     ),
     **dict.fromkeys(
         (
-            *("limit", "seq", "after_seq", "expected_seq", "keep_last", "max_bytes"),
+            *(
+                "limit",
+                "last",
+                "seq",
+                "after_seq",
+                "expected_seq",
+                "keep_last",
+                "max_bytes",
+            ),
             *("max_state_bytes", "max_depth", "required", "attempt", "max_attempts"),
         ),
         _WHOLE,
@@ -122,6 +146,7 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     **dict.fromkeys(
         ("input", "changes"), ("a dict", lambda value: isinstance(value, Mapping))
     ),
+    "entries": ("a list of dicts", _is_dicts),
     "approval": ("Terms", _instance_of("milepost.journal.commands.approvals", "Terms")),
     "lease": (
         "a LeaseInfo",

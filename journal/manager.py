@@ -30,6 +30,7 @@ from milepost.journal.commands import (
     restoring,
     saving,
 )
+from milepost.journal.commands.appending import Appended, Log
 from milepost.journal.commands.approvals import GATE, Ballot, Terms
 from milepost.journal.commands.executions import End, Workflow
 from milepost.journal.commands.requests import Request
@@ -37,7 +38,7 @@ from milepost.journal.errors import InvalidArgument
 from milepost.journal.execution_models import Restored
 from milepost.journal.process.graceful import graceful
 from milepost.journal.process.mutex import Mutex
-from milepost.journal.reading import audit, planning, queries
+from milepost.journal.reading import audit, passes, planning, queries
 from milepost.journal.reading import executions as execution_queries
 from milepost.journal.reading.reader import Reader
 from milepost.journal.states import diff as state_diff
@@ -377,11 +378,96 @@ class CheckpointManager:
             actor=self._who(actor),
             expected_seq=expected_seq,
         )
-        if expected_seq and (view := self._store.view(job_id)).seq == 0:
-            # A refused save must not create the job.
-            Batch(view, self._clock()).check_seq(expected_seq)
+        self._refuse_new(job_id, expected_seq)
         saved: saving.Saved = self._store.write(job_id, decide, is_shared=True)
         return saving.remember(self._packer, draft, saved)
+
+    def append(
+        self,
+        job_id: str,
+        entries: Sequence[Mapping[str, Any]],
+        *,
+        key: str | None = None,
+        step_name: str = "append",
+        metadata: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> Appended:
+        """Append entries to a log, in one durable write.
+
+        A log is a job that holds entries instead of states; the first append makes it.
+        An append is a checkpoint: lists, deletions, pins, holds, restores and policies
+        treat it as a unit (docs/logs.md).
+
+        Args:
+            job_id: the log.
+            entries: dicts of plain JSON values, and of values that the manager's types
+                have.  Without any, nothing is recorded.
+            key: the field that names an entry.  An entry whose field is text and equals
+                that of an entry of the log is left out; so an append can be repeated.
+            step_name: the step of the checkpoint.
+            metadata: of the checkpoint, as in `save`.
+            actor: who appends, instead of the manager's actor.
+            expected_seq: refuse if the job is at another seq; 0: the log must be new.
+
+        Raises:
+            WrongKind: the job holds something else.
+            Conflict: `expected_seq` is stale; unless no entry is new.
+            InvalidState: an entry would not round-trip; names the path.
+            InvalidArgument, DamagedJournal, StorageFailed: as `save`.
+        """
+        log = self._log(ids.check_job_id(job_id), actor)
+        self._refuse_new(job_id, expected_seq)
+        return log.append(
+            entries, key, saving.Fields(step_name), metadata, expected_seq
+        )
+
+    def pop(
+        self,
+        job_id: str,
+        *,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> dict[str, Any] | None:
+        """Remove the last entry of a log and return it; None if there is none.
+
+        One write deletes its append, and saves the other entries of that append again,
+        if it has any.
+
+        Raises:
+            WrongKind: the job holds something else.
+            Conflict: `expected_seq` is stale.
+            Protected, OnHold: its append is pinned, or held.
+            DamagedJournal, StorageFailed: as `save`.
+        """
+        return self._log(job_id, actor).pop(expected_seq)
+
+    def clear(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = None,
+        actor: str | None = None,
+        expected_seq: int | None = None,
+    ) -> int:
+        """Delete every append of a log in one write; return how many.
+
+        They can be undeleted until the trash period ends.  An unknown log has none.
+
+        Raises:
+            WrongKind, Conflict, DamagedJournal, StorageFailed: as `pop`.
+            Protected, OnHold: an append is pinned or held; nothing was deleted.
+        """
+        decide = partial(
+            self._log(job_id, actor).clear,
+            reason=reason,
+            trash_seconds=self.trash_seconds,
+            expected_seq=expected_seq,
+        )
+        return self._change(job_id, decide, unknown=0, removes=True)
+
+    def _log(self, job_id: str, actor: str | None) -> Log:
+        return Log(self._reader, self._packer, job_id, self._who(actor))
 
     def restore(
         self,
@@ -935,6 +1021,40 @@ class CheckpointManager:
             NewerState, NoMigration, MigrationFailed: as `restore`.
         """
         return queries.get(self._reader, job_id, id_of(checkpoint_id), types)
+
+    def states(
+        self, job_id: str, *, types: Types | None = None
+    ) -> Iterator[Checkpoint]:
+        """Yield the job's checkpoints with their states, oldest first.
+
+        Each state is as `get` returns it.  The journal is read in order, and a state
+        that others are deltas of is decoded once.  At most 1 MiB of states, or one, is
+        read ahead, and 32 MiB are kept for deltas.  No lock is held between two states:
+        checkpoints that are saved or deleted meanwhile may be missing.
+
+        Raises:
+            UnreadableState and others: as `get`, when the state is reached.
+        """
+        return passes.states(self._reader, job_id, types)
+
+    def entries(
+        self, job_id: str, *, last: int | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """Return the entries of a log, oldest first; none for an unknown log.
+
+        These are the entries of its live appends from the first one to the current one:
+        after a `restore` of an append, those up to it, and what is appended later.
+
+        Args:
+            job_id: the log.
+            last: only the last ones, this number; no others are read.
+
+        Raises:
+            WrongKind: the job holds something else.
+            UnreadableState: an append differs from what was written.
+            InvalidArgument, DamagedJournal: as `list`.
+        """
+        return passes.entries(self._reader, job_id, last)
 
     @overload
     def latest(self, job_id: str) -> CheckpointInfo | None: ...
@@ -2448,6 +2568,11 @@ class CheckpointManager:
 
     def _who(self, actor: str | None) -> str:
         return self._actor if actor is None else ids.check_label("actor", actor)
+
+    def _refuse_new(self, job_id: str, expected_seq: int | None) -> None:
+        """Refuse a write to a new job at another seq: it must not create the job."""
+        if expected_seq and (view := self._store.view(job_id)).seq == 0:
+            Batch(view, self._clock()).check_seq(expected_seq)
 
     def _change(
         self,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from milepost.journal import errors
+    from milepost.journal.commands.appending import Appended
     from milepost.journal.commands.approvals import Terms
     from milepost.journal.crypto.keys import Key, KeyRing
     from milepost.journal.events.vocabulary import Event
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AS_STORED",
+    "Appended",
     "Applied",
     "ApprovalInfo",
     "AsyncRun",
@@ -122,6 +124,7 @@ __all__ = [
 
 _NAMES_OF = {
     "journal.crypto.keys": ("Key", "KeyRing"),
+    "journal.commands.appending": ("Appended",),
     "journal.commands.approvals": ("Terms",),
     "journal.events.vocabulary": ("Event",),
     "journal.execution_models": (

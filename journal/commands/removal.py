@@ -51,14 +51,19 @@ def delete(
     batch.check_seq(expected_seq)
     refuse_held(view, checkpoint_id)
     if not force:
-        _refuse_protected(view, checkpoint_id)
+        refuse_protected(view, checkpoint_id)
     data = with_reason({"checkpoint_id": checkpoint_id}, reason)
     event = "checkpoint.purged" if purge else "checkpoint.deleted"
     batch.remove(event, actor, request.recorded(data), [checkpoint_id])
     return True
 
 
-def _refuse_protected(view: JobView, checkpoint_id: str) -> None:
+def refuse_protected(view: JobView, checkpoint_id: str) -> None:
+    """Refuse to delete a checkpoint that is pinned or that an execution needs.
+
+    Raises:
+        Protected: it is.
+    """
     if checkpoint_id in view.pinned:
         raise Protected(
             f"checkpoint {checkpoint_id!r} is pinned",

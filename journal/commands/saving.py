@@ -79,17 +79,18 @@ def save(
     *,
     actor: str,
     expected_seq: int | None,
+    kind: str = "",
 ) -> Saved:
     """Add a checkpoint, unless its idempotency key is in use.
 
-    It becomes current, unless the draft says that it is aside.
+    It becomes current, unless the draft says that it is aside.  `kind`: of the job.
 
     Raises:
-        WrongKind: the job holds no states.
+        WrongKind: the job is of another kind.
         Conflict: `expected_seq` is stale, or the key refers to other content.
         KeyNeeded, DroppedKey: no state may be written with the configured key.
     """
-    batch.claim()
+    batch.claim(kind)
     key, content = draft.data.get("idempotency_key"), None
     if "request_digest" in draft.data:
         key = None  # of a request, which the caller answers
@@ -171,10 +172,13 @@ def draft_of(
     state: Mapping[str, Any],
     metadata: Mapping[str, Any] | None,
     types: Types | None = None,
+    *,
+    has_base: bool = True,
 ) -> Draft:
     """Check and encode a checkpoint, outside the job's lock.
 
     `types`: the types that the state may have, by default those of the reader.
+    `has_base`: it may be stored as a delta.
 
     Raises:
         InvalidArgument: an id, a name or a label is out of bounds.
@@ -186,7 +190,7 @@ def draft_of(
     labels = _labels(fields)
     raw = json_states.to_json(state, reader.limits, types=types or reader.types)
     view = reader.existing(reader.store.glance(job_id))
-    packed = packer.pack(view, raw, reader.read)
+    packed = packer.pack(view, raw, reader.read) if has_base else packer.whole(raw)
     return _draft(reader, fields, labels, raw, metadata, packed)
 
 

@@ -71,7 +71,8 @@ class CheckpointSavedData(StatefulData):
     the original time of an imported checkpoint, whose `at` is the time of the import.
     `execution_id` and `attempt` are set if it completes a step of an execution; with a
     `request_digest`, its key is that of a request, else of a save.  `trigger`: that one
-    saved it.  `aside`: it does not become current.
+    saved it.  `aside`: it does not become current.  `entry_keys`: of an append to a
+    log, see `index/entry_keys.py`.
     """
 
     checkpoint_id: str
@@ -90,6 +91,7 @@ class CheckpointSavedData(StatefulData):
     attempt: NotRequired[int]
     trigger: NotRequired[str]
     aside: NotRequired[bool]
+    entry_keys: NotRequired[str]
 
 
 class CheckpointRestoredData(RequestData):

@@ -21,6 +21,7 @@ from milepost.journal.index import executions
 from milepost.journal.index.answers import Answered, remember
 from milepost.journal.index.checkpoints import NO_CHECKPOINTS, Checkpoints
 from milepost.journal.index.entries import Entry, Labels
+from milepost.journal.index.entry_keys import EntryKeys
 from milepost.journal.index.executions import Misfit, Workflows
 from milepost.journal.index.lineage import Lineage
 
@@ -142,6 +143,7 @@ class JobView:
         "created_at",
         "current",
         "deleted",
+        "entry_keys",
         "faults",
         "fold",
         "hash",
@@ -175,6 +177,7 @@ class JobView:
         self.fold = Fold()
         self.origin = ""  # tells jobs of one id apart; see `codec.origin_of`
         self.kind = ""  # what it holds; empty: states
+        self.entry_keys = EntryKeys()  # of a log
         self.seq = 0
         self.hash: str | None = None
         self.stored_bytes = 0  # of all events
@@ -303,6 +306,8 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
             data.get("aside", False),
         )
         labels = view.shared.setdefault(labels, labels)
+        if "entry_keys" in data:
+            view.entry_keys.add(event["seq"], data["entry_keys"])
         if data.get("pinned"):
             view.pinned.add(checkpoint_id)
         if "request_digest" in data:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from binascii import a2b_base64, b2a_base64
 from datetime import datetime
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,7 @@ from milepost.journal.index.answers import Answered
 from milepost.journal.index.checkpoints import Checkpoints, Packed
 from milepost.journal.index.durable import Child, Durable, Recorded
 from milepost.journal.index.entries import Entry
+from milepost.journal.index.entry_keys import EntryKeys
 from milepost.journal.index.executions import Approval, Execution, Step, Vote, Workflows
 from milepost.journal.index.job_view import (
     MALFORMED,
@@ -101,6 +103,7 @@ def encode(view: JobView) -> list[bytes] | None:
         "live": [*known.live],
         "approvals": [*known.approvals.values()],
         "erased_seq": known.erased_seq,
+        "entry_keys": b2a_base64(view.entry_keys.packed(), newline=False).decode(),
     }
     return [
         orjson.dumps(values, default=_row),
@@ -163,6 +166,7 @@ def _decoded(
     if (row := values["completion"]) is not None:
         view.completion = Completion(*row)
     view.workflows = _workflows(values)
+    view.entry_keys = EntryKeys(a2b_base64(values["entry_keys"]))
     return view
 
 

@@ -76,7 +76,7 @@ def get(
 ) -> Checkpoint:
     """Return a checkpoint with its state, migrated."""
     opened = reader.answer(job_id, partial(reader.opened, checkpoint_id))
-    return _checkpoint(reader, types, *opened)
+    return checkpoint(reader, types, *opened)
 
 
 def with_state(
@@ -92,7 +92,7 @@ def with_state(
         return None if entry is None else reader.opened(entry.checkpoint_id, view)
 
     found = reader.answer(job_id, ask)
-    return None if found is None else _checkpoint(reader, types, *found)
+    return None if found is None else checkpoint(reader, types, *found)
 
 
 def load(
@@ -242,9 +242,10 @@ def restorable(
     return migrated, reader.decoded(migrated.state, types, _whose(info))
 
 
-def _checkpoint(
+def checkpoint(
     reader: Reader, types: Types | None, info: CheckpointInfo, opened: DecodedState
 ) -> Checkpoint:
+    """Return a checkpoint with its state, migrated and decoded."""
     state = reader.migrated(info, opened).state
     return Checkpoint(info, reader.decoded(state, types, _whose(info)))
 

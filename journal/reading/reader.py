@@ -179,18 +179,15 @@ class Reader:
             entry: its checkpoint.
             from_disk: read its bases too, instead of decoding it with a cached one.
         """
-        if (fault := view.faults.get(entry.seq)) is None:
-            recall = None if from_disk else partial(self.recent.get, view.fold)
-            try:
-                unpacked = delta_chain.prove(
-                    entry.seq, partial(self.read, view), recall
-                )
-                if not unpacked.is_cached:
-                    self._remember(view, unpacked)
-                return delta_chain.decoded(unpacked)
-            except UnreadableState as exc:
-                raise unreadable(view, entry, exc) from exc
-        raise unreadable(view, entry, UnreadableState(fault))
+        recall = None if from_disk else partial(self.recent.get, view.fold)
+        try:
+            refuse_fault(view, entry)
+            unpacked = delta_chain.prove(entry.seq, partial(self.read, view), recall)
+            if not unpacked.is_cached:
+                self._remember(view, unpacked)
+            return delta_chain.decoded(unpacked)
+        except UnreadableState as exc:
+            raise unreadable(view, entry, exc) from exc
 
     def _remember(self, view: JobView, unpacked: Unpacked) -> None:
         """Keep a state that is not stored as it is, and its chain, under one key."""
@@ -237,8 +234,18 @@ class Reader:
         """Return a checkpoint and its state, both from one view."""
         entry = entry_of(view, checkpoint_id)
         opened = self.open(view, entry)
+        return self.described(view, entry, opened), opened
+
+    @staticmethod
+    def described(view: JobView, entry: Entry, opened: DecodedState) -> CheckpointInfo:
+        """Return what is known of `entry`, whose state was read."""
         (info,) = _infos(view, [entry], lambda _: (opened.metadata, None))
-        return info, opened
+        return info
+
+    def opened_if_live(self, checkpoint_id: str, view: JobView) -> DecodedState | None:
+        """Return a state; None if its checkpoint is not live."""
+        entry = view.checkpoints.get(checkpoint_id)
+        return None if entry is None else self.open(view, entry)
 
     def migrated(self, info: CheckpointInfo, opened: DecodedState) -> Migrated:
         """Return a state, migrated to the newest version of its workflow."""
@@ -364,6 +371,16 @@ def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
         deleted_at=stamped(trashed.at),
         deleted_by=trashed.actor,
     )
+
+
+def refuse_fault(view: JobView, entry: Entry) -> None:
+    """Refuse a checkpoint whose stored state is known to be damaged or missing.
+
+    Raises:
+        UnreadableState: it is.
+    """
+    if (fault := view.faults.get(entry.seq)) is not None:
+        raise UnreadableState(fault)
 
 
 def unreadable(view: JobView, entry: Entry, fault: UnreadableState) -> UnreadableState:

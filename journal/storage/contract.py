@@ -290,6 +290,16 @@ class JobStorage(Protocol):
             StorageFailed: it cannot be read.
         """
 
+    def run(self, seq: int, until_seq: int, most: int) -> list[tuple[bytes, bytes]]:
+        """Return the lines of event `seq` and of those after it, as `lines` does.
+
+        One read returns as many as have at most `most` bytes, at least one, and none
+        after `until_seq`.
+
+        Raises:
+            UnreadableState, StorageFailed: as `lines`.
+        """
+
     def first_bytes(self, seq: int, most: int) -> bytes:
         """Return the first bytes of the lines of event `seq`, at most `most`.
 

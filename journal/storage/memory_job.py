@@ -88,6 +88,16 @@ class MemoryJob:
         state_line, _, event_line = self._lines_of(seq)[:-1].rpartition(b"\n")
         return state_line, event_line
 
+    def run(self, seq: int, until_seq: int, most: int) -> list[tuple[bytes, bytes]]:
+        """See `JobStorage.run`."""
+        found, size = [self.lines(seq)], len(self._lines_of(seq))
+        for after in range(seq + 1, until_seq + 1):
+            size += len(self._lines_of(after))
+            if size > most:
+                break
+            found.append(self.lines(after))
+        return found
+
     def first_bytes(self, seq: int, most: int) -> bytes:
         """See `JobStorage.first_bytes`."""
         return self._lines_of(seq)[:most]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from milepost.journal import ids
 from milepost.journal.batch import Batch
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from milepost.journal.store.compaction import Need
     from milepost.journal.store.group_commit import Request
 
+_T = TypeVar("_T")
 # Events that are read at once when they are read from the newest to the oldest.
 _PAGE_EVENTS = 512
 
@@ -143,10 +144,12 @@ class Store:
             after_seq: only those that were saved after this event.
             limit: at most this many.
         """
+        return self.still(
+            view, lambda: [*islice(view.checkpoints.after(after_seq), limit)]
+        )
 
-        def read() -> list[Entry]:
-            return [*islice(view.checkpoints.after(after_seq), limit)]
-
+    def still(self, view: JobView, read: Callable[[], _T]) -> _T:
+        """Return what `read` returns, while nothing is folded into `view`."""
         job = self._jobs.get(view.job_id)
         return read() if job is None else job.folding.hold(read)
 

@@ -36,6 +36,7 @@ PARAMETERS = [
 # States are checked by what they hold, and whatever is a default can be one.
 ELSEWHERE = {
     *(("save", "state"), ("save", "metadata"), ("load", "default")),
+    ("append", "metadata"),
     *(("start_workflow_execution", "initial_data"), ("signal", "payload")),
     *(("create_checkpoint", "input_data"), ("complete_checkpoint", "output_data")),
     *(("complete_execution", "result"), ("request_approval", "subject")),
@@ -62,12 +63,13 @@ def manager_with(method: str) -> tuple[CheckpointManager, dict[str, Any]]:
     if method == "undelete":
         manager.delete("job", first)
     return manager, {
-        "job_id": "job",
+        "job_id": "log" if method == "append" else "job",
         "checkpoint_id": first,
         "a": first,
         "b": second,
         "step_name": "s",
         "state": {},
+        "entries": [{}],
         "new_job_id": "new",
         "jobs": "job",
         "seq": 2,

@@ -59,6 +59,13 @@ def read_after_another_process(scene: Scene, n: int) -> object:
     return scene.manager.list(JOB), scene.manager.latest(JOB), scene.manager.jobs()
 
 
+def append_and_pop(scene: Scene, n: int) -> object:
+    entries = [{"id": f"{n}"}, {"id": f"{n}b"}]
+    scene.manager.append("log", entries, key="id")
+    scene.manager.append("log", entries, key="id")
+    return scene.manager.pop("log"), scene.manager.entries("log")
+
+
 CALLS: dict[str, Callable[[Scene, int], object]] = {
     "save": lambda scene, n: scene.manager.save(JOB, "x", {"n": n}),
     "save a large state": save_large,
@@ -71,6 +78,7 @@ CALLS: dict[str, Callable[[Scene, int], object]] = {
     "read after another process": read_after_another_process,
     "delete and undelete": delete_and_undelete,
     "cleanup": lambda scene, _: scene.manager.cleanup(JOB, keep_last=5),
+    "append and pop": append_and_pop,
 }
 
 

@@ -75,6 +75,13 @@ def test_what_was_appended_can_be_read(storage: Storage, job: JobStorage) -> Non
     assert [event["seq"] for event, _, _ in read] == [1, 2, 3]
     assert [size for _, size, _ in read] == [len(each) for each in whole]
     assert [job.lines(seq) for seq in (1, 2, 3)] == [(b"", w[:-1]) for w in whole]
+    for first, last, most in ((1, 3, 10**6), (1, 3, 1), (2, 3, 10**6), (3, 3, 0)):
+        run = job.run(first, last, most)
+        assert run == [
+            (b"", w[:-1]) for w in whole[first - 1 : last if most > 1 else first]
+        ]
+    two = len(whole[0]) + len(whole[1])
+    assert [len(job.run(1, 3, most)) for most in (two - 1, two, two + 1)] == [1, 2, 2]
     assert job.first_bytes(2, 10) == whole[1][:10]
     assert job.first_bytes(2, 10_000) == whole[1]
 
@@ -106,6 +113,8 @@ def test_an_event_that_does_not_exist_has_no_lines(
         job.lines(seq)
     with pytest.raises(UnreadableState):
         job.first_bytes(seq, 1)
+    with pytest.raises(UnreadableState):
+        job.run(seq, max(seq, 1), 1)
 
 
 def test_reading_tells_how_many_bytes_it_read(

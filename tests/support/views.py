@@ -31,16 +31,21 @@ def whole(view: JobView) -> dict[str, Any]:
         "leads": [
             view.lineage.leads(a.seq, b.seq) for a in live[-5:] for b in live[:5]
         ],
+        "entry_keys": sorted(batched(view.entry_keys.packed())),
         "answered": [*view.answered.items()],
         "shared": {entry.step_name for entry in live} <= {*view.shared},
     }
     return {name: plain(value) for name, value in said.items()}
 
 
+def batched(packed: bytes) -> list[bytes]:
+    return [packed[at : at + 16] for at in range(0, len(packed), 16)]
+
+
 def plain(value: Any) -> Any:  # noqa: PLR0911 - one case per kind, like a table
     """Return a value as plain ones, each with its kind."""
     match value:
-        case str() | int() | float() | None:
+        case str() | bytes() | int() | float() | None:
             return value
         case dict():
             return {key: plain(each) for key, each in value.items()}

@@ -10,8 +10,10 @@ import logging
 import sys
 import weakref
 from array import array
+from bisect import bisect_right
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from milepost.journal.disk import copy_file
@@ -202,22 +204,42 @@ class FileJob:
 
     def lines(self, seq: int) -> tuple[bytes, bytes]:
         """See `JobStorage.lines`."""
-        lines = self.first_bytes(seq, sys.maxsize)
-        state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
-        return state_line, event_line
+        return _split(self.first_bytes(seq, sys.maxsize))
+
+    def run(self, seq: int, until_seq: int, most: int) -> list[tuple[bytes, bytes]]:
+        """See `JobStorage.run`."""
+        opened, places = self._placed(seq, until_seq)
+        start, _ = places.of(seq)
+        most_ends = bisect_right(places.ends, start + most, seq + 1, until_seq + 1)
+        ends = places.ends[seq:most_ends]
+        found = self._read(opened, start, ends[-1] - start)
+        starts = (0, *(end - start for end in ends))
+        return [_split(found[begin:end]) for begin, end in pairwise(starts)]
 
     def first_bytes(self, seq: int, most: int) -> bytes:
         """See `JobStorage.first_bytes`."""
+        opened, places = self._placed(seq, seq)
+        offset, size = places.of(seq)
+        return self._read(opened, offset, min(size, most))
+
+    def _placed(self, first: int, last: int) -> tuple[OpenFile, Places]:
+        """Return the journal, and the places in it, which has these events.
+
+        Raises:
+            UnreadableState: it has not.
+        """
         opened, places = self._opened()
-        if seq > places.last:
-            for _ in self.walk(Mark(places.last), seq):
+        if last > places.last:
+            for _ in self.walk(Mark(places.last), last):
                 pass
             opened, places = self._opened()
-        if not 0 < seq <= places.last:
-            raise UnreadableState(f"event {seq} does not exist")
-        offset, size = places.of(seq)
+        if not 0 < first <= last <= places.last:
+            raise UnreadableState(f"event {last} does not exist")
+        return opened, places
+
+    def _read(self, opened: OpenFile, offset: int, size: int) -> bytes:
         try:
-            return opened.file.read(offset, min(size, most))
+            return opened.file.read(offset, size)
         except OSError as exc:
             raise failure(exc, f"cannot read {self.files.path}") from exc
 
@@ -433,6 +455,12 @@ class FileJob:
     def after_fork(self) -> None:
         """Close descriptors without a sync or an unlock; the object is not reused."""
         self.files.after_fork()
+
+
+def _split(lines: bytes) -> tuple[bytes, bytes]:
+    """Return the state line of an event, empty if it has none, and its event line."""
+    state_line, _, event_line = lines.rstrip(b"\n").rpartition(b"\n")
+    return state_line, event_line
 
 
 def _list(job: weakref.ref[FileJob], has_files_open: Callable[[FileJob], bool]) -> bool:
