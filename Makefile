@@ -23,10 +23,15 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(shell pwd -P))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup demo test slow crash quick lint bytecode bench peers clean
+# Agent frameworks, each with an environment and constraints of its own: their
+# dependencies never enter $(VENV).
+ADAPTERS := claude openai-agents pydantic-ai adk
+
+.PHONY: help setup demo test slow crash quick lint bytecode bench peers adapters clean
+.PHONY: $(ADAPTERS:%=adapter-%)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv and install Milepost and its tools
 
@@ -40,6 +45,21 @@ test: $(STAMP) ## lint, types, imports, and all tests but the slow ones
 
 slow: $(STAMP) ## the long tests: more crash states, mutants, kill loops, histories
 	@$(PYTHON) -m pytest -m slow -n $(WORKERS) $(TEST_ARGS)
+	@$(MAKE) adapters
+
+adapters: $(ADAPTERS:%=adapter-%) ## the adapters, each with its framework (adapter-claude: one)
+
+$(ADAPTERS:%=adapter-%): adapter-%: build/adapters/%/.made
+	@echo "== adapter $*"
+	@build/adapters/$*/bin/python -m pytest -m "" -W default --confcutdir tests/adapters \
+	  tests/adapters/$(subst -,_,$*) $(TEST_ARGS)
+
+build/adapters/%/.made: pyproject.toml constraints/adapters-%.txt | $(STAMP)
+	@echo "making build/adapters/$*"
+	@$(PYTHON) -m venv --clear build/adapters/$*
+	@build/adapters/$*/bin/python -m pip install --disable-pip-version-check --quiet \
+	  --constraint constraints/adapters-$*.txt --editable '.[$*]' pytest pytest-timeout
+	@touch $@
 
 crash: $(STAMP) ## every legal disk after a crash, over a million, of a new seed each day
 	@echo "crash seed $(CRASH_SEED)"

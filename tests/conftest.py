@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tests.support.tally import Tally
 
 
+# Each of them runs in an environment of its own (`make adapters`).
+collect_ignore = ["adapters"]
+
 # How long an example takes depends on what else the machine does.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -140,8 +140,8 @@ class Log:
         refuse_held(view, last.checkpoint_id)
         refuse_protected(view, last.checkpoint_id)
         if draft is not None:
-            # Beside the popped append, not after it: whoever undeletes and restores
-            # that one has the log as it was.
+            # A sibling of the popped append, not its child: to undelete and restore
+            # that one returns the log to what it was.
             batch.current = _seq_before(view, last)
             self._save(batch, draft, None)
         data = with_reason({"checkpoint_id": last.checkpoint_id}, "popped")
