@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from milepost import CheckpointManager
 from tests.support.cli import JOB, call
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -31,6 +37,16 @@ def test_with_json_an_error_is_one_object_too(
     assert done.json["error"]["code"] == name
     assert done.json["error"].keys() == {"code", "detail", "hint"}
     assert done.err == ""
+
+
+def test_a_log_is_listed_and_takes_no_states(store: Path) -> None:
+    with CheckpointManager(store) as manager:
+        manager.append("chat", [{"text": "hello"}])
+    assert call("show", "chat@latest", "--json").json["data"]["state_snapshot"] == {
+        "entries": [{"text": "hello"}]
+    }
+    done = call("save", "chat", "--step", "s", "--json", stdin="{}")
+    assert (done.code, done.json["error"]["code"]) == (5, "wrong_kind")
 
 
 @pytest.mark.usefixtures("store")

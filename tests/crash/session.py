@@ -228,8 +228,12 @@ class Session:
     def save(
         self, manager: CheckpointManager, job: str, state: dict[str, Any], **more: Any
     ) -> str:
-        """Save, and promise it."""
-        checkpoint_id = manager.save(job, "s", state, **more)
+        """Save, and promise it; in a log, append."""
+        if manager._store.view(job).kind == "log":
+            state = {"entries": [state]}
+            checkpoint_id = manager.append(job, **state).checkpoint_id or ""
+        else:
+            checkpoint_id = manager.save(job, "s", state, **more)
         self.ledger.states[checkpoint_id] = state
         self.acknowledge(manager, job)
         return checkpoint_id

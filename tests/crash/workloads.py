@@ -140,6 +140,28 @@ def fork(session: Session) -> None:
     session.save(manager, "fork", {"rows": 3})
 
 
+def log(session: Session) -> None:
+    manager = session.open()
+    for n in range(2):
+        entries = [{"id": f"{n}"}, {"id": f"{n}b"}]
+        made = manager.append(JOB, entries, key="id")
+        assert made.checkpoint_id is not None
+        _noted(session, manager, made.checkpoint_id)
+        if n == 0:
+            session.quiet()
+    manager.pop(JOB)
+    _noted(session, manager, manager.list(JOB)[-1].checkpoint_id)
+    manager.clear(JOB)
+    session.acknowledge(manager, JOB)
+
+
+def _noted(session: Session, manager: CheckpointManager, checkpoint_id: str) -> None:
+    """Promise an append and its entries."""
+    state = manager.get(JOB, checkpoint_id).state
+    session.ledger.states[checkpoint_id] = state
+    session.acknowledge(manager, JOB)
+
+
 def group_commit(session: Session) -> None:
     """While one save is on its way two more queue up: one write holds both."""
     manager = _begun(session)
@@ -591,6 +613,7 @@ WORKLOADS: dict[str, Workload] = {
     "repair": Workload(repair),
     "change": Workload(change),
     "fork": Workload(fork, jobs=(JOB, "fork")),
+    "log": Workload(log),
     "group commit": Workload(group_commit),
     "take over": Workload(take_over),
     "take over a creation": Workload(take_over_a_creation),

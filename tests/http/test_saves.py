@@ -47,6 +47,20 @@ def test_saving_answers_201_with_where_it_stands(
     assert [event["actor"] for event in manager.history("etl")][-1] == "api"
 
 
+def test_a_log_is_shown_as_other_jobs_and_takes_no_states(
+    client: TestClient, manager: CheckpointManager
+) -> None:
+    made = manager.append("chat", [{"text": "hello"}])
+    shown = client.get(f"/api/checkpoints/{made.checkpoint_id}").json()
+    assert shown["state_snapshot"] == {"entries": [{"text": "hello"}]}
+    body = {"job_id": "chat", "step_name": "s", "state": {}}
+    answer = client.post("/api/checkpoints", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "wrong_kind")
+    assert answer.json()["detail"].startswith("job 'chat' holds the entries of a log")
+    assert client.delete(f"/api/checkpoints/{made.checkpoint_id}").status_code == 204
+    assert manager.entries("chat") == []
+
+
 @pytest.mark.parametrize("missing", ["job_id", "step_name", "state"])
 def test_a_save_without_a_required_field_names_it(
     missing: str, client: TestClient

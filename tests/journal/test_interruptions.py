@@ -7,6 +7,7 @@ turn, one at a time (slow: at each bytecode), and then somebody else goes on.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
     from tests.support.tally import Tally
 
 SLOW = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log nothing: a captured record keeps its exception, and that its open files."""
+    monkeypatch.setattr(logging.getLogger("milepost.journal"), "disabled", True)
 
 
 def save_large(scene: Scene, n: int) -> object:
