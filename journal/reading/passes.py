@@ -89,11 +89,11 @@ def opened_in_order(
             if entry.seq not in run:
                 lines = stored.run(entry.seq, wanted[-1].seq, _READ_BYTES)
                 run = dict(zip(count(entry.seq), lines))
-            recall = partial(recent.get, view.job_id)
+            recall = partial(recent.get, view.fold)
             unpacked = delta_chain.prove(entry.seq, read, recall)
             if unpacked.members[0].parts.codec != "json":
                 known = Known(unpacked.raw, unpacked.links, unpacked.stored_bytes)
-                recent.put(view.job_id, known)
+                recent.put(view.fold, known)
             yield entry, delta_chain.decoded(unpacked)
         except UnreadableState as exc:
             raise unreadable(view, entry, exc) from exc
