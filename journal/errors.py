@@ -172,11 +172,13 @@ class WrongKind(MilepostError, ValueError):
     code = "wrong_kind"
     _details = ("job_id", "kind", "asked")
 
-    def __init__(self, job_id: str, kind: str, asked: str) -> None:
+    def __init__(
+        self, job_id: str, kind: str, asked: str, hint: str = "use another job id"
+    ) -> None:
         held = _HELD.get(kind, f"{kind!r:.40}, which this version does not know")
         super().__init__(
             f"job {job_id!r} holds {held}, not {_HELD[asked]}",
-            hint="use another job id",
+            hint=hint,
         )
         self.job_id = job_id
         self.kind = kind

@@ -49,6 +49,7 @@ from milepost.journal.states.packer import Codec, Packer
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.store.compaction import Compaction, Threshold
 from milepost.journal.store.store import Store
+from milepost.journal.threads import Threads
 from milepost.journal.workflow.attempts import TTL_SECONDS, Attempts
 from milepost.journal.workflow.calls import Calls
 from milepost.journal.workflow.course import (
@@ -219,6 +220,10 @@ class CheckpointManager:
         attempts = Attempts(storage)
         #: What the worker does for workflows; other callers use the methods here.
         self.workflows = Calls(Engine(self._reader, self._packer, attempts))
+        #: The threads of LangGraph, for `milepost.langgraph`.
+        self.threads = Threads(
+            self._reader, self._packer, self._who, lambda: self.trash_seconds
+        )
         self._registering = Mutex()
 
     @property

@@ -149,7 +149,7 @@ def _renewed(batch: Batch, job: JobPlan, plan_id: str, decide: Decide) -> JobPla
 
 def _refuse_shielded(view: JobView, plan: JobPlan, plan_id: str) -> None:
     """Refuse to remove shielded checkpoints (I6), but for a caller's cleanup."""
-    shielded = {*view.pinned, *view.workflows.needed()}
+    shielded = {*view.pinned, *view.needed()}
     for entry in () if plan.is_callers else (view.current, view.latest):
         if entry is not None:
             shielded.add(entry.checkpoint_id)

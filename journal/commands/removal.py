@@ -12,6 +12,7 @@ from milepost.journal.commands.reason import with_reason
 from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.errors import Conflict, Protected, UnreadableState
 from milepost.journal.events.codec import STATE_MISSING
+from milepost.journal.index.job_view import successor_of
 
 if TYPE_CHECKING:
     from milepost.journal.batch import Batch
@@ -70,10 +71,12 @@ def refuse_protected(view: JobView, checkpoint_id: str) -> None:
             hint="unpin it, or delete it with force",
         )
     needed = view.workflows.needed()
+    if view.threads is not None:
+        needed = view.threads.needs([*view.threads.live()])
     if checkpoint_id in needed:
         raise Protected(
             f"checkpoint {checkpoint_id!r} is {needed[checkpoint_id]}",
-            hint="end that execution, or delete it with force",
+            hint="end what needs it, or delete it with force",
         )
 
 
@@ -104,6 +107,11 @@ def undelete(
     batch.check_seq(expected_seq)
     if trashed.is_purged:
         raise Conflict(f"checkpoint {checkpoint_id!r} was purged")
+    if (taken := successor_of(batch.view, checkpoint_id)) is not None:
+        raise Conflict(
+            f"checkpoint {taken!r} has taken the place of {checkpoint_id!r}",
+            hint="delete it first",
+        )
     end = datetime.fromisoformat(trashed.at) + timedelta(seconds=trash_seconds)
     if batch.now >= end:
         raise Conflict(

@@ -30,8 +30,7 @@ class StatefulData(TypedDict):
     """The fields that describe a state, in an event of any type.
 
     `state_digest` is the salted digest of metadata and state, `state_bytes` the length
-    of the state (FORMAT.md).  `state_type` is set if the state is not JSON; this
-    version neither writes nor reads such states.
+    of the state (FORMAT.md).  `state_type` is set if the state is not JSON.
     """
 
     state_digest: str

@@ -64,6 +64,40 @@ class JobRepairedData(TypedDict):
     lost_hash: NotRequired[str]
 
 
+class ThreadPlace(TypedDict):
+    """What a checkpoint is in a LangGraph thread.
+
+    `ns`: its namespace, if not empty.  `id`: LangGraph's id, if it is not that of the
+    checkpoint.  `parent`: LangGraph's id of its parent, if that is not the checkpoint
+    of the event's `parent`.  `root`: the root checkpoint that the call of its namespace
+    started from.  `lacks`: channels whose value is in the writes of its ancestors.
+    """
+
+    ns: NotRequired[str]
+    id: NotRequired[str]
+    parent: NotRequired[str]
+    run_id: NotRequired[str]
+    root: NotRequired[str]
+    lacks: NotRequired[list[str]]
+
+
+# Its field `for` has the name of a keyword.
+_WritesFor = TypedDict("_WritesFor", {"for": str})
+
+
+class WritesSavedData(StatefulData, _WritesFor):
+    """What a task of a thread wrote; the state line above has the values.
+
+    `for`: LangGraph's id of the checkpoint that the writes belong to, which may come
+    later.  `writes`: index and channel of each.
+    """
+
+    task_id: str
+    writes: list[list[Any]]
+    ns: NotRequired[str]
+    task_path: NotRequired[str]
+
+
 class CheckpointSavedData(StatefulData):
     """A new checkpoint; the state line directly above this event holds its state.
 
@@ -92,6 +126,7 @@ class CheckpointSavedData(StatefulData):
     trigger: NotRequired[str]
     aside: NotRequired[bool]
     entry_keys: NotRequired[str]
+    thread: NotRequired[ThreadPlace]
 
 
 class CheckpointRestoredData(RequestData):
@@ -134,6 +169,7 @@ class CheckpointsCleanedData(RequestData):
     `confirmed`: the plan required confirmation, which the actor gave.  `current` is set
     if the current checkpoint was removed: the id of the new one, or null if none is
     left.  `executions`: finished executions that leave the lists with them.
+    `waiting`: writes of the thread without a checkpoint go too.
     """
 
     removed: dict[str, str]
@@ -141,6 +177,7 @@ class CheckpointsCleanedData(RequestData):
     policy: dict[str, Any]
     plan_id: NotRequired[str]
     executions: NotRequired[list[str]]
+    waiting: NotRequired[bool]
     confirmed: NotRequired[bool]
     trash_until: str
     current: NotRequired[str | None]
@@ -194,6 +231,13 @@ class CheckpointSaved(Envelope):
 
     type: Literal["checkpoint.saved"]
     data: CheckpointSavedData
+
+
+class WritesSaved(Envelope):
+    """A task of a LangGraph thread wrote to channels."""
+
+    type: Literal["writes.saved"]
+    data: WritesSavedData
 
 
 class CheckpointRestored(Envelope):
@@ -283,6 +327,7 @@ class CheckpointsCleaned(Envelope):
 Event = (
     WorkflowEvent
     | CheckpointSaved
+    | WritesSaved
     | CheckpointRestored
     | CheckpointDeleted
     | CheckpointsCleaned
@@ -301,6 +346,7 @@ Event = (
 EVENT_TYPES: frozenset[str] = WORKFLOW_EVENT_TYPES | frozenset(
     {
         "checkpoint.saved",
+        "writes.saved",
         "checkpoint.restored",
         "checkpoint.deleted",
         "checkpoints.cleaned",

@@ -24,6 +24,7 @@ from milepost.journal.index.entries import Entry, Labels
 from milepost.journal.index.entry_keys import EntryKeys
 from milepost.journal.index.executions import Misfit, Workflows
 from milepost.journal.index.lineage import Lineage
+from milepost.journal.index.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -167,6 +168,7 @@ class JobView:
         "sizes",
         "store_id",
         "stored_bytes",
+        "threads",
         "trash",
         "workflows",
     )
@@ -178,6 +180,7 @@ class JobView:
         self.origin = ""  # tells jobs of one id apart; see `codec.origin_of`
         self.kind = ""  # what it holds; empty: states
         self.entry_keys = EntryKeys()  # of a log
+        self.threads: Threads | None = None  # of a job that holds a thread
         self.seq = 0
         self.hash: str | None = None
         self.stored_bytes = 0  # of all events
@@ -216,6 +219,12 @@ class JobView:
     def mark(self) -> Mark:
         """The last event."""
         return Mark(self.seq, self.hash or "")
+
+    def needed(self) -> dict[str, str]:
+        """Return the checkpoints that no policy removes, each with the reason."""
+        if self.threads is not None:
+            return self.threads.needed()
+        return self.workflows.needed()
 
     def keyed(self, key: str) -> Entry | None:
         """Return the checkpoint that an idempotency key refers to; see `save`."""
@@ -342,6 +351,8 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
         view.current = view.chosen = entry
         view.completion = None
     view.saved += 1
+    if view.threads is not None and "thread" in data:
+        view.threads.save(event, parent_id)
 
 
 def _id_of(view: JobView, seq: int) -> str | None:
@@ -388,6 +399,7 @@ def check(
                 raise InvalidEvent(
                     f"checkpoint {data['checkpoint_id']!r} is not deleted"
                 )
+            _check_place(view, data["checkpoint_id"])
         case "checkpoint.purged":
             if data["checkpoint_id"] not in view.trash:
                 _live(view, data["checkpoint_id"])
@@ -416,6 +428,19 @@ _ABOUT_A_LIVE_ONE = frozenset(
         "checkpoint.held",
     }
 )
+
+
+def _check_place(view: JobView, checkpoint_id: str) -> None:
+    if (taken := successor_of(view, checkpoint_id)) is not None:
+        raise InvalidEvent(f"checkpoint {taken!r} has taken its place")
+
+
+def successor_of(view: JobView, checkpoint_id: str) -> str | None:
+    """Return the live checkpoint of a thread in the place of a deleted one, if any."""
+    fact = view.threads and view.threads.facts.get(checkpoint_id)
+    if view.threads is None or not fact:
+        return None
+    return view.threads.places.get((fact.ns, fact.id))
 
 
 def _live(view: JobView, checkpoint_id: str) -> Entry:
@@ -459,6 +484,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             if "executions" in event["data"]:
                 gone = event["data"]["executions"]
                 executions.remove(view.workflows, gone, event["at"])
+            if event["data"].get("waiting") and view.threads is not None:
+                view.threads.forget_waiting(event["at"])
             if event["data"].get("confirmed"):
                 view.confirmed |= {str(event["data"]["policy"].get("hash"))}
         case "checkpoint.undeleted":
@@ -478,6 +505,11 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             view.store_id = event["data"]["store"]
             view.origin = origin_of(event)
             view.kind = event["data"].get("kind", "")
+            if view.kind == "thread":
+                view.threads = Threads()
+        case "writes.saved":
+            if view.threads is not None:
+                view.threads.write(event)
         case "job.repaired":
             if (name := event["data"].get("salvage_file")) is not None:
                 view.salvage_files[name] = event["at"]
@@ -514,6 +546,8 @@ def _remove(view: JobView, removed: dict[str, str], at: str, actor: str) -> None
         was_pinned = checkpoint_id in view.pinned
         view.pinned.discard(checkpoint_id)
         view.trash[checkpoint_id] = Trashed(entry, at, actor, reason, was_pinned)
+        if view.threads is not None and checkpoint_id in view.threads.facts:
+            view.threads.remove(checkpoint_id, reason)
     view.deleted += len(removed)
     _settle_current(view)
 
@@ -571,6 +605,9 @@ def _erase(view: JobView, runs: list[list[int]]) -> None:
     for checkpoint_id in gone:
         view.faults.pop(view.trash.pop(checkpoint_id).entry.seq, None)
         view.held.pop(checkpoint_id, None)
+    if view.threads is not None:
+        for seq in view.threads.erase([*gone.keys() & view.threads.facts.keys()]):
+            view.faults.pop(seq, None)
 
 
 def newer_reason(view: JobView) -> str:
@@ -601,6 +638,8 @@ def parent_of(view: JobView, entry: Entry) -> str | None:
 def _undelete(view: JobView, checkpoint_id: str) -> None:
     trashed = view.trash.pop(checkpoint_id)
     view.checkpoints.put_back(trashed.entry)
+    if view.threads is not None and checkpoint_id in view.threads.facts:
+        view.threads.put_back(checkpoint_id)
     if trashed.was_pinned:
         view.pinned.add(checkpoint_id)
     view.deleted -= 1

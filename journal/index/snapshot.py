@@ -32,6 +32,7 @@ from milepost.journal.index.job_view import (
     Trashed,
 )
 from milepost.journal.index.lineage import Lineage
+from milepost.journal.index.threads import Fact, Group, Threads, of_rows, to_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ _T = TypeVar("_T")
 
 # Count it up when the same events fold to another view, or the parts change; or when a
 # view gives another summary of its job (`reading/summaries.py`).
-_FORMAT = 2
+_FORMAT = 3
 _CLASSES: tuple[Any, ...] = (
     JobView,
     Entry,
@@ -50,6 +51,9 @@ _CLASSES: tuple[Any, ...] = (
     Approval,
     Vote,
     Durable,
+    Threads,
+    Fact,
+    Group,
 )
 # A view is only as good as the fold that made it: a version that knows other events or
 # keeps other fields of them folds from the start.
@@ -104,6 +108,7 @@ def encode(view: JobView) -> list[bytes] | None:
         "approvals": [*known.approvals.values()],
         "erased_seq": known.erased_seq,
         "entry_keys": b2a_base64(view.entry_keys.packed(), newline=False).decode(),
+        "threads": to_rows(view.threads),
     }
     return [
         orjson.dumps(values, default=_row),
@@ -167,6 +172,7 @@ def _decoded(
         view.completion = Completion(*row)
     view.workflows = _workflows(values)
     view.entry_keys = EntryKeys(a2b_base64(values["entry_keys"]))
+    view.threads = of_rows(values["threads"], view.trash)
     return view
 
 

@@ -85,7 +85,7 @@ def opened_in_order(
 
     for entry in wanted:
         try:
-            refuse_fault(view, entry)
+            refuse_fault(view, entry.seq)
             if entry.seq not in run:
                 lines = stored.run(entry.seq, wanted[-1].seq, _READ_BYTES)
                 run = dict(zip(count(entry.seq), lines))

@@ -158,13 +158,15 @@ def decide(
 
     Without `now`, it is that of a caller's cleanup, which counts no ages.
     """
-    from milepost.journal.retention import decisions
+    from milepost.journal.retention import candidates, decisions
 
     found = _candidates(reader, view, policy)
     if now is not None:
-        return decisions.decide(found, policy, now)
-    assert isinstance(policy.keep_last, int)
-    return decisions.newest(found, policy.keep_last)
+        decision = decisions.decide(found, policy, now)
+    else:
+        assert isinstance(policy.keep_last, int)
+        decision = decisions.newest(found, policy.keep_last)
+    return candidates.with_needed(view, decision)
 
 
 def _decide_all(

@@ -17,12 +17,14 @@ from milepost.journal.errors import (
     NestedCall,
     NoCheckpoint,
     UnknownCheckpoint,
+    WrongKind,
 )
 from milepost.journal.index.answers import LIFETIME
 from milepost.journal.models import Checkpoint, CheckpointInfo, ErrorInfo, JobInfo
 from milepost.journal.process import gc_pause
 from milepost.journal.reading import summaries
 from milepost.journal.reading.reader import check_limit, unknown
+from milepost.journal.storage.contract import every_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -207,6 +209,26 @@ def jobs(
     return gc_pause.at_rest(collect)
 
 
+def threads(reader: Reader) -> list[tuple[str, str]]:
+    """Return time of the last write and id of each thread that has checkpoints.
+
+    Jobs that this process knows are looked at only if the storage names a change.
+    """
+    store = reader.store
+    store.refresh()
+    found = []
+    for job_id in every_job(store.storage):
+        try:
+            view = store.glance(job_id)
+        except NestedCall:
+            raise  # not caused by the job
+        except MilepostError:
+            continue  # the damage of one job must not hide others (I10)
+        if view.threads is not None and view.threads.places:
+            found.append((view.last_at or "", job_id))
+    return found
+
+
 def job(reader: Reader, job_id: str) -> JobInfo | None:
     """Return the summary of one job, None if it does not exist."""
     ids.check_job_id(job_id)
@@ -237,6 +259,9 @@ def restorable(
     reader: Reader, job_id: str, checkpoint_id: str, types: Types | None
 ) -> tuple[Migrated, dict[str, Any]]:
     """Return a state for a restore: migrated, and then decoded."""
+    if (view := reader.view(job_id)).kind == "thread":
+        hint = f"invoke the graph with checkpoint_id {checkpoint_id}, or update_state"
+        raise WrongKind(view.job_id, view.kind, "", hint)
     info, opened = reader.answer(job_id, partial(reader.opened, checkpoint_id))
     migrated = reader.migrated(info, opened)
     return migrated, reader.decoded(migrated.state, types, _whose(info))

@@ -179,15 +179,28 @@ class Reader:
             entry: its checkpoint.
             from_disk: read its bases too, instead of decoding it with a cached one.
         """
-        recall = None if from_disk else partial(self.recent.get, view.fold)
         try:
-            refuse_fault(view, entry)
-            unpacked = delta_chain.prove(entry.seq, partial(self.read, view), recall)
-            if not unpacked.is_cached:
-                self._remember(view, unpacked)
-            return delta_chain.decoded(unpacked)
+            return delta_chain.decoded(
+                self.raw_of(view, entry.seq, from_disk=from_disk)
+            )
         except UnreadableState as exc:
             raise unreadable(view, entry, exc) from exc
+
+    def raw(self, view: JobView, entry: Entry) -> Unpacked:
+        """Return the verified bytes of a checkpoint's state."""
+        try:
+            return self.raw_of(view, entry.seq)
+        except UnreadableState as exc:
+            raise unreadable(view, entry, exc) from exc
+
+    def raw_of(self, view: JobView, seq: int, *, from_disk: bool = False) -> Unpacked:
+        """Return the verified bytes of the state of any event; as `open`."""
+        refuse_fault(view, seq)
+        recall = None if from_disk else partial(self.recent.get, view.fold)
+        unpacked = delta_chain.prove(seq, partial(self.read, view), recall)
+        if not unpacked.is_cached:
+            self._remember(view, unpacked)
+        return unpacked
 
     def _remember(self, view: JobView, unpacked: Unpacked) -> None:
         """Keep a state that is not stored as it is, and its chain, under one key."""
@@ -373,13 +386,13 @@ def unknown(view: JobView, checkpoint_id: str) -> UnknownCheckpoint:
     )
 
 
-def refuse_fault(view: JobView, entry: Entry) -> None:
-    """Refuse a checkpoint whose stored state is known to be damaged or missing.
+def refuse_fault(view: JobView, seq: int) -> None:
+    """Refuse an event whose stored state is known to be damaged or missing.
 
     Raises:
         UnreadableState: it is.
     """
-    if (fault := view.faults.get(entry.seq)) is not None:
+    if (fault := view.faults.get(seq)) is not None:
         raise UnreadableState(fault)
 
 

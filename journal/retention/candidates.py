@@ -39,7 +39,7 @@ def candidates(
     """
     entries = [*entries]
     current, held, pinned = view.current, view.held, view.pinned
-    needed = view.workflows.needed()
+    needed = view.needed()
     best = policy.keep_best
     found = []
     for entry, size in zip(entries, view.sizes.of(entries), strict=True):
@@ -75,6 +75,23 @@ def candidates(
     return found
 
 
+def with_needed(view: JobView, decision: Decision) -> Decision:
+    """Return a decision that also keeps what kept checkpoints of a thread need."""
+    if view.threads is None or not decision.remove:
+        return decision
+    needs = view.threads.needs([verdict.checkpoint_id for verdict in decision.keep])
+    saved = [v for v in decision.remove if v.checkpoint_id in needs]
+    if not saved:
+        return decision
+    keep = [
+        *decision.keep,
+        *(v._replace(reasons=(needs[v.checkpoint_id],), is_firm=True) for v in saved),
+    ]
+    keep.sort(key=attrgetter("seq"), reverse=True)
+    remove = tuple(v for v in decision.remove if v.checkpoint_id not in needs)
+    return decisions.Decision(tuple(keep), remove)
+
+
 def job_plan(
     view: JobView,
     decision: Decision,
@@ -101,6 +118,7 @@ def job_plan(
         later = (v._replace(reasons=OVER_LIMIT) for v in remove[:spared])
         keep = tuple(sorted((*keep, *later), key=attrgetter("seq"), reverse=True))
         remove = remove[spared:]
+    keep, remove = with_needed(view, decisions.Decision(keep, remove))
     if not remove:
         waits = ()
     return JobPlan(view.job_id, policy, view.seq, view.hash or "", keep, remove, waits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from milepost.journal.errors import (
     MissingKey,
@@ -13,7 +13,7 @@ from milepost.journal.errors import (
     UnreadableState,
 )
 from milepost.journal.events.codec import STATE_MISSING, has_state, peek
-from milepost.journal.states import delta, line_codec, state_digest
+from milepost.journal.states import delta, line_codec, opaque, state_digest
 from milepost.journal.states.delta import Link
 
 if TYPE_CHECKING:
@@ -221,12 +221,27 @@ def decoded(unpacked: Unpacked) -> DecodedState:
         NewerFormat: it has a type that this version does not know.
     """
     parts, data, _ = unpacked.members[0]
-    if "state_type" in data:
-        kind = data["state_type"][:80]
+    if (kind := data.get("state_type")) is not None:
+        if kind == opaque.LANGGRAPH:
+            state = opaque.shown(unpacked.raw)
+            return state_digest.DecodedState(state, metadata_of(unpacked))
+        kind = kind[:80]
         raise NewerFormat(
             f"state {parts.seq} is {kind!r}, which this version cannot read"
         )
     return state_digest.decoded(parts, unpacked.raw)
+
+
+def metadata_of(unpacked: Unpacked) -> dict[str, Any]:
+    """Return the metadata of a verified state.
+
+    Raises:
+        UnreadableState: it is not JSON.
+    """
+    parts = unpacked.members[0].parts
+    if not parts.metadata:
+        return {}
+    return state_digest.json_object(parts.metadata, parts.seq, "metadata")
 
 
 def problem_of(

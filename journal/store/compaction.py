@@ -74,13 +74,21 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
     """
     latest = clock.before(now, trash_seconds)
     payloads = _payloads(view, latest)
-    return payloads | frozenset(
-        trashed.entry.seq
+    ended = [
+        trashed.entry
         for trashed in view.trash.values()
         if (trashed.is_purged or datetime.fromisoformat(trashed.at) <= latest)
-        and view.faults.get(trashed.entry.seq) != STATE_MISSING
         and trashed.entry.checkpoint_id not in view.held
-    )
+    ]
+    seqs = {entry.seq for entry in ended}
+    if (threads := view.threads) is not None:
+        for entry in ended:
+            seqs |= {g.seq for g in threads.writes.get(entry.checkpoint_id, ())}
+        seqs |= {
+            seq for seq, at in threads.gone if datetime.fromisoformat(at) <= latest
+        }
+    missing = {seq for seq in seqs if view.faults.get(seq) == STATE_MISSING}
+    return payloads | (seqs - missing)
 
 
 def _payloads(view: JobView, latest: datetime) -> frozenset[int]:

@@ -32,6 +32,7 @@ from unittest import mock
 
 from milepost import CheckpointManager, CheckpointTrigger, Policy, Retry
 from milepost.journal.events.vocabulary import SCHEMA_VERSION
+from milepost.journal.threads import Put
 from tests.support.clock import Clock
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def write(folder: Path) -> None:
         _grow(manager)
         _erase(manager)
         _work(manager, clock)
+        _thread(manager)
 
 
 def _save_everything(manager: CheckpointManager) -> str:
@@ -176,6 +178,27 @@ def _work(manager: CheckpointManager, clock: Clock) -> None:
     manager.complete_execution(again.execution_id, {"ok": True})
     _steps(manager, clock)
     _trigger(manager)
+
+
+def _thread(manager: CheckpointManager) -> None:
+    """Put checkpoints and writes of a LangGraph thread, and remove some."""
+    value = ("bytes", b"\0" + bytes(range(256)) * 16)
+    threads = manager.threads
+    threads.put_writes("thread", "", "1", "task", "", [(0, "a", value)])
+    root = Put("", "1", None, "input", value, {"step": -1}, "run", None, ())
+    threads.put("thread", root)
+    threads.put("thread", root._replace(metadata=("bytes", b"m"), run_id=None))
+    threads.put_writes(
+        "thread", "", "1", "task", "~1", [(0, "a", value), (-3, "__interrupt__", value)]
+    )
+    child = root._replace(id="2/odd", parent_id="1", source="loop", lacks=("a",))
+    threads.put("thread", child)
+    call = root._replace(ns="node:1", parent_id="elsewhere", root_id="2/odd")
+    threads.put("thread", call)
+    threads.prune(["thread"], "keep_latest")
+    threads.put_writes("gone", "", "1", "task", "", [(0, "a", value)])
+    threads.put("gone", root._replace(id="0"))
+    threads.delete("gone")
 
 
 def _trigger(manager: CheckpointManager) -> None:
