@@ -27,11 +27,12 @@ endif
 # dependencies never enter $(VENV).
 ADAPTERS := claude openai-agents pydantic-ai adk
 
-.PHONY: help setup demo test slow crash quick lint bytecode bench peers adapters clean
+.PHONY: help setup demo test slow crash quick lint bytecode bench bench-langgraph peers \
+  adapters clean
 .PHONY: $(ADAPTERS:%=adapter-%)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s  %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv and install Milepost and its tools
 
@@ -85,6 +86,9 @@ bytecode: $(STAMP)
 
 bench: $(STAMP) ## measure side by side with the peers that are installed
 	@$(PYTHON) -m benchmarks $(BENCH_ARGS)
+
+bench-langgraph: $(STAMP) ## measure the saver for LangGraph beside LangGraph's own
+	@$(PYTHON) -m benchmarks.langgraph $(BENCH_ARGS)
 
 peers: $(STAMP) ## install into .venv what bench measures beside Milepost
 	@$(PYTHON) -m pip install --disable-pip-version-check --quiet \

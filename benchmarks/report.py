@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from benchmarks.contenders import CONTENDERS, NAMES, OURS, installed
@@ -112,17 +113,20 @@ def section(subject: Subject) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(subjects: Iterable[Subject]) -> str:
+def table(
+    subjects: Iterable[Subject], *, ours: str = OURS, names: Iterable[str] = NAMES
+) -> str:
     """Return all rows as one table in Markdown, with a column for each system."""
     subjects = list(subjects)
     measured = {f.peer for subject in subjects for f in subject.figures}
-    systems = [name for name in NAMES if name in measured]
-    heads = ["", OURS, *systems, "references", "wins", "targets"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    systems = [name for name in names if name in measured]
+    heads = ["", ours, *systems, "references", "wins", "targets"]
+    cells = [heads, ["---"] * len(heads)]
     for subject in subjects:
-        lines.append(_line([f"**{subject.title}**", *[""] * (len(heads) - 1)]))
-        lines += [_line(_cells(row, systems)) for row in rows(subject)]
-    return "\n".join(lines) + "\n"
+        cells.append([f"**{subject.title}**", *[""] * (len(heads) - 1)])
+        cells += [[*_cells(row, systems)] for row in rows(subject)]
+    used = [any(row[n] for row in cells[2:]) for n in range(len(heads))]
+    return "".join(_line(compress(row, used)) + "\n" for row in cells)
 
 
 def contenders() -> list[str]:
@@ -220,7 +224,7 @@ def _cells(row: Row, systems: Iterable[str]) -> Iterator[str]:
     yield _values(row.first.value, row.first.p99)
     beside = row.beside
     yield from (_beside(beside[name]) if name in beside else "" for name in systems)
-    others = [name for name in beside if name not in NAMES]
+    others = [name for name in beside if name not in (*NAMES, *systems)]
     yield "; ".join(f"{name} {_beside(beside[name])}" for name in others)
     yield row.winner or ""
     yield "; ".join(row.verdicts)

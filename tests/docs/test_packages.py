@@ -97,6 +97,7 @@ def test_a_wheel_holds_milepost_and_nothing_else(built: Built) -> None:
         "__init__",
         "__main__",
         "testing",
+        "langgraph/saver",
         "journal/manager",
         "worker/service",
     ):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("etl", "agent", "training")
+NAMES = ("etl", "agent", "training", "graph")
 PAGE = (ROOT / "docs" / "examples.md").read_text("utf-8")
 KILLED = -signal.SIGKILL
 _NOT_CODE = {
@@ -28,6 +28,10 @@ _NOT_CODE = {
 
 needs_numpy = pytest.mark.skipif(
     importlib.util.find_spec("numpy") is None, reason="needs numpy"
+)
+
+needs_langgraph = pytest.mark.skipif(
+    importlib.util.find_spec("langgraph") is None, reason="needs milepost[langgraph]"
 )
 
 
@@ -122,6 +126,33 @@ def test_a_training_keeps_the_best_three_and_the_last_two(trained: list[str]) ->
     best = kept.keys() - last
     assert last <= kept.keys()
     assert max(kept[number] for number in best) < min(kept[number] for number in last)
+
+
+@needs_langgraph
+def test_a_graph_is_killed_resumed_approved_and_sent_back_in_time(
+    tmp_path: Path,
+) -> None:
+    def say(command: str, *words: object, ends: int = 0) -> list[str]:
+        return run("graph", command, "trip", tmp_path, *words, ends=ends)
+
+    kill = random.randrange(1, 5)
+    begun = say("run", "--die-at", kill, ends=KILLED)
+    *rest, waits = say("run")
+    tools = [line.split(":")[0].strip() for line in (*begun, *rest)]
+    assert tools == ["search", "read", "outline", "draft"]
+    assert len(rest) == 5 - kill  # the tools that were done are not used again
+    assert waits.startswith("trip waits for approval of: draft of outline of read of ")
+    assert say("run") == [waits]
+    *tools, done = say("approve")
+    assert [line.split(":")[0].strip() for line in tools] == ["publish", "announce"]
+    assert done.startswith("trip is done: announce of publish of ")
+
+    assert say("travel") == [
+        "  draft: an outline by hand",
+        "trip waits for approval of: draft of an outline by hand",
+    ]
+    assert say("reject") == ["trip is done: not published"]
+    assert say("run") == ["trip is done: not published"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""`milepost import`: import checkpoints of other programs (files)."""
+"""`milepost import`: import checkpoints of other programs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from milepost.api.cli.context import Frame, command, example_text, with_shared_options
-from milepost.api.cli.exits import Problem
+from milepost.api.cli.exits import Failure, Problem
+from milepost.api.cli.progress import Progress
 from milepost.api.cli.results import Answer, Report
 from milepost.journal.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
     from milepost.journal.importing.importing import Imported
+    from milepost.langgraph.moving import MovedThread
 
 
 @with_shared_options
@@ -73,4 +76,71 @@ def _lines(done: Imported, done_word: str) -> Iterator[str]:
         yield f"{done_word} {counted(done.imported, 'checkpoint')} of {jobs}"
 
 
+@command(
+    "langgraph",
+    example="milepost import langgraph sqlite:checkpoints.sqlite --dry-run\n"
+    "milepost import langgraph postgresql://localhost/agents --store ./checkpoints",
+)
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would be imported, import nothing."
+)
+def langgraph_command(frame: Frame, *, source: str, dry_run: bool) -> Answer:
+    """Import the threads of LangGraph's SqliteSaver or PostgresSaver.
+
+    SOURCE is sqlite:PATH or postgresql://..., and is never changed.  Each
+    thread becomes a job.  Every checkpoint is read back and compared.  A second
+    run imports only new checkpoints.  Exit 3 if one differs.
+    """
+    moving = _moving()
+    with frame.open_to_write(may_create=True) as manager, Progress() as progress:
+        moved = []
+        for thread in moving.move(
+            manager,
+            source,
+            dry_run=dry_run,
+            on_begin=lambda threads: progress.begin(
+                "importing", threads, unit="thread"
+            ),
+        ):
+            moved.append(thread)
+            progress.job()
+    notes = [f"{thread.thread_id}: {note}" for thread in moved for note in thread.notes]
+    data = {
+        "dry_run": dry_run,
+        "imported": sum(thread.imported for thread in moved),
+        "threads": [thread._asdict() for thread in moved],
+    }
+    done_word = "would import" if dry_run else "imported"
+    answer = Answer(data, Report((*_thread_lines(moved, done_word), *notes)))
+    if not notes:
+        return answer
+    text = f"{counted(len(notes), 'checkpoint')} not as in the source"
+    return answer._replace(problem=Problem("partly_done", text))
+
+
+def _moving() -> ModuleType:
+    try:
+        from milepost.langgraph import moving
+    except ModuleNotFoundError as exc:
+        hint = "pip install 'milepost[langgraph]'"
+        raise Failure("usage", f"{exc.name} is not installed", hint) from exc
+    return moving
+
+
+def _thread_lines(moved: list[MovedThread], done_word: str) -> Iterator[str]:
+    for thread in moved:
+        known = f", {thread.known:,} already known" if thread.known else ""
+        count = counted(thread.imported, "checkpoint")
+        yield f"{thread.thread_id}: {done_word} {count}{known}"
+    if not moved:
+        yield "no threads found"
+    elif not (total := sum(thread.imported for thread in moved)):
+        yield "nothing to import"
+    else:
+        threads = counted(sum(thread.imported > 0 for thread in moved), "thread")
+        yield f"{done_word} {counted(total, 'checkpoint')} of {threads}"
+
+
 import_command.add_command(files_command)
+import_command.add_command(langgraph_command)

@@ -1,0 +1,1 @@
+"""`make bench-langgraph`: MilepostSaver beside LangGraph's own savers."""
