@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import time
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from milepost.journal import ids
 from milepost.journal.commands import threads as commands
 from milepost.journal.commands.threads import ANY, threads_of
-from milepost.journal.errors import Conflict, MilepostError, NestedCall, StateTooLarge
-from milepost.journal.reading import queries
+from milepost.journal.errors import (
+    Conflict,
+    DamagedJournal,
+    MilepostError,
+    NestedCall,
+    StateTooLarge,
+    StorageFailed,
+    UnreadableState,
+)
 from milepost.journal.states import delta_chain, framing, line_codec
+from milepost.journal.storage.contract import every_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,10 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ANY", "Blob", "Put", "Ref", "Stored", "Threads", "Written"]
 
+_T = TypeVar("_T")
 # A serializer's type, and its bytes.
 Blob = tuple[str, bytes]
 # How many checkpoints a put looks back for writes to put before its base.
 _MAX_BACK = 128
+# Asking the storage about 1,000 jobs takes 10 ms.
+_LOOK_EVERY_SECONDS = 1.0
 
 
 class Put(NamedTuple):
@@ -117,6 +130,7 @@ class Threads:
         self._packer = packer
         self._who = who
         self._trash_seconds = trash_seconds
+        self._looked_at = -math.inf  # when `thread_ids` last looked at every job
 
     # -- writes ------------------------------------------------------------------------
 
@@ -280,7 +294,17 @@ class Threads:
         Raises:
             UnreadableState: its bytes differ from what was put.
         """
-        return self._reader.answer(ref.thread_id, partial(self._stored, ref))
+        return self._ask(ref.thread_id, partial(self._stored, ref))
+
+    def _ask(self, thread_id: str, ask: Callable[[JobView], _T]) -> _T:
+        """Query the view that a ref came from; a fresh one if its journal was moved.
+
+        The ref is a moment old, so it costs no further look at the storage.
+        """
+        try:
+            return ask(self._store.glance(thread_id))
+        except (UnreadableState, DamagedJournal, StorageFailed):
+            return self._reader.answer(thread_id, ask)
 
     def _stored(self, ref: Ref, view: JobView) -> Stored | None:
         entry = view.checkpoints.get(ref.checkpoint_id)
@@ -302,14 +326,13 @@ class Threads:
                 return self._reader.metadata(view, entry)
             return _values(self._reader.raw(view, entry).raw)[1] or {}
 
-        return self._reader.answer(ref.thread_id, ask)
+        return self._ask(ref.thread_id, ask)
 
     def writes(
         self, ref: Ref, channels: Collection[str] | None = None
     ) -> tuple[Written, ...]:
         """Return the writes of a checkpoint, to these channels or to all."""
-        ask = partial(self._writes, ref, channels)
-        return self._reader.answer(ref.thread_id, ask)
+        return self._ask(ref.thread_id, partial(self._writes, ref, channels))
 
     def _writes(
         self, ref: Ref, channels: Collection[str] | None, view: JobView
@@ -377,9 +400,33 @@ class Threads:
         return found
 
     def thread_ids(self) -> list[str]:
-        """Return the ids of threads with checkpoints, the latest write first."""
-        jobs = queries.threads(self._reader)
-        return [job_id for _, job_id in sorted(jobs, reverse=True)]
+        """Return the ids of threads with checkpoints, the latest write first.
+
+        What this process has written is always in it; what others have written is,
+        within a second.
+        """
+        now = time.monotonic()
+        if now - self._looked_at >= _LOOK_EVERY_SECONDS:
+            self._look()
+            self._looked_at = now
+        found = [
+            (view.last_at or "", view.job_id)
+            for view in self._store.known()
+            if view.threads is not None and view.threads.places
+        ]
+        return [job_id for _, job_id in sorted(found, reverse=True)]
+
+    def _look(self) -> None:
+        """Read the latest writes of other processes, and jobs that are not known."""
+        self._store.refresh()
+        for job_id in every_job(self._store.storage):
+            if not self._store.knows(job_id):
+                try:
+                    self._store.view(job_id)
+                except NestedCall:
+                    raise  # not caused by the job
+                except MilepostError:
+                    continue  # the damage of one job must not hide others (I10)
 
     # -- removals ----------------------------------------------------------------------
 

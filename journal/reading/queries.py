@@ -24,7 +24,6 @@ from milepost.journal.models import Checkpoint, CheckpointInfo, ErrorInfo, JobIn
 from milepost.journal.process import gc_pause
 from milepost.journal.reading import summaries
 from milepost.journal.reading.reader import check_limit, unknown
-from milepost.journal.storage.contract import every_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -207,26 +206,6 @@ def jobs(
         return [*islice(infos, limit)]
 
     return gc_pause.at_rest(collect)
-
-
-def threads(reader: Reader) -> list[tuple[str, str]]:
-    """Return time of the last write and id of each thread that has checkpoints.
-
-    Jobs that this process knows are looked at only if the storage names a change.
-    """
-    store = reader.store
-    store.refresh()
-    found = []
-    for job_id in every_job(store.storage):
-        try:
-            view = store.glance(job_id)
-        except NestedCall:
-            raise  # not caused by the job
-        except MilepostError:
-            continue  # the damage of one job must not hide others (I10)
-        if view.threads is not None and view.threads.places:
-            found.append((view.last_at or "", job_id))
-    return found
 
 
 def job(reader: Reader, job_id: str) -> JobInfo | None:

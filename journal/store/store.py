@@ -231,6 +231,10 @@ class Store:
             if has(view):
                 yield view
 
+    def known(self) -> list[JobView]:
+        """Return the views of all jobs that this process knows, however old."""
+        return [job.view for job in [*self._jobs.values()]]
+
     def knows(self, job_id: str) -> bool:
         """Return whether this process has a view of a job, however old."""
         return job_id in self._jobs

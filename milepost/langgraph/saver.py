@@ -238,7 +238,10 @@ class MilepostSaver(BaseCheckpointSaver[str]):
         return history
 
     def thread_ids(self) -> builtins.list[str]:
-        """Return the ids of all threads, the one with the latest write first."""
+        """Return the ids of all threads, the one with the latest write first.
+
+        Threads that other processes begin or write to are noticed within a second.
+        """
         return self._threads.thread_ids()
 
     # -- writing -----------------------------------------------------------------------
