@@ -347,7 +347,10 @@ class Threads:
                     written = Written(
                         group.task_id, group.task_path, index, channel, value
                     )
-                    found[group.task_id, index] = written
+                    if index < 0:
+                        found[group.task_id, index] = written
+                    else:  # the writes of a checkpoint that came back were the first
+                        found.setdefault((group.task_id, index), written)
         order = attrgetter("task_path", "task_id", "idx")
         return tuple(sorted(found.values(), key=order))
 

@@ -526,6 +526,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             )
         case "job.erased":
             view.workflows.erased_seq = event["seq"]
+            if view.threads is not None:
+                view.threads.purge()
             why = event["data"].get("reason", "erased")
             reason = dict.fromkeys([*view.checkpoints, *view.trash], why)
             _purge(view, reason, event["at"], event["actor"])

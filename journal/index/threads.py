@@ -56,7 +56,8 @@ class Threads:
         order: LangGraph's ids of live ones, ascending, by namespace.
         writes: by checkpoint id, of live and deleted ones.
         waiting: writes whose checkpoint has not been put, by its place.
-        gone: writes that belong to nothing any more: their seqs, and when that was.
+        gone: writes that belong to nothing any more: their seqs, and since when; empty
+            if they are purged.
     """
 
     __slots__ = ("facts", "gone", "order", "places", "waiting", "writes")
@@ -144,8 +145,6 @@ class Threads:
             tuple(at.get("lacks", ())),
         )
         self.put_back(checkpoint_id)
-        if (waiting := self.waiting.pop((ns, id_), None)) is not None:
-            self.writes[checkpoint_id] = waiting
 
     def write(self, event: WritesSaved) -> None:
         """Add the writes of a task."""
@@ -173,16 +172,24 @@ class Threads:
             self.waiting[fact.ns, fact.id] = self.writes.pop(checkpoint_id)
 
     def put_back(self, checkpoint_id: str) -> None:
-        """Add a checkpoint at its place."""
+        """Add a checkpoint at its place, with the writes that wait there."""
         fact = self.facts[checkpoint_id]
-        self.places[fact.ns, fact.id] = checkpoint_id
+        place = fact.ns, fact.id
+        self.places[place] = checkpoint_id
         insort(self.order.setdefault(fact.ns, []), fact.id)
+        if (waiting := self.waiting.pop(place, None)) is not None:
+            self.writes.setdefault(checkpoint_id, []).extend(waiting)
 
     def forget_waiting(self, at: str) -> None:
         """Give up the writes without a checkpoint, as their thread is deleted."""
         for groups in self.waiting.values():
             self.gone += [(group.seq, at) for group in groups]
         self.waiting.clear()
+
+    def purge(self) -> None:
+        """Purge the writes without a checkpoint, as the job is erased."""
+        self.forget_waiting("")
+        self.gone = [(seq, "") for seq, _ in self.gone]
 
     def erase(self, checkpoint_ids: Collection[str]) -> list[int]:
         """Remove erased checkpoints; return the events of their writes."""

@@ -85,7 +85,9 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
         for entry in ended:
             seqs |= {g.seq for g in threads.writes.get(entry.checkpoint_id, ())}
         seqs |= {
-            seq for seq, at in threads.gone if datetime.fromisoformat(at) <= latest
+            seq
+            for seq, at in threads.gone
+            if not at or datetime.fromisoformat(at) <= latest
         }
     missing = {seq for seq in seqs if view.faults.get(seq) == STATE_MISSING}
     return payloads | (seqs - missing)
