@@ -74,6 +74,11 @@ def test_the_last_entries_are_read_without_those_before(
         assert len(made.entries(LOG)) == 300
         assert len(disk.of("read")) - calls < 5  # not one for each append
         assert disk.read_bytes - before > 300_000
+        for _ in range(300):
+            made.append("many", [{"text": "x" * 100} for _ in range(20)])
+        before = disk.read_bytes
+        assert len(made.entries("many", last=300)) == 300  # of 15 appends
+        assert disk.read_bytes - before < 300_000
 
 
 def test_an_empty_append_records_nothing(manager: CheckpointManager) -> None:
@@ -227,7 +232,8 @@ def test_many_writers_of_the_same_entries_add_each_once(root: Path) -> None:
             for n in range(0, 60, 2):
                 manager.append(LOG, numbered(n, n + 1), key="id")
 
-        threads = [threading.Thread(target=write, args=(m,)) for m in (one, one, two)]
+        writers = (*[one] * 6, two)  # six of one process share writes
+        threads = [threading.Thread(target=write, args=(m,)) for m in writers]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -276,6 +282,26 @@ def test_popping_takes_one_entry_after_the_other(manager: CheckpointManager) -> 
     assert manager.pop(LOG) is None
     manager.append(LOG, numbered(5))
     assert numbers(manager) == [5]
+
+
+def test_many_readers_pop_each_entry_once(root: Path) -> None:
+    with CheckpointManager(root) as one, CheckpointManager(root) as two:
+        for n in range(0, 60, 3):
+            one.append(LOG, numbered(n, n + 1, n + 2))
+        popped = list[Any]()
+
+        def pop(manager: CheckpointManager) -> None:
+            popped.extend(manager.pop(LOG) for _ in range(15))
+
+        threads = [
+            threading.Thread(target=pop, args=(m,)) for m in (one, one, two, two)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(each["n"] for each in popped) == [*range(60)]
+        assert one.entries(LOG) == two.entries(LOG) == []
 
 
 def test_a_pop_is_one_write(manager: CheckpointManager) -> None:
