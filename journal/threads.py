@@ -158,7 +158,18 @@ class Threads:
             OnHold: the replaced one is held.
             StorageFailed: the write failed.
         """
-        draft = self._draft(ids.check_job_id(thread_id), put)
+        self._put(thread_id, put, expected_parent, actor)
+
+    def _put(
+        self,
+        thread_id: str,
+        put: Put,
+        expected_parent: object,
+        actor: str | None,
+        *,
+        is_copy: bool = False,
+    ) -> None:
+        draft = self._draft(ids.check_job_id(thread_id), put, is_copy=is_copy)
         decide = partial(
             commands.put,
             draft=draft,
@@ -169,7 +180,7 @@ class Threads:
         packed, fold, seq, checkpoint_id = self._store.write(thread_id, decide)
         self._packer.remember(packed, fold, seq, checkpoint_id, draft.raw)
 
-    def _draft(self, thread_id: str, put: Put) -> Draft:
+    def _draft(self, thread_id: str, put: Put, *, is_copy: bool) -> Draft:
         parts: list[str | bytes] = [*put.value]
         plain = put.metadata if isinstance(put.metadata, dict) else None
         if plain is None:
@@ -198,7 +209,8 @@ class Threads:
             place["lacks"] = [*put.lacks]
         source = put.source or "checkpoint"
         return commands.Draft(
-            *(put.ns, put.id, put.parent_id, source, place, raw, packed, encoded)
+            *(put.ns, put.id, put.parent_id, source, place, raw, packed, encoded),
+            is_copy,
         )
 
     def _bounded(self, raw: bytes) -> bytes:
@@ -546,7 +558,7 @@ class Threads:
                 root_id=fact.root_id,
                 lacks=fact.lacks,
             )
-            self.put(target, put, actor=actor)
+            self._put(target, put, ANY, actor, is_copy=True)
 
 
 def _spared(known: Index, gone: dict[str, str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ class Draft(NamedTuple):
         raw: the state.
         packed: the state in the form that it is stored in.
         encoded: the same, with its digest and its metadata.
+        is_copy: LangGraph's id is the checkpoint id of another job already.
     """
 
     ns: str
@@ -48,6 +49,7 @@ class Draft(NamedTuple):
     raw: bytes
     packed: Packed
     encoded: EncodedState
+    is_copy: bool
 
 
 class Stored(NamedTuple):
@@ -101,8 +103,8 @@ def put(
     place = dict(draft.place)
     if draft.ns:
         place["ns"] = draft.ns
-    is_free = draft.id not in view.checkpoints and draft.id not in view.trash
-    if is_free and _IS_ID.fullmatch(draft.id):
+    is_taken = draft.id in view.checkpoints or draft.id in view.trash
+    if _IS_ID.fullmatch(draft.id) and not (is_taken or draft.is_copy):
         checkpoint_id = draft.id
     else:
         checkpoint_id = new_id(batch, draft.source)

@@ -84,19 +84,23 @@ def due(view: JobView, now: datetime, trash_seconds: float) -> frozenset[int]:
     if (threads := view.threads) is not None:
         for entry in ended:
             seqs |= {g.seq for g in threads.writes.get(entry.checkpoint_id, ())}
-        seqs |= {
-            seq
-            for seq, at in threads.gone
-            if not at or datetime.fromisoformat(at) <= latest
-        }
     missing = {seq for seq in seqs if view.faults.get(seq) == STATE_MISSING}
     return payloads | (seqs - missing)
 
 
 def _payloads(view: JobView, latest: datetime) -> frozenset[int]:
-    """Return the events of executions whose states are due."""
+    """Return the events whose states are due and belong to no checkpoint.
+
+    They are those of executions, and writes of a thread whose checkpoint never came.
+    """
     known = view.workflows
+    gone = () if view.threads is None else view.threads.gone
     return frozenset(
+        seq
+        for seq, at in gone
+        if (not at or datetime.fromisoformat(at) <= latest)
+        and view.faults.get(seq) != STATE_MISSING
+    ) | frozenset(
         seq
         for execution in known.executions.values()
         for seq in execution.payload_seqs()
@@ -144,7 +148,7 @@ class Threshold(NamedTuple):
             for trashed in view.trash.values()
             if trashed.entry.seq in drop
         )
-        # Likewise the states of executions: erased, or removed long enough ago.
+        # Likewise states without a checkpoint: erased, or removed long enough ago.
         erased = _payloads(view, clock.EARLIEST if within is None else since)
         if is_late or not erased.isdisjoint(drop):
             return "required"

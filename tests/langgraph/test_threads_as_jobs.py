@@ -212,3 +212,27 @@ def test_a_pinned_checkpoint_keeps_its_delta_channel_through_a_policy(
     manager.compact(THREAD)
     assert run.graph.get_state(config).values == before
     assert len(manager.list(THREAD)) < 10
+
+
+def test_a_copy_has_checkpoint_ids_of_its_own(saver: MilepostSaver) -> None:
+    put(saver, "1")
+    saver.copy_thread("t", "copy")
+    (copied,) = saver.manager.list("copy")
+    assert copied.checkpoint_id != "1"
+    assert saver.manager.find("1").job_id == "t"
+    assert saver.manager.find(copied.checkpoint_id).job_id == "copy"
+    found = saver.get_tuple(config_of("copy", checkpoint_id="1"))
+    assert found is not None
+    assert found.checkpoint["id"] == "1"
+
+
+def test_erasing_a_thread_erases_writes_whose_checkpoint_never_came(
+    saver: MilepostSaver, root: Path
+) -> None:
+    put(saver, "1")
+    saver.put_writes(config_of(checkpoint_id="2"), [("a", "s3cret" * 9)], "task")
+    journal = root / "journals" / "t.jsonl"
+    assert journal.read_bytes().count(b'{"state":') == 2
+    saver.manager.erase("t")
+    assert b'{"state":' not in journal.read_bytes()
+    assert saver.manager.verify("t", deep=True)[0].ok
