@@ -94,12 +94,12 @@ class Threads:
     def needs(self, kept: Collection[str]) -> dict[str, str]:
         """Return the ancestors that checkpoints need for channels, each with why."""
         found: dict[str, str] = {}
+        seen: dict[str, set[str]] = {}  # the channels that a walk has looked for
         for checkpoint_id in kept:
-            seen = {checkpoint_id}
             lacks = {*self.facts[checkpoint_id].lacks}
             parent = self.parent_of(checkpoint_id)
-            while lacks and parent is not None and parent not in seen:
-                seen.add(parent)
+            while parent is not None and not lacks <= seen.setdefault(parent, set()):
+                seen[parent] |= lacks
                 names = ", ".join(sorted(lacks))
                 found.setdefault(parent, f"needed by {checkpoint_id} for {names}")
                 lacks &= {*self.facts[parent].lacks}
