@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milepost.journal import ids
 from milepost.journal.events.codec import peek
+from milepost.journal.index.threads import to_rows
 
 if TYPE_CHECKING:
     from milepost import CheckpointManager
@@ -103,7 +104,7 @@ def listing_of(view: JobView) -> Listing:
     return Listing(
         tuple(view.checkpoints),
         None if current is None else current.checkpoint_id,
-        repr(plain(view.workflows)),
+        repr(plain([view.workflows, to_rows(view.threads)])),
     )
 
 

@@ -8,11 +8,14 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import orjson
+
 from milepost import CheckpointManager
 from milepost.journal.errors import DamagedJournal, StorageFailed
 from milepost.journal.storage.contract import during
 from milepost.journal.storage.files.storage import FileStorage
 from milepost.journal.storage.removals import Removal
+from milepost.journal.threads import Put
 from milepost.journal.workflow import attempts
 from tests.crash.ledger import (
     STORE,
@@ -228,12 +231,26 @@ class Session:
     def save(
         self, manager: CheckpointManager, job: str, state: dict[str, Any], **more: Any
     ) -> str:
-        """Save, and promise it; in a log, append."""
-        if manager._store.view(job).kind == "log":
+        """Save, and promise it; in a log, append; in a thread, put."""
+        kind = manager._store.view(job).kind
+        if kind == "thread":
+            return self.put(manager, job, 10 + len(self.ledger.states))
+        if kind == "log":
             state = {"entries": [state]}
             checkpoint_id = manager.append(job, **state).checkpoint_id or ""
         else:
             checkpoint_id = manager.save(job, "s", state, **more)
+        self.ledger.states[checkpoint_id] = state
+        self.acknowledge(manager, job)
+        return checkpoint_id
+
+    def put(self, manager: CheckpointManager, job: str, number: int) -> str:
+        """Put a checkpoint of a thread whose id is a number, and promise it."""
+        state = {"n": number, "nth": len(self.ledger.states)}
+        value = "json", orjson.dumps(state)
+        put = Put("", str(number), None, "s", value, {}, None, None, ())
+        manager.threads.put(job, put)
+        checkpoint_id = manager.list(job)[-1].checkpoint_id
         self.ledger.states[checkpoint_id] = state
         self.acknowledge(manager, job)
         return checkpoint_id

@@ -162,6 +162,22 @@ def _noted(session: Session, manager: CheckpointManager, checkpoint_id: str) -> 
     session.acknowledge(manager, JOB)
 
 
+def thread(session: Session) -> None:
+    """Writes come before and after their checkpoint, which is replaced and deleted."""
+    manager = session.open()
+    threads = manager.threads
+    threads.put_writes(JOB, "", "1", "task", "", [(0, "a", ("json", b"1"))])
+    session.acknowledge(manager, JOB)
+    session.put(manager, JOB, 1)
+    session.quiet()
+    threads.put_writes(JOB, "", "1", "task", "", [(-3, "b", ("json", b"2"))])
+    session.acknowledge(manager, JOB)
+    session.put(manager, JOB, 1)
+    session.put(manager, JOB, 2)
+    threads.delete(JOB)
+    session.acknowledge(manager, JOB)
+
+
 def group_commit(session: Session) -> None:
     """While one save is on its way two more queue up: one write holds both."""
     manager = _begun(session)
@@ -614,6 +630,7 @@ WORKLOADS: dict[str, Workload] = {
     "change": Workload(change),
     "fork": Workload(fork, jobs=(JOB, "fork")),
     "log": Workload(log),
+    "thread": Workload(thread),
     "group commit": Workload(group_commit),
     "take over": Workload(take_over),
     "take over a creation": Workload(take_over_a_creation),
