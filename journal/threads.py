@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from milepost.journal.commands.threads import Draft
+    from milepost.journal.events.vocabulary import CopyOrigin
     from milepost.journal.index.entries import Entry
     from milepost.journal.index.job_view import JobView
     from milepost.journal.index.threads import Threads as Index
@@ -167,9 +168,9 @@ class Threads:
         expected_parent: object,
         actor: str | None,
         *,
-        is_copy: bool = False,
+        origin: CopyOrigin | None = None,
     ) -> None:
-        draft = self._draft(ids.check_job_id(thread_id), put, is_copy=is_copy)
+        draft = self._draft(ids.check_job_id(thread_id), put, origin)
         decide = partial(
             commands.put,
             draft=draft,
@@ -180,7 +181,7 @@ class Threads:
         packed, fold, seq, checkpoint_id = self._store.write(thread_id, decide)
         self._packer.remember(packed, fold, seq, checkpoint_id, draft.raw)
 
-    def _draft(self, thread_id: str, put: Put, *, is_copy: bool) -> Draft:
+    def _draft(self, thread_id: str, put: Put, origin: CopyOrigin | None) -> Draft:
         parts: list[str | bytes] = [*put.value]
         plain = put.metadata if isinstance(put.metadata, dict) else None
         if plain is None:
@@ -210,7 +211,7 @@ class Threads:
         source = put.source or "checkpoint"
         return commands.Draft(
             *(put.ns, put.id, put.parent_id, source, place, raw, packed, encoded),
-            is_copy,
+            origin,
         )
 
     def _bounded(self, raw: bytes) -> bytes:
@@ -232,6 +233,7 @@ class Threads:
         task_path: str,
         writes: Sequence[tuple[int, str, Blob]],
         actor: str | None = None,
+        origin: CopyOrigin | None = None,
     ) -> None:
         """Store what a task wrote durably, beside a checkpoint that may come later.
 
@@ -246,6 +248,7 @@ class Threads:
             task_path: orders the writes of parallel tasks.
             writes: index, channel and value of each; an index occurs once.
             actor: the actor, instead of the manager's.
+            origin: where a new thread is copied from.
 
         Raises:
             WrongKind: the job holds no thread.
@@ -281,7 +284,9 @@ class Threads:
         stored: list[tuple[Any, int]] = []
 
         def decide(batch: Any) -> int:
-            seq = commands.put_writes(batch, data, encode, actor=self._who(actor))
+            seq = commands.put_writes(
+                batch, data, encode, actor=self._who(actor), origin=origin
+            )
             stored[:] = [(batch.view.fold, seq)]
             return seq
 
@@ -522,7 +527,8 @@ class Threads:
     def copy(self, source: str, target: str, *, actor: str | None = None) -> None:
         """Copy all checkpoints and writes of a thread; the copy is independent.
 
-        An interrupted copy goes on when it is repeated.
+        Its first event records the source and its seq.  An interrupted copy goes on
+        when it is repeated.
 
         Raises:
             Conflict: the target has checkpoints that the source has not.
@@ -536,7 +542,9 @@ class Threads:
                 f"thread {target!r} has checkpoints of its own",
                 hint="copy to a new thread, or delete that one first",
             )
-        parents = threads_of(self._reader.view(source)).facts
+        view = self._reader.view(source)
+        origin: CopyOrigin = {"job": source, "seq": view.seq}
+        parents = threads_of(view).facts
         for ref in refs:
             if (ref.ns, ref.id) in there or (stored := self.read(ref)) is None:
                 continue
@@ -544,7 +552,10 @@ class Threads:
             for task_id, task_path in tasks:
                 wanted = [w[2:] for w in stored.writes if w[:2] == (task_id, task_path)]
                 self.put_writes(
-                    *(target, ref.ns, ref.id, task_id, task_path), wanted, actor
+                    *(target, ref.ns, ref.id, task_id, task_path),
+                    wanted,
+                    actor,
+                    origin,
                 )
             fact = parents[ref.checkpoint_id]
             put = Put(
@@ -558,7 +569,7 @@ class Threads:
                 root_id=fact.root_id,
                 lacks=fact.lacks,
             )
-            self._put(target, put, ANY, actor, is_copy=True)
+            self._put(target, put, ANY, actor, origin=origin)
 
 
 def _spared(known: Index, gone: dict[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from milepost.journal.batch import Batch
+    from milepost.journal.events.vocabulary import CopyOrigin
     from milepost.journal.index.job_view import Fold, JobView
     from milepost.journal.states.line_codec import EncodedState
     from milepost.journal.states.packer import Packed, Packer
@@ -38,7 +39,7 @@ class Draft(NamedTuple):
         raw: the state.
         packed: the state in the form that it is stored in.
         encoded: the same, with its digest and its metadata.
-        is_copy: LangGraph's id is the checkpoint id of another job already.
+        origin: where it is copied from.
     """
 
     ns: str
@@ -49,7 +50,7 @@ class Draft(NamedTuple):
     raw: bytes
     packed: Packed
     encoded: EncodedState
-    is_copy: bool
+    origin: CopyOrigin | None
 
 
 class Stored(NamedTuple):
@@ -64,6 +65,12 @@ class Stored(NamedTuple):
 def threads_of(view: JobView) -> Threads:
     """Return the index of a thread, an empty one of a job that holds none."""
     return _NO_THREADS if view.threads is None else view.threads
+
+
+def _claim(batch: Batch, origin: CopyOrigin | None) -> None:
+    batch.claim("thread")
+    if origin is not None and batch.opening:
+        batch.opening["copied_from"] = origin
 
 
 def put(
@@ -81,7 +88,7 @@ def put(
         Conflict: `expected_parent` is not the newest of its namespace.
         OnHold: the replaced one is held.
     """
-    batch.claim("thread")
+    _claim(batch, draft.origin)
     view, known = batch.view, threads_of(batch.view)
     head = known.head(draft.ns)
     if expected_parent is not ANY and head != expected_parent:
@@ -104,7 +111,8 @@ def put(
     if draft.ns:
         place["ns"] = draft.ns
     is_taken = draft.id in view.checkpoints or draft.id in view.trash
-    if _IS_ID.fullmatch(draft.id) and not (is_taken or draft.is_copy):
+    # Nor may it be that of two jobs.
+    if _IS_ID.fullmatch(draft.id) and not (is_taken or draft.origin):
         checkpoint_id = draft.id
     else:
         checkpoint_id = new_id(batch, draft.source)
@@ -139,6 +147,7 @@ def put_writes(
     encode: Callable[[Collection[int]], EncodedState],
     *,
     actor: str,
+    origin: CopyOrigin | None = None,
 ) -> int:
     """Add the writes of a task that are new; return the event, 0 if there is none.
 
@@ -147,11 +156,12 @@ def put_writes(
         data: of the event, with all writes, without the fields of a state.
         encode: returns the state of the writes with these indexes.
         actor: the actor.
+        origin: where they are copied from.
 
     Raises:
         WrongKind: the job holds no thread.
     """
-    batch.claim("thread")
+    _claim(batch, origin)
     task_id, place = data["task_id"], (data.get("ns", ""), data["for"])
     taken = {
         index

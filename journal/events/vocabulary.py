@@ -35,6 +35,13 @@ class ForkOrigin(TypedDict):
     hash: str
 
 
+class CopyOrigin(TypedDict):
+    """The thread that a thread was copied from, and its last event then."""
+
+    job: str
+    seq: int
+
+
 class JobOpenedData(TypedDict):
     """The id of the job, and the values that bind its hash chain to this store.
 
@@ -46,6 +53,7 @@ class JobOpenedData(TypedDict):
     nonce: str
     kind: NotRequired[str]
     forked_from: NotRequired[ForkOrigin]
+    copied_from: NotRequired[CopyOrigin]
 
 
 class JobRepairedData(TypedDict):

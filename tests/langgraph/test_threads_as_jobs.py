@@ -214,9 +214,14 @@ def test_a_pinned_checkpoint_keeps_its_delta_channel_through_a_policy(
     assert len(manager.list(THREAD)) < 10
 
 
-def test_a_copy_has_checkpoint_ids_of_its_own(saver: MilepostSaver) -> None:
+def test_a_copy_has_checkpoint_ids_of_its_own_and_names_its_source(
+    saver: MilepostSaver,
+) -> None:
+    saver.put_writes(config_of(checkpoint_id="1"), [("a", 1)], "task")
     put(saver, "1")
     saver.copy_thread("t", "copy")
+    opened = saver.manager.history("copy")[0]["data"]
+    assert opened["copied_from"] == {"job": "t", "seq": 3}
     (copied,) = saver.manager.list("copy")
     assert copied.checkpoint_id != "1"
     assert saver.manager.find("1").job_id == "t"
