@@ -757,7 +757,7 @@ MUTANTS: dict[str, Mutant] = {
         "end executions",
     ),
     "a compaction keeps the payloads of removed executions": Mutant(
-        (Rewrite(compaction.due, "return payloads | frozenset(", "return frozenset("),),
+        (Rewrite(compaction.due, "payloads | (seqs - missing)", "seqs - missing"),),
         "clear executions",
     ),
     "a compaction drops the payloads of live executions": Mutant(
