@@ -397,7 +397,7 @@ WRONG_FOLDERS = {
 
 @pytest.mark.parametrize("name", WRONG_FOLDERS)
 def test_a_wrong_folder_is_refused_in_one_line(folder: Path, name: str) -> None:
-    sqlite3.connect(folder / "file.db").execute("CREATE TABLE t (x)").close()
+    sqlite3.connect(folder / "file.db").execute("CREATE TABLE t (x)").connection.close()
     with pytest.raises(errors.InvalidArgument, match=WRONG_FOLDERS[name]) as caught:
         MilepostSaver.from_conn_string(name)
     assert "milepost import langgraph" in str(caught.value.hint)

@@ -73,7 +73,7 @@ ONE: dict[str, Callable[[Made, int], object]] = {
     "delete": lambda x, run: x.manager.delete(JOB, middle(x, 20 + run)),
     "first page": lambda x, _: x.manager.page(JOB, limit=10),
     "middle page": lambda x, run: x.manager.page(
-        JOB, limit=10, after_seq=len(x.ids) // 2 + 64 + run
+        JOB, limit=10, after_seq=len(x.ids) // 2 - 40 + run
     ),
     "undelete": undelete,
 }
