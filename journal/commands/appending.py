@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milepost.journal.clock import stamp
 from milepost.journal.commands import saving
+from milepost.journal.commands.cleanup import add_cleaned
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.reason import with_reason
 from milepost.journal.commands.removal import refuse_protected
@@ -170,13 +169,15 @@ class Log:
             refuse_held(view, checkpoint_id)
             refuse_protected(view, checkpoint_id)
         if removed:
-            data: dict[str, object] = {
-                "removed": removed,
-                "kept": 0,
-                "policy": {"call": "clear"},
-                "trash_until": stamp(batch.now + timedelta(seconds=trash_seconds)),
-            }
-            batch.remove("checkpoints.cleaned", self._actor, data, removed)
+            add_cleaned(
+                batch,
+                removed,
+                {"call": "clear"},
+                actor=self._actor,
+                trash_seconds=trash_seconds,
+                kept=0,
+                more={},
+            )
         return len(removed)
 
     def _draft(

@@ -11,7 +11,7 @@ from milepost.journal.commands.requests import NO_KEY, Request, answers_repeats
 from milepost.journal.errors import InvalidArgument, StalePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from milepost.journal.batch import Batch
     from milepost.journal.index.job_view import JobView
@@ -176,22 +176,51 @@ def _add_cleaned(
 ) -> None:
     from milepost.journal.retention.policy import describe, policy_hash
 
+    if not plan.remove:
+        return
+    more: dict[str, object] = {}
+    if plan_id is not None:
+        more["plan_id"] = plan_id
+    if plan.waits:
+        more["confirmed"] = True
+    add_cleaned(
+        batch,
+        {verdict.checkpoint_id: _text(verdict) for verdict in plan.remove},
+        describe(plan.policy) | {"hash": policy_hash(plan.policy)},
+        actor=actor,
+        trash_seconds=trash_seconds,
+        kept=len(plan.keep),
+        more=request.recorded(more),
+    )
+
+
+def add_cleaned(
+    batch: Batch,
+    removed: Mapping[str, str],
+    policy: Mapping[str, object],
+    *,
+    actor: str,
+    trash_seconds: float,
+    kept: int,
+    more: Mapping[str, object],
+) -> None:
+    """Add the events that remove checkpoints, in one write.
+
+    Args:
+        batch: the write.
+        removed: the checkpoints, each with the reason.
+        policy: what removes them.
+        actor: the actor.
+        trash_seconds: how long they can be undeleted.
+        kept: how many the job keeps.
+        more: further data of each event.
+    """
     until = stamp(batch.now + timedelta(seconds=trash_seconds))
-    policy = describe(plan.policy) | {"hash": policy_hash(plan.policy)}
-    for first in range(0, len(plan.remove), _MAX_REMOVED_PER_EVENT):
-        part = plan.remove[first : first + _MAX_REMOVED_PER_EVENT]
-        data: dict[str, object] = {
-            "removed": {v.checkpoint_id: _text(v) for v in part},
-            "kept": len(plan.keep),
-            "policy": policy,
-            "trash_until": until,
-        }
-        if plan_id is not None:
-            data["plan_id"] = plan_id
-        if plan.waits:
-            data["confirmed"] = True
-        removed = (verdict.checkpoint_id for verdict in part)
-        batch.remove("checkpoints.cleaned", actor, request.recorded(data), removed)
+    found = [*removed.items()]
+    for first in range(0, len(found) or 1, _MAX_REMOVED_PER_EVENT):
+        part = dict(found[first : first + _MAX_REMOVED_PER_EVENT])
+        data = {"removed": part, "kept": kept, "policy": policy, "trash_until": until}
+        batch.remove("checkpoints.cleaned", actor, {**data, **more}, part)
 
 
 def _stale(view: JobView, job: JobPlan, plan_id: str) -> StalePlan:

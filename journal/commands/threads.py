@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from milepost.journal.clock import stamp
+from milepost.journal.commands.cleanup import add_cleaned
 from milepost.journal.commands.marks import refuse_held
 from milepost.journal.commands.saving import new_id
 from milepost.journal.errors import Conflict
@@ -215,13 +214,13 @@ def clean(
         return 0
     for checkpoint_id in removed:
         refuse_held(batch.view, checkpoint_id)
-    data: dict[str, object] = {
-        "removed": removed,
-        "kept": len(batch.view.checkpoints) - len(removed),
-        "policy": policy,
-        "trash_until": stamp(batch.now + timedelta(seconds=trash_seconds)),
-    }
-    if takes_waiting:
-        data["waiting"] = True
-    batch.remove("checkpoints.cleaned", actor, data, removed)
+    add_cleaned(
+        batch,
+        removed,
+        policy,
+        actor=actor,
+        trash_seconds=trash_seconds,
+        kept=len(batch.view.checkpoints) - len(removed),
+        more={"waiting": True} if takes_waiting else {},
+    )
     return len(removed)

@@ -437,10 +437,10 @@ def _check_place(view: JobView, checkpoint_id: str) -> None:
 
 def successor_of(view: JobView, checkpoint_id: str) -> str | None:
     """Return the live checkpoint of a thread in the place of a deleted one, if any."""
-    fact = view.threads and view.threads.facts.get(checkpoint_id)
-    if view.threads is None or not fact:
+    if (threads := view.threads) is None:
         return None
-    return view.threads.places.get((fact.ns, fact.id))
+    fact = threads.facts.get(checkpoint_id)
+    return fact and threads.places.get((fact.ns, fact.id))
 
 
 def _live(view: JobView, checkpoint_id: str) -> Entry:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from milepost.journal.importing.importing import Imported
-    from milepost.langgraph.moving import MovedThread
+
+    # A job or a thread, its new checkpoints, and those that were known.
+    Count = tuple[str, int, int]
 
 
 @with_shared_options
@@ -60,20 +62,29 @@ def files_command(frame: Frame, *, folder: str, dry_run: bool) -> Answer:
 
 
 def _lines(done: Imported, done_word: str) -> Iterator[str]:
-    for job in done.jobs:
-        known = f", {job.known:,} already known" if job.known else ""
-        yield f"{job.job_id}: {done_word} {counted(job.imported, 'checkpoint')}{known}"
+    counts = [(job.job_id, job.imported, job.known) for job in done.jobs]
+    yield from _counts(counts, done_word)
     for note in done.remarks:
         yield f"note     {note.path}: {note.text}"
     for note in done.skipped:
         yield f"skipped  {note.path}: {note.text}"
-    if not done.jobs:
-        yield "no checkpoint files found"
-    elif not done.imported:
-        yield "nothing to import"
-    else:
-        jobs = counted(sum(job.imported > 0 for job in done.jobs), "job")
-        yield f"{done_word} {counted(done.imported, 'checkpoint')} of {jobs}"
+    yield _total(counts, done_word, "job", none="no checkpoint files found")
+
+
+def _counts(counts: list[Count], done_word: str) -> Iterator[str]:
+    for name, imported, known in counts:
+        also = f", {known:,} already known" if known else ""
+        yield f"{name}: {done_word} {counted(imported, 'checkpoint')}{also}"
+
+
+def _total(counts: list[Count], done_word: str, unit: str, *, none: str) -> str:
+    imported = [number for _, number, _ in counts if number]
+    if not counts:
+        return none
+    if not imported:
+        return "nothing to import"
+    total = counted(sum(imported), "checkpoint")
+    return f"{done_word} {total} of {counted(len(imported), unit)}"
 
 
 @command(
@@ -112,7 +123,9 @@ def langgraph_command(frame: Frame, *, source: str, dry_run: bool) -> Answer:
         "threads": [thread._asdict() for thread in moved],
     }
     done_word = "would import" if dry_run else "imported"
-    answer = Answer(data, Report((*_thread_lines(moved, done_word), *notes)))
+    counts = [(thread.thread_id, thread.imported, thread.known) for thread in moved]
+    total = _total(counts, done_word, "thread", none="no threads found")
+    answer = Answer(data, Report((*_counts(counts, done_word), total, *notes)))
     if not notes:
         return answer
     text = f"{counted(len(notes), 'checkpoint')} not as in the source"
@@ -126,20 +139,6 @@ def _moving() -> ModuleType:
         hint = "pip install 'milepost[langgraph]'"
         raise Failure("usage", f"{exc.name} is not installed", hint) from exc
     return moving
-
-
-def _thread_lines(moved: list[MovedThread], done_word: str) -> Iterator[str]:
-    for thread in moved:
-        known = f", {thread.known:,} already known" if thread.known else ""
-        count = counted(thread.imported, "checkpoint")
-        yield f"{thread.thread_id}: {done_word} {count}{known}"
-    if not moved:
-        yield "no threads found"
-    elif not (total := sum(thread.imported for thread in moved)):
-        yield "nothing to import"
-    else:
-        threads = counted(sum(thread.imported > 0 for thread in moved), "thread")
-        yield f"{done_word} {counted(total, 'checkpoint')} of {threads}"
 
 
 import_command.add_command(files_command)
