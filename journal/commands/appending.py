@@ -241,7 +241,8 @@ class Log:
             name: the key.
             known: the keys of appends that were read, by seq; extended.
         """
-        for seq in view.entry_keys.appends_with(name):
+        keys = view.entry_keys
+        for seq in () if keys is None else keys.appends_with(name):
             entry, current = view.checkpoints.saved_as(seq), view.current
             if entry is None or current is None:
                 continue

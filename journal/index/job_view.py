@@ -179,7 +179,7 @@ class JobView:
         self.fold = Fold()
         self.origin = ""  # tells jobs of one id apart; see `codec.origin_of`
         self.kind = ""  # what it holds; empty: states
-        self.entry_keys = EntryKeys()  # of a log
+        self.entry_keys: EntryKeys | None = None  # of a log
         self.threads: Threads | None = None  # of a job that holds a thread
         self.seq = 0
         self.hash: str | None = None
@@ -315,7 +315,7 @@ def _save(view: JobView, event: CheckpointSaved, size: int) -> None:
             data.get("aside", False),
         )
         labels = view.shared.setdefault(labels, labels)
-        if "entry_keys" in data:
+        if view.entry_keys is not None and "entry_keys" in data:
             view.entry_keys.add(event["seq"], data["entry_keys"])
         if data.get("pinned"):
             view.pinned.add(checkpoint_id)
@@ -507,6 +507,8 @@ def _apply_rare(  # noqa: C901, PLR0912, PLR0915 - one case per type, like a tab
             view.kind = event["data"].get("kind", "")
             if view.kind == "thread":
                 view.threads = Threads()
+            elif view.kind == "log":
+                view.entry_keys = EntryKeys()
         case "writes.saved":
             if view.threads is not None:
                 view.threads.write(event)

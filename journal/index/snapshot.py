@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 # Count it up when the same events fold to another view, or the parts change; or when a
 # view gives another summary of its job (`reading/summaries.py`).
-_FORMAT = 3
+_FORMAT = 4
 _CLASSES: tuple[Any, ...] = (
     JobView,
     Entry,
@@ -107,7 +107,8 @@ def encode(view: JobView) -> list[bytes] | None:
         "live": [*known.live],
         "approvals": [*known.approvals.values()],
         "erased_seq": known.erased_seq,
-        "entry_keys": b2a_base64(view.entry_keys.packed(), newline=False).decode(),
+        "entry_keys": view.entry_keys
+        and b2a_base64(view.entry_keys.packed(), newline=False).decode(),
         "threads": to_rows(view.threads),
     }
     return [
@@ -171,7 +172,8 @@ def _decoded(
     if (row := values["completion"]) is not None:
         view.completion = Completion(*row)
     view.workflows = _workflows(values)
-    view.entry_keys = EntryKeys(a2b_base64(values["entry_keys"]))
+    if (keys := values["entry_keys"]) is not None:
+        view.entry_keys = EntryKeys(a2b_base64(keys))
     view.threads = of_rows(values["threads"], view.trash)
     return view
 

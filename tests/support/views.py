@@ -31,7 +31,7 @@ def whole(view: JobView) -> dict[str, Any]:
         "leads": [
             view.lineage.leads(a.seq, b.seq) for a in live[-5:] for b in live[:5]
         ],
-        "entry_keys": sorted(batched(view.entry_keys.packed())),
+        "entry_keys": view.entry_keys and sorted(batched(view.entry_keys.packed())),
         "answered": [*view.answered.items()],
         "shared": {entry.step_name for entry in live} <= {*view.shared},
     }
